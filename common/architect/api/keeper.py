@@ -1,0 +1,98 @@
+"""The keeper's control protocol: operations, answers and events.
+
+The keeper listens on :data:`architect.api.names.KEEPER_SOCKET` (0600, root only, checked by
+SO_PEERCRED too) and speaks the frames of :mod:`architect.core.wire`. A pod is named by its uid,
+or by ``namespace/name``; a stand-alone container (``ctr``, Podman) is a pod of its own whose uid is
+the container's id.
+
+Operations (arguments → answer besides ``ok``):
+
+=============  =============================================  =====================================
+``version``    –                                              ``version``, ``pid``, ``started``
+``register``   ``container`` (id; its record is on disk)      ``pod``
+``list``       –                                              ``pods``: list of pod status
+``status``     ``pod``                                        ``status``: pod status
+``sleep``      ``pod``, ``reason``, ``patience_seconds``      ``status``, ``duration_seconds``
+``wake``       ``pod``, ``reason``                            ``status``, ``duration_seconds``
+``ensure``     ``container``, ``reason``                      ``state``: wakes the container's pod
+                                                              if it is not awake, then answers
+``kill``       ``container``, ``signal``                      as ensure: before a signal goes out
+``exec``       ``container``, ``argv``                        ``probe``: true if asleep and *argv*
+                                                              is an exec probe (answer it without
+                                                              waking); else as ensure
+``removed``    ``container``                                  – (the engine deleted the container)
+``forget``     ``pod``                                        ``freed_bytes``: the API says that the
+                                                              pod is gone; its images are removed
+``observe``    ``pods`` (list of uids, empty: all)            ``observations``: see below
+``note``       ``pod``, ``why`` (list of texts),              – (the daemon's verdict, so that
+               ``idle_in_seconds``                            ``architect-runtime why`` can tell it)
+``why``        ``pod``                                        ``why``: list of texts
+``ready``      ``pod``, ``containers`` {name: bool}           – (kubelet's verdict, which the
+                                                              stand-in repeats while asleep)
+``subscribe``  –                                              then a stream of events
+=============  =============================================  =====================================
+
+Failures: ``error.code`` is ``rejected`` (nothing was changed: unknown pod, malformed, busy) or
+``failed`` (tried, undone); ``error.reason`` is a stable CamelCase word for conditions and metrics.
+
+Pod status::
+
+    {"pod": uid, "namespace": …, "name": …, "state": "awake|falling|asleep|waking|failed",
+     "since": unix seconds, "image_bytes": int, "held_packets": int, "reason": str,
+     "last_sleep_seconds": float|null, "last_wake_seconds": float|null,
+     "refused": {"reason", "message", "hint"}|null,
+     "containers": {name: {"id": …, "init_pid": int|null, "state": …, "image_bytes": int}}}
+
+Observation of one pod (raw facts; the daemon decides what they mean)::
+
+    {"pod": uid, "state": …, "now": monotonic seconds of the keeper,
+     "packets": int, "node_packets": int,
+     "last_real_syn": {"seconds_ago": float, "from": "ip:port", "port": int}|null,
+     "connections": [{"local": "ip:port", "remote": "ip:port", "idle_seconds": float}],
+     "listening": [{"proto": "tcp|udp", "address": str, "port": int}],
+     "exec_sessions": [{"pid": int, "command": str, "container": name}],
+     "containers": {name: {"cpu_seconds": float, "memory_bytes": int, "started": unix seconds,
+                           "processes": int}}}
+
+Counters only grow within one life of the pod's rules; a smaller value means they were made anew.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class PodState(enum.Enum):
+    """Where a pod is in its life."""
+
+    AWAKE = "awake"
+    FALLING = "falling"
+    """Packets are held, conversations drain, the dump runs."""
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    FAILED = "failed"
+    """Asleep, and the last restore failed: the image is kept."""
+
+
+class Event(enum.Enum):
+    """What the stream of ``subscribe`` tells, as ``{"event": …, "pod": uid, "at": unix, …}``."""
+
+    SLEPT = "slept"
+    """``duration_seconds``, ``image_bytes``, ``reason``, ``steps`` {name: seconds}."""
+    WOKE = "woke"
+    """``duration_seconds``, ``reason``, ``held_packets``, ``steps``."""
+    SLEEP_FAILED = "sleep-failed"
+    """``reason``, ``message``, ``hint``: what was dumped is restored and packets are released."""
+    WAKE_FAILED = "wake-failed"
+    """``reason``, ``message``, ``hint``, ``policy``."""
+    WAKE_BLOCKED = "wake-blocked"
+    """``needed_bytes``, ``available_bytes``."""
+    REGISTERED = "registered"
+    REMOVED = "removed"
+    ACTIVITY = "activity"
+    """A real connection from a node address (see ``last_real_syn``)."""
+
+
+RUNNING_STATES: Final = frozenset({PodState.AWAKE, PodState.FALLING})
+"""States in which the application runs or still can."""

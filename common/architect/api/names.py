@@ -1,0 +1,112 @@
+"""Every label, annotation, path and socket that more than one part or a user sees.
+
+This is the only module that spells them. ``docs/labels-and-annotations.md`` and
+``docs/formats.md`` describe them; a test compares those pages with this module.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+GROUP: Final = "architect.dev"
+"""API group of our objects and prefix of our annotations."""
+
+VERSION: Final = "v1alpha1"
+
+# What a user writes on a pod template.
+IDLE: Final = "architect.dev/idle"
+MIGRATE: Final = "architect.dev/migrate"
+CONTAINERS: Final = "architect.dev/containers"
+WAKE_ON: Final = "architect.dev/wake-on"
+WARMUP: Final = "architect.dev/warmup"
+SHADOW_PORTS: Final = "architect.dev/shadow-ports"
+ON_RESTORE_FAILURE: Final = "architect.dev/on-restore-failure"
+START_FROM: Final = "architect.dev/start-from"
+RUNTIME: Final = "architect.dev/runtime"
+PRIORITY: Final = "architect.dev/priority"
+
+USER_ANNOTATIONS: Final = (
+    IDLE,
+    MIGRATE,
+    CONTAINERS,
+    WAKE_ON,
+    WARMUP,
+    SHADOW_PORTS,
+    ON_RESTORE_FAILURE,
+    START_FROM,
+    RUNTIME,
+    PRIORITY,
+)
+
+VENDOR_PREFIX: Final = "architect.loopholelabs.io/"
+"""Annotations of Loophole Labs' Architect, accepted so that its users' pods work unchanged."""
+
+# What we write on a pod.
+POLICY: Final = "architect.dev/policy"
+"""The webhook's reading of the annotations, as JSON: see :mod:`architect.api.policy`."""
+ORIGINAL_REQUESTS: Final = "architect.dev/original-requests"
+"""Requests before the in-place resize: JSON, container name to ``{"cpu": …, "memory": …}``."""
+FRESH: Final = "architect.dev/fresh"
+"""Label: ``true`` makes the next restart of the pod a plain start."""
+
+STATUS_LABEL_PREFIX: Final = "status.architect.dev/"
+"""Label ``status.architect.dev/<container>`` is ``RUNNING`` or ``SCALED_DOWN``."""
+STATUS_RUNNING: Final = "RUNNING"
+STATUS_SCALED_DOWN: Final = "SCALED_DOWN"
+
+CONDITION_ASLEEP: Final = "architect.dev/Asleep"
+"""Pod condition: ``True`` while asleep; while ``False``, reason and message say why it is awake."""
+
+NODE_READY_LABEL: Final = "architect.dev/node"
+"""Node label, ``true`` where the daemon has installed the runtime and its pre-flight passed."""
+NODE_CONDITION: Final = "ArchitectReady"
+
+RUNTIME_CLASS: Final = "runc-architect"
+RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
+
+# Reasons of events on pods, each with durations in its message.
+EVENT_SLEEPING: Final = "Sleeping"
+EVENT_SLEPT: Final = "Slept"
+EVENT_WAKING: Final = "Waking"
+EVENT_WOKE: Final = "Woke"
+EVENT_WAKE_BLOCKED: Final = "WakeBlocked"
+EVENT_SLEEP_FAILED: Final = "SleepFailed"
+EVENT_RESTORE_FAILED: Final = "RestoreFailed"
+EVENT_CAPTURED: Final = "Captured"
+EVENT_RESTORED: Final = "Restored"
+EVENT_COLD_STARTED: Final = "ColdStarted"
+EVENT_UNMANAGED: Final = "Unmanaged"
+
+# Annotations that containerd's and CRI-O's CRI put into config.json.
+CRI_CONTAINER_TYPE: Final = (
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri-o.ContainerType",
+)
+CRI_CONTAINER_NAME: Final = ("io.kubernetes.cri.container-name", "io.kubernetes.container.name")
+CRI_SANDBOX_ID: Final = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
+CRI_POD_UID: Final = ("io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid")
+CRI_POD_NAME: Final = ("io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name")
+CRI_POD_NAMESPACE: Final = ("io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace")
+
+# The host.
+INSTALL: Final = Path("/opt/architect")
+"""Bundles lie side by side as ``/opt/architect/<version>``; ``current`` links to the one in use."""
+CURRENT: Final = INSTALL / "current"
+INITS: Final = INSTALL / "init"
+"""``init/<sha256>/init``: never removed while an image refers to it."""
+
+RUN: Final = Path("/run/architect")
+"""State that ends with the machine's run: sockets and the records of living containers."""
+KEEPER_SOCKET: Final = RUN / "keeper.sock"
+CONTAINER_RECORDS: Final = RUN / "containers"
+
+STATE: Final = Path("/var/lib/architect")
+"""State that survives a reboot: memory images. On disk, never on tmpfs; 0700."""
+PODS: Final = STATE / "pods"
+"""``pods/<uid>/<container>/image``: what CRIU wrote."""
+STANDIN_CERTIFICATE: Final = STATE / "standin.pem"
+"""Key and self-signed certificate with which HTTPS probes of sleeping pods are answered."""
+
+INIT_IN_CONTAINER: Final = "/dev/.architect/init"
+"""Where a managed container sees our init: on its /dev tmpfs, so the image layer has no trace."""

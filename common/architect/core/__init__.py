@@ -1,0 +1,1 @@
+"""Pure code and small tools that more than one part uses; standard library only."""

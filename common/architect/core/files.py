@@ -1,0 +1,83 @@
+"""State on disk: written whole or not at all.
+
+POSIX promises neither that a renamed file's content is on disk nor that the rename itself is, so
+:func:`write_atomic` syncs the file before and the directory after the rename when *durable*.
+Readers then see the old content or the new one, after a crash too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from architect.core.errors import FormatError
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace *path* by *data*.
+
+    With ``durable=False`` nothing is synced: readers of the running system still never see half a
+    file, but a power cut may bring the old content, or an empty file, back. Use it for state on
+    tmpfs and where the next start can tell the truth from elsewhere.
+
+    Raises OSError; the old content is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
+    )
+    try:
+        try:
+            os.fchmod(fd, mode)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and removals in *path* survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(
+    path: Path, value: dict[str, Any], *, mode: int = 0o600, durable: bool = True
+) -> None:
+    """Write *value*, which must hold an integer ``version``, as JSON: see :func:`write_atomic`."""
+    if not isinstance(value.get("version"), int):
+        raise FormatError(f"{path}: refusing to write a state file without a version")
+    write_atomic(path, json.dumps(value).encode() + b"\n", mode=mode, durable=durable)
+
+
+def read_json(path: Path, *, version: int) -> dict[str, Any]:
+    """Read a JSON object of exactly *version*.
+
+    Raises FileNotFoundError, or FormatError if it does not parse or has another version.
+    """
+    raw = path.read_bytes()
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict) or value.get("version") != version:
+        found = value.get("version") if isinstance(value, dict) else type(value).__name__
+        raise FormatError(
+            f"{path}: version {found!r} is not {version}",
+            hint="the file was written by another version of Architect",
+        )
+    return value

@@ -1,0 +1,90 @@
+"""OCI image archives written directly: one tar of blobs with one image in it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def write_archive(
+    target: Path,
+    *,
+    name: str,
+    layer: Path,
+    command: Sequence[str] = (),
+    entrypoint: Sequence[str] = (),
+    env: Sequence[str] = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",),
+) -> None:
+    """Write an image *name* of one uncompressed *layer* (a tar file) to *target*."""
+    digest = file_digest(layer)
+    config = _json(
+        {
+            "architecture": ARCHITECTURES[platform.machine()],
+            "os": "linux",
+            "config": {"Cmd": list(command), "Entrypoint": list(entrypoint), "Env": list(env)},
+            "rootfs": {"type": "layers", "diff_ids": [digest]},
+        }
+    )
+    manifest = _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": _descriptor("application/vnd.oci.image.config.v1+json", config),
+            "layers": [
+                {
+                    "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                    "digest": digest,
+                    "size": layer.stat().st_size,
+                }
+            ],
+        }
+    )
+    described = _descriptor("application/vnd.oci.image.manifest.v1+json", manifest)
+    described["annotations"] = {
+        "io.containerd.image.name": name,
+        "org.opencontainers.image.ref.name": name,
+    }
+    with tarfile.open(target, "w") as archive:
+        _add(archive, "oci-layout", _json({"imageLayoutVersion": "1.0.0"}))
+        _add(archive, "index.json", _json({"schemaVersion": 2, "manifests": [described]}))
+        for blob in (config, manifest):
+            _add(archive, _blob_path(_digest(blob)), blob)
+        entry = tarfile.TarInfo(_blob_path(digest))
+        entry.size = layer.stat().st_size
+        with layer.open("rb") as stream:
+            archive.addfile(entry, stream)
+
+
+def file_digest(path: Path) -> str:
+    """Return the digest of a file as OCI writes it."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _blob_path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": _digest(data), "size": len(data)}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    archive.addfile(entry, io.BytesIO(data))

@@ -1,0 +1,49 @@
+"""The versions everything is built from. A change here makes a new artefact in the cache."""
+
+from __future__ import annotations
+
+KUBERNETES = "v1.36.3"
+HELM = "v4.3.1"
+VERSITYGW = "v1.8.0"
+COREDNS = "v1.15.0"
+GO = "1.26.0"
+"""Oldest Go that builds all of them (the ``go`` line of the newest module)."""
+
+NODE_SUITE = "forky"
+"""Debian release of the nodes: the oldest one with containerd 2.1, which kubelet 1.36 needs."""
+
+APPLICATION_SUITE = "trixie"
+
+NODE_PACKAGES = (
+    "ca-certificates",
+    "conntrack",
+    "containerd",
+    "containernetworking-plugins",
+    "crun",
+    "curl",
+    "etcd-server",
+    "iproute2",
+    "kmod",
+    "mount",
+    "nftables",
+    "procps",
+    "python3",
+    "runc",
+    "socat",
+    "tar",
+    "util-linux",
+    "zstd",
+)
+"""What a node has. CRIU is missing on purpose: the product brings its own."""
+
+NODE_MINIMUM = {
+    "containerd": "2.1",  # kubelet 1.36 refuses containerd 1
+    "runc": "1.2",
+    "crun": "1.15",
+    "etcd-server": "3.5",
+    "nftables": "1.0.9",  # kube-proxy's nftables mode
+    "python3": "3.13",
+}
+"""The suite rolls on; an older version than these means that the mirror is not what it says."""
+
+APPLICATION_PACKAGES = ("ca-certificates", "curl", "iproute2", "procps", "python3")
