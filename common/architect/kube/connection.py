@@ -1,0 +1,185 @@
+"""One connection pool to the API server.
+
+The client library does what it is good at, reading a kubeconfig or the ServiceAccount's files and
+refreshing credentials; requests are made here, as JSON, with a time-out each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes import config
+from kubernetes.client.configuration import Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import RESTClientObject
+
+from architect.core.errors import ArchitectError, ConfigError
+from architect.kube import errors
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+"""A handshake takes milliseconds, and a second on a node under load."""
+
+MAX_LINE_BYTES = 8 << 20
+"""A watch sends one object a line; etcd holds none beyond 1.5 MiB, JSON escapes some of it."""
+
+_NETWORK = (urllib3.exceptions.HTTPError, ApiException, OSError)
+"""What a request without an answer raises; the library wraps a failed TLS handshake only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request, before it knows the server."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    what: str
+    """What is tried on which object, for errors."""
+    body: Any = None
+    content_type: str = "application/json"
+    timeout_seconds: float = 10.0
+    is_secret: bool = False
+
+
+class Stream(Protocol):
+    """The lines of a response that goes on."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield line by line; end when the server ends the response."""
+
+    def close(self) -> None:
+        """End the iteration, also from another thread; closing twice is harmless."""
+
+
+class Transport(Protocol):
+    """The seam between what we ask and how it gets there."""
+
+    def call(self, request: Request) -> Any:
+        """Return the JSON of a success. Raises what :func:`errors.translate` returns."""
+
+    def stream(self, request: Request) -> Stream:
+        """Return the lines of a success; ``timeout_seconds`` bounds the wait for each."""
+
+
+class Connection:
+    """A :class:`Transport` over HTTPS; any number of threads may use it."""
+
+    def __init__(self, configuration: Configuration, *, user_agent: str) -> None:
+        # A request is repeated by who decided on it, on fresh data, and not behind his back.
+        configuration.retries = False
+        self._configuration = configuration
+        self._user_agent = user_agent
+        self._rest = RESTClientObject(configuration)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._rest.close()
+
+    def call(self, request: Request) -> Any:
+        """See :class:`Transport`."""
+        try:
+            response = self._send(request)
+            body = response.data
+        except _NETWORK as error:
+            raise errors.unreachable(error, what=request.what) from error
+        if not 200 <= response.status < 300:
+            raise _refusal(request, response.status, body)
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise errors.unreachable(error, what=request.what) from error
+
+    def stream(self, request: Request) -> Stream:
+        """See :class:`Transport`."""
+        try:
+            response = self._send(request)
+            if 200 <= response.status < 300:
+                return _Lines(response, what=request.what)
+            body = response.data
+        except _NETWORK as error:
+            raise errors.unreachable(error, what=request.what) from error
+        raise _refusal(request, response.status, body)
+
+    def _send(self, request: Request) -> Any:
+        url = self._configuration.host + request.path
+        if request.query:
+            url += "?" + urlencode(request.query)
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+        # Reads the token anew from its file once a minute.
+        for setting in self._configuration.auth_settings().values():
+            headers[setting["key"]] = setting["value"]
+        return self._rest.request(
+            request.method,
+            url,
+            headers=headers,
+            body=request.body,
+            _request_timeout=(CONNECT_TIMEOUT_SECONDS, request.timeout_seconds),
+        ).response
+
+
+class _Lines:
+    """The lines of one response."""
+
+    def __init__(self, response: Any, *, what: str) -> None:
+        self._response = response
+        self._what = what
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        pending = b""
+        try:
+            while True:
+                data = self._response.read1(65536)
+                if not data:
+                    return
+                *lines, pending = (pending + data).split(b"\n")
+                if len(pending) > MAX_LINE_BYTES:
+                    raise errors.unreachable(ValueError("endless line"), what=self._what)
+                yield from (line for line in lines if line)
+        except (*_NETWORK, ValueError) as error:
+            # A shut down socket reads as an error or as the end, whichever comes first.
+            if self._is_closed:
+                return
+            raise errors.unreachable(error, what=self._what) from error
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        try:
+            self._response.shutdown()
+        except (*_NETWORK, ValueError, RuntimeError):
+            pass  # the response has ended by itself
+
+
+def _refusal(request: Request, status: int, body: bytes) -> ArchitectError:
+    return errors.translate(status, body, what=request.what, is_secret=request.is_secret)
+
+
+def connect(*, user_agent: str, kubeconfig: Path | None = None) -> Connection:
+    """Return a connection by *kubeconfig*, or as the pod's ServiceAccount without one.
+
+    Raises ConfigError if neither can be read.
+    """
+    configuration = Configuration()
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            config.load_kube_config(
+                config_file=str(kubeconfig), client_configuration=configuration
+            )
+    except (config.ConfigException, OSError) as error:
+        raise ConfigError(
+            f"cannot find the API server: {error}",
+            hint="run in a pod with a ServiceAccount, or give --kubeconfig",
+        ) from error
+    return Connection(configuration, user_agent=user_agent)

@@ -1,0 +1,227 @@
+"""Everything the daemon can be told; nothing reads the environment or the command line later.
+
+Every option has a flag and an environment variable of the same name (``--cpu-threshold`` is
+``ARCHITECT_CPU_THRESHOLD``), so that the chart may use either; the flag wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from architect.core import durations
+from architect.core.errors import ConfigError
+from architect.daemon import quantity
+
+ENVIRONMENT_PREFIX: Final = "ARCHITECT_"
+
+
+class Engine(enum.Enum):
+    """Which container engine's configuration the installer edits."""
+
+    AUTO = "auto"
+    CONTAINERD = "containerd"
+    CRIO = "crio"
+    NONE = "none"
+    """The administrator configures the runtime handler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DaemonSettings:
+    """One run of the daemon."""
+
+    node_name: str = ""
+    """The Kubernetes node this runs on (downward API ``spec.nodeName``)."""
+
+    namespace: str = "architect"
+    """The namespace of the DaemonSet (downward API ``metadata.namespace``)."""
+
+    daemonset: str = "architect-daemon"
+    """The DaemonSet whose annotation ``architect.dev/uninstall`` starts the removal."""
+
+    bundle: Path = Path("/bundle")
+    """Host bundle in the image: ``<bundle>/<version>/MANIFEST.json`` and the files it lists."""
+
+    host_root: Path = Path("/proc/1/root")
+    """The host's root directory as this process sees it (``hostPID`` makes pid 1 the host's)."""
+
+    engine: Engine = Engine.AUTO
+    containerd_config: Path = Path("/etc/containerd/config.toml")
+    """Path on the host; a k3s or RKE2 node keeps it elsewhere."""
+
+    crio_config_directory: Path = Path("/etc/crio/crio.conf.d")
+    """Path on the host."""
+
+    engine_restart_command: str = ""
+    """Run on the host, split like a shell line, after the engine's configuration changed.
+
+    Empty: ``systemctl restart`` where systemd is pid 1, else SIGTERM to the engine, which its
+    supervisor starts again. Containers survive, because their shims do.
+    """
+
+    lower_runtime: str = ""
+    """Path on the host of the runc below ours; empty: found in the engine's settings or PATH."""
+
+    metrics_address: str = "0.0.0.0:9464"
+    """Where ``/metrics``, ``/healthz`` and ``/readyz`` are served."""
+
+    max_concurrent_sleeps: int = 2
+    """Dumps at the same time on the node: each one writes a pod's memory to the same disk."""
+
+    sleep_patience_seconds: float = 10.0
+    """How long the keeper lets conversations drain before it gives a sleep up."""
+
+    cpu_threshold: float = 0.02
+    """A container that uses more of a core than this is at work. See ``activity.py``."""
+
+    sample_min_seconds: float = 1.0
+    sample_max_seconds: float = 15.0
+    """Bounds of the time between two looks at a pod; in between it is a tenth of its idle time."""
+
+    condition_interval_seconds: float = 30.0
+    """Least time between two updates of one pod's condition that only change its reason."""
+
+    image_quota_bytes: int = 0
+    """Most that images may use on the disk; 0: as much as the floor below leaves."""
+
+    free_floor_bytes: int = 2 * 1024**3
+    """No pod is put to sleep if that would leave less free space on the images' disk."""
+
+    image_ttl_seconds: float = 0.0
+    """A pod that slept longer than this is woken, so that its image goes; 0: never."""
+
+    sweep_interval_seconds: float = 300.0
+    preflight_interval_seconds: float = 60.0
+    restart_delay_seconds: float = 120.0
+    """How long a restarted engine may take to answer again before the node is called not ready."""
+
+    keeper_timeout_seconds: float = 5.0
+    """For one answer of the keeper, except sleep and wake."""
+
+    transition_timeout_seconds: float = 300.0
+    """For one sleep or wake: a dump of 64 GiB at 300 MB/s takes 215 s."""
+
+    log_level: str = "INFO"
+
+
+_HELP: Final = {
+    "node_name": "name of this node",
+    "namespace": "namespace of the DaemonSet",
+    "daemonset": "name of the DaemonSet",
+    "bundle": "host bundle in the image",
+    "host_root": "the host's root directory",
+    "engine": "auto, containerd, crio or none",
+    "containerd_config": "containerd's configuration file on the host",
+    "crio_config_directory": "CRI-O's drop-in directory on the host",
+    "engine_restart_command": "command that restarts the engine on the host",
+    "lower_runtime": "path of the host's runc or crun",
+    "metrics_address": "address:port of metrics and health",
+    "max_concurrent_sleeps": "pods put to sleep at the same time",
+    "sleep_patience_seconds": "how long conversations may drain",
+    "cpu_threshold": "cores a container may use and still be idle",
+    "sample_min_seconds": "shortest time between two looks at a pod",
+    "sample_max_seconds": "longest time between two looks at a pod",
+    "condition_interval_seconds": "least time between two updates of a pod's condition",
+    "image_quota_bytes": "most that images may use on disk (0: no limit but the floor)",
+    "free_floor_bytes": "free space that is never used for images",
+    "image_ttl_seconds": "wake a pod that slept this long (0: never)",
+    "sweep_interval_seconds": "time between two sweeps of images",
+    "preflight_interval_seconds": "time between two pre-flight checks",
+    "restart_delay_seconds": "time a restarted engine may take",
+    "keeper_timeout_seconds": "time-out of one keeper call",
+    "transition_timeout_seconds": "time-out of one sleep or wake",
+    "log_level": "DEBUG, INFO, WARNING or ERROR",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per setting; a flag that is not given stays out of the namespace."""
+    for item in fields(DaemonSettings):
+        default = item.default.value if isinstance(item.default, Engine) else item.default
+        parser.add_argument(
+            "--" + item.name.replace("_", "-"),
+            default=argparse.SUPPRESS,
+            metavar="VALUE",
+            help=f"{_HELP[item.name]} (default: {default!s})".replace("%", "%%"),
+        )
+
+
+def from_arguments(
+    arguments: Mapping[str, Any], *, environment: Mapping[str, str]
+) -> DaemonSettings:
+    """Return the settings that flags and environment give.
+
+    Raises ConfigError with the name, the value and what is allowed.
+    """
+    given: dict[str, Any] = {}
+    for item in fields(DaemonSettings):
+        variable = ENVIRONMENT_PREFIX + item.name.upper()
+        text = arguments.get(item.name, environment.get(variable))
+        if text is not None:
+            given[item.name] = _read(item.name, str(text), like=item.default)
+    settings = DaemonSettings(**given)
+    _check(settings)
+    return settings
+
+
+def _read(name: str, text: str, *, like: Any) -> Any:
+    reader: Callable[[str], Any]
+    if isinstance(like, Engine):
+        reader, allowed = Engine, ", ".join(e.value for e in Engine)
+    elif isinstance(like, Path):
+        reader, allowed = Path, "a path"
+    elif name.endswith("_bytes"):
+        reader, allowed = quantity.to_int, "a quantity such as 2Gi"
+    elif name.endswith("_seconds"):
+        reader, allowed = _seconds, "seconds or a duration such as 30s"
+    elif isinstance(like, int):
+        reader, allowed = int, "a whole number"
+    elif isinstance(like, float):
+        reader, allowed = float, "a number"
+    else:
+        return text
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {text!r} is not {allowed}") from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return durations.parse(text)
+
+
+def _check(settings: DaemonSettings) -> None:
+    for condition, text in (
+        (settings.max_concurrent_sleeps >= 1, "max_concurrent_sleeps must be at least 1"),
+        (0 < settings.cpu_threshold < 1024, "cpu_threshold must be above 0"),
+        (settings.sample_min_seconds >= 0.1, "sample_min_seconds must be at least 0.1"),
+        (
+            settings.sample_max_seconds >= settings.sample_min_seconds,
+            "sample_max_seconds must not be below sample_min_seconds",
+        ),
+        (settings.host_root.is_absolute(), "host_root must be an absolute path"),
+    ):
+        if not condition:
+            raise ConfigError(text)
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """Split ``address:port``. Raises ConfigError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"metrics_address: {address!r} is not address:port")
+    return host.strip("[]"), int(port)
+
+
+def parse(argv: Sequence[str], *, environment: Mapping[str, str]) -> DaemonSettings:
+    """Return the settings for a plain list of flags (tests, other commands)."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser)
+    return from_arguments(vars(parser.parse_args(list(argv))), environment=environment)

@@ -1,0 +1,214 @@
+"""A machine's cgroups, in every hierarchy of a host with cgroup v1, v2 or both.
+
+With v1, children are made below the cgroup that this process is in: on a shared host the rest of
+a hierarchy belongs to somebody else. With v2 they are made at the top of what is mounted, because
+a cgroup with processes in it (a login session, say) cannot hand controllers to its children.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import errors, waiting
+
+PARENT = "architect-lab"
+"""The cgroup that holds those of all machines."""
+
+LEAF_INIT = "init"
+LEAF_EXEC = "exec"
+"""cgroup v2 forbids processes in a cgroup that hands controllers to its children: the machine's
+services live in one leaf, commands run from outside in the other."""
+
+REQUIRED = frozenset({"cpu", "memory", "pids"})
+"""v2 controllers without which kubelet does not start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """One mounted hierarchy and the cgroup of this process in it."""
+
+    version: int
+    options: str
+    """Mount options that name it: ``cpu,cpuacct``, ``none,name=systemd``, or "" for v2."""
+    name: str
+    mount: Path
+    """Where it is mounted: the root of what this process can see of it."""
+    own: Path
+    """Directory of this process's own cgroup."""
+
+
+def hierarchies(
+    mountinfo: str | None = None, membership: str | None = None
+) -> tuple[Hierarchy, ...]:
+    """Read the hierarchies of this host from ``/proc/self/mountinfo`` and ``/proc/self/cgroup``."""
+    mountinfo = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    membership = Path("/proc/self/cgroup").read_text() if membership is None else membership
+    mounts: dict[frozenset[str], tuple[str, str]] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        root, point = before.split()[3:5]
+        kind, _, options = after.split()[:3]
+        if kind == "cgroup2":
+            mounts.setdefault(frozenset(), (root, point))
+        elif kind == "cgroup":
+            mounts.setdefault(_controllers(options.split(",")), (root, point))
+    found = []
+    for line in membership.splitlines():
+        _, names, path = line.split(":", 2)
+        key = frozenset(names.split(",")) if names else frozenset()
+        if key not in mounts:
+            continue
+        root, point = mounts[key]
+        mount = Path(point)
+        own = mount / os.path.relpath(path, root)
+        if names:
+            options = names if "name=" not in names else f"none,{names}"
+            name = names.removeprefix("name=")
+            found.append(Hierarchy(version=1, options=options, name=name, mount=mount, own=own))
+        else:
+            found.append(Hierarchy(version=2, options="", name="unified", mount=mount, own=own))
+    if not found:
+        raise errors.LabError("no cgroup hierarchy is mounted", hint="mount cgroup2")
+    return tuple(found)
+
+
+NOT_CONTROLLERS = frozenset({"rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode"})
+
+
+def _controllers(options: list[str]) -> frozenset[str]:
+    return frozenset(
+        o for o in options if o not in NOT_CONTROLLERS and not o.startswith("release_agent=")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineCgroups:
+    """Where one machine's cgroups are. Kept on disk: another process may have to remove them."""
+
+    version: int
+    """The version that the machine sees."""
+    directories: tuple[Path, ...]
+    hierarchies: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def plan(cls, name: str, found: tuple[Hierarchy, ...]) -> MachineCgroups:
+        """Decide where the cgroups of machine *name* go.
+
+        A hybrid host counts as v1: the controllers are there.
+        """
+        v1 = tuple(h for h in found if h.version == 1)
+        places = [h.own for h in found] if v1 else [h.mount for h in found]
+        return cls(
+            version=1 if v1 else 2,
+            directories=tuple(place / PARENT / name for place in places),
+            hierarchies=tuple(
+                {
+                    "options": h.options,
+                    "name": h.name,
+                    "links": h.name.split(",") if "," in h.name else [],
+                }
+                for h in v1
+            ),
+        )
+
+    def create(self) -> None:
+        """Make the directories; those that exist are kept."""
+        for directory in self.directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._inherit_cpuset(directory)
+        if self.version == 2:
+            (machine,) = self.directories
+            # From the top: a child gets only what its parent hands down.
+            for level in (machine.parent.parent, machine.parent, machine):
+                delegate(level)
+            missing = REQUIRED - set((machine / "cgroup.subtree_control").read_text().split())
+            if missing:
+                raise errors.LabError(
+                    f"{machine}: no controllers {', '.join(sorted(missing))}",
+                    hint=f"{machine.parent.parent} has processes in it or lacks them itself",
+                )
+            (machine / LEAF_INIT).mkdir(exist_ok=True)
+            (machine / LEAF_EXEC).mkdir(exist_ok=True)
+
+    def join_files(self, *, leaf: str) -> list[str]:
+        """Return the ``cgroup.procs`` files by which a process enters the machine."""
+        below = leaf if self.version == 2 else ""
+        return [str(directory / below / "cgroup.procs") for directory in self.directories]
+
+    def destroy(self, *, timeout_seconds: float = 30) -> None:
+        """Kill every process in the cgroups and remove them. What is gone already is no error."""
+        waiting.until(
+            lambda: not self._kill(),
+            what=f"end of all processes in {self.directories[0]}",
+            timeout_seconds=timeout_seconds,
+            interval_seconds=0.05,
+        )
+        waiting.until(
+            self._remove,
+            what=f"removal of {self.directories[0]}",
+            timeout_seconds=timeout_seconds,
+            interval_seconds=0.05,
+        )
+
+    def _inherit_cpuset(self, directory: Path) -> None:
+        # A new v1 cpuset is empty and takes no process.
+        for level in (directory.parent, directory):
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                path = level / file
+                if self.version == 1 and path.exists() and not path.read_text().strip():
+                    path.write_text((level.parent / file).read_text())
+        clone = directory / "cgroup.clone_children"
+        if (directory / "cpuset.cpus").exists() and clone.exists():
+            clone.write_text("1")
+
+    def _kill(self) -> bool:
+        """Kill what is in the cgroups; return whether there was anything."""
+        pids = set()
+        for directory in self.directories:
+            for folder, _, _ in os.walk(directory):
+                try:
+                    pids.update(Path(folder, "cgroup.procs").read_text().split())
+                except (FileNotFoundError, OSError):
+                    continue  # removed while walking
+        for pid in pids:
+            try:
+                # 0: a process of another pid namespace than ours, not ours to kill
+                if pid != "0":
+                    os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return bool(pids)
+
+    def _remove(self) -> bool:
+        for directory in self.directories:
+            for folder, _, _ in os.walk(directory, topdown=False):
+                try:
+                    os.rmdir(folder)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    return False  # EBUSY: a dying process is still counted
+            try:
+                directory.parent.rmdir()
+            except OSError:
+                continue  # other machines are there
+        return True
+
+
+def delegate(directory: Path) -> None:
+    """Hand every controller of a v2 cgroup down to its children, as far as the kernel lets us.
+
+    The host's own cgroup may hold processes and then refuses (EBUSY): what it hands down already
+    must do.
+    """
+    available = (directory / "cgroup.controllers").read_text().split()
+    for controller in available:
+        try:
+            (directory / "cgroup.subtree_control").write_text(f"+{controller}")
+        except OSError:
+            continue

@@ -1,0 +1,9 @@
+"""The keeper: one process per node that puts pods to sleep, holds their packets and wakes them.
+
+It runs on the host, outside every pod's cgroup, started on demand by the command line and restarted
+by the warden. All it must not lose is on disk or, for packet queues, with the warden; it can be
+killed at any time and picks up every pod.
+
+``lifecycle`` says what a pod may do next (pure), ``recovery`` what to do after a restart (pure),
+``pod`` does it; ``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
+"""

@@ -1,0 +1,104 @@
+"""A container's cgroups, in either version.
+
+Version 1 has one hierarchy per group of controllers and a process is in each of them; version 2
+has one. Paths in ``/proc/PID/cgroup`` are relative to the reader's cgroup namespace, and so are the
+mounts, so both agree wherever the keeper runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a container has used and uses."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    processes: int
+
+
+def of_process(pid: int) -> dict[str, Path]:
+    """Return the cgroup directories of *pid* by controller; ``""`` is version 2's only one."""
+    found: dict[str, Path] = {}
+    mounts = _mounts()
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            name = controller.removeprefix("name=")
+            if (mount := mounts.get(name)) is not None:
+                found[name] = mount / path.lstrip("/")
+    return found
+
+
+def process_files(directories: Mapping[str, Path]) -> list[Path]:
+    """Return the ``cgroup.procs`` files to write in order to join, each hierarchy once."""
+    unique: dict[str, Path] = {}
+    for directory in directories.values():
+        unique[os.path.realpath(directory)] = directory
+    return [directory / "cgroup.procs" for directory in unique.values()]
+
+
+def members(directories: Mapping[str, Path]) -> list[int]:
+    """Return the pids in the container's cgroup; empty when it is gone."""
+    directory = directories.get("pids") or directories.get("memory") or directories.get("")
+    if directory is None:
+        return []
+    try:
+        return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def usage(directories: Mapping[str, Path]) -> Usage:
+    """Return the container's use of CPU and memory; zero for what is not accounted."""
+    processes = len(members(directories))
+    if (cpuacct := directories.get("cpuacct")) is not None:
+        cpu_seconds = _number(cpuacct / "cpuacct.usage") / 1e9
+    else:
+        cpu_seconds = _field(directories.get("", Path("/nonexistent")) / "cpu.stat", "usage_usec") / 1e6
+    if (memory := directories.get("memory")) is not None:
+        memory_bytes = _number(memory / "memory.usage_in_bytes")
+    else:
+        memory_bytes = _number(directories.get("", Path("/nonexistent")) / "memory.current")
+    return Usage(cpu_seconds=cpu_seconds, memory_bytes=memory_bytes, processes=processes)
+
+
+@cache
+def _mounts() -> dict[str, Path]:
+    """Where each controller is mounted in our mount namespace; read once, mounts do not move."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        mount_point = Path(before.split()[4])
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup2":
+            found.setdefault("", mount_point)
+        elif kind == "cgroup":
+            for option in options.rsplit(" ", 1)[-1].split(","):
+                found.setdefault(option.removeprefix("name="), mount_point)
+    return found
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _field(path: Path, name: str) -> int:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return 0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

@@ -1,0 +1,192 @@
+"""Memory images on the node's disk.
+
+::
+
+    /var/lib/architect/pods/<uid>/pod.json              phase and what a restarted keeper needs
+    /var/lib/architect/pods/<uid>/<container>/image/    what CRIU wrote
+    /var/lib/architect/pods/<uid>/<container>/meta.json what the restore needs besides
+    /var/lib/architect/pods/<uid>/<container>/failed-N/ an image that could not be restored
+
+Directories are 0700 and files 0600: an image is a process's memory, secrets included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from architect.api import names
+from architect.core import files
+from architect.core.errors import FormatError, NodeError
+
+VERSION: Final = 1
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What must be known to restore one container's image, besides the image."""
+
+    tree_pid: int
+    """Pid of the tree's root in its pid namespace."""
+    highest_pid: int
+    """Highest pid in the tree; CRIU's own processes must lie above it."""
+    pipes: dict[str, int]
+    """stdio pipes of the dumped tree, ``pipe:[inode]`` to init's descriptor number."""
+    init_sha: str
+    slept_at: float
+    image_bytes: int
+    duration_seconds: float
+
+    @classmethod
+    def read(cls, directory: Path) -> Meta:
+        """Read ``meta.json``. Raises FileNotFoundError or FormatError."""
+        path = directory / "meta.json"
+        value = files.read_json(path, version=VERSION)
+        value.pop("version")
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise FormatError(f"{path}: {error}") from error
+
+    def write(self, directory: Path) -> None:
+        """Write ``meta.json`` beside the image."""
+        files.write_json(directory / "meta.json", {"version": VERSION, **asdict(self)}, durable=False)
+
+
+def pod_directory(uid: str) -> Path:
+    """Return the pod's directory. Raises NodeError if *uid* could leave it."""
+    if not _SAFE.fullmatch(uid):
+        raise NodeError(f"pod uid {uid!r:.80} is not usable as a file name", reason="BadName")
+    return names.PODS / uid
+
+
+def container_directory(uid: str, container: str) -> Path:
+    """Return one container's directory. Raises NodeError for names that could leave the pod's."""
+    if not _SAFE.fullmatch(container):
+        raise NodeError(f"container {container!r:.80} is not usable as a file name", reason="BadName")
+    return pod_directory(uid) / container
+
+
+def prepare(directory: Path) -> Path:
+    """Make an empty image directory below *directory* and return it."""
+    image = directory / "image"
+    _ensure_private(names.STATE)
+    _ensure_private(names.PODS)
+    _ensure_private(directory.parent)
+    _ensure_private(directory)
+    shutil.rmtree(image, ignore_errors=True)
+    image.mkdir(mode=0o700)
+    return image
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether CRIU finished the image: it writes the inventory last and its exit status after."""
+    image = directory / "image"
+    return exit_status(image, "dump") == 0 and (image / "inventory.img").exists()
+
+
+def exit_status(image: Path, kind: str) -> int | None:
+    """Return what the last ``dump`` or ``restore`` ended with; None while unknown."""
+    try:
+        return int((image / f"{kind}.exit").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def size_bytes(directory: Path) -> int:
+    """Return the bytes on disk below *directory*; 0 if it does not exist."""
+    total = 0
+    for root, _, found in os.walk(directory):
+        for name in found:
+            try:
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def discard(directory: Path) -> None:
+    """Remove a container's image; what failed to restore earlier stays."""
+    for name in ("meta.json",):
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "image", ignore_errors=True)
+
+
+def set_aside(directory: Path) -> Path | None:
+    """Keep an image that could not be restored under another name; return where it lies."""
+    image = directory / "image"
+    if not image.exists():
+        return None
+    for number in range(1, 1000):
+        kept = directory / f"failed-{number}"
+        if not kept.exists():
+            image.rename(kept)
+            (directory / "meta.json").rename(kept / "meta.json")
+            return kept
+    return None
+
+
+def remove_pod(uid: str) -> int:
+    """Remove all that is kept for a pod; return the bytes freed."""
+    directory = pod_directory(uid)
+    freed = size_bytes(directory)
+    shutil.rmtree(directory, ignore_errors=True)
+    return freed
+
+
+def known_pods() -> list[str]:
+    """Return the uids that have a directory."""
+    try:
+        return sorted(os.listdir(names.PODS))
+    except FileNotFoundError:
+        return []
+
+
+def free_bytes() -> int:
+    """Return what is free for images on their file system."""
+    directory = names.STATE
+    while not directory.exists():
+        directory = directory.parent
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def sync(directory: Path) -> None:
+    """Write the file system of *directory* to its disk; slow, call it in a thread.
+
+    syncfs(2) rather than fsync of each file: an image has dozens, and one journal commit serves
+    them all. Raises OSError.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(directory))
+    finally:
+        os.close(fd)
+
+
+def read_pod(uid: str) -> dict[str, Any]:
+    """Read ``pod.json``. Raises FileNotFoundError or FormatError."""
+    return files.read_json(pod_directory(uid) / "pod.json", version=VERSION)
+
+
+def write_pod(uid: str, value: dict[str, Any]) -> None:
+    """Write ``pod.json``; not synced, since a restarted keeper can tell the truth from /proc."""
+    _ensure_private(names.STATE)
+    _ensure_private(names.PODS)
+    directory = pod_directory(uid)
+    _ensure_private(directory)
+    files.write_json(directory / "pod.json", {"version": VERSION, **value}, durable=False)
+
+
+def _ensure_private(directory: Path) -> None:
+    if not directory.is_dir():
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)

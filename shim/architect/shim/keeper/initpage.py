@@ -1,0 +1,129 @@
+"""The page that PID 1 of a managed container shares with the keeper.
+
+Our init keeps a memfd at descriptor 3 and maps it; the keeper opens ``/proc/PID/fd/3`` and maps it
+too. No signal means control, so every signal stays the application's. The layout is
+``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, a 64-bit signal mask at the
+end. The container's own root can write the page as well; that harms nobody but its container, and
+nothing read here is trusted beyond it.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import signal
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from architect.core.errors import NodeError
+
+MAGIC: Final = 0x48435241
+"""``ARCH`` in little-endian byte order."""
+PAGE_VERSION: Final = 1
+DESCRIPTOR: Final = 3
+
+_HEAD = struct.Struct("<IIIIIII")
+_STATE_OFFSET: Final = 8
+_TARGET_OFFSET: Final = 12
+_REAPED_OFFSET: Final = 16
+_STATUS_OFFSET: Final = 20
+
+
+class InitState(enum.IntEnum):
+    """What init does when its target ends."""
+
+    AWAKE = 0
+    """End with the target's status."""
+    ASLEEP = 1
+    """Record it and stay."""
+    END = 2
+    """End now, with the recorded status."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """The page's content at one moment."""
+
+    state: InitState
+    target: int
+    """Pid of the inner init in the container's pid namespace."""
+    is_reaped: bool
+    status: int
+
+
+class InitPage:
+    """The mapped page of one container's init."""
+
+    def __init__(self, init_pid: int) -> None:
+        self._init_pid = init_pid
+        path = f"/proc/{init_pid}/fd/{DESCRIPTOR}"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise NodeError(
+                f"cannot open the control page of init {init_pid}: {error.strerror}",
+                reason="InitUnreachable",
+                errno=error.errno,
+                hint="the container's init is not ours, or it has ended",
+            ) from error
+        try:
+            target = os.readlink(path)
+            if "memfd:architect-init" not in target:
+                raise NodeError(
+                    f"descriptor {DESCRIPTOR} of init {init_pid} is {target}, not our page",
+                    reason="InitUnreachable",
+                    hint="the container runs without our init",
+                )
+            self._map = mmap.mmap(fd, mmap.PAGESIZE)
+        finally:
+            os.close(fd)
+        magic, version, *_ = _HEAD.unpack_from(self._map)
+        if magic != MAGIC or version != PAGE_VERSION:
+            self._map.close()
+            raise NodeError(
+                f"init {init_pid} has page magic {magic:#x} version {version}, "
+                f"not {MAGIC:#x} version {PAGE_VERSION}",
+                reason="InitVersion",
+                hint="the container was started by another version of Architect",
+            )
+
+    def read(self) -> Reading:
+        """Return what the page says now."""
+        _, _, state, target, reaped, status, _ = _HEAD.unpack_from(self._map)
+        try:
+            known = InitState(state)
+        except ValueError:
+            raise NodeError(
+                f"init {self._init_pid} is in unknown state {state}", reason="InitVersion"
+            ) from None
+        return Reading(state=known, target=target, is_reaped=bool(reaped), status=status)
+
+    def set_target(self, pid: int) -> None:
+        """Name the restored inner init of a container that started hollow."""
+        struct.pack_into("<I", self._map, _TARGET_OFFSET, pid)
+
+    def fall_asleep(self) -> None:
+        """Make init outlive its target from now on."""
+        struct.pack_into("<I", self._map, _REAPED_OFFSET, 0)
+        struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.ASLEEP)
+
+    def wake(self) -> None:
+        """Make init end with its target again, also if that has ended in the meantime."""
+        struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.AWAKE)
+        self._poke()
+
+    def end(self, status: int) -> None:
+        """Make init end now with exit status *status*."""
+        struct.pack_into("<I", self._map, _STATUS_OFFSET, status)
+        struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.END)
+        self._poke()
+
+    def _poke(self) -> None:
+        # Init looks at the page whenever it gets SIGCHLD.
+        os.kill(self._init_pid, signal.SIGCHLD)
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._map.close()

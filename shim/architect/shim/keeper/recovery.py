@@ -1,0 +1,61 @@
+"""What a restarted keeper does with a pod, from what it finds (pure).
+
+The keeper may have been killed at any instruction. What was true is told by four facts that no
+crash can fake: whether the container's init lives, whether the application's tree lives below it,
+whether CRIU completed an image, and whether a CRIU is still at work. The phase on disk is only a
+hint where those leave a choice.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from architect.api.keeper import PodState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is found about one managed container."""
+
+    is_init_alive: bool
+    is_tree_alive: bool
+    is_image_complete: bool
+    is_criu_working: bool
+
+
+class Recovery(enum.Enum):
+    """How a pod is picked up."""
+
+    WAIT = "wait"
+    """CRIU is at work: look again when it has ended."""
+    AWAKE = "awake"
+    """Release what is held; nothing else to do."""
+    ASLEEP = "asleep"
+    """Hold packets and go on sleeping."""
+    FINISH_SLEEP = "finish-sleep"
+    """Some containers are dumped and others run: restore the dumped ones."""
+    FINISH_WAKE = "finish-wake"
+    """Some containers are restored and others not yet: restore the others."""
+    LOST = "lost"
+    """A tree is gone and has no image: end that container so that kubelet restarts it."""
+    GONE = "gone"
+    """No container is left."""
+
+
+def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
+    """Return how to pick up a pod whose last written phase is *phase* (None: never slept)."""
+    living = [c for c in containers if c.is_init_alive]
+    if not living:
+        return Recovery.GONE
+    if any(c.is_criu_working for c in living):
+        return Recovery.WAIT
+    if all(c.is_tree_alive for c in living):
+        return Recovery.AWAKE
+    if any(not c.is_tree_alive and not c.is_image_complete for c in living):
+        return Recovery.LOST
+    if not any(c.is_tree_alive for c in living):
+        # All dumped. A pod that was waking has asked for it, and goes on waking.
+        return Recovery.FINISH_WAKE if phase is PodState.WAKING else Recovery.ASLEEP
+    return Recovery.FINISH_SLEEP if phase is PodState.FALLING else Recovery.FINISH_WAKE

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import selfsigned
+
+from architect.shim.standin.dialogue import Health, Kind, Progress
+from architect.shim.standin.sniff import Sniffer
+from architect.shim.standin.tls import HANDSHAKE_LIMIT_BYTES, Certificate
+
+ASLEEP = Health(healthy=True, reason="asleep")
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory) -> Path:
+    return selfsigned.write(tmp_path_factory.mktemp("standin") / "standin.pem")
+
+
+class Client:
+    """A TLS client whose wire is the dialogue itself, cut into pieces of a given size."""
+
+    def __init__(self, dialogue: Sniffer, *, alpn: list[str], piece_bytes: int = 1 << 16) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols(alpn)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        self.dialogue = dialogue
+        self.piece_bytes = piece_bytes
+
+    def turn(self) -> None:
+        words = self.outgoing.read()
+        for at in range(0, len(words), self.piece_bytes):
+            self.incoming.write(self.dialogue.receive(words[at : at + self.piece_bytes]))
+
+    def shake(self) -> None:
+        for _ in range(4):
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self.turn()
+            else:
+                break
+        self.turn()
+
+    def read_all(self) -> bytes:
+        found = b""
+        while piece := self.tls.read(65536):  # ends with close_notify
+            found += piece
+        return found
+
+
+def over_tls(pem: Path, *, health: Health = ASLEEP, **how) -> tuple[Client, Sniffer]:
+    dialogue = Sniffer(lambda: health, certificate=Certificate(pem))
+    client = Client(dialogue, **{"alpn": ["h2", "http/1.1"], **how})
+    client.shake()
+    return client, dialogue
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1 << 16])
+def test_a_request_inside_tls_is_answered_and_closed_properly(pem, piece_bytes):
+    client, dialogue = over_tls(pem, piece_bytes=piece_bytes)
+    assert client.tls.selected_alpn_protocol() == "http/1.1"
+    client.tls.write(b"GET / HTTP/1.1\r\n\r\n")
+    client.turn()
+    assert client.read_all().startswith(b"HTTP/1.1 200 ")
+    assert (dialogue.progress, dialogue.kind) == (Progress.ANSWERED, Kind.HTTPS)
+
+
+def test_a_client_that_knows_only_h2_is_not_refused_in_the_handshake(pem):
+    client, _ = over_tls(pem, alpn=["h2"])
+    assert client.tls.selected_alpn_protocol() is None
+
+
+def test_an_unhealthy_application_gets_503_inside_tls(pem):
+    client, _ = over_tls(pem, health=Health(healthy=False, reason="broken"))
+    client.tls.write(b"GET / HTTP/1.1\r\n\r\n")
+    client.turn()
+    assert client.read_all().startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_lifecycle_hook_inside_tls_is_sent_to_the_application(pem):
+    client, dialogue = over_tls(pem)
+    client.tls.write(b"GET /drain HTTP/1.1\r\nUser-Agent: kube-lifecycle/1.36\r\n\r\n")
+    client.turn()
+    assert (dialogue.progress, dialogue.kind) == (Progress.WAITING, Kind.HOOK)
+    client.incoming.write(dialogue.application_is_back())
+    assert b"\r\nLocation: /drain\r\n" in client.read_all()
+
+
+def test_tls_inside_tls_is_refused(pem):
+    client, dialogue = over_tls(pem)
+    client.tls.write(b"\x16\x03\x01")
+    client.turn()
+    assert dialogue.progress is Progress.FAILED
+
+
+def test_garbage_inside_a_session_ends_it(pem):
+    _, dialogue = over_tls(pem)
+    dialogue.receive(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    assert (dialogue.progress, dialogue.kind) == (Progress.FAILED, Kind.UNKNOWN)
+    assert dialogue.receive(b"more") == b""
+
+
+def test_an_endless_handshake_is_ended(pem):
+    dialogue = Sniffer(lambda: ASLEEP, certificate=Certificate(pem))
+    # One hello announced as 100,000 bytes, in records of 16 KiB.
+    dialogue.receive(b"\x16\x03\x01\x40\x00\x01" + (100_000).to_bytes(3, "big") + b"\x03\x03")
+    dialogue.receive(b"x" * (16384 - 6))
+    for _ in range(HANDSHAKE_LIMIT_BYTES // 16384):
+        dialogue.receive(b"\x16\x03\x01\x40\x00" + b"x" * 16384)
+    assert dialogue.progress is Progress.FAILED
+
+
+def test_a_certificate_is_read_once_and_again_when_it_changed(tmp_path):
+    path = tmp_path / "standin.pem"
+    certificate = Certificate(selfsigned.write(path))
+    first = certificate.context()
+    assert first is not None
+    assert certificate.context() is first
+    os.replace(selfsigned.write(tmp_path / "new.pem"), path)
+    assert certificate.context() is not first
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
+def test_a_file_that_cannot_be_used_is_named_and_tried_again(tmp_path, content):
+    path = tmp_path / "standin.pem"
+    if content is not None:
+        path.write_bytes(content)
+    certificate = Certificate(path)
+    assert certificate.context() is None
+    assert certificate.problem is not None
+    assert str(path) in certificate.problem
+    selfsigned.write(path)
+    assert certificate.context() is not None
+    assert certificate.problem is None
+
+
+@settings(max_examples=50)
+@given(words=st.lists(st.binary(max_size=60), max_size=10))
+def test_garbage_after_a_handshake_byte_raises_nothing(pem, words):
+    dialogue = Sniffer(lambda: ASLEEP, certificate=Certificate(pem))
+    for each in [b"\x16", *words]:
+        dialogue.receive(each)
