@@ -103,8 +103,17 @@ def tool(cache: Cache, wanted: Tool) -> Path:
         (work / "go.mod").write_text(f"module {wanted.name}-build\n\ngo {versions.GO}\n")
         _go(cache, "get", "-tool", f"{wanted.package}@{wanted.version}", cwd=work)
         target = directory / "bin" / wanted.name
-        _go(cache, "build", "-trimpath", "-ldflags", wanted.flags, "-o", target, wanted.package,
-            cwd=work)
+        _go(
+            cache,
+            "build",
+            "-trimpath",
+            "-ldflags",
+            wanted.flags,
+            "-o",
+            target,
+            wanted.package,
+            cwd=work,
+        )
         shutil.rmtree(work)
 
     artefact = cache.artefact(

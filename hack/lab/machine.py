@@ -119,8 +119,10 @@ class Machine:
         plan = cgroups.MachineCgroups.plan(self.name, cgroups.hierarchies())
         for folder in ("upper", "work", "root", "lib", "opt", "log"):
             (self.directory / folder).mkdir(parents=True)
-        self._write_json("machine.json", {"cgroups": [str(d) for d in plan.directories],
-                                          "cgroup_version": plan.version})
+        self._write_json(
+            "machine.json",
+            {"cgroups": [str(d) for d in plan.directories], "cgroup_version": plan.version},
+        )
         try:
             plan.create()
             self._write_files(spec)
@@ -195,9 +197,7 @@ class Machine:
 
     def enter(self, argv: Sequence[str | Path]) -> list[str]:
         """Return the host command line that runs *argv* in the machine."""
-        kept = json.loads((self.directory / "machine.json").read_text())
-        leaf = cgroups.LEAF_EXEC if kept["cgroup_version"] == 2 else ""
-        join = [str(Path(d, leaf, "cgroup.procs")) for d in kept["cgroups"]]
+        join = self._cgroup_files()
         target = ["-t", str(self.running_pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w"]
         words = [str(word) for word in argv]
         return ["/bin/sh", "-c", ENTER, "sh", *join, "--", "nsenter", *target, "--", *words]
@@ -210,9 +210,23 @@ class Machine:
         self, *argv: str | Path, timeout_seconds: float = 60, input: str | None = None
     ) -> str:
         """Run a host program in the machine's network namespace."""
-        return commands.run(
-            self.in_network(*argv), timeout_seconds=timeout_seconds, input=input
-        )
+        return commands.run(self.in_network(*argv), timeout_seconds=timeout_seconds, input=input)
+
+    def spawn_on_host(self, argv: Sequence[str | Path], *, log: Path) -> None:
+        """Start a host program that ends with the machine: it is in the machine's cgroups.
+
+        It is in none of the machine's namespaces.
+        """
+        words = [str(word) for word in argv]
+        with log.open("ab") as target:
+            subprocess.Popen(
+                ["/bin/sh", "-c", ENTER, "sh", *self._cgroup_files(), "--", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=target,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+            )
 
     def start_service(
         self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None
@@ -235,6 +249,11 @@ class Machine:
     def services(self) -> dict[str, dict[str, Any]]:
         """Return what the supervisor knows of each service."""
         return dict(self._ask({"op": "status"})["services"])
+
+    def _cgroup_files(self) -> list[str]:
+        kept = json.loads((self.directory / "machine.json").read_text())
+        leaf = cgroups.LEAF_EXEC if kept["cgroup_version"] == 2 else ""
+        return [str(Path(d, leaf, "cgroup.procs")) for d in kept["cgroups"]]
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         path = f"/proc/{self.running_pid}/root{SOCKET}"

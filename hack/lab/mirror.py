@@ -9,7 +9,7 @@ from pathlib import Path
 from lab import errors
 
 RELEASES = frozenset(
-    "bullseye bookworm trixie forky duke sid oldstable stable testing unstable".split()
+    ["bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable"]
 )
 
 

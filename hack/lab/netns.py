@@ -49,6 +49,9 @@ def make_bridge(control_plane: Machine) -> None:
         f"addr add {addresses.CONTROL_PLANE_V4}/{addresses.NODES_V4.prefixlen} dev {BRIDGE}",
         f"addr add {addresses.CONTROL_PLANE_V6}/{addresses.NODES_V6.prefixlen} dev {BRIDGE} nodad",
         f"link set {BRIDGE} up",
+        # kube-proxy rewrites the destination, but only of what has a route to begin with.
+        f"route add {addresses.SERVICES_V4} dev {BRIDGE}",
+        f"-6 route add {addresses.SERVICES_V6} dev {BRIDGE}",
     )
 
 

@@ -112,7 +112,7 @@ class Relay:
             end.setblocking(False)
             try:
                 await asyncio.wait_for(loop.sock_connect(end, target), CONNECT_SECONDS)
-            except (OSError, asyncio.TimeoutError) as error:
+            except OSError as error:
                 end.close()
                 problem = OSError(f"{target[0]}:{target[1]}: {error or 'timeout'}")
                 continue

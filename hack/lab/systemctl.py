@@ -10,8 +10,13 @@ import socket
 import sys
 
 SOCKET = "/run/lab/supervisor.sock"
-OPS = {"start": "start", "stop": "stop", "restart": "restart", "try-restart": "restart",
-       "reload-or-restart": "restart"}
+OPS = {
+    "start": "start",
+    "stop": "stop",
+    "restart": "restart",
+    "try-restart": "restart",
+    "reload-or-restart": "restart",
+}
 
 
 def ask(request: dict[str, str]) -> dict[str, object]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.kube.connection import Connection, Request, Stream, Transport, connect
+from architect.kube.connection import Request, Stream, Transport, connect
 from architect.kube.errors import NotFound
 from architect.kube.resources import SECRETS, ObjectRef, Resource
 
@@ -30,7 +30,7 @@ class PatchKind(enum.Enum):
     MERGE = "application/merge-patch+json"
     """Objects are merged, null removes, lists are replaced."""
     STRATEGIC = "application/strategic-merge-patch+json"
-    """As merge, but lists with a key (conditions, containers) are merged too. Built-in kinds only."""
+    """As merge, but lists with a key (conditions, containers) are merged; built-in kinds only."""
     JSON = "application/json-patch+json"
     """A list of operations; a failed ``test`` is a Rejected of reason ``Invalid``."""
     APPLY = "application/apply-patch+yaml"
@@ -251,15 +251,8 @@ _WORDS: Final = {"GET": "read", "POST": "create", "PATCH": "patch", "DELETE": "d
 
 def open_api(*, field_manager: str, version: str, kubeconfig: Path | None = None) -> Api:
     """Return the API by *kubeconfig*, or as the pod's ServiceAccount. Raises ConfigError."""
-    connection: Connection = connect(
-        user_agent=f"{field_manager}/{version}", kubeconfig=kubeconfig
-    )
+    connection = connect(user_agent=f"{field_manager}/{version}", kubeconfig=kubeconfig)
     return Api(connection, field_manager=field_manager)
-
-
-def items_by_uid(items: Iterator[JsonObject] | tuple[JsonObject, ...]) -> dict[str, JsonObject]:
-    """Return objects by their uid."""
-    return {item["metadata"]["uid"]: item for item in items}
 
 
 def _selectors(*, labels: str, fields: str) -> dict[str, str]:

@@ -47,6 +47,18 @@ class Request:
     is_secret: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Credentials:
+    """Where the server is and who we are, for another client library in this process."""
+
+    server: str
+    ca_path: str | None
+    token: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    is_verified: bool
+
+
 class Stream(Protocol):
     """The lines of a response that goes on."""
 
@@ -75,11 +87,24 @@ class Connection:
         configuration.retries = False
         self._configuration = configuration
         self._user_agent = user_agent
-        self._rest = RESTClientObject(configuration)
+        self._rest: Any = RESTClientObject(configuration)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._rest.close()
+
+    def credentials(self) -> Credentials:
+        """Return what is valid now; a ServiceAccount's token is read anew once a minute."""
+        token = self._headers().get("authorization", "").removeprefix("bearer ")
+        own = self._configuration
+        return Credentials(
+            server=own.host,
+            ca_path=own.ssl_ca_cert,
+            token=token.removeprefix("Bearer ").strip() or None,
+            certificate_path=own.cert_file,
+            private_key_path=own.key_file,
+            is_verified=bool(own.verify_ssl),
+        )
 
     def call(self, request: Request) -> Any:
         """See :class:`Transport`."""
@@ -110,12 +135,9 @@ class Connection:
         url = self._configuration.host + request.path
         if request.query:
             url += "?" + urlencode(request.query)
-        headers = {"Accept": "application/json", "User-Agent": self._user_agent}
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent, **self._headers()}
         if request.body is not None:
             headers["Content-Type"] = request.content_type
-        # Reads the token anew from its file once a minute.
-        for setting in self._configuration.auth_settings().values():
-            headers[setting["key"]] = setting["value"]
         return self._rest.request(
             request.method,
             url,
@@ -123,6 +145,10 @@ class Connection:
             body=request.body,
             _request_timeout=(CONNECT_TIMEOUT_SECONDS, request.timeout_seconds),
         ).response
+
+    def _headers(self) -> dict[str, str]:
+        settings: dict[str, Any] = dict(self._configuration.auth_settings())
+        return {item["key"]: item["value"] for item in settings.values()}
 
 
 class _Lines:
@@ -172,11 +198,11 @@ def connect(*, user_agent: str, kubeconfig: Path | None = None) -> Connection:
     configuration = Configuration()
     try:
         if kubeconfig is None:
-            config.load_incluster_config(client_configuration=configuration)
+            load: Any = config.load_incluster_config
+            load(client_configuration=configuration)
         else:
-            config.load_kube_config(
-                config_file=str(kubeconfig), client_configuration=configuration
-            )
+            load = config.load_kube_config
+            load(config_file=str(kubeconfig), client_configuration=configuration)
     except (config.ConfigException, OSError) as error:
         raise ConfigError(
             f"cannot find the API server: {error}",

@@ -123,9 +123,7 @@ class Recorder:
 
     def _create(self, key: str, value: dict[str, Any], *, at: datetime.datetime) -> None:
         metadata = value["metadata"]
-        ref = ObjectRef(
-            resource=EVENTS, namespace=metadata["namespace"], name=metadata["name"]
-        )
+        ref = ObjectRef(resource=EVENTS, namespace=metadata["namespace"], name=metadata["name"])
         self._api.create(ref, value)
         self._remember(key, _Series(ref=ref, count=1, last=at))
 

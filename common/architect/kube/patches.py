@@ -58,9 +58,7 @@ def set_condition(
 
     No request, and None, if they say it already. Kubelet keeps conditions that are not its own.
     """
-    value = conditions.merge(
-        existing, condition, now=now or datetime.datetime.now(tz=datetime.UTC)
-    )
+    value = conditions.merge(existing, condition, now=now or datetime.datetime.now(tz=datetime.UTC))
     if value is None:
         return None
     return api.patch(
@@ -86,6 +84,4 @@ def resize(api: Api, ref: ObjectRef, requests: Mapping[str, Mapping[str, str]]) 
     Raises Rejected where Kubernetes forbids it (the QoS class would change, a LimitRange's minimum,
     a feature switched off); NotFound if the pod is gone.
     """
-    return api.patch(
-        ref, resize_patch(requests), kind=PatchKind.STRATEGIC, subresource="resize"
-    )
+    return api.patch(ref, resize_patch(requests), kind=PatchKind.STRATEGIC, subresource="resize")

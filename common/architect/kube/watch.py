@@ -122,7 +122,8 @@ class Watcher:
                     )
                     version = listed.resource_version
                     yield Snapshot(objects=listed.items)
-                for change, version in self._session(version):  # noqa: B020 - resumes from it
+                for change, seen in self._session(version):
+                    version = seen
                     if change is not None:
                         yield change
                     self._backoff.reset()

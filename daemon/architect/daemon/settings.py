@@ -19,6 +19,9 @@ from architect.daemon import quantity
 
 ENVIRONMENT_PREFIX: Final = "ARCHITECT_"
 
+DOWNWARD: Final = {"node_name": "NODE_NAME", "namespace": "POD_NAMESPACE"}
+"""Settings that the DaemonSet's downward API gives under its customary names."""
+
 
 class Engine(enum.Enum):
     """Which container engine's configuration the installer edits."""
@@ -42,6 +45,9 @@ class DaemonSettings:
 
     daemonset: str = "architect-daemon"
     """The DaemonSet whose annotation ``architect.dev/uninstall`` starts the removal."""
+
+    kubeconfig: str = ""
+    """Path of a kubeconfig; empty: the pod's ServiceAccount."""
 
     bundle: Path = Path("/bundle")
     """Host bundle in the image: ``<bundle>/<version>/MANIFEST.json`` and the files it lists."""
@@ -112,6 +118,7 @@ _HELP: Final = {
     "node_name": "name of this node",
     "namespace": "namespace of the DaemonSet",
     "daemonset": "name of the DaemonSet",
+    "kubeconfig": "kubeconfig file (empty: the pod's ServiceAccount)",
     "bundle": "host bundle in the image",
     "host_root": "the host's root directory",
     "engine": "auto, containerd, crio or none",
@@ -160,7 +167,8 @@ def from_arguments(
     given: dict[str, Any] = {}
     for item in fields(DaemonSettings):
         variable = ENVIRONMENT_PREFIX + item.name.upper()
-        text = arguments.get(item.name, environment.get(variable))
+        fallback = environment.get(DOWNWARD.get(item.name, variable))
+        text = arguments.get(item.name, environment.get(variable, fallback))
         if text is not None:
             given[item.name] = _read(item.name, str(text), like=item.default)
     settings = DaemonSettings(**given)

@@ -1,5 +1,6 @@
 // Command probeclient probes a port once, with the very code kubelet probes with, and prints
-// the result as one line of JSON. "hook" asks as kubelet's HTTP lifecycle hooks do.
+// the result as one line of JSON. "hook" and "hooks" ask as kubelet's HTTP and HTTPS lifecycle
+// hooks do.
 package main
 
 import (
@@ -27,7 +28,7 @@ type outcome struct {
 }
 
 func main() {
-	kind := flag.String("kind", "", "tcp, http, https, grpc or hook")
+	kind := flag.String("kind", "", "tcp, http, https, grpc, hook or hooks")
 	host := flag.String("host", "127.0.0.1", "address to probe")
 	port := flag.Int("port", 0, "port to probe")
 	path := flag.String("path", "/", "path of an HTTP request")
@@ -57,7 +58,8 @@ func run(kind, host string, port int, path string, timeout time.Duration) (probe
 			return probe.Unknown, "", err
 		}
 		return httpprobe.New(false).Probe(request, timeout)
-	case "hook":
+	case "hook", "hooks":
+		target.Scheme = map[string]string{"hook": "http", "hooks": "https"}[kind]
 		return hook(target, timeout)
 	}
 	return probe.Unknown, "", fmt.Errorf("unknown kind %q", kind)

@@ -61,7 +61,9 @@ def usage(directories: Mapping[str, Path]) -> Usage:
     if (cpuacct := directories.get("cpuacct")) is not None:
         cpu_seconds = _number(cpuacct / "cpuacct.usage") / 1e9
     else:
-        cpu_seconds = _field(directories.get("", Path("/nonexistent")) / "cpu.stat", "usage_usec") / 1e6
+        cpu_seconds = (
+            _field(directories.get("", Path("/nonexistent")) / "cpu.stat", "usage_usec") / 1e6
+        )
     if (memory := directories.get("memory")) is not None:
         memory_bytes = _number(memory / "memory.usage_in_bytes")
     else:

@@ -38,7 +38,9 @@ class Operations(Protocol):
 class Peer:
     """One connection."""
 
-    def __init__(self, loop: Loop, connection: socket.socket, closed: Callable[[Peer], None]) -> None:
+    def __init__(
+        self, loop: Loop, connection: socket.socket, closed: Callable[[Peer], None]
+    ) -> None:
         self._loop = loop
         self._socket = connection
         self._closed = closed

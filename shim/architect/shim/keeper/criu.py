@@ -216,16 +216,19 @@ class Server:
             try:
                 message = self._socket.recv(65536)
             except BlockingIOError:
-                return
+                return None
             except ConnectionResetError:
                 message = b""
             if not message:
-                return self._lost()
+                self._lost()
+                return
             self._answer(message)
 
     def _answer(self, message: bytes) -> None:
         fields = dict(
-            token.partition("=")[::2] for token in message.decode(errors="replace").split("\0") if token
+            token.partition("=")[::2]
+            for token in message.decode(errors="replace").split("\0")
+            if token
         )
         future = self._waiting.pop(int(fields.get("id", "0")), None)
         if future is None:
@@ -270,7 +273,11 @@ def is_working(image: Path) -> bool:
 
 
 def failure(
-    image: Path, kind: str, outcome: Outcome, *, translate: Callable[[str], tuple[str, str]] | None = None
+    image: Path,
+    kind: str,
+    outcome: Outcome,
+    *,
+    translate: Callable[[str], tuple[str, str]] | None = None,
 ) -> NodeError:
     """Return the error for a failed run, translated from the end of CRIU's log."""
     path = image / f"{kind}.log"

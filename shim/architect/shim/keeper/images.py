@@ -57,7 +57,9 @@ class Meta:
 
     def write(self, directory: Path) -> None:
         """Write ``meta.json`` beside the image."""
-        files.write_json(directory / "meta.json", {"version": VERSION, **asdict(self)}, durable=False)
+        files.write_json(
+            directory / "meta.json", {"version": VERSION, **asdict(self)}, durable=False
+        )
 
 
 def pod_directory(uid: str) -> Path:
@@ -70,7 +72,9 @@ def pod_directory(uid: str) -> Path:
 def container_directory(uid: str, container: str) -> Path:
     """Return one container's directory. Raises NodeError for names that could leave the pod's."""
     if not _SAFE.fullmatch(container):
-        raise NodeError(f"container {container!r:.80} is not usable as a file name", reason="BadName")
+        raise NodeError(
+            f"container {container!r:.80} is not usable as a file name", reason="BadName"
+        )
     return pod_directory(uid) / container
 
 

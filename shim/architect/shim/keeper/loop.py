@@ -8,6 +8,7 @@ task runs between two yields, so state needs no locks.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -25,10 +26,6 @@ Task = Generator["Future[Any]", Any, T]
 """A generator that yields futures and returns *T*."""
 
 log = logging.getLogger(__name__)
-
-
-class Cancelled(Exception):
-    """The task was cancelled: raised inside it at its current ``yield``."""
 
 
 class Future(Generic[T]):
@@ -101,18 +98,14 @@ class Loop:
 
     def unwatch(self, fd: int) -> None:
         """Forget *fd*; unknown descriptors are ignored. Call it before closing."""
-        try:
+        with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
-        except KeyError:
-            pass
 
     # Time
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call *callback* once, *seconds* from now."""
-        heapq.heappush(
-            self._timers, (time.monotonic() + seconds, next(self._numbers), callback)
-        )
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), callback))
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call *callback* in the next turn of the loop."""
@@ -121,10 +114,8 @@ class Loop:
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         """As :meth:`call_soon`, from any thread."""
         self._from_threads.append(callback)
-        try:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of wake-ups already
             os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
 
     def sleep(self, seconds: float) -> Future[None]:
         """Return a future that is done after *seconds*."""
@@ -151,9 +142,12 @@ class Loop:
     # Tasks
 
     def spawn(self, task: Task[T], *, name: str) -> Future[T]:
-        """Run *task* from the next turn on and return its future result."""
+        """Run *task* up to its first ``yield`` now, then as its futures come; return its result.
+
+        It begins at once so that a state it changes first is changed when this returns.
+        """
         outcome: Future[T] = Future()
-        self.call_soon(lambda: self._step(task, outcome, None, name))
+        self._step(task, outcome, None, name)
         return outcome
 
     def _step(
@@ -173,7 +167,7 @@ class Loop:
             outcome.set_result(stop.value)
         except (ArchitectError, OSError) as error:
             outcome.set_error(error)
-        except Exception as error:  # noqa: BLE001  # one pod's defect must not stop the node's keeper
+        except Exception as error:  # one pod's defect must not stop the node's keeper
             log.exception("task %s ended by a defect", name)
             outcome.set_error(error)
         else:
@@ -191,6 +185,10 @@ class Loop:
         """Serve descriptors, timers and tasks until :meth:`stop`."""
         while not self._stopped:
             self.run_once()
+
+    def wakeup_descriptor(self) -> int:
+        """Return a non-blocking descriptor whose writing makes the loop turn once."""
+        return self._wake_write
 
     def run_once(self, *, at_most_seconds: float | None = None) -> None:
         """Wait for something to do and do it."""
@@ -212,14 +210,12 @@ class Loop:
     def _guard(callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception:  # noqa: BLE001  # one pod's defect must not stop the node's keeper
+        except Exception:  # one pod's defect must not stop the node's keeper
             log.exception("callback ended by a defect")
 
     def _drain_wakeups(self) -> None:
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            pass
         while self._from_threads:
             self._ready.append(self._from_threads.popleft())
 

@@ -119,15 +119,16 @@ def _parse_ipv4(data: bytes, size: int) -> Packet:
     end = min(size, total) if total else size
     if header < _IPV4.size or end < header:
         return MALFORMED
-    from_, to = socket.inet_ntop(socket.AF_INET, source), socket.inet_ntop(
-        socket.AF_INET, destination
+    from_, to = (
+        socket.inet_ntop(socket.AF_INET, source),
+        socket.inet_ntop(socket.AF_INET, destination),
     )
     key = FragmentKey(from_, to, protocol, identification) if offset & 0x3FFF else None
     if offset & 0x1FFF:
         return Packet(Kind.FRAGMENT, 4, from_, 0, to, fragment=key)
-    return _parse_transport(data, header, end, protocol, Packet(
-        Kind.OTHER, 4, from_, 0, to, fragment=key
-    ))
+    return _parse_transport(
+        data, header, end, protocol, Packet(Kind.OTHER, 4, from_, 0, to, fragment=key)
+    )
 
 
 def _parse_ipv6(data: bytes, size: int) -> Packet:

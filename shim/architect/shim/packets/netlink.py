@@ -58,11 +58,7 @@ def nested(kind: int, *attributes: bytes) -> bytes:
 def message(kind: int, body: bytes, *, flags: int = 0, sequence: int = 0) -> bytes:
     """A request, padded so that another may follow it in the same send."""
     size = _HEADER.size + len(body)
-    return (
-        _HEADER.pack(size, kind, NLM_F_REQUEST | flags, sequence, 0)
-        + body
-        + b"\0" * (-size % 4)
-    )
+    return _HEADER.pack(size, kind, NLM_F_REQUEST | flags, sequence, 0) + body + b"\0" * (-size % 4)
 
 
 def messages(data: bytes) -> Iterator[Message]:

@@ -92,14 +92,14 @@ class Netns:
         finally:
             os.close(home)
 
-    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A new socket that belongs to the namespace."""
         with self.entered():
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
 
     def netlink(self, protocol: int) -> socket.socket:
         """A bound netlink socket of the namespace."""
-        made = self.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        made = self.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         try:
             made.bind((0, 0))
         except OSError:

@@ -160,8 +160,14 @@ class Batch:
 
     def add_table(self, family: int, table: str) -> None:
         """Make the table unless it is there."""
-        self._add(family, _NEWTABLE, f"add table {table}", _text(1, table), _number(2, 0),
-                  flags=netlink.NLM_F_CREATE)
+        self._add(
+            family,
+            _NEWTABLE,
+            f"add table {table}",
+            _text(1, table),
+            _number(2, 0),
+            flags=netlink.NLM_F_CREATE,
+        )
 
     def delete_table(self, family: int, table: str) -> None:
         """Remove the table with all it holds; ENOENT if there is none."""
@@ -169,32 +175,60 @@ class Batch:
 
     def add_chain(self, family: int, table: str, chain: str) -> None:
         """Make a chain that others go to, unless it is there."""
-        self._add(family, _NEWCHAIN, f"add chain {table} {chain}", _text(1, table),
-                  _text(3, chain), flags=netlink.NLM_F_CREATE)
+        self._add(
+            family,
+            _NEWCHAIN,
+            f"add chain {table} {chain}",
+            _text(1, table),
+            _text(3, chain),
+            flags=netlink.NLM_F_CREATE,
+        )
 
     def add_prerouting(self, family: int, table: str, chain: str, *, priority: int) -> None:
         """Make a chain that sees every packet that comes in, unless it is there."""
         hook = nested(4, _number(1, _PREROUTING), attribute(2, struct.pack("!i", priority)))
-        self._add(family, _NEWCHAIN, f"add chain {table} {chain}", _text(1, table),
-                  _text(3, chain), hook, _number(5, ACCEPT), _text(7, "filter"),
-                  flags=netlink.NLM_F_CREATE)
+        self._add(
+            family,
+            _NEWCHAIN,
+            f"add chain {table} {chain}",
+            _text(1, table),
+            _text(3, chain),
+            hook,
+            _number(5, ACCEPT),
+            _text(7, "filter"),
+            flags=netlink.NLM_F_CREATE,
+        )
 
     def flush_chain(self, family: int, table: str, chain: str) -> None:
         """Remove the chain's rules."""
-        self._add(family, _DELRULE, f"flush chain {table} {chain}", _text(1, table),
-                  _text(2, chain))
+        self._add(
+            family, _DELRULE, f"flush chain {table} {chain}", _text(1, table), _text(2, chain)
+        )
 
     def add_rule(self, family: int, table: str, chain: str, *expressions: bytes) -> None:
         """Append a rule."""
-        self._add(family, _NEWRULE, f"add rule {table} {chain}", _text(1, table),
-                  _text(2, chain), nested(4, *expressions),
-                  flags=netlink.NLM_F_CREATE | netlink.NLM_F_APPEND)
+        self._add(
+            family,
+            _NEWRULE,
+            f"add rule {table} {chain}",
+            _text(1, table),
+            _text(2, chain),
+            nested(4, *expressions),
+            flags=netlink.NLM_F_CREATE | netlink.NLM_F_APPEND,
+        )
 
     def add_counter(self, family: int, table: str, counter: str) -> None:
         """Make a named counter unless it is there; one that is there keeps its value."""
-        self._add(family, _NEWOBJ, f"add counter {table} {counter}", _text(1, table),
-                  _text(2, counter), _number(3, _OBJECT_COUNTER), nested(4),
-                  flags=netlink.NLM_F_CREATE)
+        self._add(
+            family,
+            _NEWOBJ,
+            f"add counter {table} {counter}",
+            _text(1, table),
+            _text(2, counter),
+            _number(3, _OBJECT_COUNTER),
+            nested(4),
+            flags=netlink.NLM_F_CREATE,
+        )
 
     def add_set(
         self,
@@ -213,25 +247,44 @@ class Batch:
         extra: tuple[bytes, ...] = ()
         if timeout_seconds:
             extra = (attribute(11, struct.pack("!Q", timeout_seconds * 1000)),)
-        self._add(family, _NEWSET, f"add set {table} {set_name}", _text(1, table),
-                  _text(2, set_name), _number(3, _SET_TIMEOUT if timeout_seconds else 0),
-                  _number(4, key_type), _number(5, length), _number(10, len(self._labels) + 1),
-                  *extra, flags=netlink.NLM_F_CREATE)
+        self._add(
+            family,
+            _NEWSET,
+            f"add set {table} {set_name}",
+            _text(1, table),
+            _text(2, set_name),
+            _number(3, _SET_TIMEOUT if timeout_seconds else 0),
+            _number(4, key_type),
+            _number(5, length),
+            _number(10, len(self._labels) + 1),
+            *extra,
+            flags=netlink.NLM_F_CREATE,
+        )
 
     def flush_set(self, family: int, table: str, set_name: str) -> None:
         """Remove the set's elements."""
-        self._add(family, _DELSETELEM, f"flush set {table} {set_name}", _text(1, table),
-                  _text(2, set_name))
+        self._add(
+            family,
+            _DELSETELEM,
+            f"flush set {table} {set_name}",
+            _text(1, table),
+            _text(2, set_name),
+        )
 
-    def add_elements(
-        self, family: int, table: str, set_name: str, keys: Iterable[bytes]
-    ) -> None:
+    def add_elements(self, family: int, table: str, set_name: str, keys: Iterable[bytes]) -> None:
         """Put keys into a set."""
         elements = [nested(1, nested(1, attribute(1, key))) for key in keys]
         for start in range(0, len(elements), _ELEMENTS_PER_MESSAGE):
             part = elements[start : start + _ELEMENTS_PER_MESSAGE]
-            self._add(family, _NEWSETELEM, f"add to set {table} {set_name}", _text(1, table),
-                      _text(2, set_name), nested(3, *part), flags=netlink.NLM_F_CREATE)
+            self._add(
+                family,
+                _NEWSETELEM,
+                f"add to set {table} {set_name}",
+                _text(1, table),
+                _text(2, set_name),
+                nested(3, *part),
+                flags=netlink.NLM_F_CREATE,
+            )
 
     def commit(self, sock: socket.socket) -> None:
         """Apply everything or nothing. NodeError names the message that the kernel refused."""

@@ -160,7 +160,7 @@ def detect(netns: Netns) -> Support:
                 errno=refused.errno,
                 hint="the kernel needs nf_tables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)",
             )
-        families = (NFPROTO_IPV4,)
+        families: tuple[int, ...] = (NFPROTO_IPV4,)
         if works(NFPROTO_IPV6) is None:
             families = (NFPROTO_IPV4, NFPROTO_IPV6)
         for mechanism in (Mechanism.NATIVE, Mechanism.XTABLES):
@@ -354,5 +354,3 @@ class Ruleset:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
-
-

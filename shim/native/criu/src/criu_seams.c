@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -29,27 +30,44 @@ int __wrap_kerndat_init(void)
     return prepared ? 0 : __real_kerndat_init();
 }
 
+// Copies what the probes said to stderr.
+static void tell(int said_fd)
+{
+    char text[4096];
+    ssize_t length;
+
+    lseek(said_fd, 0, SEEK_SET);
+    while ((length = read(said_fd, text, sizeof text)) > 0)
+        if (write(STDERR_FILENO, text, length) < 0)
+            break;
+}
+
 int criu_prepare(void)
 {
-    int null_fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    // The probes' children write their messages to stderr when they exit. They matter only if
+    // probing fails, and must not come first in the log of every later child.
+    int stderr_fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+    int said_fd = memfd_create("criu-probes", MFD_CLOEXEC);
+    int result;
 
-    if (null_fd < 0)
+    if (stderr_fd < 0 || said_fd < 0 || dup2(said_fd, STDERR_FILENO) < 0)
         return -1;
     init_opts();
-    if (kerndat_init()) {
-        flush_early_log_buffer(STDERR_FILENO);
-        close(null_fd);
-        return -1;
-    }
+    log_set_loglevel(opts.log_level);
+    result = kerndat_init();
+    flush_early_log_buffer(STDERR_FILENO);
     // Probing leaves a descriptor of the host's /proc behind, and CRIU keeps using the first one it
     // opened: a child would look up the container's pids among the host's.
     close_proc();
-    // The probes' messages would come first in the log of every child.
-    flush_early_log_buffer(null_fd);
-    close(null_fd);
+    if (dup2(stderr_fd, STDERR_FILENO) < 0)
+        return -1;
+    if (result)
+        tell(said_fd);
+    close(said_fd);
+    close(stderr_fd);
     init_opts();
     prepared = true;
-    return 0;
+    return result ? -1 : 0;
 }
 
 // No plugins: the directory is looked up in the container's mount namespace.
@@ -71,8 +89,9 @@ void *__wrap_dlopen(const char *path, int flags)
 
 static int refuse_to_run(const char *command, char *const argv[])
 {
-    pr_err("architect: refused to run %s%s%s\n", command, argv && argv[0] && argv[1] ? " " : "",
-           argv && argv[0] && argv[1] ? argv[1] : "");
+    if (prepared)
+        pr_err("architect: refused to run %s%s%s\n", command, argv && argv[0] && argv[1] ? " " : "",
+               argv && argv[0] && argv[1] ? argv[1] : "");
     errno = EPERM;
     return -1;
 }

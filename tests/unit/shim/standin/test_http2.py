@@ -35,7 +35,7 @@ def opened(health: Health = ASLEEP) -> Http2:
     return dialogue
 
 
-def test_settings_are_sent_as_soon_as_the_preface_is_there():
+def test_settings_are_sent_as_soon_as_the_preface_is_there() -> None:
     dialogue = Http2(lambda: ASLEEP)
     assert dialogue.receive(PREFACE[:-1]) == b""
     assert dialogue.receive(PREFACE[-1:]) == frame(http2.SETTINGS, 0, 0)
@@ -44,7 +44,9 @@ def test_settings_are_sent_as_soon_as_the_preface_is_there():
 
 
 @pytest.mark.parametrize(("health", "status"), [(ASLEEP, 1), (BROKEN, 2)])
-def test_a_check_is_answered_with_the_serving_status_and_grpc_status_0(health, status):
+def test_a_check_is_answered_with_the_serving_status_and_grpc_status_0(
+    health: Health, status: int
+) -> None:
     dialogue = opened(health)
     headers, data, trailers = frames(dialogue.receive(WINDOW_UPDATE + REQUEST))
     assert headers == (http2.HEADERS, http2.END_HEADERS, 1, b"\x88\x0f\x10\x10application/grpc")
@@ -53,26 +55,26 @@ def test_a_check_is_answered_with_the_serving_status_and_grpc_status_0(health, s
     assert (dialogue.progress, dialogue.kind) == (Progress.ANSWERED, Kind.GRPC)
 
 
-def test_later_checks_on_the_connection_are_answered_too():
+def test_later_checks_on_the_connection_are_answered_too() -> None:
     dialogue = opened()
     first = dialogue.receive(REQUEST)
     second = dialogue.receive(REQUEST.replace(b"\0\0\0\1", b"\0\0\0\3"))
     assert [stream for _, _, stream, _ in frames(first + second)] == [1, 1, 1, 3, 3, 3]
 
 
-def test_a_request_that_ends_with_its_headers_is_answered():
+def test_a_request_that_ends_with_its_headers_is_answered() -> None:
     ended = frame(http2.HEADERS, http2.END_HEADERS | http2.END_STREAM, 1, b"x")
     assert len(frames(opened().receive(ended))) == 3
 
 
-def test_a_request_that_was_taken_back_is_not_answered():
+def test_a_request_that_was_taken_back_is_not_answered() -> None:
     dialogue = opened()
     dialogue.receive(frame(http2.HEADERS, http2.END_HEADERS, 1, b"x"))
     dialogue.receive(frame(http2.RST_STREAM, 0, 1, b"\0\0\0\x08"))
     assert dialogue.receive(frame(http2.DATA, http2.END_STREAM, 1)) == b""
 
 
-def test_a_ping_is_echoed_and_its_acknowledgement_is_not():
+def test_a_ping_is_echoed_and_its_acknowledgement_is_not() -> None:
     dialogue = opened()
     assert dialogue.receive(frame(http2.PING, 0, 0, b"12345678")) == frame(
         http2.PING, http2.ACK, 0, b"12345678"
@@ -94,7 +96,7 @@ def test_a_ping_is_echoed_and_its_acknowledgement_is_not():
         ),
     ],
 )
-def test_a_broken_rule_ends_the_connection_with_goaway(data, code):
+def test_a_broken_rule_ends_the_connection_with_goaway(data: bytes, code: int) -> None:
     dialogue = opened()
     last = frames(dialogue.receive(data))[-1]
     assert (last[0], last[3][4:]) == (http2.GOAWAY, code.to_bytes(4, "big"))
@@ -102,18 +104,18 @@ def test_a_broken_rule_ends_the_connection_with_goaway(data, code):
     assert dialogue.receive(REQUEST) == b""
 
 
-def test_the_first_frame_must_be_settings():
+def test_the_first_frame_must_be_settings() -> None:
     dialogue = Http2(lambda: ASLEEP)
     dialogue.receive(PREFACE + WINDOW_UPDATE)
     assert (dialogue.progress, dialogue.kind) == (Progress.FAILED, Kind.UNKNOWN)
 
 
-def test_health_checks_do_not_wait_for_the_application():
+def test_health_checks_do_not_wait_for_the_application() -> None:
     assert opened().application_is_back() == b""
 
 
 @given(st.integers(min_value=1, max_value=80))
-def test_how_a_connection_is_cut_into_pieces_does_not_matter(size):
+def test_how_a_connection_is_cut_into_pieces_does_not_matter(size: int) -> None:
     words = OPENING + WINDOW_UPDATE + frame(http2.PING, 0, 0, b"12345678") + REQUEST
     cut = Http2(lambda: ASLEEP)
     answer = b"".join(cut.receive(words[at : at + size]) for at in range(0, len(words), size))
@@ -130,11 +132,11 @@ ANY_FRAME = st.builds(
 
 
 @given(st.lists(st.one_of(ANY_FRAME, st.binary(max_size=30)), max_size=30))
-def test_garbage_raises_nothing_and_is_answered_in_whole_frames(pieces):
+def test_garbage_raises_nothing_and_is_answered_in_whole_frames(pieces: list[bytes]) -> None:
     dialogue = opened()
     frames(b"".join(dialogue.receive(piece) for piece in pieces))
 
 
 @given(st.binary(max_size=100))
-def test_garbage_instead_of_the_preface_raises_nothing(data):
+def test_garbage_instead_of_the_preface_raises_nothing(data: bytes) -> None:
     Http2(lambda: ASLEEP).receive(data)

@@ -29,7 +29,9 @@ def v6(address: str = "::", port: int = 80, *, v6only: bool = False) -> Listener
         ([v4(), v6(port=81)], {v4(), v6(port=81)}),
     ],
 )
-def test_a_socket_that_a_wider_one_covers_is_not_needed(given_listeners, expected):
+def test_a_socket_that_a_wider_one_covers_is_not_needed(
+    given_listeners: list[Listener], expected: set[Listener]
+) -> None:
     assert set(needed(given_listeners)) == expected
 
 
@@ -48,11 +50,11 @@ ANY = st.builds(
 
 
 @given(st.lists(ANY))
-def test_every_listener_is_covered_and_no_needed_one_by_another(listeners):
+def test_every_listener_is_covered_and_no_needed_one_by_another(listeners: list[Listener]) -> None:
     kept = needed(listeners)
     assert all(any(wide.covers(each) for wide in kept) for each in listeners)
     assert not any(a.covers(b) for a in kept for b in kept if a is not b)
 
 
-def test_an_address_is_written_as_people_write_it():
+def test_an_address_is_written_as_people_write_it() -> None:
     assert (str(v4()), str(v6("fd00::1"))) == ("0.0.0.0:80", "[fd00::1]:80")

@@ -18,7 +18,7 @@ def sniffer() -> Sniffer:
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"PATCH", b"PRI"])
-def test_http_is_told_from_the_http2_preface_byte_by_byte(method):
+def test_http_is_told_from_the_http2_preface_byte_by_byte(method: bytes) -> None:
     request = method + b" /x HTTP/1.1\r\n\r\n"
     dialogue = sniffer()
     answer = b"".join(dialogue.receive(request[at : at + 1]) for at in range(len(request)))
@@ -26,14 +26,14 @@ def test_http_is_told_from_the_http2_preface_byte_by_byte(method):
     assert dialogue.kind is Kind.HTTP
 
 
-def test_the_http2_preface_is_recognised_byte_by_byte():
+def test_the_http2_preface_is_recognised_byte_by_byte() -> None:
     dialogue = sniffer()
     answers = [dialogue.receive(PREFACE[at : at + 1]) for at in range(len(PREFACE))]
     assert answers[:-1] == [b""] * (len(PREFACE) - 1)
     assert answers[-1] == frame(SETTINGS, 0, 0)
 
 
-def test_a_client_hello_without_a_certificate_gets_an_alert_and_is_reported():
+def test_a_client_hello_without_a_certificate_gets_an_alert_and_is_reported() -> None:
     reports: list[None] = []
     dialogue = Sniffer(
         lambda: ASLEEP, certificate=None, on_missing_certificate=lambda: reports.append(None)
@@ -45,13 +45,13 @@ def test_a_client_hello_without_a_certificate_gets_an_alert_and_is_reported():
 
 
 @pytest.mark.parametrize("data", [b"\0", b"ssh-2.0", b"\r\n", b"\x80\x2e\x01"])
-def test_anything_else_is_hung_up_on(data):
+def test_anything_else_is_hung_up_on(data: bytes) -> None:
     dialogue = sniffer()
     assert dialogue.receive(data) == b""
     assert (dialogue.progress, dialogue.kind) == (Progress.FAILED, Kind.UNKNOWN)
 
 
-def test_silence_stays_open():
+def test_silence_stays_open() -> None:
     dialogue = sniffer()
     assert dialogue.receive(b"") == b""
     assert (dialogue.progress, dialogue.kind) == (Progress.LISTENING, None)
@@ -59,7 +59,7 @@ def test_silence_stays_open():
 
 
 @given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from([PREFACE, HTTP])), max_size=20))
-def test_garbage_raises_nothing(pieces):
+def test_garbage_raises_nothing(pieces: list[bytes]) -> None:
     dialogue = sniffer()
     for piece in pieces:
         dialogue.receive(piece)

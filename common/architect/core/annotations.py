@@ -1,0 +1,233 @@
+"""A user's annotations, read: the policy of the pod, or everything that is wrong with them.
+
+Two families of keys are understood, ours (``architect.dev/``) and the vendor-compatible one
+(:mod:`architect.core.vendor_annotations`); a pod uses one of them. Keys hold for the whole pod, or
+are scalars that may be replaced by a JSON object keyed by container name.
+``docs/labels-and-annotations.md`` is the reference; tests run its examples through this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.policy import ContainerPolicy, Migrate, OnRestoreFailure, Policy, WakeOn
+from architect.core import annotation_values as values
+from architect.core import vendor_annotations
+from architect.core.annotation_values import AnnotationErrors, AppContainer, Reader, Reading
+
+__all__ = [
+    "OPT_IN",
+    "WRITTEN_BY_US",
+    "AnnotationErrors",
+    "AppContainer",
+    "Reading",
+    "policy_from_annotations",
+    "read",
+]
+
+WRITTEN_BY_US: Final = frozenset({names.POLICY, names.ORIGINAL_REQUESTS})
+"""Annotations that a pod may carry and that no user writes."""
+
+OPT_IN: Final = (names.IDLE, names.MIGRATE, names.START_FROM)
+"""Any of these (``migrate: "false"`` excepted) makes the pod a managed one."""
+
+LABELS_ONLY: Final = frozenset({names.FRESH, names.NODE_READY_LABEL})
+"""Keys that mean something as a label and nothing as an annotation."""
+
+QUICK_SECONDS: Final = 1.0
+"""A shorter idle time is legal and odd: a dump and a restore take a tenth of a second or more."""
+
+_RUNTIMES: Final = {"runc": names.RUNTIME_CLASS, "runsc": names.RUNTIME_CLASS_GVISOR}
+_MOVING: Final = (Migrate.ALWAYS, Migrate.EVICTION)
+_ALLOWED_IDLE: Final = f"{values.ALLOWED_DURATION} or never"
+_ALLOWED_CONTAINERS: Final = "a comma list of app containers, each once, such as app,worker"
+
+
+def policy_from_annotations(
+    annotations: Mapping[str, str], containers: Sequence[AppContainer]
+) -> Policy | None:
+    """Return the policy that *annotations* ask for, None if the pod is not opted in.
+
+    Raises AnnotationErrors with every problem found.
+    """
+    return read(annotations, containers).policy
+
+
+def read(
+    annotations: Mapping[str, str],
+    containers: Sequence[AppContainer],
+    *,
+    runtime_class: str | None = None,
+) -> Reading:
+    """Return what *annotations* say about a pod with these app *containers*.
+
+    *runtime_class* is the class that the pod already names, if any: one of ours decides the
+    runtime where no annotation does. Raises AnnotationErrors with every problem found.
+    """
+    reader = Reader(annotations, containers)
+    _refuse_unknown_keys(reader)
+    ours = [key for key in names.USER_ANNOTATIONS if key in annotations]
+    theirs = [key for key in vendor_annotations.KEYS if key in annotations]
+    if ours and theirs:
+        reader.errors.append(
+            f"{ours[0]} and {theirs[0]} cannot stand on one pod: use annotations of "
+            f"{names.GROUP}/ or of {names.VENDOR_PREFIX}, not both"
+        )
+    if theirs:
+        reading = vendor_annotations.read(reader, runtime_class=runtime_class)
+        if ours:
+            _native(reader, present=ours, runtime_class=runtime_class)
+    else:
+        reading = _native(reader, present=ours, runtime_class=runtime_class)
+    reader.finish()
+    return reading
+
+
+def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None) -> Reading:
+    managed = _managed(reader)
+    idle = reader.per_container(names.IDLE, _idle, allowed=_ALLOWED_IDLE, managed=managed)
+    warmup = reader.per_container(
+        names.WARMUP, values.duration, allowed=values.ALLOWED_DURATION, managed=managed
+    )
+    wake_on = reader.per_container(
+        names.WAKE_ON, values.member(WakeOn), allowed=_members(WakeOn), managed=managed
+    )
+    shadow_ports = reader.per_container(
+        names.SHADOW_PORTS, values.ports, allowed=values.ALLOWED_PORTS, managed=managed
+    )
+    migrate = reader.scalar(names.MIGRATE, values.member(Migrate), allowed=_members(Migrate))
+    on_failure = reader.scalar(
+        names.ON_RESTORE_FAILURE,
+        values.member(OnRestoreFailure),
+        allowed=_members(OnRestoreFailure),
+    )
+    start_from = reader.scalar(
+        names.START_FROM,
+        values.object_name,
+        allowed="the name of a PersistentCheckpoint in the pod's namespace",
+    )
+    priority = reader.scalar(
+        names.PRIORITY, values.integer, allowed="an integer from -2147483648 to 2147483647"
+    )
+    chosen_class = _runtime_class(reader, runtime_class)
+
+    opted_in = names.IDLE in present or names.START_FROM in present or migrate in _MOVING
+    if not opted_in:
+        for key in present:
+            if key != names.MIGRATE:
+                reader.warn(f"{key} has no effect without one of {', '.join(OPT_IN)}")
+        return Reading(runtime_class=chosen_class, warnings=tuple(reader.warnings))
+
+    if chosen_class == names.RUNTIME_CLASS_GVISOR:
+        idle = _without_idle_time(reader, idle)
+        migrate = _without_migration(reader, migrate, because="a gVisor pod does not move")
+    elif start_from is not None:
+        migrate = _without_migration(
+            reader, migrate, because=f"{names.START_FROM} is the only source of its state"
+        )
+    policy = Policy(
+        containers=MappingProxyType(
+            {
+                container.name: ContainerPolicy(
+                    idle_seconds=idle.get(container.name),
+                    warmup_seconds=warmup.get(container.name, 0.0),
+                    wake_on=wake_on.get(container.name, WakeOn.PACKETS),
+                    shadow_ports=shadow_ports.get(container.name, ()),
+                    probes=container.probes,
+                )
+                for container in reader.containers
+                if container.name in managed
+            }
+        ),
+        migrate=Migrate.ALWAYS if migrate is None else migrate,
+        on_restore_failure=OnRestoreFailure.FRESH if on_failure is None else on_failure,
+        start_from=start_from,
+        priority=priority,
+    )
+    _warn_about(reader, policy, idle=idle)
+    return Reading(policy=policy, runtime_class=chosen_class, warnings=tuple(reader.warnings))
+
+
+def _managed(reader: Reader) -> tuple[str, ...]:
+    """Return the managed containers; after an error all, so that reading can go on."""
+    given = reader.scalar(names.CONTAINERS, values.word_list, allowed=_ALLOWED_CONTAINERS)
+    if given is None:
+        return reader.names
+    unknown = [name for name in given if not reader.known(names.CONTAINERS, name)]
+    return reader.names if unknown else given
+
+
+def _runtime_class(reader: Reader, present: str | None) -> str:
+    given = reader.scalar(names.RUNTIME, values.one_of(_RUNTIMES), allowed=", ".join(_RUNTIMES))
+    ours = present if present in _RUNTIMES.values() else None
+    if given is not None and ours is not None and given != ours:
+        reader.refuse(
+            names.RUNTIME,
+            reader.annotations[names.RUNTIME],
+            allowed=f"what agrees with the pod's runtimeClassName {ours}",
+        )
+    return given or ours or names.RUNTIME_CLASS
+
+
+def _without_idle_time(reader: Reader, idle: Mapping[str, float | None]) -> dict[str, float | None]:
+    if any(seconds is not None for seconds in idle.values()):
+        reader.warn(f"{names.IDLE} has no effect: a gVisor pod does not sleep by itself")
+    return dict.fromkeys(idle)
+
+
+def _without_migration(reader: Reader, migrate: Migrate | None, *, because: str) -> Migrate:
+    if migrate in _MOVING:
+        reader.warn(f"{names.MIGRATE} has no effect: {because}")
+    return Migrate.NEVER
+
+
+def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | None]) -> None:
+    for name, seconds in idle.items():
+        if seconds is not None and seconds < QUICK_SECONDS:
+            reader.warn(
+                f"{names.IDLE}: container {name} sleeps {seconds:g}s after its last activity, "
+                "which is less than sleeping and waking take"
+            )
+    without = [name for name in policy.containers if name not in idle]
+    if without and any(seconds is not None for seconds in idle.values()):
+        reader.warn(
+            f"{names.IDLE}: container {without[0]} has no idle time, so the pod never sleeps by "
+            f"itself; name it there, or leave it out with {names.CONTAINERS}"
+        )
+    if (
+        idle
+        and policy.migrate is Migrate.NEVER
+        and policy.start_from is None
+        and names.MIGRATE in reader.annotations
+        and all(seconds is None for seconds in idle.values())
+    ):
+        reader.warn("the pod is managed, and neither sleeps by itself nor moves")
+
+
+def _refuse_unknown_keys(reader: Reader) -> None:
+    known = {*names.USER_ANNOTATIONS, *WRITTEN_BY_US}
+    for key in reader.annotations:
+        if not key.startswith(f"{names.GROUP}/") or key in known:
+            continue
+        if key in LABELS_ONLY:
+            reader.errors.append(f"{key} is a label: it means nothing as an annotation")
+            continue
+        close = difflib.get_close_matches(key[:253], names.USER_ANNOTATIONS, n=1, cutoff=0.0)
+        value = values.quote(reader.annotations[key])
+        reader.errors.append(
+            f"{values.quote(key)[1:-1]}: {value} has an unknown key, did you mean {close[0]}? "
+            f"known: {', '.join(names.USER_ANNOTATIONS)}"
+        )
+
+
+def _idle(value: Any) -> float | None:
+    return None if value == "never" else values.duration(value)
+
+
+def _members(kind: type[enum.Enum]) -> str:
+    return ", ".join(str(member.value) for member in kind)

@@ -1,0 +1,238 @@
+"""Checkpoint objects: built, read and changed.
+
+A ``Checkpoint`` stands for one saved pod. While its pod lives and the image lies on the pod's node,
+it belongs to the pod (an ownerReference), so that the cluster's own garbage collection removes it
+with the pod. The daemon of the node writes its status; whoever restores it claims it by
+compare-and-swap on its resourceVersion.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from architect.core.errors import FormatError
+from architect.kube import conditions
+from architect.kube.api import Api, JsonObject
+from architect.kube.conditions import Condition
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
+
+FORMAT_VERSION: Final = 1
+"""Of the image on disk, as ``docs/formats.md`` describes it."""
+
+MAX_POD_NAME_CHARS: Final = 240
+"""Leaves room for the uid's part in the 253 characters of a name."""
+
+CAPTURED: Final = "Captured"
+"""Whether the whole image has been written."""
+AVAILABLE: Final = "Available"
+"""Whether it can be restored now."""
+CLAIMED: Final = "Claimed"
+"""Whether a pod has taken it for itself."""
+RESTORED: Final = "Restored"
+"""Whether a pod goes on from it."""
+FAILED: Final = "Failed"
+"""Whether capture or restore failed, and why."""
+CONDITIONS: Final = (CAPTURED, AVAILABLE, CLAIMED, RESTORED, FAILED)
+
+
+class Trigger(enum.Enum):
+    """Why a checkpoint was taken."""
+
+    SLEEP = "Sleep"
+    EVICTION = "Eviction"
+    DELETION = "Deletion"
+    NODE_SHUTDOWN = "NodeShutdown"
+    SPOT_INTERRUPTION = "SpotInterruption"
+    REQUEST = "Request"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who will replace the pod, and as which of several."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    ordinal: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """What the restoring node must have."""
+
+    architecture: str
+    """As in the node label ``kubernetes.io/arch``."""
+    cpu_features: tuple[str, ...] = ()
+    kernel: str = ""
+    criu: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSpec:
+    """What is saved; it never changes."""
+
+    pod: ObjectRef
+    trigger: Trigger
+    template_hash: str
+    containers: tuple[str, ...]
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What capturing gave."""
+
+    node: str
+    path: str
+    image_bytes: int
+    at: datetime.datetime
+    requirements: Requirements
+    durations_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Step to seconds: ``drain``, ``dump``, …"""
+
+
+def name_of(pod: ObjectRef) -> str:
+    """Return the name of the checkpoint of *pod*: found without a list, made at most once."""
+    return f"{pod.name[:MAX_POD_NAME_CHARS].rstrip('.-')}-{pod.uid[:8]}"
+
+
+def ref_of(pod: ObjectRef) -> ObjectRef:
+    """Return the reference to the checkpoint of *pod*."""
+    return ObjectRef(resource=CHECKPOINTS, namespace=pod.namespace, name=name_of(pod))
+
+
+def build(spec: CheckpointSpec, *, is_owned_by_pod: bool = True) -> JsonObject:
+    """Return the object to create. One that shall outlive its pod is not owned by it."""
+    pod = spec.pod
+    value: JsonObject = {
+        "podRef": {"name": pod.name, "uid": pod.uid},
+        "trigger": spec.trigger.value,
+        "templateHash": spec.template_hash,
+        "containers": list(spec.containers),
+    }
+    if spec.owner is not None:
+        value["owner"] = _owner(spec.owner)
+    metadata: JsonObject = {"name": name_of(pod), "namespace": pod.namespace}
+    if is_owned_by_pod:
+        metadata["ownerReferences"] = [pod.to_owner()]
+    return {
+        "apiVersion": CHECKPOINTS.api_version,
+        "kind": CHECKPOINTS.kind,
+        "metadata": metadata,
+        "spec": value,
+    }
+
+
+def captured_status(capture: Capture) -> dict[str, Any]:
+    """Return the status fields of a finished capture on a node, without conditions."""
+    needs = capture.requirements
+    requirements: dict[str, Any] = {"architecture": needs.architecture}
+    if needs.cpu_features:
+        requirements["cpuFeatures"] = list(needs.cpu_features)
+    if needs.kernel:
+        requirements["kernel"] = needs.kernel
+    if needs.criu:
+        requirements["criu"] = needs.criu
+    return {
+        "formatVersion": FORMAT_VERSION,
+        "capturedAt": conditions.timestamp(capture.at),
+        "bytes": capture.image_bytes,
+        "size": size_text(capture.image_bytes),
+        "durations": {key: f"{value:.3f}s" for key, value in capture.durations_seconds.items()},
+        "location": {"node": {"name": capture.node, "path": capture.path}},
+        "requirements": requirements,
+    }
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size for people, as Kubernetes writes quantities: ``64.0Mi``."""
+    value = float(size_bytes)
+    for unit in ("", "Ki", "Mi"):
+        if value < 1024:
+            return f"{value:.1f}{unit}" if unit else f"{size_bytes}"
+        value /= 1024
+    return f"{value:.1f}Gi"
+
+
+def status_patch(
+    value: JsonObject,
+    *new: Condition,
+    fields: Mapping[str, Any] | None = None,
+    now: datetime.datetime,
+) -> dict[str, Any] | None:
+    """Return the merge patch for ``status`` of *value* as read, or None if nothing changes.
+
+    Custom resources know no strategic merge: the list of conditions is written as a whole, so send
+    it with the object's resourceVersion.
+    """
+    status = value.get("status") or {}
+    generation = int(value["metadata"].get("generation", 0))
+    existing = list(status.get("conditions") or ())
+    changed = {k: v for k, v in (fields or {}).items() if status.get(k) != v}
+    is_changed = False
+    for condition in new:
+        merged = conditions.merge(existing, condition, now=now, generation=generation)
+        if merged is not None:
+            existing = conditions.replace(existing, merged)
+            is_changed = True
+    if is_changed:
+        changed["conditions"] = existing
+    if not changed:
+        return None
+    return {"status": {**changed, "observedGeneration": generation}}
+
+
+def set_status(
+    api: Api,
+    value: JsonObject,
+    *new: Condition,
+    fields: Mapping[str, Any] | None = None,
+    now: datetime.datetime | None = None,
+) -> JsonObject:
+    """Write conditions and *fields* into the status of *value* as read; return it as stored.
+
+    Raises Conflict if it was changed since, NotFound if it is gone or replaced.
+    """
+    at = now or datetime.datetime.now(tz=datetime.UTC)
+    patch = status_patch(value, *new, fields=fields, now=at)
+    if patch is None:
+        return value
+    resource = _KINDS[value["kind"]]
+    return api.patch(
+        ObjectRef.of(resource, value),
+        patch,
+        subresource="status",
+        resource_version=value["metadata"]["resourceVersion"],
+    )
+
+
+def pod_of(value: JsonObject) -> ObjectRef:
+    """Return the pod that a checkpoint is of. Raises FormatError for an object that names none."""
+    pod = (value.get("spec") or {}).get("podRef") or {}
+    metadata = value["metadata"]
+    if not pod.get("name") or not pod.get("uid"):
+        raise FormatError(f"checkpoint {metadata.get('name')} names no pod")
+    return ObjectRef(
+        resource=PODS, namespace=metadata["namespace"], name=pod["name"], uid=pod["uid"]
+    )
+
+
+_KINDS: Final = {r.kind: r for r in (CHECKPOINTS, PERSISTENT_CHECKPOINTS)}
+
+
+def _owner(owner: Owner) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "apiVersion": owner.api_version,
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
+    }
+    if owner.ordinal is not None:
+        value["ordinal"] = owner.ordinal
+    return value

@@ -1,0 +1,336 @@
+"""containerd's configuration: where the runtime handler goes, and how it comes out again.
+
+Pure: files in, one edit out. What bites (containerd issues 5837, 7982 and 9968, change 9982):
+
+- Version 2 of the format, which containerd 1.x reads too, merges imported files by whole plugin
+  sections: a drop-in that adds one handler makes the main file's CRI section vanish, and 1.x also
+  forgets its built-in ``runc`` handler as soon as a file names any other. So with version 2 the
+  handler goes into the file that has the last word on the CRI section, and brings ``runc`` along.
+- From version 3 on (containerd 2) files are merged by key: a drop-in is right where the main file
+  imports a directory, and a block at the end of the main file where it does not.
+- A drop-in of a higher version than the main file is refused, so it repeats the main file's.
+
+What is ours stands between two marks; a file is edited only if it is TOML before and after, and
+says the same without our handler.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from architect.api import names
+from architect.core.errors import ConfigError
+
+BEGIN: Final = "# architect: begin (written by the architect daemon; removed by its uninstall)"
+END: Final = "# architect: end"
+DROP_IN: Final = "90-architect.toml"
+BINARY: Final = str(names.CURRENT / "bin" / names.RUNTIME_CLASS)
+POD_ANNOTATIONS: Final = (f"{names.GROUP}/*",)
+RUNC_TYPE: Final = "io.containerd.runc.v2"
+
+_SECTION: Final = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
+"""Version of the format → plugin that holds the handlers; later versions are as 3."""
+
+_MIGRATE_HINT: Final = "write it anew with `containerd config migrate`"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """One configuration file on the host."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One file to write or, with *text* None, to remove."""
+
+    path: Path
+    text: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What :func:`install` decided."""
+
+    edits: tuple[Edit, ...]
+    """Empty: the handler is there already."""
+    lower_runtime: str
+    """``BinaryName`` of the runtime that our handler is like; empty: containerd finds runc."""
+
+
+def parse(file: ConfigFile) -> dict[str, Any]:
+    """Return the file's content. Raises ConfigError naming the file and the line."""
+    try:
+        return tomllib.loads(file.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file.path} is not TOML: {error}") from error
+
+
+def import_patterns(main: ConfigFile) -> list[str]:
+    """Return the absolute patterns that *main* imports, in order."""
+    imports = parse(main).get("imports") or []
+    if not isinstance(imports, list) or not all(isinstance(i, str) for i in imports):
+        raise ConfigError(f"{main.path}: imports is not a list of paths")
+    return [i if i.startswith("/") else str(main.path.parent / i) for i in imports]
+
+
+def version_of(main: ConfigFile) -> int:
+    """Return the version of *main*'s format; a file that says nothing yet counts as 2.
+
+    Raises ConfigError for version 1, whose plugin names containerd itself no longer writes.
+    """
+    content = parse(main)
+    version = content.get("version")
+    if version is None:
+        if content.keys() & {"plugins", "disabled_plugins", "required_plugins"}:
+            raise ConfigError(f"{main.path} is of version 1", hint=_MIGRATE_HINT)
+        return 2
+    if not isinstance(version, int) or version < 2:
+        raise ConfigError(f"{main.path} is of version {version!r}", hint=_MIGRATE_HINT)
+    return version
+
+
+def section_of(version: int) -> str:
+    """Return the plugin that holds the handlers."""
+    return _SECTION[2] if version == 2 else _SECTION[3]
+
+
+def strip(text: str) -> str:
+    """Return *text* without our blocks, as it was before they were added."""
+    kept: list[str] = []
+    is_ours = False
+    for line in text.splitlines(keepends=True):
+        if line.strip() == BEGIN:
+            is_ours = True
+            # The block was set off by an empty line of ours.
+            if kept and kept[-1] == "\n":
+                kept.pop()
+        elif line.strip() == END and is_ours:
+            is_ours = False
+        elif not is_ours:
+            kept.append(line)
+    if is_ours:
+        raise ConfigError(f"a block that begins with {BEGIN!r} has no end")
+    return "".join(kept)
+
+
+def install(main: ConfigFile, imported: Sequence[ConfigFile] = ()) -> Installed:
+    """Return what to write so that the handler exists.
+
+    *main* has an empty text if there is no file; *imported* are the files that it imports, in the
+    order in which containerd loads them. Raises ConfigError if a file does not parse, cannot be
+    added to, or configures a handler of that name otherwise.
+    """
+    bare = [ConfigFile(path=f.path, text=strip(f.text)) for f in (main, *imported)]
+    contents = [parse(f) for f in bare]
+    version, section = version_of(bare[0]), section_of(version_of(bare[0]))
+    _check_enabled(main.path, contents, section)
+    home, base, name = _home(bare, contents, version, section)
+    handlers = _handlers(base)
+    if (theirs := handlers.get(names.RUNTIME_CLASS)) is not None:
+        if _is_ours(theirs):
+            # Somebody wrote exactly our handler: a prepared node image does.
+            return Installed(edits=(), lower_runtime=_binary(_model(handlers, name)))
+        raise ConfigError(
+            f"handler {names.RUNTIME_CLASS} in {home.path} is configured otherwise: {theirs!r:.200}",
+            hint=f"remove it, or set BinaryName to {BINARY} and pod_annotations",
+        )
+    model = _model(handlers, name)
+    tables = {names.RUNTIME_CLASS: _ours(model)}
+    if version == 2 and name not in handlers:
+        tables = {name: {"runtime_type": RUNC_TYPE}} | tables
+    body = "".join(_table(["plugins", section, *_path(), key], t) for key, t in tables.items())
+    is_new = not home.text.strip()
+    head = f"version = {version}\n" if is_new else ""
+    text = _with_block(home.text, head + body)
+    if not is_new and home.path == main.path and "version" not in contents[0]:
+        text = f"{BEGIN}\nversion = {version}\n{END}\n" + text
+    edit = ConfigFile(path=home.path, text=text)
+    _check(home, edit, section, set(tables))
+    stale = [
+        _removal(f) for f in (main, *imported) if f.text != strip(f.text) and f.path != home.path
+    ]
+    before = next((f.text for f in (main, *imported) if f.path == home.path), "")
+    edits = [] if edit.text == before else [Edit(path=edit.path, text=edit.text)]
+    return Installed(edits=(*edits, *stale), lower_runtime=_binary(model))
+
+
+def remove(files: Sequence[ConfigFile]) -> tuple[Edit, ...]:
+    """Return what to write so that nothing of ours is left in *files*."""
+    return tuple(_removal(f) for f in files if f.text != strip(f.text))
+
+
+def has_handler(dump: str) -> bool:
+    """Whether ``containerd config dump`` shows our handler."""
+    content = tomllib.loads(dump)
+    plugins = content.get("plugins") or {}
+    return any(
+        _is_ours(_handlers(plugins.get(section) or {}).get(names.RUNTIME_CLASS) or {})
+        for section in _SECTION.values()
+    )
+
+
+def without_handler(dump: str) -> dict[str, Any]:
+    """Return what a dump says besides our handler and the list of imported files."""
+    content = tomllib.loads(dump)
+    content.pop("imports", None)
+    for section in _SECTION.values():
+        _handlers((content.get("plugins") or {}).get(section) or {}).pop(names.RUNTIME_CLASS, None)
+    return content
+
+
+def _home(
+    bare: Sequence[ConfigFile], contents: Sequence[dict[str, Any]], version: int, section: str
+) -> tuple[ConfigFile, dict[str, Any], str]:
+    """Return the file to edit, the CRI section in force, and the default handler's name."""
+    sections = [(c.get("plugins") or {}).get(section) for c in contents]
+    if version == 2:
+        last = max((i for i, s in enumerate(sections) if s is not None), default=0)
+        base = sections[last] or {}
+        return bare[last], base, _default_name(base)
+    base = {}
+    for found in sections:
+        base = _merged(base, found or {})
+    target = bare[0]
+    for pattern in import_patterns(bare[0]):
+        path = Path(pattern)
+        # A pattern with wildcards in its directory names no place to put a file.
+        if fnmatch.fnmatch(DROP_IN, path.name) and not set("*?[") & set(str(path.parent)):
+            drop_in = path.parent / DROP_IN
+            target = next(
+                (f for f in bare if f.path == drop_in), ConfigFile(path=drop_in, text="")
+            )
+            break
+    return target, base, _default_name(base)
+
+
+def _path() -> list[str]:
+    return ["containerd", "runtimes"]
+
+
+def _handlers(section: Mapping[str, Any]) -> dict[str, Any]:
+    runtimes = (section.get("containerd") or {}).get("runtimes")
+    return runtimes if isinstance(runtimes, dict) else {}
+
+
+def _default_name(section: Mapping[str, Any]) -> str:
+    return str((section.get("containerd") or {}).get("default_runtime_name") or "runc")
+
+
+def _model(handlers: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the handler that ours is to be like: the default one, if it is a runc."""
+    for candidate in (name, "runc"):
+        model = handlers.get(candidate)
+        if isinstance(model, dict) and model.get("runtime_type", RUNC_TYPE) == RUNC_TYPE:
+            return model
+    return {}
+
+
+def _ours(model: Mapping[str, Any]) -> dict[str, Any]:
+    table = copy.deepcopy(dict(model))
+    table["runtime_type"] = RUNC_TYPE
+    # runtime_path names the shim, which stays the model's.
+    known = [a for a in table.get("pod_annotations") or [] if a not in POD_ANNOTATIONS]
+    table["pod_annotations"] = [*known, *POD_ANNOTATIONS]
+    table["options"] = {**(table.get("options") or {}), "BinaryName": BINARY}
+    return table
+
+
+def _is_ours(handler: Mapping[str, Any]) -> bool:
+    return (
+        handler.get("runtime_type") == RUNC_TYPE
+        and _binary(handler) == BINARY
+        and set(POD_ANNOTATIONS) <= set(handler.get("pod_annotations") or ())
+    )
+
+
+def _binary(handler: Mapping[str, Any]) -> str:
+    return str((handler.get("options") or {}).get("BinaryName") or "")
+
+
+def _check_enabled(path: Path, contents: Sequence[dict[str, Any]], section: str) -> None:
+    disabled = {str(p) for c in contents for p in c.get("disabled_plugins") or ()}
+    if found := disabled & {"cri", section, _SECTION[2]}:
+        raise ConfigError(
+            f"{path} disables the plugin {found.pop()}, without which there is no Kubernetes",
+            hint="remove it from disabled_plugins",
+        )
+
+
+def _with_block(text: str, body: str) -> str:
+    block = f"{BEGIN}\n{body}{END}\n"
+    if not text.strip():
+        return text + block
+    return text + ("" if text.endswith("\n") else "\n") + "\n" + block
+
+
+def _removal(file: ConfigFile) -> Edit:
+    rest = strip(file.text)
+    return Edit(path=file.path, text=rest if rest.strip() else None)
+
+
+def _check(before: ConfigFile, after: ConfigFile, section: str, added: set[str]) -> None:
+    """Raise ConfigError unless *after* parses and says the same as *before* besides *added*."""
+    try:
+        new = tomllib.loads(after.text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"{before.path} cannot be added to: {error}",
+            hint=f"its section {section!r} is written as an inline table; write it as [tables], or"
+            " import a directory",
+        ) from error
+    old = parse(before)
+    runtimes = _handlers(new["plugins"][section])
+    for name in added:
+        runtimes.pop(name)
+    new.pop("version", None)
+    old.pop("version", None)
+    if _pruned(new) != _pruned(old):
+        raise ConfigError(f"{before.path} would say something else with our handler added")
+
+
+def _pruned(value: Any) -> Any:
+    """Return *value* without empty tables, which say nothing."""
+    if not isinstance(value, dict):
+        return value
+    pruned = {key: _pruned(item) for key, item in value.items()}
+    return {key: item for key, item in pruned.items() if item != {}}
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(first)
+    for key, value in second.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _table(path: list[str], table: Mapping[str, Any]) -> str:
+    """Return *table* as TOML, sub-tables after the plain keys."""
+    lines = ["[" + ".".join(_key(part) for part in path) + "]"]
+    lines += [f"  {_key(k)} = {_value(v)}" for k, v in table.items() if not isinstance(v, dict)]
+    below = "".join(_table([*path, k], v) for k, v in table.items() if isinstance(v, dict))
+    return "\n".join(lines) + "\n" + below
+
+
+def _key(text: str) -> str:
+    plain = text.replace("-", "").replace("_", "")
+    return text if plain.isascii() and plain.isalnum() else json.dumps(text)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(v) for v in value) + "]"
+    if isinstance(value, (bool, int, float, str)):
+        return json.dumps(value)
+    raise ConfigError(f"cannot repeat the value {value!r:.80} of the default runtime handler")

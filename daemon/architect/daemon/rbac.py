@@ -1,0 +1,28 @@
+"""What the daemon asks of the API; the chart's roles are compared with this."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from architect.kube.rbac import Rule
+from architect.kube.resources import (
+    CHECKPOINTS,
+    DAEMON_SETS,
+    EVENTS,
+    LIMIT_RANGES,
+    NODES,
+    PODS,
+)
+
+RULES: Final = (
+    Rule(resource=PODS, verbs=("get", "list", "watch", "patch")),
+    Rule(resource=PODS, verbs=("patch",), subresource="status"),
+    Rule(resource=PODS, verbs=("patch",), subresource="resize"),
+    Rule(resource=NODES, verbs=("get", "patch")),
+    Rule(resource=NODES, verbs=("patch",), subresource="status"),
+    Rule(resource=LIMIT_RANGES, verbs=("list",)),
+    Rule(resource=EVENTS, verbs=("create", "patch")),
+    Rule(resource=CHECKPOINTS, verbs=("get", "list", "create", "delete")),
+    Rule(resource=CHECKPOINTS, verbs=("patch",), subresource="status"),
+    Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
+)

@@ -1,0 +1,142 @@
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from lab import artefacts, control_plane, errors, gomodules, images, rootfs
+from lab.cache import Cache
+from lab.cluster import Cluster
+from lab.machine import Machine, MachineSpec
+from lab.progress import Progress
+from lab.settings import Settings
+
+BUILDS = ("all", "cluster", "node-root", "kubernetes", "images", "helm", "versitygw")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of ``python -m lab``."""
+    top = argparse.ArgumentParser(prog="lab", description="The development cluster.")
+    sub = top.add_subparsers(dest="command", required=True)
+    up = sub.add_parser("up", help="make the cluster be there")
+    up.add_argument("--nodes", type=int, default=2)
+    sub.add_parser("down", help="remove the cluster and every trace of it")
+    sub.add_parser("status", help="say what runs, as JSON")
+    shell = sub.add_parser("shell", help="a shell with KUBECONFIG set, or in a node")
+    shell.add_argument("node", nargs="?")
+    run = sub.add_parser("exec", help="run a command in a node")
+    run.add_argument("node")
+    run.add_argument("argv", nargs=argparse.REMAINDER)
+    for name in ("kubectl", "helm"):
+        client = sub.add_parser(name, help=f"{name} as administrator of the cluster")
+        client.add_argument("argv", nargs=argparse.REMAINDER)
+    load = sub.add_parser("load-image", help="import image archives into every node")
+    load.add_argument("archive", type=Path, nargs="+")
+    build = sub.add_parser("build", help="build into the cache without starting anything")
+    build.add_argument("what", nargs="*", choices=BUILDS, default=["all"])
+    logs = sub.add_parser("logs", help="gather all logs in a directory")
+    logs.add_argument("directory", type=Path)
+    one = sub.add_parser("machine", help="a machine without Kubernetes")
+    actions = one.add_subparsers(dest="action", required=True)
+    for action in ("up", "down", "exec", "shell"):
+        each = actions.add_parser(action)
+        each.add_argument("name")
+        if action == "exec":
+            each.add_argument("argv", nargs=argparse.REMAINDER)
+    return top
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command; errors of the lab become a line and exit status 1."""
+    arguments = parser().parse_args(words)
+    if os.geteuid() != 0:
+        print("lab: namespaces, mounts and cgroups need root", file=sys.stderr)
+        return 1
+    try:
+        return dispatch(arguments)
+    except errors.LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    settings = Settings.from_environment()
+    cluster = Cluster(settings=settings, progress=Progress())
+    command = arguments.command
+    if command == "up":
+        cluster.up(arguments.nodes)
+    elif command == "down":
+        cluster.down()
+    elif command == "status":
+        print(json.dumps(cluster.status(), indent=1))
+    elif command == "shell":
+        return shell(cluster, arguments.node)
+    elif command == "exec":
+        return cluster.node(arguments.node).machine.interact(plain(arguments.argv))
+    elif command in ("kubectl", "helm"):
+        program = cluster.kubectl_program if command == "kubectl" else artefacts.helm(cluster.cache)
+        os.execve(program, [command, *plain(arguments.argv)], cluster.client_environment())
+    elif command == "load-image":
+        for archive in arguments.archive:
+            cluster.load_image(archive)
+    elif command == "build":
+        build(cluster.cache, arguments.what)
+    elif command == "logs":
+        cluster.collect_logs(arguments.directory)
+    elif command == "machine":
+        return single(arguments, settings, cluster.cache)
+    return 0
+
+
+def shell(cluster: Cluster, node: str | None) -> int:
+    """Open a shell in a node, or on the host with kubectl and KUBECONFIG set."""
+    if node is not None:
+        return cluster.node(node).machine.interact(["/bin/bash"])
+    program = os.environ.get("SHELL", "/bin/bash")
+    os.execve(program, [program], cluster.client_environment())
+
+
+def build(cache: Cache, what: list[str]) -> None:
+    """Build and print the paths."""
+    wanted = set(what)
+    if wanted & {"all", "cluster"}:
+        print(artefacts.build(cache))
+    if "node-root" in wanted:
+        print(rootfs.node_root(cache))
+    if "kubernetes" in wanted:
+        print(artefacts.kubernetes(cache))
+    if wanted & {"all", "images"}:
+        for image in images.preloaded(cache):
+            print(image.name, image.archive)
+    for tool in gomodules.TOOLS:
+        if wanted & {"all", tool.name}:
+            print(gomodules.tool(cache, tool))
+
+
+def single(arguments: argparse.Namespace, settings: Settings, cache: Cache) -> int:
+    """Handle ``lab machine``."""
+    target = Machine(arguments.name, settings=settings)
+    if target.name == control_plane.MACHINE:
+        raise errors.LabError(f"{target.name} belongs to the cluster")
+    if arguments.action == "up":
+        target.create(MachineSpec(root=rootfs.node_root(cache)))
+    elif arguments.action == "down":
+        target.destroy()
+    elif arguments.action == "exec":
+        return target.interact(plain(arguments.argv))
+    elif arguments.action == "shell":
+        return target.interact(["/bin/bash"])
+    return 0
+
+
+def plain(argv: list[str]) -> list[str]:
+    """Drop the ``--`` that separates our options from the command's."""
+    return argv[1:] if argv[:1] == ["--"] else argv
+
+
+if __name__ == "__main__":
+    sys.exit(main())

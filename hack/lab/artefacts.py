@@ -1,0 +1,53 @@
+"""Everything that a cluster is made of, from the cache or built into it."""
+
+from __future__ import annotations
+
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import gomodules, images, rootfs
+from lab.cache import Cache
+from lab.images import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefacts:
+    """Paths of what was built."""
+
+    node_root: Path
+    kubernetes: Path
+    preloaded: tuple[Image, ...]
+    """Images that every node has from the start."""
+
+    @property
+    def coredns(self) -> Image:
+        return next(image for image in self.preloaded if image.name == images.COREDNS)
+
+
+def build(cache: Cache) -> Artefacts:
+    """Return everything, building what is missing side by side."""
+    with futures.ThreadPoolExecutor() as pool:
+        root = pool.submit(rootfs.node_root, cache)
+        programs = pool.submit(kubernetes, cache)
+        preloaded = pool.submit(images.preloaded, cache)
+        return Artefacts(
+            node_root=root.result(),
+            kubernetes=programs.result(),
+            preloaded=tuple(preloaded.result()),
+        )
+
+
+def kubernetes(cache: Cache) -> Path:
+    """Return the directory with kubectl, kubelet and the control plane."""
+    return gomodules.kubernetes(cache)
+
+
+def helm(cache: Cache) -> Path:
+    """Return the path of helm."""
+    return gomodules.tool(cache, gomodules.HELM)
+
+
+def versitygw(cache: Cache) -> Path:
+    """Return the path of the S3 server for tests."""
+    return gomodules.tool(cache, gomodules.VERSITYGW)

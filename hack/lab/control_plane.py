@@ -1,0 +1,162 @@
+"""The control plane: a machine with etcd, the API server, the controllers and the scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import addresses, netns
+from lab.machine import Bind, Machine, MachineSpec, Service
+from lab.pki import Authority
+
+BIN = "/usr/local/lib/kubernetes"
+"""Where the commands of Kubernetes are in every machine of a cluster."""
+
+PKI = "/etc/kubernetes/pki"
+
+MACHINE = "control-plane"
+
+API_SERVER_HOSTS = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    "localhost",
+    "127.0.0.1",
+    "::1",
+    addresses.CONTROL_PLANE_V4,
+    addresses.CONTROL_PLANE_V6,
+    addresses.API_SERVICE_V4,
+    addresses.API_SERVICE_V6,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlPlane:
+    """The machine of the control plane and its services."""
+
+    machine: Machine
+
+    @property
+    def etcd(self) -> Service:
+        return self.machine.service("etcd")
+
+    @property
+    def api_server(self) -> Service:
+        return self.machine.service("kube-apiserver")
+
+    @property
+    def controller_manager(self) -> Service:
+        return self.machine.service("kube-controller-manager")
+
+    @property
+    def scheduler(self) -> Service:
+        return self.machine.service("kube-scheduler")
+
+    def create(self, *, root: Path, kubernetes: Path, authority: Authority) -> None:
+        """Make the machine, its network and its certificates, and start everything."""
+        self._issue(authority)
+        self.machine.create(
+            MachineSpec(
+                root=root,
+                binds=(
+                    Bind(source=kubernetes, target=BIN, readonly=True),
+                    Bind(source=authority.directory, target=PKI, readonly=True),
+                ),
+                sysctls=netns.SYSCTLS,
+            )
+        )
+        netns.make_bridge(self.machine)
+        netns.name_control_plane(self.machine)
+        for name, argv in services().items():
+            self.machine.start_service(name, argv)
+
+    def start_proxy(self, node: str) -> None:
+        """Make Services reachable from the control plane's network.
+
+        kube-proxy needs a Node object to run for; any of the cluster's does, it is only read.
+        """
+        self.machine.start_service("kube-proxy", proxy_command(node))
+
+    def _issue(self, authority: Authority) -> None:
+        server = f"https://{addresses.CONTROL_PLANE_V4}:{addresses.API_PORT}"
+        authority.issue("apiserver", subject="kube-apiserver", hosts=API_SERVER_HOSTS)
+        authority.issue("admin", subject="admin", groups=["system:masters"])
+        authority.issue("kubelet-client", subject="kube-apiserver", groups=["system:masters"])
+        authority.signing_key("sa")
+        for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
+            pair = authority.issue(name, subject=f"system:{name}")
+            authority.kubeconfig(authority.directory / f"{name}.conf", server=server, user=pair)
+
+
+def services() -> dict[str, list[str]]:
+    """Return the command line of each service of the control plane."""
+    etcd = "http://127.0.0.1:2379"
+    peer = "http://127.0.0.1:2380"
+    return {
+        "etcd": [
+            "/usr/bin/etcd",
+            "--data-dir=/var/lib/etcd",
+            # The cluster does not outlive the machine: durability would only cost time.
+            "--unsafe-no-fsync",
+            f"--listen-client-urls={etcd}",
+            f"--advertise-client-urls={etcd}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        ],
+        "kube-apiserver": [
+            f"{BIN}/kube-apiserver",
+            f"--etcd-servers={etcd}",
+            f"--advertise-address={addresses.CONTROL_PLANE_V4}",
+            f"--secure-port={addresses.API_PORT}",
+            f"--service-cluster-ip-range={addresses.SERVICE_CIDRS}",
+            f"--client-ca-file={PKI}/ca.crt",
+            f"--tls-cert-file={PKI}/apiserver.crt",
+            f"--tls-private-key-file={PKI}/apiserver.key",
+            f"--kubelet-client-certificate={PKI}/kubelet-client.crt",
+            f"--kubelet-client-key={PKI}/kubelet-client.key",
+            f"--kubelet-certificate-authority={PKI}/ca.crt",
+            "--kubelet-preferred-address-types=InternalIP",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={PKI}/sa.pub",
+            f"--service-account-signing-key-file={PKI}/sa.key",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            "--allow-privileged=true",
+            # Webhooks are called at the pod's own address, before any kube-proxy runs.
+            "--enable-aggregator-routing=true",
+        ],
+        "kube-controller-manager": [
+            f"{BIN}/kube-controller-manager",
+            f"--kubeconfig={PKI}/kube-controller-manager.conf",
+            f"--service-account-private-key-file={PKI}/sa.key",
+            f"--root-ca-file={PKI}/ca.crt",
+            f"--cluster-signing-cert-file={PKI}/ca.crt",
+            f"--cluster-signing-key-file={PKI}/ca.key",
+            "--use-service-account-credentials",
+            "--leader-elect=false",
+            # Pod ranges follow from a node's number, not from the order of registration.
+            "--allocate-node-cidrs=false",
+        ],
+        "kube-scheduler": [
+            f"{BIN}/kube-scheduler",
+            f"--kubeconfig={PKI}/kube-scheduler.conf",
+            "--leader-elect=false",
+        ],
+    }
+
+
+def proxy_command(node: str) -> list[str]:
+    """Return the command line of kube-proxy for *node*."""
+    return [
+        f"{BIN}/kube-proxy",
+        f"--kubeconfig={PKI}/kube-proxy.conf",
+        f"--hostname-override={node}",
+        f"--cluster-cidr={addresses.POD_CIDRS}",
+        "--proxy-mode=nftables",
+        # These sysctls are the host's, not the machine's.
+        "--conntrack-max-per-core=0",
+        "--conntrack-tcp-timeout-established=0s",
+        "--conntrack-tcp-timeout-close-wait=0s",
+    ]

@@ -1,0 +1,136 @@
+"""Container images as OCI archives: those of the lab, and builds of Dockerfiles."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import commands, gomodules, oci, rootfs, versions
+from lab.cache import Cache
+
+PAUSE = "localhost/pause:1"
+PY = "localhost/py:3"
+COREDNS = f"localhost/coredns:{versions.COREDNS.removeprefix('v')}"
+
+ARCHIVE = "image.tar"
+BUILD_TIMEOUT_SECONDS = 1800.0
+
+PAUSE_SOURCE = r"""
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* First process of every pod: holds the namespaces, reaps, ends when told to. */
+static void stop(int number) { (void)number; _exit(0); }
+static void reap(int number) { (void)number; while (waitpid(-1, 0, WNOHANG) > 0) {} }
+
+int main(void) {
+    struct sigaction action = {.sa_handler = stop};
+    if (sigaction(SIGINT, &action, 0) || sigaction(SIGTERM, &action, 0)) return 1;
+    action.sa_handler = reap;
+    action.sa_flags = SA_NOCLDSTOP;
+    if (sigaction(SIGCHLD, &action, 0)) return 2;
+    for (;;) pause();
+}
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A name and the archive that carries it."""
+
+    name: str
+    archive: Path
+
+
+def pause(cache: Cache) -> Image:
+    """Return the image of the pods' first process: one static program."""
+
+    def build(directory: Path) -> None:
+        source, program = directory / "pause.c", directory / "pause"
+        source.write_text(PAUSE_SOURCE)
+        commands.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", program, source])
+        _from_files(directory, PAUSE, {"pause": program}, entrypoint=["/pause"])
+
+    return Image(PAUSE, _artefact(cache, PAUSE, [PAUSE_SOURCE], build))
+
+
+def coredns(cache: Cache) -> Image:
+    """Return the image of the cluster's DNS server: one static program."""
+    program = gomodules.tool(cache, gomodules.COREDNS)
+
+    def build(directory: Path) -> None:
+        _from_files(directory, COREDNS, {"coredns": program}, entrypoint=["/coredns"])
+
+    return Image(COREDNS, _artefact(cache, COREDNS, [program.parent.parent.name], build))
+
+
+def application(cache: Cache) -> Image:
+    """Return the image for test applications: Debian with Python, curl, ip and ps."""
+    return _debian(
+        cache,
+        PY,
+        suite=versions.APPLICATION_SUITE,
+        packages=versions.APPLICATION_PACKAGES,
+        command=["sleep", "infinity"],
+    )
+
+
+def base(cache: Cache, suite: str) -> Image:
+    """Return ``localhost/debian:SUITE``, the base of Dockerfile builds."""
+    return _debian(
+        cache,
+        f"localhost/debian:{suite}",
+        suite=suite,
+        packages=["ca-certificates"],
+        command=["bash"],
+    )
+
+
+def preloaded(cache: Cache) -> list[Image]:
+    """Return what every node has from the start, built side by side."""
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda make: make(cache), (pause, coredns, application)))
+
+
+def _debian(
+    cache: Cache, name: str, *, suite: str, packages: Sequence[str], command: Sequence[str]
+) -> Image:
+    def build(directory: Path) -> None:
+        layer = directory / "layer.tar"
+        rootfs.bootstrap(layer, suite=suite, packages=packages)
+        oci.write_archive(directory / ARCHIVE, name=name, layer=layer, command=command)
+        layer.unlink()
+
+    recipe = [suite, list(packages), list(command), rootfs.APT_OPTIONS, rootfs.DPKG_OPTIONS]
+    return Image(name, _artefact(cache, name, recipe, build))
+
+
+def _from_files(
+    directory: Path, name: str, files: Mapping[str, Path], *, entrypoint: Sequence[str]
+) -> None:
+    layer = directory / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        for path, source in sorted(files.items()):
+            entry = archive.gettarinfo(source, path)
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            entry.mtime = 0
+            entry.mode = 0o755
+            with source.open("rb") as stream:
+                archive.addfile(entry, stream)
+    oci.write_archive(directory / ARCHIVE, name=name, layer=layer, entrypoint=entrypoint)
+    layer.unlink()
+
+
+def _artefact(cache: Cache, name: str, recipe: object, build: Callable[[Path], None]) -> Path:
+    plain = name.removeprefix("localhost/")
+    short, _, tag = plain.partition(":")
+    directory = cache.artefact(
+        f"image-{short.replace('/', '-')}", version=tag, recipe=recipe, build=build
+    )
+    return directory / ARCHIVE

@@ -1,0 +1,111 @@
+"""``python -m architect.shim.keeper``: started by the warden, one per node."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from architect.shim.keeper.network import NodeNetwork
+
+from architect.api import names
+from architect.core.errors import ArchitectError
+from architect.shim.keeper import criu
+from architect.shim.keeper.control import Server
+from architect.shim.keeper.loop import Loop
+from architect.shim.keeper.service import Service
+from architect.shim.keeper.warden import Warden
+
+PR_SET_NAME = 15
+
+
+def main() -> int:
+    """Serve until SIGTERM; return the exit code."""
+    options = _parse(sys.argv[1:])
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        stream=sys.stderr,
+    )
+    log = logging.getLogger("keeper")
+    ctypes.CDLL(None).prctl(PR_SET_NAME, b"architect-keeper", 0, 0, 0)
+    try:
+        return _serve(options, log)
+    except ArchitectError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+def _serve(options: argparse.Namespace, log: logging.Logger) -> int:
+    loop = Loop()
+    warden = Warden()
+    server = criu.Server(loop, options.criu)
+    network = NodeNetwork(loop, warden)
+    version = _version()
+    service = Service(loop=loop, server=server, network=network, version=version)
+    _handle_signals(loop, server)
+    log.info("keeper %s, pid %d", version, os.getpid())
+    server.prepare()
+    service.recover()
+    warden.drop_untaken()
+    control = Server(loop, options.socket, service)
+    loop.run()
+    log.info("keeper ends; pods stay as they are")
+    control.close()
+    return 0
+
+
+def _handle_signals(loop: Loop, server: criu.Server) -> None:
+    def on_child(_: int, __: FrameType | None) -> None:
+        while True:
+            try:
+                pid, _status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            server.reaped(pid)
+
+    def on_end(_: int, __: FrameType | None) -> None:
+        loop.stop()
+
+    # Python runs handlers between bytecodes of the main thread; the wake-up descriptor makes a
+    # blocking select return so that they run at once.
+    signal.set_wakeup_fd(loop.wakeup_descriptor(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, on_child)
+    signal.signal(signal.SIGTERM, on_end)
+    signal.signal(signal.SIGINT, on_end)
+
+
+def _version() -> str:
+    """Return the bundle's version: the name of the directory that we run from."""
+    for parent in Path(__file__).resolve().parents:
+        if (parent / "MANIFEST.json").exists():
+            return parent.name
+    return "development"
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="architect-keeper", description=__doc__)
+    parser.add_argument("--socket", type=Path, default=names.KEEPER_SOCKET)
+    parser.add_argument("--criu", type=Path, default=_beside("architect-criu"))
+    parser.add_argument("--verbose", action="store_true", help="log every decision")
+    return parser.parse_args(arguments)
+
+
+def _beside(program: str) -> Path:
+    """Return the program of our own bundle, so that two versions never mix."""
+    for parent in Path(__file__).resolve().parents:
+        if (parent / "bin" / program).exists():
+            return parent / "bin" / program
+    return names.CURRENT / "bin" / program
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,455 @@
+"""One pod's sleep and wake: the order of effects that keeps every packet and every byte.
+
+Falling asleep: hold packets, let conversations drain, dump each container's tree, stand in for it.
+Waking: free the ports, restore each tree, release what was held. Each is a task of the loop; while
+one runs, requests join it or wait (:mod:`.lifecycle`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from architect.shim.keeper.network import PodNetwork
+
+from architect.api.keeper import Event, PodState
+from architect.api.policy import OnRestoreFailure, Policy
+from architect.core.durations import render
+from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.shim.keeper import criu, images, lifecycle, processes
+from architect.shim.keeper.container import Container, total_resident_bytes
+from architect.shim.keeper.lifecycle import Answer, Refusal, Step
+from architect.shim.keeper.loop import Future, Loop, Task
+
+log = logging.getLogger(__name__)
+
+DRAIN_STEP_SECONDS: Final = 0.002
+DISK_FLOOR_BYTES: Final = 256 << 20
+"""Left free on the image's file system, whatever the daemon's quota says."""
+MEMORY_FLOOR_BYTES: Final = 64 << 20
+"""Left available on the node when a wake is admitted."""
+BLOCKED_RETRY_SECONDS: Final = 1.0
+FAILED_RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
+"""Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
+FRESH_STATUS: Final = 137
+"""Exit status of a container ended because its image cannot be restored: as if it was killed."""
+
+_TRANSIENT: Final = frozenset({"Busy", "InFlight", "NotRunning", "NoSpace", "CriuUnavailable"})
+"""Reasons that say nothing about the next attempt; others are refused until the pod changes."""
+
+Emit = Callable[[Event, dict[str, Any]], None]
+
+
+class Steps:
+    """Measures the named parts of one sleep or wake."""
+
+    def __init__(self) -> None:
+        self.started = self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def done(self, name: str) -> None:
+        """Name what has just ended."""
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 6)
+        self._last = now
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.started
+
+
+class Pod:
+    """A pod with at least one managed container."""
+
+    def __init__(
+        self,
+        *,
+        uid: str,
+        namespace: str,
+        name: str,
+        policy: Policy,
+        loop: Loop,
+        server: criu.Server,
+        network: PodNetwork,
+        emit: Emit,
+    ) -> None:
+        self.uid = uid
+        self.namespace = namespace
+        self.name = name
+        self.policy = policy
+        self.containers: dict[str, Container] = {}
+        self.state = PodState.AWAKE
+        self.since = time.time()
+        self.reason = "started"
+        self.network = network
+        self.refused: Refusal | None = None
+        self.last_sleep_seconds: float | None = None
+        self.last_wake_seconds: float | None = None
+        self.image_bytes = 0
+        self._loop = loop
+        self._server = server
+        self._emit = emit
+        self._work: Future[None] | None = None
+        self._failures = 0
+        self._is_closed = False
+        network.on_wake = self._woken_by_network
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.name else self.uid
+
+    # Requests
+
+    def sleep(self, *, reason: str, patience_seconds: float, is_forced: bool = False) -> Task[None]:
+        """Put the pod to sleep. Raises Rejected (nothing changed) or NodeError (undone)."""
+        answer = lifecycle.sleep_request(self.state)
+        if answer is Answer.DONE:
+            return
+        if answer is Answer.JOIN:
+            assert self._work is not None
+            yield self._work
+            return
+        if self.refused is not None and not is_forced:
+            raise Rejected(
+                f"{self}: the last attempt failed: {self.refused.message}",
+                reason=self.refused.reason,
+                hint=self.refused.hint,
+            )
+        self._work = self._loop.spawn(
+            self._fall_asleep(reason, patience_seconds), name=f"sleep {self}"
+        )
+        yield self._work
+
+    def wake(self, *, reason: str) -> Task[None]:
+        """Wake the pod. Raises NodeError when a restore failed; the image is then kept."""
+        while True:
+            answer = lifecycle.wake_request(self.state)
+            if answer is Answer.DONE:
+                return
+            if answer is Answer.START:
+                self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
+            assert self._work is not None
+            work = self._work
+            try:
+                yield work
+            except (ArchitectError, OSError):
+                if answer is not Answer.WAIT:
+                    raise
+
+    def _woken_by_network(self, reason: str) -> None:
+        """Packets ask for a wake; called by the network side, any number of times."""
+        if self.state is PodState.ASLEEP or (
+            self.state is PodState.FAILED
+            and self.policy.on_restore_failure is not OnRestoreFailure.FAIL
+        ):
+            self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
+            self._work.when_done(self._report_unwatched)
+
+    def _report_unwatched(self, done: Future[None]) -> None:
+        try:
+            done.result()
+        except (ArchitectError, OSError) as error:
+            log.error("%s: %s", self, error)
+
+    # Falling asleep
+
+    def _fall_asleep(self, reason: str, patience_seconds: float) -> Task[None]:
+        steps = Steps()
+        members = self._members()
+        self._admit_sleep(members)
+        self._step(Step.SLEEP, reason)
+        dumped: list[Container] = []
+        try:
+            self.network.hold(members)
+            yield from self._drain(patience_seconds)
+            steps.done("drain")
+            for container in members:
+                yield from container.dump(self._loop, self._server)
+                dumped.append(container)
+            steps.done("dump")
+            self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
+            self._step(Step.DUMPED, reason)
+            self.network.sleep(members)
+            steps.done("stand-in")
+        except (ArchitectError, OSError) as error:
+            yield from self._undo_sleep(dumped, error)
+            raise
+        self.last_sleep_seconds = steps.total_seconds
+        self._save()
+        self._sync_in_background()
+        self._tell(
+            Event.SLEPT,
+            duration_seconds=steps.total_seconds,
+            image_bytes=self.image_bytes,
+            reason=reason,
+            steps=steps.seconds,
+        )
+        log.info("%s sleeps after %s (%s)", self, render(steps.total_seconds), steps.seconds)
+
+    def _members(self) -> list[Container]:
+        members = list(self.containers.values())
+        for container in members:
+            if container.find_init() is None or container.tree_root() is None:
+                raise Rejected(
+                    f"{self}: container {container.name} runs no application now",
+                    reason="NotRunning",
+                    hint="it is being created or restarted",
+                )
+        if not members:
+            raise Rejected(f"{self} has no managed container", reason="NotRunning")
+        return members
+
+    def _admit_sleep(self, members: list[Container]) -> None:
+        needed = total_resident_bytes(members) + DISK_FLOOR_BYTES
+        free = images.free_bytes()
+        if free < needed:
+            raise Rejected(
+                f"{self}: {free >> 20} MiB are free for images, {needed >> 20} MiB are needed",
+                reason="NoSpace",
+                hint="free space on the file system of /var/lib/architect",
+            )
+
+    def _drain(self, patience_seconds: float) -> Task[None]:
+        """Wait until nothing is under way that a dump would cut; then let nothing more begin."""
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            busy = self.network.busy()
+            if busy is None and self.network.freeze() is None:
+                return
+            if time.monotonic() >= deadline:
+                raise Rejected(
+                    f"{self} does not come to rest: {busy or 'a packet came in between'}",
+                    reason="Busy",
+                    hint="it is tried again",
+                )
+            yield self._loop.sleep(DRAIN_STEP_SECONDS)
+
+    def _undo_sleep(self, dumped: list[Container], error: ArchitectError | OSError) -> Task[None]:
+        """Bring back what was dumped already, release packets, remember why."""
+        lost: list[Container] = []
+        for container in dumped:
+            try:
+                yield from container.restore(self._loop, self._server)
+                container.forget_image()
+            except (ArchitectError, OSError) as second:
+                log.error("%s: %s cannot be brought back: %s", self, container.name, second)
+                lost.append(container)
+        if self.state is PodState.FALLING:
+            self._step(Step.UNDONE, "sleep failed")
+        else:
+            self._step(Step.WAKE, "sleep failed")
+            self._step(Step.RESTORED, "sleep failed")
+        self.network.release()
+        for container in lost:
+            images.set_aside(container.directory)
+            container.end(FRESH_STATUS)
+        failure = _described(error)
+        if failure.reason not in _TRANSIENT:
+            self.refused = failure
+        self._save()
+        self._tell(Event.SLEEP_FAILED, **failure.as_dict(), lost=[c.name for c in lost])
+        log.warning("%s goes on running: %s", self, error)
+
+    # Waking
+
+    def _wake(self, reason: str) -> Task[None]:
+        steps = Steps()
+        self._step(Step.WAKE, reason)
+        members = [c for c in self.containers.values() if c.find_init() is not None]
+        try:
+            yield from self._admit_wake(members)
+            self.network.prepare_wake()
+            steps.done("prepare")
+            for container in members:
+                if container.tree_root() is None:
+                    yield from container.restore(self._loop, self._server)
+            steps.done("restore")
+        except (ArchitectError, OSError) as error:
+            self._wake_failed(members, error)
+            raise
+        self._step(Step.RESTORED, reason)
+        held = self.network.release()
+        steps.done("release")
+        self._failures = 0
+        self.last_wake_seconds = steps.total_seconds
+        self.image_bytes = 0
+        for container in members:
+            container.forget_image()
+        self._save()
+        self._tell(
+            Event.WOKE,
+            duration_seconds=steps.total_seconds,
+            reason=reason,
+            held_packets=held,
+            steps=steps.seconds,
+        )
+        log.info(
+            "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
+        )
+
+    def _admit_wake(self, members: list[Container]) -> Task[None]:
+        """Hold back a wake that the node's memory cannot take, rather than kill neighbours."""
+        needed = self.image_bytes + MEMORY_FLOOR_BYTES
+        told = False
+        while (available := processes.available_memory_bytes()) < needed:
+            if not told:
+                told = True
+                self._tell(Event.WAKE_BLOCKED, needed_bytes=needed, available_bytes=available)
+                log.warning(
+                    "%s waits for memory: %d MiB needed, %d MiB available",
+                    self,
+                    needed >> 20,
+                    available >> 20,
+                )
+            yield self._loop.sleep(BLOCKED_RETRY_SECONDS)
+
+    def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
+        failure = _described(error)
+        policy = self.policy.on_restore_failure
+        self._step(Step.RESTORE_FAILED, failure.reason)
+        self._failures += 1
+        self._tell(Event.WAKE_FAILED, **failure.as_dict(), policy=policy.value)
+        log.error("%s cannot be restored (policy %s): %s", self, policy.value, error)
+        match policy:
+            case OnRestoreFailure.FRESH:
+                for container in members:
+                    images.set_aside(container.directory)
+                    container.end(FRESH_STATUS)
+                self.state = PodState.AWAKE
+                self.network.release()
+            case OnRestoreFailure.RETRY:
+                self.network.fail(failure.message)
+                pause = FAILED_RETRY_SECONDS[min(self._failures, len(FAILED_RETRY_SECONDS)) - 1]
+                self._loop.call_later(pause, lambda: self._woken_by_network("retry"))
+            case OnRestoreFailure.FAIL:
+                self.network.fail(failure.message)
+        self._save()
+
+    # After a restart of the keeper
+
+    def resume_awake(self) -> None:
+        """Pick up a running pod: release what an earlier keeper held."""
+        self.state, self.reason = PodState.AWAKE, "keeper restarted"
+        for container in self.containers.values():
+            if container.find_init() is not None:
+                container.settle_awake()
+                container.forget_image()
+        self.network.release()
+        self._save()
+
+    def resume_asleep(self, since: float) -> None:
+        """Pick up a sleeping pod: hold packets again and look for a reason to wake."""
+        self.state, self.since, self.reason = PodState.ASLEEP, since, "keeper restarted"
+        self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
+        self._save()
+        self.network.resume_sleep(list(self.containers.values()))
+
+    def resume_waking(self) -> None:
+        """Finish a wake, or undo a half sleep, that an earlier keeper had begun."""
+        self.resume_asleep(time.time())
+        self._woken_by_network("keeper restarted")
+
+    def end_lost(self) -> None:
+        """End containers whose tree is gone and has no image; kubelet restarts them."""
+        for container in self.containers.values():
+            facts = container.facts()
+            if facts.is_init_alive and not facts.is_tree_alive and not facts.is_image_complete:
+                log.error("%s: the memory of container %s is lost", self, container.name)
+                images.set_aside(container.directory)
+                container.end(FRESH_STATUS)
+                self._tell(
+                    Event.WAKE_FAILED,
+                    reason="ImageLost",
+                    message=f"container {container.name} has neither processes nor an image",
+                    hint="a process was killed in the middle of a dump; see the keeper's log",
+                    policy=OnRestoreFailure.FRESH.value,
+                )
+
+    # Common
+
+    def _step(self, step: Step, reason: str) -> None:
+        self.state = lifecycle.after(self.state, step)
+        self.since, self.reason = time.time(), reason
+        self._save()
+
+    def _save(self) -> None:
+        images.write_pod(
+            self.uid,
+            {
+                "namespace": self.namespace,
+                "name": self.name,
+                "phase": self.state.value,
+                "since": self.since,
+                "reason": self.reason,
+                "refused": self.refused.as_dict() if self.refused else None,
+                "network": self.network.state(),
+            },
+        )
+
+    def _sync_in_background(self) -> None:
+        directory = images.pod_directory(self.uid)
+
+        def sync() -> None:
+            try:
+                images.sync(directory)
+            except OSError as error:
+                log.error("%s: the image is not safe against a power cut yet: %s", self, error)
+
+        threading.Thread(target=sync, name=f"sync {self.uid}", daemon=True).start()
+
+    def _tell(self, event: Event, **details: Any) -> None:
+        self._emit(
+            event,
+            {
+                "pod": self.uid,
+                "namespace": self.namespace,
+                "name": self.name,
+                "state": self.state.value,
+                "at": time.time(),
+                **details,
+            },
+        )
+
+    def status(self) -> dict[str, Any]:
+        """Return the pod's status as the control protocol shows it."""
+        return {
+            "pod": self.uid,
+            "namespace": self.namespace,
+            "name": self.name,
+            "state": self.state.value,
+            "since": self.since,
+            "reason": self.reason,
+            "image_bytes": self.image_bytes,
+            "held_packets": self.network.held_packets,
+            "last_sleep_seconds": self.last_sleep_seconds,
+            "last_wake_seconds": self.last_wake_seconds,
+            "refused": self.refused.as_dict() if self.refused else None,
+            "containers": {
+                name: {
+                    "id": container.record.id,
+                    "init_pid": init.pid if (init := container.find_init()) else None,
+                }
+                for name, container in self.containers.items()
+            },
+        }
+
+    def close(self) -> None:
+        """Let go of a pod whose containers are gone; its images stay until the API says so."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.network.close()
+            for container in self.containers.values():
+                container.close()
+
+
+def _described(error: ArchitectError | OSError) -> Refusal:
+    if isinstance(error, (NodeError, Rejected)):
+        return Refusal(reason=error.reason, message=error.message, hint=error.hint)
+    if isinstance(error, ArchitectError):
+        return Refusal(reason=type(error).__name__, message=error.message, hint=error.hint)
+    if isinstance(error, TimeoutError):
+        return Refusal(reason="Timeout", message=str(error), hint="see the keeper's log")
+    return Refusal(reason="System", message=str(error), hint="see the keeper's log")

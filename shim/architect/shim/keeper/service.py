@@ -1,0 +1,364 @@
+"""The node's pods and the operations on them: what the control socket offers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from architect.shim.keeper.network import NodeNetwork
+
+from architect.api import names
+from architect.api.keeper import Event, PodState
+from architect.api.policy import Policy, PolicyError, ProbeKind
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.shim import records
+from architect.shim.keeper import criu, images, observe, recovery
+from architect.shim.keeper.container import Container
+from architect.shim.keeper.control import Peer
+from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.pod import Pod
+from architect.shim.keeper.recovery import Recovery
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PATIENCE_SECONDS: Final = 2.0
+"""How long a sleep waits for conversations to drain before it gives up."""
+RECOVERY_STEP_SECONDS: Final = 0.1
+WAKING_OPS: Final = frozenset({"ensure", "kill", "exec"})
+
+Arguments = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class Service:
+    """Every pod of the node that has a managed container."""
+
+    def __init__(
+        self, *, loop: Loop, server: criu.Server, network: NodeNetwork, version: str
+    ) -> None:
+        self._loop = loop
+        self._server = server
+        self._network = network
+        self._version = version
+        self._started = time.time()
+        self._pods: dict[str, Pod] = {}
+        self._subscribers: set[Peer] = set()
+        self._notes: dict[str, list[str]] = {}
+        self._simple: dict[str, Callable[[Arguments], Answer]] = {
+            "version": self._version_op,
+            "register": self._register_op,
+            "removed": self._removed_op,
+            "list": self._list_op,
+            "status": self._status_op,
+            "observe": self._observe_op,
+            "forget": self._forget_op,
+            "note": self._note_op,
+            "why": self._why_op,
+            "ready": self._ready_op,
+        }
+        self._lasting: dict[str, Callable[[Arguments], Task[Answer]]] = {
+            "sleep": self._sleep_op,
+            "wake": self._wake_op,
+            "ensure": self._ensure_op,
+            "kill": self._ensure_op,
+            "exec": self._exec_op,
+        }
+
+    # The socket's side
+
+    def call(self, op: str, arguments: Arguments, peer: Peer) -> Future[Answer]:
+        """Begin *op*. Raises Rejected for unknown operations and malformed arguments."""
+        if op == "subscribe":
+            return self._subscribe(peer)
+        if (lasting := self._lasting.get(op)) is not None:
+            return self._loop.spawn(lasting(arguments), name=op)
+        simple = self._simple.get(op)
+        if simple is None:
+            known = ", ".join(sorted([*self._simple, *self._lasting, "subscribe"]))
+            raise Rejected(
+                f"unknown operation {op!r:.80}", reason="Protocol", hint=f"known are {known}"
+            )
+        future: Future[Answer] = Future()
+        try:
+            future.set_result(simple(arguments))
+        except OSError as error:
+            future.set_error(error)
+        return future
+
+    def _subscribe(self, peer: Peer) -> Future[Answer]:
+        self._subscribers.add(peer)
+        peer.on_close.append(lambda: self._subscribers.discard(peer))
+        future: Future[Answer] = Future()
+        future.set_result({"subscribed": True})
+        return future
+
+    def _emit(self, event: Event, details: dict[str, Any]) -> None:
+        for peer in list(self._subscribers):
+            peer.send({"event": event.value, **details})
+
+    # Operations
+
+    def _version_op(self, _: Arguments) -> Answer:
+        return {"version": self._version, "pid": os.getpid(), "started": self._started}
+
+    def _register_op(self, arguments: Arguments) -> Answer:
+        container = _text(arguments, "container")
+        pod = self.register(container)
+        return {"pod": pod.uid}
+
+    def _removed_op(self, arguments: Arguments) -> Answer:
+        identity = _text(arguments, "container")
+        for pod in list(self._pods.values()):
+            for name, container in list(pod.containers.items()):
+                if container.record.id == identity:
+                    self._remove_container(pod, name)
+        records.remove(identity)
+        return {}
+
+    def _list_op(self, _: Arguments) -> Answer:
+        return {"pods": [pod.status() for pod in self._pods.values()]}
+
+    def _status_op(self, arguments: Arguments) -> Answer:
+        return {"status": self._pod(arguments).status()}
+
+    def _observe_op(self, arguments: Arguments) -> Answer:
+        wanted = arguments.get("pods") or []
+        if not isinstance(wanted, list):
+            raise Rejected("'pods' is not a list of uids", reason="Protocol")
+        chosen = [p for p in self._pods.values() if not wanted or p.uid in wanted]
+        return {"observations": [observe.observe(pod) for pod in chosen]}
+
+    def _forget_op(self, arguments: Arguments) -> Answer:
+        uid = _text(arguments, "pod")
+        pod = self._pods.get(uid)
+        if pod is not None and any(c.find_init() is not None for c in pod.containers.values()):
+            raise Rejected(f"pod {pod} still has running containers", reason="StillRunning")
+        if pod is not None:
+            self._drop_pod(pod)
+        return {"freed_bytes": images.remove_pod(uid)}
+
+    def _note_op(self, arguments: Arguments) -> Answer:
+        why = arguments.get("why")
+        if not isinstance(why, list) or not all(isinstance(w, str) for w in why):
+            raise Rejected("'why' is not a list of texts", reason="Protocol")
+        self._notes[self._pod(arguments).uid] = why
+        return {}
+
+    def _why_op(self, arguments: Arguments) -> Answer:
+        pod = self._pod(arguments)
+        why = list(self._notes.get(pod.uid, []))
+        if pod.state is not PodState.AWAKE:
+            why = [f"the pod is {pod.state.value}: {pod.reason}"]
+        elif pod.refused is not None:
+            why.append(f"{pod.refused.reason}: {pod.refused.message}")
+        elif not why:
+            why = ["the daemon has not judged this pod yet"]
+        return {"state": pod.state.value, "why": why, "status": pod.status()}
+
+    def _ready_op(self, arguments: Arguments) -> Answer:
+        containers = arguments.get("containers")
+        if not isinstance(containers, dict):
+            raise Rejected("'containers' is not an object", reason="Protocol")
+        self._pod(arguments).network.set_ready({str(k): bool(v) for k, v in containers.items()})
+        return {}
+
+    def _sleep_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        patience = arguments.get("patience_seconds", DEFAULT_PATIENCE_SECONDS)
+        if isinstance(patience, bool) or not isinstance(patience, (int, float)):
+            raise Rejected("'patience_seconds' is not a number", reason="Protocol")
+        yield from pod.sleep(
+            reason=str(arguments.get("reason", "asked"))[:200],
+            patience_seconds=min(max(0.0, float(patience)), 60.0),
+            is_forced=arguments.get("force") is True,
+        )
+        return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+
+    def _wake_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        yield from pod.wake(reason=str(arguments.get("reason", "asked"))[:200])
+        return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
+
+    def _ensure_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod_of_container(_text(arguments, "container"))
+        if pod is None:
+            return {"state": "unmanaged"}
+        yield from pod.wake(reason=str(arguments.get("reason", "a command"))[:200])
+        return {"state": pod.state.value}
+
+    def _exec_op(self, arguments: Arguments) -> Task[Answer]:
+        identity = _text(arguments, "container")
+        pod = self._pod_of_container(identity)
+        if pod is None:
+            return {"state": "unmanaged", "probe": False}
+        if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, arguments.get("argv")):
+            return {"state": pod.state.value, "probe": True}
+        yield from pod.wake(reason="exec")
+        return {"state": pod.state.value, "probe": False}
+
+    # Pods and containers
+
+    def register(self, identity: str) -> Pod:
+        """Take in the container whose record is on disk. Raises Rejected or FormatError."""
+        try:
+            record = records.read(identity)
+        except FileNotFoundError as error:
+            raise Rejected(
+                f"container {identity!r:.80} has no record in {names.CONTAINER_RECORDS}",
+                reason="UnknownContainer",
+            ) from error
+        try:
+            policy = Policy.from_dict(record.policy)
+        except PolicyError as error:
+            raise FormatError(f"record of container {identity:.12}: {error}") from error
+        rule = policy.containers.get(record.container)
+        if rule is None:
+            raise FormatError(
+                f"record of container {identity:.12}: its policy has no {record.container!r:.80}"
+            )
+        pod = self._pods.get(record.pod)
+        if pod is None:
+            pod = Pod(
+                uid=record.pod,
+                namespace=record.namespace,
+                name=record.pod_name,
+                policy=policy,
+                loop=self._loop,
+                server=self._server,
+                network=self._network.pod(record.pod),
+                emit=self._emit,
+            )
+            self._pods[record.pod] = pod
+        if (old := pod.containers.get(record.container)) is not None:
+            if old.record.id == identity:
+                return pod
+            old.close()
+        pod.policy = policy
+        pod.refused = None
+        pod.containers[record.container] = Container(record, rule)
+        pod.network.add(record, rule)
+        self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": identity})
+        return pod
+
+    def _remove_container(self, pod: Pod, name: str) -> None:
+        container = pod.containers.pop(name)
+        container.close()
+        self._emit(
+            Event.REMOVED,
+            {"pod": pod.uid, "at": time.time(), "container": container.record.id, "name": name},
+        )
+        if not pod.containers:
+            self._drop_pod(pod)
+
+    def _drop_pod(self, pod: Pod) -> None:
+        pod.close()
+        self._pods.pop(pod.uid, None)
+        self._notes.pop(pod.uid, None)
+
+    def _pod(self, arguments: Arguments) -> Pod:
+        wanted = _text(arguments, "pod")
+        found = self._pods.get(wanted)
+        if found is not None:
+            return found
+        same = [p for p in self._pods.values() if wanted in (f"{p.namespace}/{p.name}", p.name)]
+        by_container = self._pod_of_container(wanted)
+        if by_container is not None:
+            same.append(by_container)
+        if len(same) == 1:
+            return same[0]
+        if same:
+            which = ", ".join(f"{p.namespace}/{p.name}" for p in same)
+            raise Rejected(f"pod {wanted!r:.80} is ambiguous: {which}", reason="Ambiguous")
+        raise Rejected(
+            f"no managed pod {wanted!r:.80} on this node",
+            reason="UnknownPod",
+            hint="`architect-runtime list` shows them",
+        )
+
+    def _pod_of_container(self, identity: str) -> Pod | None:
+        for pod in self._pods.values():
+            for container in pod.containers.values():
+                if container.record.id == identity:
+                    return pod
+        return None
+
+    # Start
+
+    def recover(self) -> None:
+        """Take in every container that has a record, and pick up each pod where it was."""
+        for identity in records.identities():
+            try:
+                self.register(identity)
+            except (ArchitectError, OSError) as error:
+                log.error("container %.12s is not picked up: %s", identity, error)
+        for pod in list(self._pods.values()):
+            self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}")
+
+    def _recover_pod(self, pod: Pod) -> Task[None]:
+        phase, since = _saved_phase(pod.uid)
+        while True:
+            try:
+                facts = [container.facts() for container in pod.containers.values()]
+            except NodeError as error:
+                log.error("%s is not picked up: %s", pod, error)
+                return
+            decision = recovery.decide(phase, facts)
+            if decision is not Recovery.WAIT:
+                break
+            yield self._loop.sleep(RECOVERY_STEP_SECONDS)
+        log.info("%s: was %s, %s", pod, phase.value if phase else "never asleep", decision.value)
+        match decision:
+            case Recovery.AWAKE:
+                if phase is not None and phase is not PodState.AWAKE:
+                    pod.resume_awake()
+            case Recovery.ASLEEP:
+                pod.resume_asleep(since)
+            case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
+                pod.resume_waking()
+            case Recovery.LOST:
+                pod.end_lost()
+            case Recovery.GONE:
+                # Created a moment ago (no init yet), or ended while no keeper ran; a later
+                # `removed` or `register` tells which.
+                pass
+
+    def wake_all(self, reason: str) -> Task[None]:
+        """Wake every pod, one after the other; failures are logged."""
+        for pod in list(self._pods.values()):
+            try:
+                yield from pod.wake(reason=reason)
+            except (ArchitectError, OSError) as error:
+                log.error("%s: %s", pod, error)
+
+
+def _saved_phase(uid: str) -> tuple[PodState | None, float]:
+    try:
+        saved = images.read_pod(uid)
+        return PodState(saved["phase"]), float(saved["since"])
+    except FileNotFoundError:
+        return None, time.time()
+    except (FormatError, KeyError, TypeError, ValueError) as error:
+        log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
+        return None, time.time()
+
+
+def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
+    if not isinstance(argv, list):
+        return False
+    for container in pod.containers.values():
+        if container.record.id == identity:
+            return any(
+                probe.kind is ProbeKind.EXEC and list(probe.argv) == argv
+                for probe in container.policy.probes
+            )
+    return False
+
+
+def _text(arguments: Arguments, key: str) -> str:
+    value = arguments.get(key)
+    if not isinstance(value, str) or not value or len(value) > 512:
+        raise Rejected(f"{key!r} is {value!r:.80}, not a name", reason="Protocol")
+    return value

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the engine calls as its OCI runtime: bin/runc-architect, and bin/architect-runtime.
+//
+// Unmanaged containers must not pay for an interpreter: their calls are passed to the lower runtime
+// by execv at once. Managed ones are handled by architect.shim in the bundle's own interpreter.
+//
+//   create, run               managed: config.json mentions our annotations and is no sandbox
+//   exec, kill, delete        managed: an argument is the id of a container with a record
+//   anything else             the lower runtime's
+//
+// The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
+// (written by the daemon), else the first runc on the fixed search path.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "bundle.h"
+
+#define RECORDS "/run/architect/containers"  // names.CONTAINER_RECORDS
+#define UNMANAGED "/run/architect/unmanaged"  // records.UNMANAGED
+#define PREFIX "architect.dev/"               // of names.POLICY and of the user's annotations
+
+// Engines write config.json without spaces; a sandbox that is not recognised here is recognised by
+// architect.shim, some milliseconds later. Quotes inside values are escaped, so that no
+// environment variable or label can look like this.
+static const char *const SANDBOX[] = {
+    "\"io.kubernetes.cri.container-type\":\"sandbox\"",
+    "\"io.kubernetes.cri-o.ContainerType\":\"sandbox\"",
+};
+
+// Global options of runc and crun that take a value as a word of its own.
+static const char *const VALUED[] = {"root", "log", "log-format", "criu", "rootless",
+                                     "cgroup-manager"};
+
+static int is_valued(const char *option) {
+  while (*option == '-') option++;
+  for (size_t i = 0; i < sizeof VALUED / sizeof *VALUED; i++)
+    if (!strcmp(option, VALUED[i])) return 1;
+  return 0;
+}
+
+static int command_index(int argc, char **argv) {
+  int i = 1;
+  while (i < argc && argv[i][0] == '-') i += is_valued(argv[i]) ? 2 : 1;
+  return i;
+}
+
+static const char *bundle_of(int argc, char **argv, int command) {
+  for (int i = command + 1; i < argc; i++) {
+    const char *word = argv[i];
+    if (*word != '-') continue;
+    while (*word == '-') word++;
+    size_t length = strcspn(word, "=");
+    if (!(length == 6 && !strncmp(word, "bundle", 6)) && !(length == 1 && *word == 'b')) continue;
+    if (word[length]) return word + length + 1;
+    if (i + 1 < argc) return argv[i + 1];
+  }
+  return ".";
+}
+
+static int contains(const char *text, size_t length, const char *wanted) {
+  return memmem(text, length, wanted, strlen(wanted)) != NULL;
+}
+
+static int wants_management(const char *bundle) {
+  char path[PATH_MAX];
+  if (snprintf(path, sizeof path, "%s/config.json", bundle) >= (int)sizeof path) return 0;
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat info;
+  if (fd < 0 || fstat(fd, &info) || info.st_size == 0) return 0;
+  size_t length = (size_t)info.st_size;
+  char *text = mmap(NULL, length, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (text == MAP_FAILED) return 0;
+  if (!contains(text, length, PREFIX)) return 0;
+  for (size_t i = 0; i < sizeof SANDBOX / sizeof *SANDBOX; i++)
+    if (contains(text, length, SANDBOX[i])) return 0;
+  return 1;
+}
+
+static int has_record(const char *directory, const char *id) {
+  char path[PATH_MAX];
+  if (!*id || *id == '.' || *id == '-' || strchr(id, '/') || strlen(id) > 200) return 0;
+  snprintf(path, sizeof path, "%s/%s.json", directory, id);
+  return access(path, F_OK) == 0;
+}
+
+static int is_ours(int argc, char **argv) {
+  int at = command_index(argc, argv);
+  if (at >= argc) return 0;
+  const char *command = argv[at];
+  if (!strcmp(command, "create") || !strcmp(command, "run"))
+    return wants_management(bundle_of(argc, argv, at));
+  int is_delete = !strcmp(command, "delete");
+  if (!is_delete && strcmp(command, "exec") && strcmp(command, "kill")) return 0;
+  for (int i = at + 1; i < argc; i++)
+    if (has_record(RECORDS, argv[i]) || (is_delete && has_record(UNMANAGED, argv[i]))) return 1;
+  return 0;
+}
+
+// Whether *path* is a program that is not this one, under whatever name.
+static int is_lower(const char *path, const char *root) {
+  struct stat self, other;
+  char real[PATH_MAX];
+  if (stat("/proc/self/exe", &self) || stat(path, &other) || access(path, X_OK)) return 0;
+  if (!S_ISREG(other.st_mode)) return 0;
+  if (self.st_dev == other.st_dev && self.st_ino == other.st_ino) return 0;
+  // Another version of ours, installed beside this one.
+  return !realpath(path, real) || !is_below(real, root);
+}
+
+static int lower_runtime(char *path, size_t size, const char *root) {
+  static const char *const search[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
+                                       "/usr/bin",        "/sbin",          "/bin"};
+  char line[PATH_MAX];
+  if (snprintf(line, sizeof line, "%s/runtime.conf", root) < (int)sizeof line) {
+    FILE *file = fopen(line, "re");
+    while (file && fgets(line, sizeof line, file)) {
+      line[strcspn(line, "\r\n")] = 0;
+      if (strncmp(line, "runc=", 5) || !is_lower(line + 5, root)) continue;
+      snprintf(path, size, "%s", line + 5);
+      fclose(file);
+      return 1;
+    }
+    if (file) fclose(file);
+  }
+  for (size_t i = 0; i < sizeof search / sizeof *search; i++) {
+    snprintf(path, size, "%s/runc", search[i]);
+    if (is_lower(path, root)) return 1;
+  }
+  return 0;
+}
+
+int main(int argc, char **argv) {
+  struct bundle bundle;
+  const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
+  name = name ? name + 1 : argc > 0 ? argv[0] : "";
+  if (!find_bundle(&bundle)) {
+    fprintf(stderr, "%s: cannot find the bundle by /proc/self/exe: %s\n", name, strerror(errno));
+    return 1;
+  }
+  if (!strcmp(name, "architect-runtime")) {
+    run_python(&bundle, "from architect.shim.runtime_command import main;main()", argv + 1);
+    fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle.python, strerror(errno));
+    return 1;
+  }
+  char lower[PATH_MAX];
+  int has_lower = lower_runtime(lower, sizeof lower, bundle.root);
+  if (is_ours(argc, argv)) {
+    run_python(&bundle, "from architect.shim.__main__ import main;main()", argv + 1);
+    // Broken installation: the container still runs, as under the lower runtime.
+    fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle.python, strerror(errno));
+  }
+  if (!has_lower) {
+    fprintf(stderr, "%s: no runc found (hint: name it in %s/runtime.conf)\n", name, bundle.root);
+    return 1;
+  }
+  argv[0] = lower;
+  execv(lower, argv);
+  fprintf(stderr, "%s: cannot run %s: %s\n", name, lower, strerror(errno));
+  return 1;
+}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kernel.packets.topology import Topology
+
+from architect.shim.packets.ruleset import Ruleset, Support, detect
+
+
+@pytest.fixture(scope="session")
+def support() -> Iterator[Support]:
+    topology = Topology(prefix="pktdetect")
+    try:
+        yield detect(topology.pod)
+    finally:
+        topology.close()
+
+
+@pytest.fixture
+def topology() -> Iterator[Topology]:
+    made = Topology()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def ruleset(topology: Topology, support: Support) -> Iterator[Ruleset]:
+    made = Ruleset(topology.pod, support=support)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,85 @@
+"""A server that holds memory and can prove that it still has it.
+
+    python3 memory.py MEBIBYTES [PORT]
+
+TCP: HTTP/1.1 with keep-alive on PORT (default 8080), IPv4 and IPv6: ``/`` answers a JSON line with a
+counter, the process's random identity, its host name and pid; ``/digest`` the SHA-256 of all its
+memory. UDP on the same port echoes each datagram after the identity. SIGTERM says so and exits 7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import signal
+import socket
+import socketserver
+import sys
+import threading
+import uuid
+
+MEBIBYTES = int(sys.argv[1])
+PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 8080
+IDENTITY = uuid.uuid4().hex
+MEMORY = bytearray()
+for _ in range(MEBIBYTES):
+    MEMORY += os.urandom(1 << 20)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    count = 0
+    lock = threading.Lock()
+
+    def do_GET(self) -> None:
+        with self.lock:
+            type(self).count += 1
+            count = self.count
+        answer: dict[str, object] = {
+            "count": count,
+            "identity": IDENTITY,
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+        }
+        if self.path == "/digest":
+            answer["digest"] = hashlib.sha256(MEMORY).hexdigest()
+        body = json.dumps(answer).encode() + b"\n"
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+    request_queue_size = 512
+    daemon_threads = True
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        data, sock = self.request
+        sock.sendto(IDENTITY.encode() + b" " + data, self.client_address)
+
+
+class EchoServer(socketserver.UDPServer):
+    address_family = socket.AF_INET6
+    max_packet_size = 65536
+
+
+def end(*_: object) -> None:
+    print("got TERM", flush=True)
+    os._exit(7)
+
+
+signal.signal(signal.SIGTERM, end)
+udp = EchoServer(("::", PORT), Echo)
+threading.Thread(target=udp.serve_forever, daemon=True).start()
+print(f"serving {MEBIBYTES} MiB on port {PORT} as {IDENTITY}", flush=True)
+Server(("::", PORT), Handler).serve_forever()

@@ -1,0 +1,44 @@
+"""State files: old or new, never half."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from architect.core import files
+from architect.core.errors import FormatError
+
+
+def test_a_written_object_is_read_back_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    files.write_json(path, {"version": 1, "a": [1, "x"]})
+    assert files.read_json(path, version=1) == {"version": 1, "a": [1, "x"]}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_another_version_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    files.write_json(path, {"version": 2})
+    with pytest.raises(FormatError, match="version 2 is not 1"):
+        files.read_json(path, version=1)
+
+
+def test_garbage_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_text("{")
+    with pytest.raises(FormatError, match=r"state\.json: not JSON"):
+        files.read_json(path, version=1)
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    path = directory / "x"
+    files.write_atomic(path, b"old")
+    (directory / "x.dir").mkdir()
+    with pytest.raises(OSError):
+        files.write_atomic(directory / "x.dir", b"new")
+    assert path.read_bytes() == b"old"
+    assert sorted(p.name for p in directory.iterdir()) == ["x", "x.dir"]

@@ -1,0 +1,66 @@
+"""What a restarted keeper does, for every combination of facts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from architect.api.keeper import PodState
+from architect.shim.keeper.recovery import Facts, Recovery, decide
+
+facts = st.builds(
+    Facts,
+    is_init_alive=st.booleans(),
+    is_tree_alive=st.booleans(),
+    is_image_complete=st.booleans(),
+    is_criu_working=st.booleans(),
+)
+phases = st.none() | st.sampled_from(PodState)
+
+
+def container(*, tree: bool, image: bool, working: bool = False, init: bool = True) -> Facts:
+    return Facts(
+        is_init_alive=init, is_tree_alive=tree, is_image_complete=image, is_criu_working=working
+    )
+
+
+def test_a_running_pod_is_left_running_whatever_the_disk_says() -> None:
+    for phase in (None, *PodState):
+        assert decide(phase, [container(tree=True, image=False)]) is Recovery.AWAKE
+        assert decide(phase, [container(tree=True, image=True)]) is Recovery.AWAKE
+
+
+def test_a_dumped_pod_sleeps_on() -> None:
+    assert decide(PodState.ASLEEP, [container(tree=False, image=True)]) is Recovery.ASLEEP
+    assert decide(PodState.FALLING, [container(tree=False, image=True)]) is Recovery.ASLEEP
+
+
+def test_a_wake_under_way_is_finished() -> None:
+    pair = [container(tree=True, image=False), container(tree=False, image=True)]
+    assert decide(PodState.WAKING, pair) is Recovery.FINISH_WAKE
+    assert decide(PodState.WAKING, [container(tree=False, image=True)]) is Recovery.FINISH_WAKE
+
+
+def test_a_half_sleep_is_undone() -> None:
+    pair = [container(tree=True, image=False), container(tree=False, image=True)]
+    assert decide(PodState.FALLING, pair) is Recovery.FINISH_SLEEP
+
+
+def test_nothing_is_decided_while_criu_works() -> None:
+    assert (
+        decide(PodState.FALLING, [container(tree=True, image=False, working=True)]) is Recovery.WAIT
+    )
+
+
+@given(phase=phases, found=st.lists(facts, max_size=4))
+def test_memory_is_given_up_only_where_neither_processes_nor_an_image_are_left(
+    phase: PodState | None, found: list[Facts]
+) -> None:
+    decision = decide(phase, found)
+    living = [f for f in found if f.is_init_alive]
+    if decision is Recovery.LOST:
+        assert any(not f.is_tree_alive and not f.is_image_complete for f in living)
+    if decision in (Recovery.ASLEEP, Recovery.FINISH_SLEEP, Recovery.FINISH_WAKE):
+        assert all(f.is_tree_alive or f.is_image_complete for f in living)
+    if decision is Recovery.GONE:
+        assert not living
