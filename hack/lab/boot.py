@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SHARED = 1 << 20
 MNT_DETACH = 2
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
 # <asm/unistd.h>: glibc has no wrapper for pivot_root
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 ALL = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
@@ -45,6 +48,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
+    """Become two processes: the machine's first one, and one that records it and ends."""
+    # A killed lab must not leave a half-made machine that the next run cannot know of.
+    check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL), "prctl", "parent death signal")
+    if os.getppid() != int(sys.argv[2]):
+        sys.exit("the lab has ended")
     spec = json.loads(Path(sys.argv[1]).read_text())
     for procs in spec["cgroup"]["join"]:
         Path(procs).write_text("0")
@@ -63,6 +71,7 @@ def main() -> None:
         sys.exit("the parent died before it recorded the pid")
     os.close(go_read)
     os.close(go_write)
+    os.setsid()
     socket.sethostname(spec["hostname"])
     enter_root(spec)
     for path, text in spec["sysctls"].items():

@@ -7,6 +7,7 @@ a cgroup with processes in it (a login session, say) cannot hand controllers to 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from lab import errors, waiting
 
 PARENT = "architect-lab"
-"""The cgroup that holds those of all machines."""
+"""Start of the name of the cgroup that holds those of all machines of one state directory."""
 
 LEAF_INIT = "init"
 LEAF_EXEC = "exec"
@@ -96,16 +97,17 @@ class MachineCgroups:
     hierarchies: tuple[Mapping[str, Any], ...]
 
     @classmethod
-    def plan(cls, name: str, found: tuple[Hierarchy, ...]) -> MachineCgroups:
-        """Decide where the cgroups of machine *name* go.
+    def plan(cls, name: str, *, state: Path, found: tuple[Hierarchy, ...]) -> MachineCgroups:
+        """Decide where the cgroups of machine *name* of the lab in *state* go.
 
         A hybrid host counts as v1: the controllers are there.
         """
         v1 = tuple(h for h in found if h.version == 1)
+        parent = f"{PARENT}-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
         places = [h.own for h in found] if v1 else [h.mount for h in found]
         return cls(
             version=1 if v1 else 2,
-            directories=tuple(place / PARENT / name for place in places),
+            directories=tuple(place / parent / name for place in places),
             hierarchies=tuple(
                 {
                     "options": h.options,

@@ -204,36 +204,42 @@ class Cluster:
 
     def _up(self, count: int, parts: artefacts.Artefacts) -> None:
         wanted = [addresses.of_node(number).name for number in range(1, count + 1)]
-        if self.plane.machine.pid is None or not self._relay_alive():
+        if not self.plane.machine.complete:
             # Without the control plane's network its nodes are cut off for good.
             self._down()
             self._create_plane(parts)
-        for extra in self.nodes:
-            if extra.name not in wanted or extra.machine.pid is None:
-                self.progress.say(f"removing {extra.name}")
-                self._remove_node(extra)
+        elif not self._relay_alive():
+            self._start_relay(self.api_port)
+        for one in self.nodes:
+            if one.name not in wanted or not one.machine.complete:
+                self.progress.say(f"removing {one.name}")
+                self._remove_node(one)
         there = {n.name for n in self.nodes}
         missing = [self._node(name) for name in wanted if name not in there]
         self._record_nodes(wanted)
-        _together(
-            [
-                self._wait_for_api,
-                *(functools.partial(self._create_node, n, parts) for n in missing),
+        with futures.ThreadPoolExecutor(max_workers=2 * count + 1) as pool:
+            made = [pool.submit(self._create_node, n, parts) for n in missing]
+            loaded = [
+                pool.submit(self._load_images, n, done, parts)
+                for n, done in zip(missing, made, strict=True)
             ]
-        )
-        if missing:
-            objects = [n.object() for n in missing] + dns.objects(parts.coredns.name)
-            self._apply(objects)
-            for new in missing:
-                new.start_kubernetes()
-            self.plane.start_proxy(wanted[0])
-        _together(
-            [
-                lambda: self._wait_for_nodes(wanted),
-                *(functools.partial(self._load_images, n, parts) for n in missing),
-            ]
-        )
+            self._wait_for_api()
+            for job in made:
+                job.result()
+            if missing:
+                self._start_kubernetes(missing, parts)
+            self._wait_for_nodes(wanted)
+            for job in loaded:
+                job.result()
         self._wait_for_dns()
+        for one in missing:
+            one.machine.mark_complete()
+
+    def _start_kubernetes(self, new: Sequence[Node], parts: artefacts.Artefacts) -> None:
+        self._apply([*(n.object() for n in new), *dns.objects(parts.coredns.name)])
+        for one in new:
+            one.start_kubernetes()
+        self.plane.start_proxy(self.nodes[0].name)
 
     def _create_plane(self, parts: artefacts.Artefacts) -> None:
         self.settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -248,6 +254,7 @@ class Cluster:
         admin = authority.issue("admin", subject="admin", groups=["system:masters"])
         authority.kubeconfig(self.kubeconfig, server=f"https://127.0.0.1:{port}", user=admin)
         self._start_relay(port)
+        self.plane.machine.mark_complete()
 
     def _create_node(self, new: Node, parts: artefacts.Artefacts) -> None:
         with self.progress.step(f"{new.name}: machine"):
@@ -260,7 +267,10 @@ class Cluster:
             )
             new.wait_for_containerd()
 
-    def _load_images(self, new: Node, parts: artefacts.Artefacts) -> None:
+    def _load_images(
+        self, new: Node, made: futures.Future[None], parts: artefacts.Artefacts
+    ) -> None:
+        made.result()
         for image in parts.preloaded:
             new.load_image(image.archive)
         self.progress.say(f"{new.name}: {len(parts.preloaded)} images loaded")
@@ -280,7 +290,7 @@ class Cluster:
         if found:
             with self.progress.step("removing " + ", ".join(m.name for m in found)):
                 _together([m.destroy for m in found])
-        netns.forget_control_plane()
+        netns.forget_control_plane(record=control_plane.netns_record(self.plane.machine))
         for name in ("pki", "node-pki"):
             if (state / name).exists():
                 shutil.rmtree(state / name)

@@ -67,7 +67,7 @@ class ControlPlane:
             )
         )
         netns.make_bridge(self.machine)
-        netns.name_control_plane(self.machine)
+        netns.name_control_plane(self.machine, record=netns_record(self.machine))
         for name, argv in services().items():
             self.machine.start_service(name, argv)
 
@@ -87,6 +87,11 @@ class ControlPlane:
         for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
             pair = authority.issue(name, subject=f"system:{name}")
             authority.kubeconfig(authority.directory / f"{name}.conf", server=server, user=pair)
+
+
+def netns_record(machine: Machine) -> Path:
+    """Return the file that says which network namespace bears the control plane's name."""
+    return machine.settings.state / "netns"
 
 
 def services() -> dict[str, list[str]]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +30,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SUPERVISOR = "/usr/lib/lab/supervisor.py"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 START_TIMEOUT_SECONDS = 20.0
+REMOVE_TIMEOUT_SECONDS = 120.0
 
 ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 """Joins the cgroups given before ``--``, then runs what comes after it. A process that only
@@ -98,6 +98,15 @@ class Machine:
         return self.directory.exists()
 
     @property
+    def complete(self) -> bool:
+        """Whether it runs and :meth:`mark_complete` was called for it."""
+        return self.pid is not None and (self.directory / "complete").exists()
+
+    def mark_complete(self) -> None:
+        """Say that whoever made the machine has finished with it: it need not be made again."""
+        (self.directory / "complete").touch()
+
+    @property
     def logs(self) -> Path:
         """The machine's ``/var/log``, on the host."""
         return self.directory / "log"
@@ -116,7 +125,9 @@ class Machine:
         if self.pid is not None:
             raise errors.LabError(f"machine {self.name} runs already")
         self.destroy()
-        plan = cgroups.MachineCgroups.plan(self.name, cgroups.hierarchies())
+        plan = cgroups.MachineCgroups.plan(
+            self.name, state=self.settings.state, found=cgroups.hierarchies()
+        )
         for folder in ("upper", "work", "root", "lib", "opt", "log"):
             (self.directory / folder).mkdir(parents=True)
         self._write_json(
@@ -153,7 +164,12 @@ class Machine:
             waiting.until(
                 lambda: self.pid is None, what=f"end of machine {self.name}", timeout_seconds=30
             )
-        shutil.rmtree(self.directory)
+        # By rm: a node's images are tens of thousands of files. Nothing is mounted here, and if
+        # something were, it would not be ours to delete.
+        commands.run(
+            ["rm", "-rf", "--one-file-system", self.directory],
+            timeout_seconds=REMOVE_TIMEOUT_SECONDS,
+        )
 
     def exec(
         self,
@@ -275,7 +291,14 @@ class Machine:
         log = self.directory / "boot.log"
         try:
             commands.run(
-                [sys.executable, "-I", "-S", HERE / "boot.py", self.directory / "spec.json"],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    HERE / "boot.py",
+                    self.directory / "spec.json",
+                    str(os.getpid()),
+                ],
                 timeout_seconds=START_TIMEOUT_SECONDS,
                 log=log,
             )

@@ -9,7 +9,18 @@ from pathlib import Path
 from lab import errors
 
 RELEASES = frozenset(
-    ["bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldstable", "stable", "testing", "unstable"]
+    [
+        "bullseye",
+        "bookworm",
+        "trixie",
+        "forky",
+        "duke",
+        "sid",
+        "oldstable",
+        "stable",
+        "testing",
+        "unstable",
+    ]
 )
 
 

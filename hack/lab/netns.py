@@ -12,6 +12,8 @@ from lab.machine import Machine
 NAME = "cp"
 """Name of the control plane's network namespace, as ``ip netns`` shows it."""
 
+PATH = Path("/run/netns", NAME)
+
 BRIDGE = "nodes0"
 
 SYSCTLS = {
@@ -29,16 +31,29 @@ SYSCTLS = {
 }
 
 
-def name_control_plane(machine: Machine) -> None:
-    """Give the control plane's network its name, whatever had it before."""
-    forget_control_plane()
+def name_control_plane(machine: Machine, *, record: Path) -> None:
+    """Give the control plane's network its name; *record* keeps which one it was.
+
+    Raises LabError if a namespace of that name is in use: one cluster runs on a host.
+    """
+    if PATH.exists():
+        if commands.run(["ip", "netns", "pids", NAME]).strip():
+            raise errors.LabError(
+                f"network namespace {NAME} is in use",
+                hint="another cluster runs on this host; take it down first",
+            )
+        commands.run(["ip", "netns", "delete", NAME])
+    record.write_text(str(Path(machine.network).stat().st_ino))
     commands.run(["ip", "netns", "attach", NAME, str(machine.running_pid)])
 
 
-def forget_control_plane() -> None:
-    """Remove the name; the namespace goes with its last process."""
-    if Path("/run/netns", NAME).exists():
+def forget_control_plane(*, record: Path) -> None:
+    """Remove the name if it is the recorded namespace's, which goes with its last process."""
+    if not record.exists():
+        return
+    if PATH.exists() and str(PATH.stat().st_ino) == record.read_text():
         commands.run(["ip", "netns", "delete", NAME])
+    record.unlink()
 
 
 def make_bridge(control_plane: Machine) -> None:

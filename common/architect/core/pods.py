@@ -132,7 +132,7 @@ def expected_pod(
             ]
     metadata = dict(podspec.fields(pod.get("metadata"), "metadata"))
     for key, wanted in (("annotations", annotations), ("labels", labels)):
-        if wanted or key in metadata:
+        if wanted or metadata.get(key):
             metadata[key] = wanted
     return {**pod, "metadata": metadata, "spec": spec}
 

@@ -127,9 +127,9 @@ def advance(
         if old is not None and _is_restarted(old, usage):
             old = None
         policy = pod.policy.containers[name]
-        signals = dict(old.signals) if old else {
-            Kind.JUST_AWAKE: Signal(at=seen.now, text="seen awake")
-        }
+        signals = (
+            dict(old.signals) if old else {Kind.JUST_AWAKE: Signal(at=seen.now, text="seen awake")}
+        )
         if policy.wake_on is not WakeOn.EXEC:
             signals |= _network(signals, seen, accepted, arrived=arrived, shadow=shadow)
         for session in seen.exec_sessions:
@@ -243,9 +243,7 @@ def _container_reasons(
     warm_up = min(known.started_unix + policy.warmup_seconds - now_unix, policy.warmup_seconds)
     if warm_up > 0:
         text = f"warm-up: {durations.render(warm_up)} left"
-        reasons.append(
-            Reason(kind=Kind.WARM_UP, text=text, left_seconds=warm_up, container=name)
-        )
+        reasons.append(Reason(kind=Kind.WARM_UP, text=text, left_seconds=warm_up, container=name))
     if known.open_connections:
         last = min(known.open_connections, key=lambda c: c.idle_seconds)
         count = _plural(len(known.open_connections), "established connection")
@@ -277,9 +275,7 @@ def _container_reasons(
     return reasons
 
 
-def _is_accepted(
-    connection: Connection, seen: Observation, shadow: frozenset[int]
-) -> bool:
+def _is_accepted(connection: Connection, seen: Observation, shadow: frozenset[int]) -> bool:
     """Whether the pod accepted it. Without a listener to tell by, it counts."""
     port = port_of(connection.local)
     return port not in shadow and (not seen.listening_tcp or port in seen.listening_tcp)
@@ -293,9 +289,7 @@ def _grown(track: PodTrack | None, seen: Observation) -> int:
 
 
 def _is_restarted(old: ContainerTrack, usage: ContainerUsage) -> bool:
-    return (
-        usage.started_unix != old.started_unix or usage.cpu_seconds < old.cpu_samples[-1][1]
-    )
+    return usage.started_unix != old.started_unix or usage.cpu_seconds < old.cpu_samples[-1][1]
 
 
 def _is_probe(session: ExecSession, policy: ContainerPolicy) -> bool:

@@ -141,7 +141,7 @@ def install(main: ConfigFile, imported: Sequence[ConfigFile] = ()) -> Installed:
             # Somebody wrote exactly our handler: a prepared node image does.
             return Installed(edits=(), lower_runtime=_binary(_model(handlers, name)))
         raise ConfigError(
-            f"handler {names.RUNTIME_CLASS} in {home.path} is configured otherwise: {theirs!r:.200}",
+            f"{home.path} configures {names.RUNTIME_CLASS} otherwise: {theirs!r:.200}",
             hint=f"remove it, or set BinaryName to {BINARY} and pod_annotations",
         )
     model = _model(handlers, name)
@@ -206,9 +206,7 @@ def _home(
         # A pattern with wildcards in its directory names no place to put a file.
         if fnmatch.fnmatch(DROP_IN, path.name) and not set("*?[") & set(str(path.parent)):
             drop_in = path.parent / DROP_IN
-            target = next(
-                (f for f in bare if f.path == drop_in), ConfigFile(path=drop_in, text="")
-            )
+            target = next((f for f in bare if f.path == drop_in), ConfigFile(path=drop_in, text=""))
             break
     return target, base, _default_name(base)
 

@@ -120,7 +120,9 @@ def read_pod(value: Mapping[str, Any]) -> KeeperPod:
             has_living_containers=any(c.get("init_pid") for c in containers.values()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"keeper's pod status is malformed: {error!r} in {value!r:.200}") from error
+        raise FormatError(
+            f"keeper's pod status is malformed: {error!r} in {value!r:.200}"
+        ) from error
 
 
 def read_refusal(value: Mapping[str, Any]) -> Refusal:
@@ -181,7 +183,9 @@ def read_observation(value: Mapping[str, Any]) -> Observation:
             ),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"keeper's observation is malformed: {error!r} in {value!r:.200}") from error
+        raise FormatError(
+            f"keeper's observation is malformed: {error!r} in {value!r:.200}"
+        ) from error
 
 
 def _command(value: Any) -> str:

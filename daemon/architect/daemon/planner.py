@@ -141,9 +141,7 @@ def history_reasons(history: History, *, fingerprint: str, now: float) -> list[R
     return reasons
 
 
-def plan(
-    candidates: Iterable[Candidate], *, disk: Disk, under_way: int, most_at_once: int
-) -> Plan:
+def plan(candidates: Iterable[Candidate], *, disk: Disk, under_way: int, most_at_once: int) -> Plan:
     """Return which of *candidates* go to sleep now: the longest idle ones first.
 
     Space is reserved for each pod that is let through, so that two dumps at once cannot together

@@ -25,9 +25,11 @@ _SUFFIX: Final = {
     "Ei": Fraction(2**60),
 }
 
-_FORM = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([eE][+-]?\d{1,3})|(" + "|".join(
-    sorted((s for s in _SUFFIX if s), key=len, reverse=True)
-) + r")?)")
+_FORM = re.compile(
+    r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:([eE][+-]?\d{1,3})|("
+    + "|".join(sorted((s for s in _SUFFIX if s), key=len, reverse=True))
+    + r")?)"
+)
 
 
 def parse(text: str) -> Fraction:

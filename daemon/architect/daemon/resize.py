@@ -55,9 +55,7 @@ class Bounds:
 class ResizePlan:
     """What to change, in this order: annotation, requests, and at wake the other way round."""
 
-    requests: Mapping[str, Mapping[str, str]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
+    requests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Container to the requests that it shall have."""
     original: Mapping[str, Mapping[str, str]] | None = None
     """What the annotation must hold before; None: leave it."""
@@ -143,8 +141,7 @@ def restore(pod: ManagedPod) -> ResizePlan:
         wanted = {
             resource: value
             for resource, value in original.items()
-            if resource in container.requests
-            and _is_below(container.requests[resource], value)
+            if resource in container.requests and _is_below(container.requests[resource], value)
         }
         if wanted:
             requests[name] = wanted

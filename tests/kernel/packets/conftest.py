@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kernel.packets.topology import Topology
 
 from architect.shim.packets.ruleset import Ruleset, Support, detect
+from kernel.packets.topology import Topology
 
 
 @pytest.fixture(scope="session")

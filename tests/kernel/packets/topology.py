@@ -44,16 +44,36 @@ class Topology:
             run("ip", "netns", "add", name)
             for key in ("all", "default"):
                 # Duplicate address detection would keep addresses unusable for a second.
-                run("ip", "netns", "exec", name, "sysctl", "-qw",
-                    f"net.ipv6.conf.{key}.accept_dad=0")
+                run(
+                    "ip",
+                    "netns",
+                    "exec",
+                    name,
+                    "sysctl",
+                    "-qw",
+                    f"net.ipv6.conf.{key}.accept_dad=0",
+                )
             run("ip", "-n", name, "link", "set", "lo", "up")
         host = self.names["host"]
         run("ip", "-n", host, "link", "add", "br0", "type", "bridge")
         run("ip", "-n", host, "link", "set", "br0", "up")
         self._address("host", "br0", HOST)
         for part, addresses in (("pod", POD), ("client", CLIENT)):
-            run("ip", "-n", host, "link", "add", f"v-{part}", "type", "veth",
-                "peer", "name", "eth0", "netns", self.names[part])
+            run(
+                "ip",
+                "-n",
+                host,
+                "link",
+                "add",
+                f"v-{part}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                self.names[part],
+            )
             run("ip", "-n", host, "link", "set", f"v-{part}", "master", "br0", "up")
             run("ip", "-n", self.names[part], "link", "set", "eth0", "up")
             self._address(part, "eth0", addresses)
@@ -65,8 +85,17 @@ class Topology:
         for version, address in addresses.items():
             length = "24" if version == 4 else "64"
             extra = () if version == 4 else ("nodad",)
-            run("ip", "-n", self.names[part], "address", "add", f"{address}/{length}",
-                "dev", link, *extra)
+            run(
+                "ip",
+                "-n",
+                self.names[part],
+                "address",
+                "add",
+                f"{address}/{length}",
+                "dev",
+                link,
+                *extra,
+            )
 
     def close(self) -> None:
         for sock in self.sockets:

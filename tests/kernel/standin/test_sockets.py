@@ -260,6 +260,7 @@ def test_a_peer_that_never_reads_is_hung_up_on(
 ) -> None:
     made = standin()
     client = connect()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that it is full soon
     client.setblocking(False)
     client.send(PREFACE + frame(SETTINGS, 0, 0))
     serve(made, lambda: made.conversations == 1, what="it is taken in")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -13,10 +14,12 @@ from architect.shim.records import Record
 
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import NodeError, Rejected
-from architect.shim.keeper import cgroups, criu, images, processes
+from architect.shim.keeper import cgroups, criu, images, processes, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import Facts
+
+log = logging.getLogger(__name__)
 
 DUMP_LIMIT_SECONDS: Final = 600.0
 RESTORE_LIMIT_SECONDS: Final = 600.0
@@ -116,11 +119,21 @@ class Container:
         root = self.tree_root()
         if root is None:
             raise Rejected(f"container {self.name} runs no application now", reason="NotRunning")
-        pids = [processes.ns_pids(pid)[-1:] for pid in processes.tree(root)]
-        highest = max(pid for found in pids for pid in found)
+        tree = list(processes.tree(root))
+        highest = max(pid for pids in map(processes.ns_pids, tree) for pid in pids[-1:])
+        segments = sysvshm.attached(tree)
+        sysvshm.refuse_shared(init.pid, segments)
         page = self.page()
         target = page.read().target
         image = images.prepare(self.directory)
+        # Before the dump: once the tree is gone nothing may fail any more, a full disk included.
+        images.Meta(
+            tree_pid=target,
+            highest_pid=highest,
+            pipes=processes.stdio_pipes(init.pid),
+            init_sha=self.record.init_sha,
+            slept_at=time.time(),
+        ).write(self.directory)
         page.fall_asleep()
         try:
             outcome = yield loop.within(
@@ -135,18 +148,13 @@ class Container:
             )
             if outcome.status != 0:
                 raise criu.failure(image, "dump", outcome)
-            images.Meta(
-                tree_pid=target,
-                highest_pid=highest,
-                pipes=processes.stdio_pipes(init.pid),
-                init_sha=self.record.init_sha,
-                slept_at=time.time(),
-                image_bytes=images.size_bytes(image),
-                duration_seconds=time.monotonic() - started,
-            ).write(self.directory)
         except BaseException:
             page.wake()
             raise
+        try:
+            sysvshm.remove(init.pid, segments)
+        except (NodeError, OSError) as error:
+            log.error("container %s: %s", self.name, error)
 
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
         """Bring the tree back from its image, which stays until :meth:`forget_image`.

@@ -39,7 +39,6 @@ _SHARED_OPTIONS: Final = (
     # On the command line, with the equals sign: in a configuration file it means "soft" and costs
     # a cgroup yard of 9-15 ms.
     "--manage-cgroups=ignore",
-    "--no-default-config",
     "--ghost-limit",
     "64M",
     "-v2",
@@ -48,12 +47,12 @@ _SHARED_OPTIONS: Final = (
 
 def dump_arguments(*, tree_pid: int) -> list[str]:
     """Return CRIU's arguments for dumping and removing the tree below pid *tree_pid*."""
-    return ["dump", "-t", str(tree_pid), *_SHARED_OPTIONS, "-o", "dump.log"]
+    return ["dump", "-t", str(tree_pid), *_SHARED_OPTIONS]
 
 
 def restore_arguments(*, pipes: dict[str, int], has_own_ipc: bool) -> tuple[list[str], list[int]]:
     """Return CRIU's arguments for a restore and the init descriptors to pass, in order."""
-    arguments = ["restore", "-d", *_SHARED_OPTIONS, "-o", "restore.log"]
+    arguments = ["restore", "-d", *_SHARED_OPTIONS]
     if has_own_ipc:
         # The segments of SysV shared memory are made anew in the container's own namespace.
         arguments += ["--join-ns", "ipc:/proc/1/ns/ipc"]
@@ -62,6 +61,10 @@ def restore_arguments(*, pipes: dict[str, int], has_own_ipc: bool) -> tuple[list
         arguments += ["--inherit-fd", f"fd[{FIRST_INHERITED + position}]:{pipe}"]
         descriptors.append(number)
     return arguments, descriptors
+
+
+_NAMESPACES: Final = "mnt,uts,net"
+"""Entered besides the pid namespace. Not IPC: CRIU refuses SysV shared memory of its own one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Server:
         """Run a dump; the future fails with NodeError only if CRIU could not be started."""
         return self._request(
             kind="dump",
-            namespaces="mnt,uts,net",
+            namespaces=_NAMESPACES,
             init_pid=init_pid,
             image=image,
             arguments=arguments,
@@ -112,7 +115,7 @@ class Server:
         """Run a restore inside *cgroups* (``cgroup.procs`` files), with init's descriptors."""
         return self._request(
             kind="restore",
-            namespaces="mnt,uts,ipc,net",
+            namespaces=_NAMESPACES,
             init_pid=init_pid,
             image=image,
             arguments=arguments,

@@ -41,8 +41,6 @@ class Meta:
     """stdio pipes of the dumped tree, ``pipe:[inode]`` to init's descriptor number."""
     init_sha: str
     slept_at: float
-    image_bytes: int
-    duration_seconds: float
 
     @classmethod
     def read(cls, directory: Path) -> Meta:

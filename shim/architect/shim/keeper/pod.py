@@ -376,18 +376,20 @@ class Pod:
         self._save()
 
     def _save(self) -> None:
-        images.write_pod(
-            self.uid,
-            {
-                "namespace": self.namespace,
-                "name": self.name,
-                "phase": self.state.value,
-                "since": self.since,
-                "reason": self.reason,
-                "refused": self.refused.as_dict() if self.refused else None,
-                "network": self.network.state(),
-            },
-        )
+        """Write the phase down; a full disk does not matter, processes and images tell as much."""
+        state = {
+            "namespace": self.namespace,
+            "name": self.name,
+            "phase": self.state.value,
+            "since": self.since,
+            "reason": self.reason,
+            "refused": self.refused.as_dict() if self.refused else None,
+            "network": self.network.state(),
+        }
+        try:
+            images.write_pod(self.uid, state)
+        except OSError as error:
+            log.error("%s: its state cannot be written: %s", self, error)
 
     def _sync_in_background(self) -> None:
         directory = images.pod_directory(self.uid)

@@ -6,6 +6,7 @@ when it is readable and `tick` now and then, and looks at `wake`.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,12 +20,18 @@ from .holdstate import HoldState
 from .keepalive import KeepaliveAnswerer
 from .netns import Netns
 from .nfqueue import NfQueue, QueuedPacket, read_status
+from .sockdiag import SockDiag
 
 #: Packets that one pod may keep waiting. TCP beyond it is dropped, not lost: it is sent again.
 MAX_HELD: Final = 8192
 #: UDP is not sent again: the oldest goes first, as from a full socket buffer.
 MAX_HELD_UDP: Final = 4096
 MAX_HELD_UDP_BYTES: Final = 16 << 20
+#: A small datagram takes 768 to 2304 bytes of the socket's account (its skb's truesize).
+_UDP_BURST: Final = 64
+_UDP_BURST_BYTES: Final = 32 << 10
+_RELEASE_PAUSE_SECONDS: Final = 0.001
+_RELEASE_PATIENCE_SECONDS: Final = 3.0
 _MAX_STANDIN_FLOWS: Final = 1024
 _MAX_FRAGMENTS: Final = 256
 #: An adopted queue is read to its end, else what is unknown in it could not be counted.
@@ -101,6 +108,8 @@ class Gate:
         self._standin_flows: OrderedDict[Flow, None] = OrderedDict()
         self._fragments: OrderedDict[FragmentKey, Action] = OrderedDict()
         self._keepalives = KeepaliveAnswerer(netns)
+        self._sockets: SockDiag | None = None
+        self._release_until: float | None = None
         self._last_identifier = 0
         #: Packets that an earlier keeper judged; they wait, but what they are is not known.
         self.unknown = 0
@@ -211,8 +220,44 @@ class Gate:
             self._judge(identifier, held)
         self._queue.flush()
 
+    def release_step(self) -> float | None:
+        """Let the next of what waits go; None once all went and new packets pass by themselves.
+
+        Else the seconds after which to call again: hundreds of datagrams at once would overflow
+        the socket that they are for (net.core.rmem_default holds about 270 small ones), so they
+        go in bursts, as the application reads. One that does not read for
+        `_RELEASE_PATIENCE_SECONDS` gets the rest at once. OSError, NodeError.
+        """
+        self.pump()
+        now = self._clock()
+        if self._release_until is None:
+            self._release_until = now + _RELEASE_PATIENCE_SECONDS
+        if len(self._udp) <= _UDP_BURST or now >= self._release_until:
+            self.release()
+            return None
+        if self._unread_datagram_bytes() > _UDP_BURST_BYTES:
+            return _RELEASE_PAUSE_SECONDS
+        last = next(itertools.islice(self._udp, _UDP_BURST - 1, None))
+        self._queue.accept_through(last)
+        # Identifiers are in order of arrival, and so is the dictionary.
+        gone = list(itertools.takewhile(lambda identifier: identifier != last, self._held))
+        for identifier in (*gone, last):
+            self._forget(identifier)
+        self.unknown = 0
+        return _RELEASE_PAUSE_SECONDS
+
+    def _unread_datagram_bytes(self) -> int:
+        """The fullest receive queue of the ports to which datagrams are held."""
+        ports = {self._held[identifier].packet.destination_port for identifier in self._udp}
+        if self._sockets is None:
+            self._sockets = SockDiag.of(self._netns)
+        return max(
+            (found.receive_queue for found in self._sockets.udp() if found.local_port in ports),
+            default=0,
+        )
+
     def release(self) -> int:
-        """Let all go, in order, and let what comes next pass; gives how many had waited.
+        """Let all go at once, in order, and let what comes next pass; gives how many had waited.
 
         Then bring the rules to AWAKE and `close` (or, to go on watching, take the queue back with
         `detach`).
@@ -225,14 +270,16 @@ class Gate:
         self._udp.clear()
         self._udp_bytes = 0
         self.unknown = 0
-        # What came in between was accepted by the last batch: read, so that it is forgotten.
-        late = self._queue.read()
-        self.stats.packets += len(late)
-        return count + len(late)
+        # Answers to what was just delivered come in at once; the last batch let them go too.
+        self.stats.packets += len(self._queue.read())
+        return count
 
     def detach(self) -> NfQueue:
         """Give the queue back, open; the gate is at its end."""
         self._keepalives.close()
+        if self._sockets is not None:
+            self._sockets.close()
+            self._sockets = None
         return self._queue
 
     def close(self) -> None:

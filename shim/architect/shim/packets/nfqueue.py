@@ -197,6 +197,11 @@ class NfQueue:
             + struct.pack("!II", verdict, identifier)
         )
 
+    def accept_through(self, identifier: int) -> None:
+        """Let all that waits up to a packet, this one included, go in order. OSError."""
+        self.flush()
+        self._send(self._verdict(_VERDICT_BATCH, _NF_ACCEPT, identifier))
+
     def flush(self) -> None:
         """Send the collected verdicts in order. OSError."""
         verdicts, self._verdicts = self._verdicts, []

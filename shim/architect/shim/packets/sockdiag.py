@@ -119,6 +119,14 @@ class SockDiag:
                 found += self._dump(family, protocol, states=states)
         return found
 
+    def udp(self) -> list[Socket]:
+        """The UDP sockets. OSError."""
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found in self._dump(family, UDP, states=_ALL_STATES)
+        ]
+
     def listeners_on(self, port: int) -> list[Socket]:
         """The TCP sockets that listen on a port. OSError."""
         return [

@@ -89,7 +89,7 @@ class Http2:
             skipped = min(self._skip_bytes, len(self._buffer) - offset)
             offset += skipped
             self._skip_bytes -= skipped
-            if self._skip_bytes or len(self._buffer) - offset < _HEAD_BYTES:
+            if len(self._buffer) - offset < _HEAD_BYTES:
                 break
             head = bytes(self._buffer[offset : offset + _HEAD_BYTES])
             size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]

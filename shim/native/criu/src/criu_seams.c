@@ -70,6 +70,14 @@ int criu_prepare(void)
     return result ? -1 : 0;
 }
 
+// Of patches/0001.
+extern unsigned long restore_huge_page_size;
+
+void criu_set_huge_pages(unsigned long size_bytes)
+{
+    restore_huge_page_size = size_bytes;
+}
+
 // No plugins: the directory is looked up in the container's mount namespace.
 int __wrap_cr_plugin_init(int stage)
 {

@@ -10,4 +10,7 @@ int __real_main(int argc, char **argv, char **envp);
 // answered from the inherited result. Returns 0, or -1 with CRIU's messages on stderr.
 int criu_prepare(void);
 
+// Size of the huge pages that a restore may use, 0 for none; for this process and its children.
+void criu_set_huge_pages(unsigned long size_bytes);
+
 #endif

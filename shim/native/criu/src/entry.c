@@ -158,6 +158,7 @@ _Noreturn void become_criu(const struct request *request, const int *fds, const 
     if (fchdir(WORK_FD))
         die("cannot change to the work directory");
     environ = no_environment;
+    criu_set_huge_pages(request->small_pages ? 0 : host->huge_page_bytes);
 
     snprintf(images, sizeof images, "/proc/self/fd/%d", IMAGES_FD);
     snprintf(work, sizeof work, "/proc/self/fd/%d", WORK_FD);

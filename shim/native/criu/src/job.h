@@ -25,6 +25,7 @@ enum {
 struct host {
     int null_fd;
     int last_pid_fd; // /proc/sys/kernel/ns_last_pid
+    unsigned long huge_page_bytes; // 0: switched off on this node, or unknown to the kernel
 };
 
 // CPU affinity of the container's init, read where its pid is known: outside its pid namespace.

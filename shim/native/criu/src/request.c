@@ -123,11 +123,17 @@ static const char *set_token(struct request *request, const char *token)
         request->inherited = (int)n;
         return NULL;
     }
+    if ((value = value_of(token, "huge-pages"))) {
+        if ((n = number(value, 1)) < 0)
+            return "huge-pages is neither 0 nor 1";
+        request->small_pages = !n;
+        return NULL;
+    }
     if (!strcmp(token, "kill")) {
         request->kind = KIND_KILL;
         return NULL;
     }
-    return "unknown token (known: id, kind, ns, pid, last-pid, cgroups, fds, kill, --)";
+    return "unknown token (known: id, kind, ns, pid, last-pid, cgroups, fds, huge-pages, kill, --)";
 }
 
 const char *parse_request(struct request *request, char *message, size_t length)

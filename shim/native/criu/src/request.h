@@ -21,6 +21,7 @@ struct request {
     int namespaces; // CLONE_NEW* flags to enter besides the pid namespace
     pid_t pid;      // wanted pid of criu in the container's pid namespace, 0: any
     pid_t last_pid; // value for ns_last_pid, 0: leave it alone
+    int small_pages; // a restore asks for no huge pages
     int cgroups;    // number of cgroup.procs descriptors
     int inherited;  // number of descriptors that criu sees at INHERITED_FD_BASE + i
     int argc;

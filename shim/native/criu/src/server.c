@@ -152,6 +152,28 @@ static void reap(void)
         }
 }
 
+static bool read_line(const char *path, char *text, size_t size)
+{
+    FILE *file = fopen(path, "re");
+    bool read = file && fgets(text, (int)size, file);
+
+    if (file)
+        fclose(file);
+    return read;
+}
+
+// What an administrator who said "never" to transparent huge pages wants is respected.
+static unsigned long huge_page_bytes(void)
+{
+    char text[128];
+
+    if (!read_line("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text) ||
+        strstr(text, "[never]") ||
+        !read_line("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof text))
+        return 0;
+    return strtoul(text, NULL, 10);
+}
+
 static int prepare(struct host *host)
 {
     struct rlimit files;
@@ -169,6 +191,7 @@ static int prepare(struct host *host)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
+    host->huge_page_bytes = huge_page_bytes();
     host->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     host->last_pid_fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
     if (host->null_fd < 0 || host->last_pid_fd < 0 || chdir("/")) {

@@ -1,0 +1,95 @@
+{{- define "architect.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Prefix of every object's name; leaves room for "-persistent" and the like in 63 characters. */ -}}
+{{- define "architect.fullname" -}}
+{{- $name := include "architect.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 45 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 45 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- /* Labels that never change: (dict "root" . "component" "operator"). */ -}}
+{{- define "architect.selector" -}}
+app.kubernetes.io/name: {{ include "architect.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "architect.labels" -}}
+{{ include "architect.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: architect
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.image" -}}
+{{- $image := .root.Values.image -}}
+{{- printf "%s/%s/%s:%s" $image.registry $image.repository .component (default .root.Chart.AppVersion $image.tag) | quote }}
+{{- end }}
+
+{{- /* The daemon's pods, for whoever lists them. */ -}}
+{{- define "architect.daemonSelector" -}}
+app.kubernetes.io/name={{ include "architect.name" . }},app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=daemon
+{{- end }}
+
+{{- define "architect.spread" -}}
+podAntiAffinity:
+  preferredDuringSchedulingIgnoredDuringExecution:
+    - weight: 100
+      podAffinityTerm:
+        topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- include "architect.selector" . | nindent 12 }}
+{{- end }}
+
+{{- /* What the operator and the webhook need of the kernel: nothing. */ -}}
+{{- define "architect.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "architect.nonRoot" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- /* Namespaces that the webhooks look at: not the cluster's own, and not ours, so that neither
+waits for us to start. */ -}}
+{{- define "architect.namespaces" -}}
+matchExpressions:
+  - key: kubernetes.io/metadata.name
+    operator: NotIn
+    values:
+      {{- toYaml (append .Values.webhook.excludedNamespaces .Release.Namespace | uniq) | nindent 6 }}
+{{- end }}
+
+{{- /* The label with which one object opts out, whatever its annotations say. */ -}}
+{{- define "architect.objects" -}}
+matchExpressions:
+  - key: architect.dev/webhook
+    operator: NotIn
+    values: [ignore]
+{{- end }}
+
+{{- define "architect.beforeUninstall" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-5"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}

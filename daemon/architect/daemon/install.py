@@ -1,0 +1,350 @@
+"""The host's bundle: copied whole, verified, switched at once, kept as long as it is needed.
+
+::
+
+    /opt/architect/<version>/      a bundle, never changed once it is there
+    /opt/architect/init/<sha>/init the static init, named by its content
+    /opt/architect/current         link to the version in use
+    /opt/architect/runtime.conf    the lower runtime
+
+A version stays while it is the current one, while a process runs from it, or while a container's
+record or image needs its init. So an upgrade never takes away what a sleeping pod needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from architect.api import names
+from architect.core import files
+from architect.core.errors import FormatError, NodeError
+from architect.daemon.host import Host
+
+log = logging.getLogger(__name__)
+
+MANIFEST: Final = "MANIFEST.json"
+MANIFEST_VERSION: Final = 1
+INIT_NAME: Final = "init.sha256"
+RUNTIME_CONF: Final = "runtime.conf"
+WARDEN: Final = "architect-warden"
+_VERSION_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
+_SHA = re.compile(r"[0-9a-f]{64}")
+_RESERVED: Final = frozenset({"init", "current"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One file or link of a bundle."""
+
+    sha256: str = ""
+    mode: int = 0o644
+    link: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle consists of."""
+
+    version: str
+    entries: Mapping[str, Entry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where things lie; tests put them elsewhere."""
+
+    install: Path = names.INSTALL
+    run: Path = names.RUN
+    pods: Path = names.PODS
+
+    @property
+    def current(self) -> Path:
+        """The link to the version in use."""
+        return self.install / "current"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of the bundle in *directory*. Raises FormatError."""
+    path = directory / MANIFEST
+    try:
+        value = files.read_json(path, version=MANIFEST_VERSION)
+    except FileNotFoundError as error:
+        raise FormatError(f"{directory} is no bundle: it has no {MANIFEST}") from error
+    version, listed = value.get("bundle"), value.get("files")
+    if not isinstance(version, str) or not _VERSION_NAME.fullmatch(version) or version in _RESERVED:
+        raise FormatError(f"{path}: {version!r:.80} is not a usable version")
+    if not isinstance(listed, dict) or not listed:
+        raise FormatError(f"{path}: lists no files")
+    return Manifest(version=version, entries={n: _entry(path, n, e) for n, e in listed.items()})
+
+
+def find_bundle(parent: Path) -> Path:
+    """Return the one bundle in *parent*, or *parent* if it is one. Raises FormatError."""
+    if (parent / MANIFEST).exists():
+        return parent
+    found = sorted(p.parent for p in parent.glob(f"*/{MANIFEST}"))
+    if len(found) != 1:
+        raise FormatError(f"{parent} holds {len(found)} bundles instead of one")
+    return found[0]
+
+
+def install(bundle: Path, layout: Layout) -> str:
+    """Put the bundle in place and switch to it; returns its version.
+
+    Whatever is interrupted is made anew at the next try; what is there and complete is not touched.
+    Raises FormatError (the image is broken) or NodeError.
+    """
+    manifest = read_manifest(bundle)
+    try:
+        layout.install.mkdir(mode=0o755, parents=True, exist_ok=True)
+        target = layout.install / manifest.version
+        if not _is_complete(target, manifest, bundle):
+            _copy(bundle, target, manifest)
+        _install_init(target, manifest, layout)
+        _switch(layout, manifest.version)
+    except OSError as error:
+        raise NodeError(
+            f"cannot install {manifest.version} in {layout.install}: {error}",
+            reason="InstallFailed",
+            hint="is there space, and is the path writable and not mounted noexec?",
+        ) from error
+    return manifest.version
+
+
+def write_runtime_conf(layout: Layout, runtime: Path) -> None:
+    """Name the lower runtime. Raises OSError."""
+    path = layout.install / RUNTIME_CONF
+    data = f"# written by the architect daemon\nrunc={runtime}\n".encode()
+    if not path.exists() or path.read_bytes() != data:
+        files.write_atomic(path, data, mode=0o644)
+
+
+def find_lower_runtime(host: Host, *, configured: str, from_engine: str) -> Path:
+    """Return the host's runc: as configured, as the engine has it, or found. Raises NodeError."""
+    for text in (configured, from_engine):
+        # The engine may name ours, if somebody made our handler the default.
+        if text.startswith("/") and not text.startswith(f"{names.INSTALL}/"):
+            if os.path.lexists(host.path(Path(text))):
+                return Path(text)
+            raise NodeError(f"{text} does not exist on the host", reason="NoRuntime")
+        if text and "/" not in text and (named := host.find_program(text)) is not None:
+            return named
+    for name in ("runc", "crun"):
+        if (found := host.find_program(name)) is not None:
+            return found
+    raise NodeError(
+        "there is neither runc nor crun on the host",
+        reason="NoRuntime",
+        hint="name it with --lower-runtime",
+    )
+
+
+def upgrade_keeper(host: Host, layout: Layout) -> bool:
+    """Make a running keeper of another version replace itself; returns whether one was told.
+
+    The warden goes on as the new version with all its descriptors, so no held packet is lost.
+    """
+    version = os.readlink(layout.current)
+    told = False
+    for process in host.processes(WARDEN):
+        try:
+            program = os.readlink(f"/proc/{process.pid}/exe")
+        except OSError:
+            continue
+        if f"/{version}/" in program:
+            continue
+        log.info("asking the keeper's parent (%d) to become version %s", process.pid, version)
+        try:
+            os.kill(process.pid, signal.SIGHUP)
+            told = True
+        except OSError as error:
+            raise NodeError(f"cannot signal the warden {process.pid}: {error.strerror}") from error
+    return told
+
+
+def prune(layout: Layout) -> list[Path]:
+    """Remove versions and inits that nothing needs; returns what was removed. Raises OSError."""
+    kept_versions = {os.readlink(layout.current)} | _running_versions(layout)
+    kept_inits = _needed_inits(layout)
+    removed: list[Path] = []
+    for directory in _versions(layout):
+        sha = _init_of(directory)
+        if directory.name in kept_versions:
+            kept_inits.add(sha)
+        else:
+            removed.append(directory)
+    for init in layout.install.glob("init/*"):
+        if _SHA.fullmatch(init.name) and init.name not in kept_inits:
+            removed.append(init)
+    for path in removed:
+        log.info("removing %s: nothing needs it any more", path)
+        shutil.rmtree(path)
+    return removed
+
+
+def remove(layout: Layout) -> None:
+    """Remove the installation; only once no managed container is left. Raises OSError."""
+    for directory in [*_versions(layout), layout.install / "init"]:
+        shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+    for name in ("current", RUNTIME_CONF):
+        (layout.install / name).unlink(missing_ok=True)
+
+
+def living_containers(layout: Layout) -> int:
+    """Return how many managed containers the engine has not deleted yet."""
+    return sum(1 for _ in (layout.run / "containers").glob("*.json"))
+
+
+def _entry(path: Path, name: str, value: Any) -> Entry:
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts or not parts:
+        raise FormatError(f"{path}: {name!r:.120} is not a path inside the bundle")
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: {name}: {value!r:.80} is not an object")
+    if (link := value.get("link")) is not None:
+        if not isinstance(link, str) or link.startswith("/") or _leaves(name, link):
+            raise FormatError(f"{path}: {name}: the link {link!r:.120} leaves the bundle")
+        return Entry(link=link)
+    sha, mode = value.get("sha256"), value.get("mode", 0o644)
+    if not isinstance(sha, str) or not _SHA.fullmatch(sha) or not isinstance(mode, int):
+        raise FormatError(f"{path}: {name} has no SHA-256 or mode")
+    return Entry(sha256=sha, mode=mode & 0o755)
+
+
+def _leaves(name: str, link: str) -> bool:
+    return os.path.normpath(os.path.join(os.path.dirname(name), link)).startswith("..")
+
+
+def _is_complete(target: Path, manifest: Manifest, bundle: Path) -> bool:
+    """Whether the same bundle is there, by content: a rebuilt version may bear the same name."""
+    try:
+        if (target / MANIFEST).read_bytes() != (bundle / MANIFEST).read_bytes():
+            return False
+        for name, entry in manifest.entries.items():
+            path = target / name
+            if entry.link is not None:
+                if os.readlink(path) != entry.link:
+                    return False
+            elif _sha256(path) != entry.sha256:
+                return False
+    except OSError:
+        return False
+    return True
+
+
+def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(mode=0o755)
+        for name, entry in sorted(manifest.entries.items()):
+            path = temporary / name
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if entry.link is not None:
+                path.symlink_to(entry.link)
+                continue
+            shutil.copyfile(bundle / name, path)
+            path.chmod(entry.mode)
+            if _sha256(path) != entry.sha256:
+                raise FormatError(f"{bundle / name} is not what the manifest says")
+        shutil.copyfile(bundle / MANIFEST, temporary / MANIFEST)
+        os.sync()  # one call instead of an fsync for each of some hundred files
+        if target.exists():
+            # Another build of the same version. What runs from it keeps its open files.
+            aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+            os.rename(target, aside)
+            os.rename(temporary, target)
+            shutil.rmtree(aside)
+        else:
+            os.rename(temporary, target)
+        files.sync_directory(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _install_init(target: Path, manifest: Manifest, layout: Layout) -> None:
+    sha = _init_of(target)
+    source = next((n for n, e in manifest.entries.items() if e.sha256 == sha), None)
+    if source is None:
+        raise FormatError(f"{target / INIT_NAME} names no file of the bundle")
+    path = layout.install / "init" / sha / "init"
+    if path.exists() and _sha256(path) == sha:
+        return
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.write_atomic(path, (target / source).read_bytes(), mode=0o755)
+
+
+def _init_of(directory: Path) -> str:
+    text = (directory / INIT_NAME).read_text().strip()
+    if not _SHA.fullmatch(text):
+        raise FormatError(f"{directory / INIT_NAME} holds no SHA-256")
+    return text
+
+
+def _switch(layout: Layout, version: str) -> None:
+    if layout.current.is_symlink() and os.readlink(layout.current) == version:
+        return
+    temporary = layout.install / f".current.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(version)
+    os.rename(temporary, layout.current)
+    files.sync_directory(layout.install)
+
+
+def _versions(layout: Layout) -> list[Path]:
+    return [
+        p
+        for p in sorted(layout.install.iterdir())
+        if p.name not in _RESERVED and not p.name.startswith(".") and (p / MANIFEST).exists()
+    ]
+
+
+def _running_versions(layout: Layout) -> set[str]:
+    """Return the versions from which some process of the host runs (hostPID shows all)."""
+    found: set[str] = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            program = Path(os.readlink(entry / "exe"))
+        except OSError:
+            continue
+        if program.is_relative_to(layout.install):
+            found.add(program.relative_to(layout.install).parts[0])
+    return found
+
+
+def _needed_inits(layout: Layout) -> set[str]:
+    """Return the inits that containers run or that images need: CRIU checks the file."""
+    needed: set[str] = set()
+    paths = [*(layout.run / "containers").glob("*.json"), *layout.pods.glob("*/*/meta.json")]
+    for sha in _init_shas(paths):
+        needed.add(sha)
+    return needed
+
+
+def _init_shas(paths: list[Path]) -> Iterator[str]:
+    for path in paths:
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            continue  # the container went between the listing and the reading
+        sha = value.get("init_sha")
+        if not isinstance(sha, str):
+            raise FormatError(f"{path} names no init")
+        yield sha
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,165 @@
+"""The daemon's side of the keeper's socket: calls, the stream of events, and its start."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from architect.api import names
+from architect.core import wire
+from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
+from architect.core.wire import Client
+from architect.daemon.host import Host
+from architect.daemon.observation import KeeperPod, Observation, read_observation, read_pod
+from architect.kube.watch import Backoff
+
+log = logging.getLogger(__name__)
+
+EVENT_POLL_SECONDS: Final = 1.0
+"""How long the reader of events waits before it looks whether it shall stop."""
+
+START_TIMEOUT_SECONDS: Final = 10.0
+
+
+class KeeperLink:
+    """Calls to the keeper. Safe to use from several threads: each call has its own connection.
+
+    A connection costs 0.1 ms; a shared one would make a look at the pods wait for a dump.
+    Every method raises Unavailable when nobody answers, Rejected or NodeError for the answer no.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_seconds: float,
+        transition_timeout_seconds: float,
+        path: Path = names.KEEPER_SOCKET,
+    ) -> None:
+        self._path = path
+        self._timeout_seconds = timeout_seconds
+        self._transition_timeout_seconds = transition_timeout_seconds
+
+    def version(self) -> str:
+        """Return the keeper's version."""
+        return str(self._call("version").get("version"))
+
+    def pods(self) -> list[KeeperPod]:
+        """Return all pods that the keeper knows."""
+        return [read_pod(value) for value in self._call("list").get("pods") or ()]
+
+    def status(self, uid: str) -> KeeperPod:
+        """Return one pod."""
+        return read_pod(self._call("status", pod=uid).get("status") or {})
+
+    def observe(self, uids: Iterable[str]) -> list[Observation]:
+        """Return what the keeper sees of *uids*; none: nothing is asked."""
+        if not (pods := sorted(uids)):
+            return []
+        answer = self._call("observe", pods=pods)
+        return [read_observation(value) for value in answer.get("observations") or ()]
+
+    def sleep(self, uid: str, *, reason: str, patience_seconds: float) -> None:
+        """Put a pod to sleep and return when it sleeps."""
+        self._call(
+            "sleep",
+            timeout_seconds=self._transition_timeout_seconds,
+            pod=uid,
+            reason=reason,
+            patience_seconds=patience_seconds,
+        )
+
+    def wake(self, uid: str, *, reason: str) -> None:
+        """Wake a pod and return when it is awake."""
+        self._call(
+            "wake", timeout_seconds=self._transition_timeout_seconds, pod=uid, reason=reason
+        )
+
+    def note(self, uid: str, *, why: list[str], idle_in_seconds: float | None) -> None:
+        """Leave the verdict with the keeper, for ``architect-runtime why``."""
+        self._call("note", pod=uid, why=why, idle_in_seconds=idle_in_seconds)
+
+    def ready(self, uid: str, containers: dict[str, bool]) -> None:
+        """Tell kubelet's verdict on each container, which the stand-in repeats."""
+        self._call("ready", pod=uid, containers=containers)
+
+    def forget(self, uid: str) -> int:
+        """Remove a pod's images, because the API says that it is gone; returns freed bytes."""
+        return int(self._call("forget", pod=uid).get("freed_bytes") or 0)
+
+    def _call(
+        self, op: str, *, timeout_seconds: float | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        with Client(self._path, timeout_seconds=timeout) as client:
+            return client.call(op, **arguments)
+
+    def follow(
+        self,
+        handle: Callable[[dict[str, Any]], None],
+        connected: Callable[[], None],
+        *,
+        stop: threading.Event,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Pass each event to *handle* until *stop*; connect again whenever the stream ends.
+
+        *connected* is called after each connect: whatever was missed is in the keeper's list.
+        """
+        backoff = backoff or Backoff(first_seconds=0.1, max_seconds=5.0)
+        while not stop.is_set():
+            try:
+                self._follow_once(handle, connected, stop=stop, backoff=backoff)
+            except (Unavailable, FormatError, Rejected, NodeError) as error:
+                if not stop.is_set():
+                    log.warning("keeper's events: %s", error)
+                    stop.wait(backoff.next())
+
+    def _follow_once(
+        self,
+        handle: Callable[[dict[str, Any]], None],
+        connected: Callable[[], None],
+        *,
+        stop: threading.Event,
+        backoff: Backoff,
+    ) -> None:
+        decoder = wire.Decoder()
+        request = {"v": wire.PROTOCOL_VERSION, "op": "subscribe"}
+        is_subscribed = False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            # Silence is normal: the time-out only lets the loop look at *stop*.
+            stream.settimeout(EVENT_POLL_SECONDS)
+            try:
+                stream.connect(str(self._path))
+                stream.sendall(wire.encode(request))
+            except OSError as error:
+                raise Unavailable(f"cannot connect to {self._path}: {error}") from error
+            while not stop.is_set():
+                try:
+                    data = stream.recv(65536)
+                except TimeoutError:
+                    continue
+                except OSError as error:
+                    raise Unavailable(f"{self._path}: {error}") from error
+                if not data:
+                    raise Unavailable(f"{self._path} closed the connection")
+                for message in decoder.feed(data):
+                    if is_subscribed:
+                        handle(message)
+                        continue
+                    if message.get("ok") is not True:
+                        raise wire.error_of(message)
+                    is_subscribed = True
+                    backoff.reset()
+                    connected()
+
+
+def start(host: Host, *, current: Path) -> None:
+    """Start the keeper's parent in the host's namespaces; harmless if it runs.
+
+    It leaves this pod's cgroups by itself. Raises NodeError.
+    """
+    host.run([str(current / "bin" / "architect-warden")], timeout_seconds=START_TIMEOUT_SECONDS)

@@ -1,0 +1,133 @@
+"""What Prometheus reads, on ``/metrics``, with ``/healthz`` and ``/readyz`` beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+SECONDS_BUCKETS: Final = (
+    0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Fine around 100 ms, where most sleeps and wakes lie."""
+
+BYTES_BUCKETS: Final = tuple(float(2**n) for n in range(20, 38, 2))
+"""1 MiB to 64 GiB."""
+
+REQUEST_TIMEOUT_SECONDS: Final = 10.0
+
+
+class Metrics:
+    """All metrics of one daemon."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.sleeps = Counter("architect_sleeps", "Pods put to sleep", registry=r)
+        self.wakes = Counter("architect_wakes", "Pods woken", ["reason"], registry=r)
+        self.failures = Counter(
+            "architect_failures",
+            "Sleeps, wakes and other operations that failed",
+            ["operation", "reason"],
+            registry=r,
+        )
+        self.sleep_seconds = Histogram(
+            "architect_sleep_seconds", "Duration of a sleep", buckets=SECONDS_BUCKETS, registry=r
+        )
+        self.wake_seconds = Histogram(
+            "architect_wake_seconds", "Duration of a wake", buckets=SECONDS_BUCKETS, registry=r
+        )
+        self.image_bytes = Histogram(
+            "architect_image_bytes", "Size of an image", buckets=BYTES_BUCKETS, registry=r
+        )
+        self.held_packets = Counter(
+            "architect_held_packets", "Packets held and released", registry=r
+        )
+        self.pods = Gauge("architect_pods", "Managed pods of the node", ["state"], registry=r)
+        self.awake_reasons = Gauge(
+            "architect_awake_pods", "Awake pods by what keeps them awake", ["reason"], registry=r
+        )
+        self.node_ready = Gauge(
+            "architect_node_ready", "1 if the node can run managed pods", registry=r
+        )
+        self.api_errors = Counter(
+            "architect_api_errors", "Requests to the API server that failed", ["reason"], registry=r
+        )
+        self.keeper_errors = Counter(
+            "architect_keeper_errors", "Requests to the keeper that failed", registry=r
+        )
+        self.disk_free_bytes = Gauge(
+            "architect_disk_free_bytes", "Free space on the disk of the images", registry=r
+        )
+        self.disk_image_bytes = Gauge(
+            "architect_disk_image_bytes", "Space that images use", registry=r
+        )
+        self.observe_seconds = Histogram(
+            "architect_observe_seconds",
+            "Duration of one look at the node's pods",
+            buckets=SECONDS_BUCKETS,
+            registry=r,
+        )
+
+
+Health = Callable[[], str]
+"""Returns what is wrong; nothing: all is well."""
+
+
+class Server:
+    """Serves metrics and health in threads of its own."""
+
+    def __init__(
+        self, metrics: Metrics, *, address: tuple[str, int], alive: Health, ready: Health
+    ) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = REQUEST_TIMEOUT_SECONDS
+
+            def do_GET(self) -> None:
+                if self.path.split("?")[0] == "/metrics":
+                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
+                elif self.path == "/healthz":
+                    self._health(alive())
+                elif self.path == "/readyz":
+                    self._health(ready())
+                else:
+                    self._answer(404, "text/plain", b"see /metrics, /healthz, /readyz\n")
+
+            def _health(self, problem: str) -> None:
+                code, text = (503, problem) if problem else (200, "ok")
+                self._answer(code, "text/plain; charset=utf-8", f"{text}\n".encode())
+
+            def _answer(self, code: int, kind: str, body: bytes) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Probes every few seconds are not worth a line."""
+
+        self._server = ThreadingHTTPServer(address, Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, name="metrics", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is served."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and wait until it has stopped."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,180 @@
+"""What users see of a pod's state: labels, the pod condition, events. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.keeper import Event, PodState
+from architect.core import durations
+from architect.daemon import resize
+from architect.daemon.observation import KeeperPod
+from architect.daemon.pods import ManagedPod
+from architect.daemon.reasons import Reason, first
+from architect.kube.conditions import Condition, Status
+from architect.kube.events import EventType
+
+ASLEEP_STATES: Final = frozenset({PodState.ASLEEP, PodState.FAILED})
+SETTLED_STATES: Final = ASLEEP_STATES | {PodState.AWAKE}
+"""States that last; the others are told by the event that ends them."""
+
+REASON_SLEPT: Final = "Slept"
+REASON_AWAKE: Final = "Awake"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """One event to be recorded."""
+
+    reason: str
+    text: str
+    action: str
+    event_type: EventType = EventType.NORMAL
+
+
+def labels(pod: ManagedPod, *, is_asleep: bool) -> dict[str, str | None]:
+    """Return the status labels that differ from what *pod* has; None removes one."""
+    value = names.STATUS_SCALED_DOWN if is_asleep else names.STATUS_RUNNING
+    wanted = {names.STATUS_LABEL_PREFIX + name: value for name in pod.managed}
+    changed: dict[str, str | None] = {
+        key: item for key, item in wanted.items() if pod.labels.get(key) != item
+    }
+    changed |= {key: None for key in pod.labels if key not in wanted}
+    return changed
+
+
+def condition(keeper: KeeperPod | None, *, reasons: tuple[Reason, ...]) -> Condition:
+    """Return the pod condition: asleep, or awake and why."""
+    if keeper is not None and keeper.state is PodState.FAILED:
+        refused = keeper.refused
+        said = f"{refused.message or refused.reason}" if refused else keeper.reason
+        return Condition(
+            type=names.CONDITION_ASLEEP,
+            status=Status.TRUE,
+            reason=names.EVENT_RESTORE_FAILED,
+            message=f"asleep, and its last restore failed: {said}; the image is kept",
+        )
+    if keeper is not None and keeper.state is PodState.ASLEEP:
+        since = datetime.datetime.fromtimestamp(int(keeper.since_unix), tz=datetime.UTC)
+        return Condition(
+            type=names.CONDITION_ASLEEP,
+            status=Status.TRUE,
+            reason=REASON_SLEPT,
+            message=f"asleep since {since:%Y-%m-%dT%H:%M:%SZ}, {_mib(keeper.image_bytes)} on disk",
+        )
+    top = first(reasons)
+    return Condition(
+        type=names.CONDITION_ASLEEP,
+        status=Status.FALSE,
+        reason=top.kind.value if top else REASON_AWAKE,
+        message="; ".join(map(str, reasons[:8])) or "idle; it may sleep now",
+    )
+
+
+def is_condition_due(pod: ManagedPod, new: Condition, *, may_update_reason: bool) -> bool:
+    """Whether *new* is worth a request.
+
+    A changed status always is; a changed reason once in a while; a changed text never, since its
+    numbers change at every look (the keeper's ``why`` has them fresh).
+    """
+    old = pod.conditions.get(new.type)
+    if old is None or old.status != new.status.value:
+        return True
+    return may_update_reason and old.reason != new.reason
+
+
+def note_of(
+    event: Event, message: Mapping[str, Any], *, pod: ManagedPod | None, is_refused: bool
+) -> Note | None:
+    """Return the Kubernetes event for one event of the keeper, or None if it is not worth one.
+
+    *is_refused*: a failed sleep is not tried again. One that is tried again is no event: it would
+    come every few seconds from a pod that is simply busy.
+    """
+    took = durations.render(float(message.get("duration_seconds") or 0.0))
+    reason = str(message.get("reason") or "")
+    because = f" ({reason})" if reason else ""
+    if event is Event.SLEPT:
+        text = f"asleep after {took}{because}, {_mib(int(message.get('image_bytes') or 0))} on disk"
+        return Note(reason=names.EVENT_SLEPT, text=text + _kept_requests(pod), action="Sleep")
+    if event is Event.WOKE:
+        held = int(message.get("held_packets") or 0)
+        text = f"awake after {took}{because}, {held} packets held meanwhile"
+        return Note(reason=names.EVENT_WOKE, text=text, action="Wake")
+    said = _said(message)
+    if event is Event.SLEEP_FAILED:
+        if not is_refused and not message.get("lost"):
+            return None
+        text = f"goes on running: {said}"
+        if lost := message.get("lost"):
+            text = f"{said}; containers that could not be brought back: {', '.join(lost)}"
+        return Note(
+            reason=names.EVENT_SLEEP_FAILED,
+            text=text,
+            action="Sleep",
+            event_type=EventType.WARNING,
+        )
+    if event is Event.WAKE_FAILED:
+        policy = f"; on-restore-failure is {message['policy']}" if message.get("policy") else ""
+        return Note(
+            reason=names.EVENT_RESTORE_FAILED,
+            text=f"cannot be restored, its image is kept: {said}{policy}",
+            action="Wake",
+            event_type=EventType.WARNING,
+        )
+    if event is Event.WAKE_BLOCKED:
+        text = (
+            f"its packets are held: waking needs {_mib(int(message.get('needed_bytes') or 0))}, "
+            f"the node has {_mib(int(message.get('available_bytes') or 0))} available"
+        )
+        return Note(
+            reason=names.EVENT_WAKE_BLOCKED,
+            text=text,
+            action="Wake",
+            event_type=EventType.WARNING,
+        )
+    return None
+
+
+def wake_kind(reason: str) -> str:
+    """Return the metric label for why a pod woke: a few fixed words, whatever the text says."""
+    text = reason.lower()
+    for word, kind in (
+        ("exec", "exec"),
+        ("signal", "signal"),
+        ("sigterm", "signal"),
+        ("packet", "packet"),
+        ("syn", "packet"),
+        ("udp", "packet"),
+        ("tcp", "packet"),
+        ("connection", "packet"),
+        ("hook", "hook"),
+        ("uninstall", "daemon"),
+        ("daemon", "daemon"),
+    ):
+        if word in text:
+            return kind
+    return "command"
+
+
+def _kept_requests(pod: ManagedPod | None) -> str:
+    if pod is None:
+        return ""
+    skips = set(resize.lower(pod, bounds=resize.Bounds()).skipped.values())
+    skips.discard(resize.Skip.BEST_EFFORT)
+    texts = sorted(resize.SKIP_TEXT[s] for s in skips)
+    return f"; {'; '.join(texts)}" if texts else ""
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    reason = str(message.get("reason") or "Unknown")
+    text = str(message.get("message") or "")
+    hint = str(message.get("hint") or "")
+    return reason + (f": {text}" if text else "") + (f" (hint: {hint})" if hint else "")
+
+
+def _mib(number: int) -> str:
+    return f"{number / 2**20:.1f} MiB"

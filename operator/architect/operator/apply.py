@@ -1,0 +1,83 @@
+"""Carry out what :mod:`architect.operator.plan` decided."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from architect.api import names
+from architect.core.errors import Rejected, Retryable
+from architect.kube import checkpoints, patches
+from architect.kube.api import Api
+from architect.kube.errors import Conflict, NotFound
+from architect.kube.events import EventType, Recorder
+from architect.operator import metrics, plan
+from architect.operator.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_REPORTS: Final = 65536
+"""About 10 MB of text; a cluster with more wrong pods than that hears of some of them again."""
+
+
+class Applier:
+    """Carries out actions; safe to use from several threads.
+
+    Whatever goes wrong is said and left to the next sweep: no action here is the last chance.
+    """
+
+    def __init__(self, api: Api, recorder: Recorder, numbers: Metrics) -> None:
+        self._api = api
+        self._recorder = recorder
+        self._metrics = numbers
+        self._reported: dict[tuple[str, str, str], None] = {}
+
+    def apply(self, action: plan.Action) -> bool:
+        """Carry out one action and return whether it is done (or was before)."""
+        name = type(action).__name__
+        try:
+            done = self._do(action)
+        except NotFound:
+            done = True  # what it was about is gone
+        except Conflict as error:
+            log.info("%s: %s; decided anew at its next event", name, error)
+            done = False
+        except (Rejected, Retryable) as error:
+            log.warning("%s: %s", name, error)
+            self._metrics.add(metrics.ACTIONS, action=name, result="failed")
+            return False
+        self._metrics.add(metrics.ACTIONS, action=name, result="done" if done else "late")
+        return done
+
+    def _do(self, action: plan.Action) -> bool:
+        match action:
+            case plan.Collect(checkpoint=ref, resource_version=version, why=why):
+                self._api.delete(ref, resource_version=version)
+                log.info("deleted %s: %s", ref, why)
+            case plan.Declare(value=value, condition=condition):
+                checkpoints.set_status(self._api, value, condition)
+            case plan.Report():
+                return self._report(action)
+            case plan.Unlabel(node=ref, why=why):
+                patches.set_metadata(self._api, ref, labels={names.NODE_READY_LABEL: None})
+                log.warning("took label %s off %s: %s", names.NODE_READY_LABEL, ref, why)
+        return True
+
+    def _report(self, action: plan.Report) -> bool:
+        """Record an event unless this process, or the API server, remembers that it was."""
+        key = (action.regarding.uid, action.reason, action.note)
+        if key in self._reported:
+            return True
+        is_recorded = self._recorder.record(
+            action.regarding,
+            reason=action.reason,
+            note=action.note,
+            action=action.action,
+            event_type=EventType.WARNING,
+            is_once=True,
+        )
+        if is_recorded:
+            self._reported[key] = None
+            while len(self._reported) > REMEMBERED_REPORTS:
+                self._reported.pop(next(iter(self._reported)))
+        return is_recorded

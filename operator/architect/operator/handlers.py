@@ -1,0 +1,79 @@
+"""Which event leads where. The decisions are in :mod:`architect.operator.plan`.
+
+Only ``on.event`` handlers: kopf then writes nothing into the objects, neither its progress nor a
+finalizer, so that objects and namespaces can be deleted while no operator runs. What such a handler
+misses or fails at is found by the next sweep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from architect.kube.connection import Credentials
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS
+from architect.operator import plan
+from architect.operator.apply import Applier
+from architect.operator.sweep import Sweeper
+from architect.operator.unmanaged import UnmanagedPods
+
+
+def register(
+    registry: kopf.OperatorRegistry,
+    *,
+    applier: Applier,
+    sweeper: Sweeper,
+    unmanaged: UnmanagedPods,
+    credentials: Callable[[], Credentials],
+) -> None:
+    """Add our handlers to *registry*."""
+
+    @kopf.on.login(registry=registry)
+    def login(**_: Any) -> kopf.ConnectionInfo:
+        return connection_info(credentials())
+
+    @kopf.on.event(PODS.version, PODS.plural, registry=registry, when=_is_of_interest)
+    async def pod_changed(event: kopf.RawEvent, **_: Any) -> None:
+        value = dict(event["object"])
+        if event["type"] == "DELETED":
+            unmanaged.forget(value)
+            await asyncio.to_thread(sweeper.collect_of, value)
+        else:
+            await asyncio.to_thread(unmanaged.look_at, value)
+
+    @kopf.on.event(CHECKPOINTS.group, CHECKPOINTS.version, CHECKPOINTS.plural, registry=registry)
+    async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
+        if event["type"] != "DELETED":
+            await asyncio.to_thread(sweeper.collect, dict(event["object"]))
+
+    @kopf.on.event(
+        PERSISTENT_CHECKPOINTS.group,
+        PERSISTENT_CHECKPOINTS.version,
+        PERSISTENT_CHECKPOINTS.plural,
+        registry=registry,
+    )
+    async def persistent_changed(event: kopf.RawEvent, **_: Any) -> None:
+        if event["type"] == "DELETED":
+            return
+        if (action := plan.for_persistent(dict(event["object"]))) is not None:
+            await asyncio.to_thread(applier.apply, action)
+
+
+def connection_info(credentials: Credentials) -> kopf.ConnectionInfo:
+    """Return our credentials as kopf wants them."""
+    return kopf.ConnectionInfo(
+        server=credentials.server,
+        ca_path=credentials.ca_path,
+        insecure=not credentials.is_verified,
+        scheme="Bearer" if credentials.token else None,
+        token=credentials.token,
+        certificate_path=credentials.certificate_path,
+        private_key_path=credentials.private_key_path,
+    )
+
+
+def _is_of_interest(body: kopf.Body, **_: Any) -> bool:
+    return plan.is_of_interest(body)

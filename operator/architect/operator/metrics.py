@@ -1,0 +1,126 @@
+"""The operator's numbers, in Prometheus' text format.
+
+A handful of counters and gauges: the format is written here rather than by a library.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One metric's name, type and meaning."""
+
+    name: str
+    type: str
+    help: str
+
+
+LEADER: Final = Family(
+    name="architect_operator_leader", type="gauge", help="1 where this replica holds the lease."
+)
+ACTIONS: Final = Family(
+    name="architect_operator_actions_total",
+    type="counter",
+    help="What was done, by action and result.",
+)
+CHECKPOINTS: Final = Family(
+    name="architect_operator_checkpoints",
+    type="gauge",
+    help="Checkpoint objects at the last sweep.",
+)
+UNMANAGED: Final = Family(
+    name="architect_operator_unmanaged_pods",
+    type="gauge",
+    help="Pods that want to be managed and are not, now.",
+)
+UNMANAGED_TOTAL: Final = Family(
+    name="architect_operator_unmanaged_pods_total",
+    type="counter",
+    help="Pods that were found to want management and not have it.",
+)
+NODES: Final = Family(
+    name="architect_operator_nodes",
+    type="gauge",
+    help="Nodes with the ready label, by whether a daemon serves them.",
+)
+SWEEPS: Final = Family(
+    name="architect_operator_sweeps_total", type="counter", help="Looks at everything, by result."
+)
+SWEEP_SECONDS: Final = Family(
+    name="architect_operator_sweep_duration_seconds",
+    type="gauge",
+    help="Duration of the last complete sweep.",
+)
+SWEPT_AT: Final = Family(
+    name="architect_operator_last_sweep_timestamp_seconds",
+    type="gauge",
+    help="Unix time of the last complete sweep.",
+)
+
+FAMILIES: Final = (
+    LEADER,
+    ACTIONS,
+    CHECKPOINTS,
+    UNMANAGED,
+    UNMANAGED_TOTAL,
+    NODES,
+    SWEEPS,
+    SWEEP_SECONDS,
+    SWEPT_AT,
+)
+
+_Labels = tuple[tuple[str, str], ...]
+
+
+class Metrics:
+    """The values; any thread may change or render them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, dict[_Labels, float]] = {family.name: {} for family in FAMILIES}
+
+    def set(self, family: Family, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        with self._lock:
+            self._values[family.name][tuple(sorted(labels.items()))] = value
+
+    def add(self, family: Family, value: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        key = tuple(sorted(labels.items()))
+        with self._lock:
+            values = self._values[family.name]
+            values[key] = values.get(key, 0.0) + value
+
+    def get(self, family: Family, **labels: str) -> float:
+        """Return a value, 0 if it was never set."""
+        with self._lock:
+            return self._values[family.name].get(tuple(sorted(labels.items())), 0.0)
+
+    def render(self) -> str:
+        """Return everything in the text format."""
+        lines: list[str] = []
+        with self._lock:
+            for family in FAMILIES:
+                lines.append(f"# HELP {family.name} {family.help}")
+                lines.append(f"# TYPE {family.name} {family.type}")
+                lines += (
+                    f"{family.name}{_labels(labels)} {value:.17g}"
+                    for labels, value in sorted(self._values[family.name].items())
+                )
+        return "\n".join(lines) + "\n"
+
+
+def _labels(labels: _Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in labels) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

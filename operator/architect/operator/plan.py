@@ -1,0 +1,233 @@
+"""What is to be done about an object: objects in, actions out, nothing read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from architect.api import names
+from architect.core import pods as admission
+from architect.core.errors import FormatError
+from architect.kube import checkpoints, conditions
+from architect.kube.checkpoints import Trigger
+from architect.kube.conditions import Condition, Status
+from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
+
+JsonObject = dict[str, Any]
+
+FINISHED_PHASES: Final = ("Succeeded", "Failed")
+"""Nothing of such a pod runs again; Kubernetes does not leave these phases."""
+
+ACCEPTED: Final = "Accepted"
+NOT_SUPPORTED: Final = "NotSupportedYet"
+EVENT_DRIFTED: Final = "PolicyDrifted"
+EVENT_UNSERVED: Final = "NodeUnserved"
+
+NOT_SUPPORTED_CONDITION: Final = Condition(
+    type=ACCEPTED,
+    status=Status.FALSE,
+    reason=NOT_SUPPORTED,
+    message="this version of Architect saves no PersistentCheckpoints: nothing was saved, and no "
+    "pod can start from it",
+)
+
+RUNTIME_CLASSES: Final = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Delete a checkpoint whose pod is gone."""
+
+    checkpoint: ObjectRef
+    resource_version: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declare:
+    """Set a condition of one of our objects."""
+
+    value: JsonObject
+    condition: Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Tell about an object, once."""
+
+    regarding: ObjectRef
+    reason: str
+    note: str
+    action: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabel:
+    """Take the ready label off a node that nobody serves."""
+
+    node: ObjectRef
+    why: str
+
+
+Action: TypeAlias = Collect | Declare | Report | Unlabel
+
+
+def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:
+    """Decide about one checkpoint; *pod* is what the API has under its pod's name now.
+
+    One that belongs to its pod goes with it. The cluster's garbage collector does the same by the
+    ownerReference; this is for an object without one, and for a pod that was replaced under its
+    name (a StatefulSet's). One that is meant to outlive its pod is left alone.
+    """
+    metadata = value["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return None
+    ref = checkpoints.pod_of(value)
+    is_owned = any(o.get("uid") == ref.uid for o in metadata.get("ownerReferences") or ())
+    if not is_owned and value["spec"].get("trigger") != Trigger.SLEEP.value:
+        return None
+    if pod is None:
+        why = f"pod {ref.name} is gone"
+    elif (uid := pod["metadata"]["uid"]) != ref.uid:
+        why = f"pod {ref.name} was replaced (uid {uid} instead of {ref.uid})"
+    elif (phase := (pod.get("status") or {}).get("phase")) in FINISHED_PHASES:
+        why = f"pod {ref.name} has ended ({phase})"
+    else:
+        return None
+    return Collect(
+        checkpoint=ObjectRef.of(CHECKPOINTS, value),
+        resource_version=metadata.get("resourceVersion", ""),
+        why=why,
+    )
+
+
+def for_persistent(value: JsonObject) -> Declare | None:
+    """Decide about one PersistentCheckpoint: it is refused aloud, once."""
+    if value["metadata"].get("deletionTimestamp"):
+        return None
+    existing = (value.get("status") or {}).get("conditions") or ()
+    old = conditions.find(existing, ACCEPTED)
+    generation = value["metadata"].get("generation", 0)
+    if (
+        old is not None
+        and old.get("reason") == NOT_SUPPORTED
+        and old.get("message") == NOT_SUPPORTED_CONDITION.message
+        and old.get("observedGeneration") == generation
+    ):
+        return None
+    return Declare(value=value, condition=NOT_SUPPORTED_CONDITION)
+
+
+def is_of_interest(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod says anything about Architect: a cheap look before the thorough one."""
+    annotations = (pod.get("metadata") or {}).get("annotations") or {}
+    return any(key.startswith((f"{names.GROUP}/", names.VENDOR_PREFIX)) for key in annotations)
+
+
+def is_settled(pod: JsonObject) -> bool:
+    """Whether nothing that is said about this pod can change anything any more."""
+    phase = (pod.get("status") or {}).get("phase")
+    return bool(pod["metadata"].get("deletionTimestamp")) or phase in FINISHED_PHASES
+
+
+def for_pod(pod: JsonObject) -> Report | None:
+    """Decide about one pod: whether its owner wants it managed and it is not, or not so."""
+    if is_settled(pod) or not is_of_interest(pod):
+        return None
+    ref = ObjectRef.of(PODS, pod)
+    try:
+        verdict = admission.check_admitted(pod)
+    except FormatError as error:
+        return _report(ref, names.EVENT_UNMANAGED, f"runs as without Architect: {error}")
+    match verdict:
+        case admission.Unmanaged(obstacles=obstacles):
+            said = "; ".join(f"{o.reason}: {o.text}" for o in obstacles)
+            note = f"runs as without Architect. {said}. {remedy(pod)}"
+            return _report(ref, names.EVENT_UNMANAGED, note)
+        case admission.Drifted(differences=differences):
+            note = f"is managed by the policy it was created with. {'; '.join(differences)}"
+            return _report(ref, EVENT_DRIFTED, note)
+        case _:
+            return None
+
+
+def remedy(pod: JsonObject) -> str:
+    """Return the command that has a pod admitted anew."""
+    metadata = pod["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
+    owner: dict[str, Any] = next(
+        (o for o in metadata.get("ownerReferences") or () if o.get("controller")), {}
+    )
+    kind, owner_name = owner.get("kind"), str(owner.get("name", ""))
+    if kind in ("StatefulSet", "DaemonSet"):
+        target = f"{str(kind).lower()}/{owner_name}"
+        return f"To have it managed: kubectl rollout restart -n {namespace} {target}"
+    pod_hash = (metadata.get("labels") or {}).get("pod-template-hash")
+    if kind == "ReplicaSet" and pod_hash and owner_name.endswith(f"-{pod_hash}"):
+        deployment = owner_name.removesuffix(f"-{pod_hash}")
+        return f"To have it managed: kubectl rollout restart -n {namespace} deployment/{deployment}"
+    if owner:
+        return f"To have it managed: kubectl delete pod -n {namespace} {name}"
+    return f"To have it managed: delete pod {name} and create it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodesView:
+    """Which labelled nodes somebody serves, and what follows."""
+
+    actions: tuple[Unlabel | Report, ...]
+    labelled: int
+    unserved: frozenset[str]
+    """Names of labelled nodes without a daemon's pod: suspects, for the next look."""
+
+
+def for_nodes(
+    nodes: Iterable[JsonObject],
+    *,
+    daemons: Iterable[JsonObject],
+    pods: Iterable[JsonObject],
+    suspects: frozenset[str],
+) -> NodesView:
+    """Decide about the ready labels of all nodes.
+
+    A node without a daemon keeps no promise to new pods, so its label goes if the last look found
+    the same: a DaemonSet that is rolled out leaves a node without a pod for moments. The label
+    stays where pods run in our runtime classes, which copied it into their nodeSelector: a kubelet
+    that restarts would fail them. And where there is no daemon at all, somebody has changed its
+    labels or is uninstalling: nothing is touched.
+    """
+    serving = {(p.get("spec") or {}).get("nodeName") for p in daemons}
+    used = {
+        (p.get("spec") or {}).get("nodeName")
+        for p in pods
+        if (p.get("spec") or {}).get("runtimeClassName") in RUNTIME_CLASSES and not is_settled(p)
+    }
+    actions: list[Unlabel | Report] = []
+    unserved: set[str] = set()
+    labelled = 0
+    for node in nodes:
+        metadata = node["metadata"]
+        name = metadata["name"]
+        if (metadata.get("labels") or {}).get(names.NODE_READY_LABEL) != "true":
+            continue
+        labelled += 1
+        if name in serving:
+            continue
+        unserved.add(name)
+        if name not in suspects or not serving:
+            continue
+        ref = ObjectRef.of(NODES, node)
+        if name in used:
+            note = (
+                f"has no daemon: its managed pods run and wake, but do not sleep. Label "
+                f"{names.NODE_READY_LABEL} stays while they run"
+            )
+            actions.append(_report(ref, EVENT_UNSERVED, note))
+        else:
+            actions.append(Unlabel(node=ref, why="no daemon runs there"))
+    return NodesView(actions=tuple(actions), labelled=labelled, unserved=frozenset(unserved))
+
+
+def _report(ref: ObjectRef, reason: str, note: str) -> Report:
+    return Report(regarding=ref, reason=reason, note=note, action="Check")

@@ -1,0 +1,35 @@
+"""What the operator asks of the API. The chart's roles grant this and no more: a test compares."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from architect.kube.rbac import Rule
+from architect.kube.resources import (
+    CHECKPOINTS,
+    DAEMON_SETS,
+    EVENTS,
+    LEASES,
+    NODES,
+    PERSISTENT_CHECKPOINTS,
+    PODS,
+)
+
+RULES: Final = (
+    Rule(resource=PODS, verbs=("get", "list", "watch")),
+    Rule(resource=NODES, verbs=("list", "patch")),
+    Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
+    Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("list", "watch")),
+    Rule(resource=PERSISTENT_CHECKPOINTS, subresource="status", verbs=("patch",)),
+    Rule(resource=EVENTS, verbs=("create", "patch")),
+    Rule(resource=LEASES, verbs=("create",), is_local=True),
+    Rule(resource=LEASES, verbs=("get", "patch"), is_local=True, names=("architect-operator",)),
+)
+"""Of the running operator. Cluster-wide unless local: managed pods are in any namespace."""
+
+UNINSTALL_RULES: Final = (
+    Rule(resource=NODES, verbs=("list",)),
+    Rule(resource=PODS, verbs=("list",), is_local=True),
+    Rule(resource=DAEMON_SETS, verbs=("get", "patch"), is_local=True, names=("architect-daemon",)),
+)
+"""Of the command ``uninstall``, which has an account of its own for as long as it runs."""

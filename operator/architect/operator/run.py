@@ -1,0 +1,210 @@
+"""The operator's process: wait for the lease, then watch and sweep until it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from typing import Final
+
+import kopf
+
+from architect.core.errors import Retryable, Unavailable
+from architect.kube.api import Api
+from architect.kube.connection import Connection
+from architect.kube.errors import NotFound
+from architect.kube.events import Recorder
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS
+from architect.operator import handlers, metrics
+from architect.operator.apply import Applier
+from architect.operator.endpoint import Endpoint
+from architect.operator.leader import Elector
+from architect.operator.metrics import Metrics
+from architect.operator.settings import OperatorSettings, host_port
+from architect.operator.sweep import Sweeper
+from architect.operator.unmanaged import UnmanagedPods
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER: Final = "architect-operator"
+
+STUCK_SECONDS: Final = 60.0
+"""The event loop notes the time every second; a minute without is not load but a deadlock."""
+
+WATCH_SECONDS: Final = 300.0
+"""After this long the server ends a watch, and kopf begins the next."""
+
+REQUEST_SECONDS: Final = 30.0
+"""For one list of kopf's; a list of 100,000 pods takes some."""
+
+
+class LeadershipLost(Retryable):
+    """Another replica works now, or nobody could be asked; the process starts over as standby."""
+
+
+class Operator:
+    """One process of the operator."""
+
+    def __init__(self, settings: OperatorSettings, connection: Connection) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._metrics = Metrics()
+        api = Api(connection, field_manager=FIELD_MANAGER)
+        recorder = Recorder(api, component="operator", instance=settings.identity)
+        self._applier = Applier(api, recorder, self._metrics)
+        self._unmanaged = UnmanagedPods(self._applier, self._metrics)
+        self._sweeper = Sweeper(
+            api,
+            self._applier,
+            self._metrics,
+            self._unmanaged,
+            daemon_namespace=settings.namespace,
+            daemon_selector=settings.daemon_selector,
+        )
+        self._elector = Elector(
+            api,
+            namespace=settings.namespace,
+            name=settings.lease,
+            identity=settings.identity,
+            lease_seconds=settings.lease_seconds,
+        )
+        self._beat_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises LeadershipLost; ConfigError if the endpoint's address is none.
+        """
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        with Endpoint(
+            host_port(self._settings.address),
+            numbers=self._metrics,
+            health=self._what_is_stuck,
+            readiness=self._what_is_missing,
+        ):
+            beat = asyncio.create_task(self._beat())
+            try:
+                self._metrics.set(metrics.LEADER, 0)
+                if await self._wait_for_lease(stopped):
+                    await self._lead(stopped)
+            finally:
+                beat.cancel()
+                self._metrics.set(metrics.LEADER, 0)
+                await asyncio.to_thread(self._elector.release)
+
+    async def _wait_for_lease(self, stopped: asyncio.Event) -> bool:
+        """Return whether we lead; False if we were stopped before."""
+        log.info("waiting for lease %s as %s", self._settings.lease, self._settings.identity)
+        while not stopped.is_set():
+            if await asyncio.to_thread(self._elector.step):
+                return True
+            await _wait(stopped, seconds=self._elector.interval_seconds)
+        return False
+
+    async def _lead(self, stopped: asyncio.Event) -> None:
+        """Work as long as we hold the lease and are not stopped."""
+        log.info("holding lease %s", self._settings.lease)
+        self._metrics.set(metrics.LEADER, 1)
+        stop_work = asyncio.Event()
+        # kopf ends every task that was made after it started, so ours are made before.
+        renewal = asyncio.create_task(self._renew(stopped, stop_work))
+        sweeps = asyncio.create_task(self._sweep(stop_work))
+        try:
+            await kopf.operator(
+                registry=self._registry(),
+                settings=kopf_settings(),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=stop_work,
+            )
+        finally:
+            stop_work.set()
+            has_lost = not await renewal
+            await sweeps
+        if has_lost:
+            raise LeadershipLost(f"lease {self._settings.lease} is lost")
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        handlers.register(
+            registry,
+            applier=self._applier,
+            sweeper=self._sweeper,
+            unmanaged=self._unmanaged,
+            credentials=self._connection.credentials,
+        )
+        return registry
+
+    async def _renew(self, stopped: asyncio.Event, stop_work: asyncio.Event) -> bool:
+        """Renew until the work is to end; return whether we still held the lease then.
+
+        kopf takes the signals over as it starts, and ends by itself; one that came just before is
+        seen here.
+        """
+        while not stopped.is_set() and not stop_work.is_set():
+            if not await asyncio.to_thread(self._elector.step):
+                log.warning("lease %s is lost", self._settings.lease)
+                stop_work.set()
+                return False
+            await _wait(stop_work, seconds=self._elector.interval_seconds)
+        stop_work.set()
+        return True
+
+    async def _sweep(self, stop_work: asyncio.Event) -> None:
+        while not stop_work.is_set():
+            await asyncio.to_thread(self._sweeper.sweep)
+            await _wait(stop_work, seconds=self._settings.sweep_interval_seconds)
+
+    async def _beat(self) -> None:
+        while True:
+            self._beat_at = time.monotonic()
+            await asyncio.sleep(1)
+
+    def _what_is_stuck(self) -> str:
+        silent = time.monotonic() - self._beat_at
+        return f"the event loop has been stuck for {silent:.0f} s" if silent > STUCK_SECONDS else ""
+
+    def _what_is_missing(self) -> str:
+        contact = self._elector.contact_at
+        if contact is None or time.monotonic() - contact > STUCK_SECONDS:
+            return "the API server does not answer"
+        return ""
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: it watches, and writes nothing."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # events are ours, deduplicated and bounded
+    # No watch of namespaces and CRDs, and no permission to: our kinds are there before we start.
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.networking.request_timeout = REQUEST_SECONDS
+    return settings
+
+
+def check_kinds(api: Api) -> None:
+    """Read our kinds once: kopf looks for them at its start only.
+
+    Raises Unavailable if they are not served, Forbidden if we may not read them.
+    """
+    for resource in (CHECKPOINTS, PERSISTENT_CHECKPOINTS):
+        try:
+            api.list(resource, is_cached=True)
+        except NotFound as error:
+            raise Unavailable(
+                f"kind {resource.kind} is not served",
+                hint="are the CRDs installed? see crds.enabled of the chart",
+            ) from error
+
+
+async def _wait(event: asyncio.Event, *, seconds: float) -> None:
+    """Return after *seconds*, or at once when *event* is set."""
+    with contextlib.suppress(TimeoutError):
+        # Not wait_for, which makes a task in Python 3.11: kopf ends all that are not its own.
+        async with asyncio.timeout(seconds):
+            await event.wait()

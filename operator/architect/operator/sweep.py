@@ -1,0 +1,111 @@
+"""Look at everything and do what is to be done: what events were missed is found here."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from architect.api import names
+from architect.core.errors import FormatError, Rejected, Retryable
+from architect.kube import checkpoints
+from architect.kube.api import Api
+from architect.kube.resources import CHECKPOINTS, NODES, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
+from architect.operator import metrics, plan
+from architect.operator.apply import Applier
+from architect.operator.metrics import Metrics
+from architect.operator.unmanaged import UnmanagedPods
+
+log = logging.getLogger(__name__)
+
+JsonObject = dict[str, Any]
+
+
+class Sweeper:
+    """One look after the other; what the last one suspected is remembered for the next."""
+
+    def __init__(
+        self,
+        api: Api,
+        applier: Applier,
+        numbers: Metrics,
+        unmanaged: UnmanagedPods,
+        *,
+        daemon_namespace: str,
+        daemon_selector: str,
+    ) -> None:
+        self._api = api
+        self._applier = applier
+        self._metrics = numbers
+        self._unmanaged = unmanaged
+        self._daemon_namespace = daemon_namespace
+        self._daemon_selector = daemon_selector
+        self._suspects: frozenset[str] = frozenset()
+
+    def sweep(self) -> bool:
+        """Look once and return whether everything could be read."""
+        started = time.monotonic()
+        try:
+            pods = self._api.list(PODS, is_cached=True).items
+            self._sweep_pods(pods)
+            self._sweep_checkpoints()
+            self._sweep_persistent()
+            self._sweep_nodes(pods)
+        except (Rejected, Retryable) as error:
+            log.warning("sweep is incomplete: %s", error)
+            self._metrics.add(metrics.SWEEPS, result="incomplete")
+            return False
+        self._metrics.add(metrics.SWEEPS, result="complete")
+        self._metrics.set(metrics.SWEEP_SECONDS, time.monotonic() - started)
+        self._metrics.set(metrics.SWEPT_AT, time.time())
+        return True
+
+    def collect(self, value: JsonObject) -> None:
+        """Decide about one checkpoint, by a read of its pod that is not from a cache."""
+        try:
+            ref = checkpoints.pod_of(value)
+            pod = self._api.find(ObjectRef(resource=PODS, namespace=ref.namespace, name=ref.name))
+            action = plan.for_checkpoint(value, pod=pod)
+        except (FormatError, Rejected, Retryable) as error:
+            log.warning("checkpoint %s: %s", value["metadata"].get("name"), error)
+            return
+        if action is not None:
+            self._applier.apply(action)
+
+    def collect_of(self, pod: JsonObject) -> None:
+        """Decide about the checkpoint of a pod that has just gone, if there is one."""
+        try:
+            value = self._api.find(checkpoints.ref_of(ObjectRef.of(PODS, pod)))
+        except (Rejected, Retryable) as error:
+            log.warning("%s", error)
+            return
+        if value is not None:
+            self.collect(value)
+
+    def _sweep_pods(self, pods: tuple[JsonObject, ...]) -> None:
+        self._unmanaged.keep_only({pod["metadata"]["uid"] for pod in pods})
+        for pod in pods:
+            self._unmanaged.look_at(pod)
+
+    def _sweep_checkpoints(self) -> None:
+        values = self._api.list(CHECKPOINTS).items
+        self._metrics.set(metrics.CHECKPOINTS, len(values))
+        for value in values:
+            self.collect(value)
+
+    def _sweep_persistent(self) -> None:
+        for value in self._api.list(PERSISTENT_CHECKPOINTS).items:
+            if (action := plan.for_persistent(value)) is not None:
+                self._applier.apply(action)
+
+    def _sweep_nodes(self, pods: tuple[JsonObject, ...]) -> None:
+        daemons = self._api.list(
+            PODS, namespace=self._daemon_namespace, labels=self._daemon_selector
+        ).items
+        nodes = self._api.list(NODES, labels=f"{names.NODE_READY_LABEL}=true").items
+        view = plan.for_nodes(nodes, daemons=daemons, pods=pods, suspects=self._suspects)
+        self._suspects = view.unserved
+        self._metrics.set(metrics.NODES, view.labelled - len(view.unserved), served="true")
+        self._metrics.set(metrics.NODES, len(view.unserved), served="false")
+        for action in view.actions:
+            self._applier.apply(action)

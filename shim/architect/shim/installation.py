@@ -1,0 +1,83 @@
+"""Where the bundle that this code belongs to lies, and which lower runtime it stands in front of.
+
+``shim/native/launcher.c`` finds the lower runtime by the same rule for calls that never get here.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from architect.api import names
+from architect.core.errors import NodeError
+
+SEARCH: Final = tuple(
+    map(Path, ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"))
+)
+
+
+def version_directory() -> Path:
+    """Return ``/opt/architect/<version>``: the bundle of this very code."""
+    bundle = Path(__file__).resolve().parents[3]
+    return bundle if (bundle / "MANIFEST.json").exists() else names.CURRENT
+
+
+def program(name: str) -> Path:
+    """Return one of the bundle's programs."""
+    return version_directory() / "bin" / name
+
+
+def init() -> tuple[str, Path]:
+    """Return the SHA-256 and the path of the init for new containers. Raises NodeError."""
+    version = version_directory()
+    named = version / "init.sha256"
+    try:
+        sha = named.read_text().strip()
+    except OSError as error:
+        raise NodeError(
+            f"cannot read {named}: {error.strerror}",
+            reason="BrokenInstallation",
+            path=named,
+            hint="install the bundle again",
+        ) from error
+    path = version.resolve().parent / "init" / sha / "init"
+    if not path.exists():
+        raise NodeError(
+            f"{path} is missing",
+            reason="BrokenInstallation",
+            path=path,
+            hint="install the bundle again",
+        )
+    return sha, path
+
+
+def lower_runtime() -> Path:
+    """Return the OCI runtime that does the work. Raises NodeError if there is none."""
+    root = version_directory().resolve().parent
+    configuration = root / "runtime.conf"
+    try:
+        lines = configuration.read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    named = [Path(line.partition("=")[2]) for line in lines if line.startswith("runc=")]
+    for candidate in [*named, *(directory / "runc" for directory in SEARCH)]:
+        if _is_lower(candidate, root=root):
+            return candidate
+    raise NodeError(
+        "no runc found", reason="NoRuntime", hint=f"name it in {configuration}: runc=/path"
+    )
+
+
+def _is_lower(candidate: Path, *, root: Path) -> bool:
+    try:
+        found = candidate.stat()
+    except OSError:
+        return False
+    return (
+        stat.S_ISREG(found.st_mode)
+        and os.access(candidate, os.X_OK)
+        # Under whatever name, it must not be one of ours.
+        and not candidate.resolve().is_relative_to(root)
+    )

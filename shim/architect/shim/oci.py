@@ -1,0 +1,241 @@
+"""Which containers are managed, and what config.json becomes for them. Pure.
+
+Reasons not to manage a container that asks for it:
+
+====================  =============================================================================
+``NoPolicy``          the webhook has not seen the pod
+``BadPolicy``         the policy or a stand-alone container's annotation cannot be read
+``NoProcess``         config.json names no command
+``HostNetwork``       the pod's network namespace is the node's: its packets cannot be held
+``HostPid``           the container sees the node's processes
+``SharedPidNamespace``  our init would not be PID 1
+``UserNamespace``     not supported yet
+``Terminal``          a terminal cannot be dumped
+``DevIsBind``         /dev is no tmpfs: our init would leave a trace outside of the container
+``ExecutableNotFound``  left to the lower runtime, which says it in its own words
+====================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.policy import Policy, PolicyError
+from architect.shim import seccomp
+
+Spec = dict[str, Any]
+
+STAND_ALONE_NAME: Final = "main"
+"""The container's name in the policy of a container that no Kubernetes engine started."""
+
+_CONTAINER: Final = "container"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Which container of which pod a config.json is for."""
+
+    pod: str
+    namespace: str
+    pod_name: str
+    container: str
+    sandbox_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A container whose owner wants it managed."""
+
+    identity: Identity
+    policy: Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Why a container that asks for it is not managed."""
+
+    identity: Identity
+    reason: str
+    message: str
+
+
+def wanted(spec: Spec, *, container_id: str) -> Wanted | Refused | None:
+    """Return what the annotations of *spec* ask for; None: nothing, as of sandboxes."""
+    annotations: Mapping[str, str] = spec.get("annotations") or {}
+    kind = _first(annotations, names.CRI_CONTAINER_TYPE)
+    if kind is None:
+        return _stand_alone(annotations, container_id=container_id)
+    if kind != _CONTAINER:
+        return None
+    identity = Identity(
+        pod=_first(annotations, names.CRI_POD_UID) or "",
+        namespace=_first(annotations, names.CRI_POD_NAMESPACE) or "",
+        pod_name=_first(annotations, names.CRI_POD_NAME) or "",
+        container=_first(annotations, names.CRI_CONTAINER_NAME) or "",
+        sandbox_id=_first(annotations, names.CRI_SANDBOX_ID),
+    )
+    text = annotations.get(names.POLICY)
+    if text is None:
+        if not any(key in annotations for key in names.USER_ANNOTATIONS):
+            return None
+        return Refused(
+            identity=identity,
+            reason="NoPolicy",
+            message=f"the pod has no annotation {names.POLICY}: "
+            "the webhook did not see it; recreate the pod",
+        )
+    try:
+        policy = Policy.from_json(text)
+    except PolicyError as error:
+        return Refused(identity=identity, reason="BadPolicy", message=str(error))
+    if identity.container not in policy.containers:
+        return None
+    if not identity.pod:
+        return Refused(identity=identity, reason="BadPolicy", message="the engine names no pod uid")
+    return Wanted(identity=identity, policy=policy)
+
+
+def _stand_alone(annotations: Mapping[str, str], *, container_id: str) -> Wanted | Refused | None:
+    if not any(key in annotations for key in (*names.USER_ANNOTATIONS, names.POLICY)):
+        return None
+    identity = Identity(
+        pod=container_id,
+        namespace="",
+        pod_name="",
+        container=STAND_ALONE_NAME,
+        sandbox_id=None,
+    )
+    # Reading users' annotations is the webhook's work; only stand-alone containers pay for it.
+    from architect.core.annotations import (
+        AnnotationErrors,
+        AppContainer,
+        policy_from_annotations,
+    )
+
+    ours = {key: value for key, value in annotations.items() if key in names.USER_ANNOTATIONS}
+    try:
+        if (text := annotations.get(names.POLICY)) is not None:
+            policy: Policy | None = Policy.from_json(text)
+        else:
+            policy = policy_from_annotations(ours, [AppContainer(name=STAND_ALONE_NAME)])
+    except (AnnotationErrors, PolicyError) as error:
+        return Refused(identity=identity, reason="BadPolicy", message=str(error))
+    if policy is None or STAND_ALONE_NAME not in policy.containers:
+        return None
+    return Wanted(identity=identity, policy=policy)
+
+
+def refusal(
+    spec: Spec, *, is_host_network: bool, is_executable_found: bool
+) -> tuple[str, str] | None:
+    """Return reason and message if the container of *spec* cannot be managed."""
+    process = spec.get("process") or {}
+    if not process.get("args"):
+        return "NoProcess", "config.json names no command"
+    namespaces = {n.get("type"): n.get("path") for n in _linux(spec).get("namespaces") or ()}
+    if is_host_network or "network" not in namespaces:
+        return "HostNetwork", "the container uses the node's network, whose packets cannot be held"
+    if "pid" not in namespaces:
+        return "HostPid", "the container sees the node's processes"
+    if namespaces["pid"]:
+        return (
+            "SharedPidNamespace",
+            "the container shares a process namespace (shareProcessNamespace)",
+        )
+    if "user" in namespaces:
+        return "UserNamespace", "the container has a user namespace (hostUsers: false)"
+    if process.get("terminal"):
+        return "Terminal", "the container has a terminal (tty: true), which cannot be dumped"
+    if _dev_type(spec) != "tmpfs":
+        return "DevIsBind", "the container's /dev is not a tmpfs of its own"
+    if not is_executable_found:
+        return (
+            "ExecutableNotFound",
+            f"{process['args'][0]!r:.200} was not found in the container's files",
+        )
+    return None
+
+
+def is_ours(spec: Spec) -> bool:
+    """Whether *spec* was rewritten already: engines may repeat ``create`` on one bundle."""
+    return _args(spec)[:1] == [names.INIT_IN_CONTAINER]
+
+
+def managed(
+    spec: Spec, *, init: str, machine: str, denies_io_uring: bool, is_hollow: bool = False
+) -> Spec:
+    """Return *spec* with our init, the host's file *init*, in front of the command.
+
+    *denies_io_uring*: the kernel does so by itself. The input is not modified.
+    """
+    process = dict(spec["process"])
+    flags = ["--hollow"] if is_hollow else []
+    process["args"] = [names.INIT_IN_CONTAINER, *flags, "--", *_args(spec)]
+    process["env"] = without_multipath_tcp(list(process.get("env") or ()))
+    mount = {
+        "type": "bind",
+        "source": init,
+        "destination": names.INIT_IN_CONTAINER,
+        "options": ["bind", "ro", "nosuid", "nodev"],
+    }
+    result = {**spec, "process": process, "mounts": [*(spec.get("mounts") or ()), mount]}
+    if not denies_io_uring:
+        linux = dict(_linux(spec))
+        profile = seccomp.without_io_uring(
+            linux.get("seccomp"), machine=machine, is_privileged=is_privileged(spec)
+        )
+        if profile is not None:
+            linux["seccomp"] = profile
+        result["linux"] = linux
+    return result
+
+
+def is_privileged(spec: Spec) -> bool:
+    """Whether the container may do what the node's root may, and was promised no filter."""
+    capabilities = (spec.get("process") or {}).get("capabilities") or {}
+    return "CAP_SYS_ADMIN" in (capabilities.get("bounding") or ())
+
+
+def without_multipath_tcp(environment: list[str]) -> list[str]:
+    """Return *environment* such that Go ≥ 1.24 listens on plain TCP, which CRIU can dump."""
+    setting = "multipathtcp=0"
+    for at, entry in enumerate(environment):
+        name, _, value = entry.partition("=")
+        if name != "GODEBUG":
+            continue
+        if any(part.startswith("multipathtcp=") for part in value.split(",")):
+            return environment
+        merged = f"GODEBUG={value},{setting}" if value else f"GODEBUG={setting}"
+        return [*environment[:at], merged, *environment[at + 1 :]]
+    return [*environment, f"GODEBUG={setting}"]
+
+
+def network_namespace(spec: Spec) -> str | None:
+    """Return the path of the network namespace that the container joins."""
+    for namespace in _linux(spec).get("namespaces") or ():
+        if namespace.get("type") == "network":
+            return namespace.get("path") or None
+    return None
+
+
+def _args(spec: Spec) -> list[str]:
+    return list((spec.get("process") or {}).get("args") or ())
+
+
+def _linux(spec: Spec) -> Mapping[str, Any]:
+    return spec.get("linux") or {}
+
+
+def _dev_type(spec: Spec) -> str | None:
+    found = None
+    for mount in spec.get("mounts") or ():
+        if str(mount.get("destination", "")).rstrip("/") == "/dev":
+            found = mount.get("type")
+    return found
+
+
+def _first(annotations: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
+    return next((annotations[key] for key in keys if key in annotations), None)

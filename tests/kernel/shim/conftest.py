@@ -1,0 +1,45 @@
+"""Real runc below the real launcher, init and command line; the keeper is played by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import runtime
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of this checkout that uses the machine's interpreter."""
+    return runtime.build_bundle(tmp_path_factory.mktemp("architect"))
+
+
+@pytest.fixture
+def host(bundle: Path, tmp_path: Path) -> Iterator[runtime.Host]:
+    made = runtime.Host(tmp_path, bundle=bundle)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def keeper(host: runtime.Host) -> Iterator[runtime.KeeperDouble]:
+    double = runtime.KeeperDouble(host.run_directory)
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def make(
+    host: runtime.Host, keeper: runtime.KeeperDouble
+) -> Iterator[Callable[..., runtime.Container]]:
+    """Make managed containers that are deleted at the end."""
+    made: list[runtime.Container] = []
+
+    def managed(spec: runtime.Spec, *, lower: str | None = None) -> runtime.Container:
+        made.append(host.container(spec, runtime=lower))
+        return made[-1]
+
+    yield managed
+    for container in made:
+        container.remove()

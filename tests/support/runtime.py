@@ -1,0 +1,396 @@
+"""Real containers by command line, as an engine makes them, apart from the host's own.
+
+A private mount namespace has its own /run, so that records, sockets and the lower runtime's state
+are the test's alone. Containers see the host's root read-only and have their own /dev, /proc, /tmp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from architect.core import wire
+
+DEADLINE_SECONDS = 30.0
+CHECKOUT = Path(__file__).resolve().parents[2]
+SYSTEM_PYTHON = "/usr/bin/python3"
+PR_SET_CHILD_SUBREAPER = 36
+
+Spec = dict[str, Any]
+
+
+def eventually(condition: Callable[[], Any], *, what: str) -> Any:
+    """Return the first true value of *condition*; fail with *what* after a generous deadline."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {DEADLINE_SECONDS:.0f} s: {what}")
+        time.sleep(0.01)
+    return value
+
+
+def build_bundle(directory: Path) -> Path:
+    """Assemble a bundle that uses this machine's interpreter; return its version directory."""
+    subprocess.run(
+        [
+            *(SYSTEM_PYTHON, CHECKOUT / "shim/bundle.py"),
+            *("--output", directory, "--version", "test", "--link-python"),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return directory / "test"
+
+
+class Host:
+    """The mount namespace in which the runtime is called."""
+
+    def __init__(self, directory: Path, *, bundle: Path) -> None:
+        self.directory = directory
+        self.bundle = bundle
+        self.rootfs = directory / "rootfs"
+        self.rootfs.mkdir()
+        # What a container's init leaves behind comes to us to be waited for, as to an engine.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._holder = subprocess.Popen(
+            [
+                *("unshare", "--mount", "--propagation", "private", "sh", "-ec"),
+                'mount -t tmpfs tmpfs /run; mount --bind / "$0"; echo ready; exec cat >/dev/null',
+                self.rootfs,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == b"ready\n"
+        self._count = 0
+
+    @property
+    def view(self) -> Path:
+        """The namespace's root as seen from outside."""
+        return Path(f"/proc/{self._holder.pid}/root")
+
+    @property
+    def run_directory(self) -> Path:
+        """The namespace's /run/architect."""
+        return self.view / "run/architect"
+
+    def command(self, *words: str | Path) -> list[str]:
+        """Return *words* as a command line that runs in the namespace."""
+        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--", *map(str, words)]
+
+    def call(
+        self, *words: str | Path, check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the namespace and return its output."""
+        done = subprocess.run(
+            self.command(*words),
+            text=True,
+            capture_output=True,
+            timeout=DEADLINE_SECONDS,
+            **options,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{words}: exit {done.returncode}: {done.stdout}{done.stderr}")
+        return done
+
+    def container(self, spec: Spec, *, runtime: str | Path | None = None) -> Container:
+        """Return a container that is not created yet."""
+        self._count += 1
+        program = self.bundle / "bin/runc-architect" if runtime is None else runtime
+        name = f"t{os.getpid()}-{self._count}"
+        return Container(self, name, spec, runtime=program)
+
+    def close(self) -> None:
+        """End the namespace and what is mounted in it."""
+        assert self._holder.stdin is not None
+        self._holder.stdin.close()
+        self._holder.wait(DEADLINE_SECONDS)
+        assert self._holder.stdout is not None
+        self._holder.stdout.close()
+
+
+class Container:
+    """One container and the calls that an engine makes for it."""
+
+    def __init__(self, host: Host, name: str, spec: Spec, *, runtime: str | Path) -> None:
+        self.host = host
+        self.id = name
+        self.runtime = runtime
+        self.bundle = host.directory / name
+        self.bundle.mkdir()
+        self.log = self.bundle / "log.json"
+        (self.bundle / "config.json").write_text(
+            json.dumps({**spec, "root": {"path": str(host.rootfs), "readonly": True}})
+        )
+        self.stdout, self.stderr = self.bundle / "stdout", self.bundle / "stderr"
+        self.pid = 0
+        self.status: int | None = None
+
+    def words(self, *words: str) -> list[str]:
+        """Return a call of the runtime."""
+        head = [str(self.runtime), "--root", "/run/test", "--log", str(self.log)]
+        return [*head, "--log-format", "json", *words]
+
+    def call(self, *words: str, check: bool = True, **options: Any) -> Any:
+        """Call the runtime."""
+        return self.host.call(*self.words(*words), check=check, **options)
+
+    def create(self, *, check: bool = True) -> int:
+        """Create the container with files as stdio; return the runtime's exit status."""
+        pid_file = self.bundle / "init.pid"
+        words = self.words("create", "--bundle", str(self.bundle), "--pid-file", str(pid_file))
+        with open(self.stdout, "wb") as out, open(self.stderr, "wb") as err:
+            status = subprocess.run(
+                self.host.command(*words, self.id),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                timeout=DEADLINE_SECONDS,
+            ).returncode
+        if check:
+            assert status == 0, self.said()
+        if status == 0:
+            self.pid = int(pid_file.read_text())
+        return status
+
+    def start(self) -> Container:
+        """Create and start the container."""
+        self.create()
+        self.call("start", self.id)
+        return self
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit status as engines report it."""
+        if self.status is None:
+
+            def ended() -> bool:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    code = os.waitstatus_to_exitcode(status)
+                    self.status = 128 - code if code < 0 else code
+                return pid != 0
+
+            eventually(ended, what=f"end of {self.id}: {self.said()}")
+        assert self.status is not None
+        return self.status
+
+    def run(self) -> int:
+        """Create, start, wait."""
+        return self.start().wait()
+
+    def output(self) -> str:
+        """Return what it wrote to stdout."""
+        return self.stdout.read_text()
+
+    def said(self) -> str:
+        """Return everything that it and the runtime wrote."""
+        log = self.log.read_text() if self.log.exists() else ""
+        return f"{self.output()}{self.stderr.read_text()}{log}"
+
+    def until(self, text: str) -> None:
+        """Wait for *text* on stdout."""
+        eventually(lambda: text in self.output(), what=f"{text!r} in: {self.said()}")
+
+    def kill(self, name: str) -> None:
+        """Send a signal the engine's way."""
+        self.call("kill", self.id, name)
+
+    def config(self) -> Spec:
+        """Return config.json as it is now."""
+        return dict(json.loads((self.bundle / "config.json").read_text()))
+
+    def remove(self) -> None:
+        """Delete whatever is left."""
+        self.call("delete", "--force", self.id, check=False)
+        if self.pid and self.status is None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
+
+
+class Page:
+    """The keeper's side of the init's page, written for tests."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._map: mmap.mmap = eventually(self._open, what=f"the page of init {pid}")
+
+    def _open(self) -> mmap.mmap | None:
+        # `start` returns when exec has happened; init makes the page a moment later.
+        try:
+            fd = os.open(f"/proc/{self.pid}/fd/3", os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        mapped = mmap.mmap(fd, mmap.PAGESIZE)
+        os.close(fd)
+        return mapped if struct.unpack_from("<8IQ", mapped)[1] == 1 else None
+
+    def __getattr__(self, name: str) -> int:
+        return int(self._words()[FIELDS.index(name)])
+
+    def _words(self) -> tuple[int, ...]:
+        return struct.unpack_from("<8IQ", self._map)
+
+    def set(self, **values: int) -> None:
+        """Write fields in the given order, then make init look."""
+        for name, value in values.items():
+            struct.pack_into("<I", self._map, 4 * FIELDS.index(name), value)
+        os.kill(self.pid, signal.SIGCHLD)
+
+
+FIELDS = ("magic", "version", "state", "target", "reaped", "status", "hollow", "seen", "pending")
+AWAKE, ASLEEP, END, START = range(4)
+
+
+class KeeperDouble:
+    """Answers on the keeper's socket and remembers what it was asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.calls: list[dict[str, Any]] = []
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._path = directory / "keeper.sock"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(self._path))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def ops(self) -> list[str]:
+        """Return the operations in the order in which they came."""
+        return [call["op"] for call in self.calls]
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            with connection:
+                decoder = wire.Decoder()
+                while data := connection.recv(65536):
+                    for message in decoder.feed(data):
+                        if message["op"] == "stop-the-double":
+                            return
+                        self.calls.append(message)
+                        answer = self.answers.get(message["op"], {"ok": True})
+                        connection.sendall(wire.encode(answer))
+
+    def close(self) -> None:
+        """Stop answering."""
+        with wire.Client(self._path, timeout_seconds=DEADLINE_SECONDS) as client:
+            client.send("stop-the-double")
+            self._thread.join(DEADLINE_SECONDS)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+
+def spec(
+    args: Sequence[str],
+    *,
+    annotations: dict[str, str] | None = None,
+    uid: int = 0,
+    is_restricted: bool = False,
+    env: Sequence[str] = (),
+) -> Spec:
+    """Return a config.json; *is_restricted*: what Kubernetes' ``restricted`` level asks for."""
+    capabilities = [] if is_restricted else ["CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETUID"]
+    sets = ("bounding", "effective", "permitted")
+    linux: dict[str, Any] = {
+        "namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount", "network")],
+        "maskedPaths": ["/proc/kcore"],
+        "readonlyPaths": ["/proc/sys"],
+    }
+    if is_restricted:
+        linux["seccomp"] = RUNTIME_DEFAULT
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "user": {"uid": uid, "gid": uid},
+            "args": list(args),
+            "env": ["PATH=/usr/local/bin:/usr/bin:/bin", *env],
+            "cwd": "/",
+            "capabilities": {name: capabilities for name in sets},
+            "noNewPrivileges": is_restricted,
+        },
+        "hostname": "test",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {
+                "destination": "/dev",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+            },
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+        ],
+        "linux": linux,
+        "annotations": annotations or {},
+    }
+
+
+IDLE = {"architect.dev/idle": "60s"}
+
+RUNTIME_DEFAULT: Spec = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    "syscalls": [
+        {
+            "action": "SCMP_ACT_ALLOW",
+            "names": (
+                "accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown "
+                "clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range "
+                "creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait "
+                "eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 "
+                "fallocate fchdir fchmod fchown fcntl fdatasync flock fork fstat fstatfs fsync "
+                "ftruncate futex getcwd getdents getdents64 getegid geteuid getgid getgroups "
+                "getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom "
+                "getresgid getresuid getrlimit get_robust_list getrusage getsid getsockname "
+                "getsockopt gettid gettimeofday getuid ioctl kill lchown link listen lseek lstat "
+                "madvise membarrier memfd_create mincore mkdir mmap mprotect mremap msync munlock "
+                "munmap nanosleep newfstatat open openat openat2 pause pipe pipe2 poll ppoll prctl "
+                "pread64 preadv prlimit64 pselect6 pwrite64 pwritev read readahead readlink "
+                "readlinkat readv recvfrom recvmmsg recvmsg rename renameat restart_syscall rmdir "
+                "rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn "
+                "rt_sigsuspend rt_sigtimedwait sched_getaffinity sched_yield seccomp select "
+                "sendfile sendmsg sendto setgid setgroups setitimer setpgid setpriority setregid "
+                "setresgid setresuid setreuid setrlimit set_robust_list setsid setsockopt "
+                "set_tid_address setuid shutdown sigaltstack socket socketpair splice stat statfs "
+                "statx symlink sync sysinfo tgkill time timerfd_create timerfd_settime times tkill "
+                "truncate umask uname unlink unlinkat utime utimensat vfork wait4 waitid write "
+                "writev clone clone3"
+            ).split(),
+        }
+    ],
+}
+"""As containerd's and moby's default for unprivileged containers, shortened."""
+
+
+def python(code: str) -> list[str]:
+    """Return the command line that runs *code* in a container."""
+    return [SYSTEM_PYTHON, "-Suc", code]
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the output without its end of line."""
+    return done.stdout.strip()
+
+
+def children(pid: int) -> Iterator[int]:
+    """Yield the children of *pid*."""
+    yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+if __name__ == "__main__":
+    sys.exit("a module of the tests")
