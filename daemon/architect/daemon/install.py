@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 MANIFEST: Final = "MANIFEST.json"
 MANIFEST_VERSION: Final = 1
-INIT_NAME: Final = "init.sha256"
 RUNTIME_CONF: Final = "runtime.conf"
 WARDEN: Final = "architect-warden"
 _VERSION_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
@@ -43,20 +42,13 @@ _RESERVED: Final = frozenset({"init", "current"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file or link of a bundle."""
-
-    sha256: str = ""
-    mode: int = 0o644
-    link: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle consists of."""
 
     version: str
-    entries: Mapping[str, Entry]
+    files: Mapping[str, str]
+    """Path below the bundle to SHA-256. Links are not listed: they may not leave the bundle."""
+    init_sha: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +72,17 @@ def read_manifest(directory: Path) -> Manifest:
         value = files.read_json(path, version=MANIFEST_VERSION)
     except FileNotFoundError as error:
         raise FormatError(f"{directory} is no bundle: it has no {MANIFEST}") from error
-    version, listed = value.get("bundle"), value.get("files")
+    version, listed, init_sha = (value.get(k) for k in ("bundle", "files", "init_sha256"))
     if not isinstance(version, str) or not _VERSION_NAME.fullmatch(version) or version in _RESERVED:
         raise FormatError(f"{path}: {version!r:.80} is not a usable version")
     if not isinstance(listed, dict) or not listed:
-        raise FormatError(f"{path}: lists no files")
-    return Manifest(version=version, entries={n: _entry(path, n, e) for n, e in listed.items()})
+        raise FormatError(f"{path} lists no files")
+    for name, sha in listed.items():
+        if Path(name).is_absolute() or ".." in Path(name).parts or not _is_sha(sha):
+            raise FormatError(f"{path}: {name!r:.120}: {sha!r:.80} is not a file of the bundle")
+    if not _is_sha(init_sha) or init_sha not in listed.values():
+        raise FormatError(f"{path}: init_sha256 {init_sha!r:.80} is no file of the bundle")
+    return Manifest(version=version, files=listed, init_sha=init_sha)
 
 
 def find_bundle(parent: Path) -> Path:
@@ -178,7 +175,7 @@ def prune(layout: Layout) -> list[Path]:
     kept_inits = _needed_inits(layout)
     removed: list[Path] = []
     for directory in _versions(layout):
-        sha = _init_of(directory)
+        sha = read_manifest(directory).init_sha
         if directory.name in kept_versions:
             kept_inits.add(sha)
         else:
@@ -195,7 +192,8 @@ def prune(layout: Layout) -> list[Path]:
 def remove(layout: Layout) -> None:
     """Remove the installation; only once no managed container is left. Raises OSError."""
     for directory in [*_versions(layout), layout.install / "init"]:
-        shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+        if directory.exists():
+            shutil.rmtree(directory)
     for name in ("current", RUNTIME_CONF):
         (layout.install / name).unlink(missing_ok=True)
 
@@ -205,24 +203,8 @@ def living_containers(layout: Layout) -> int:
     return sum(1 for _ in (layout.run / "containers").glob("*.json"))
 
 
-def _entry(path: Path, name: str, value: Any) -> Entry:
-    parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts or not parts:
-        raise FormatError(f"{path}: {name!r:.120} is not a path inside the bundle")
-    if not isinstance(value, dict):
-        raise FormatError(f"{path}: {name}: {value!r:.80} is not an object")
-    if (link := value.get("link")) is not None:
-        if not isinstance(link, str) or link.startswith("/") or _leaves(name, link):
-            raise FormatError(f"{path}: {name}: the link {link!r:.120} leaves the bundle")
-        return Entry(link=link)
-    sha, mode = value.get("sha256"), value.get("mode", 0o644)
-    if not isinstance(sha, str) or not _SHA.fullmatch(sha) or not isinstance(mode, int):
-        raise FormatError(f"{path}: {name} has no SHA-256 or mode")
-    return Entry(sha256=sha, mode=mode & 0o755)
-
-
-def _leaves(name: str, link: str) -> bool:
-    return os.path.normpath(os.path.join(os.path.dirname(name), link)).startswith("..")
+def _is_sha(value: Any) -> bool:
+    return isinstance(value, str) and _SHA.fullmatch(value) is not None
 
 
 def _is_complete(target: Path, manifest: Manifest, bundle: Path) -> bool:
@@ -230,16 +212,27 @@ def _is_complete(target: Path, manifest: Manifest, bundle: Path) -> bool:
     try:
         if (target / MANIFEST).read_bytes() != (bundle / MANIFEST).read_bytes():
             return False
-        for name, entry in manifest.entries.items():
-            path = target / name
-            if entry.link is not None:
-                if os.readlink(path) != entry.link:
-                    return False
-            elif _sha256(path) != entry.sha256:
-                return False
+        if any(os.readlink(target / name) != link for name, link in _links(bundle).items()):
+            return False
+        return all(_sha256(target / name) == sha for name, sha in manifest.files.items())
     except OSError:
         return False
-    return True
+
+
+def _links(bundle: Path) -> dict[str, str]:
+    """Return the bundle's symbolic links. Raises FormatError for one that leaves the bundle."""
+    links: dict[str, str] = {}
+    for directory, directories, plain in os.walk(bundle):
+        for path in (Path(directory) / name for name in (*directories, *plain)):
+            if not path.is_symlink():
+                continue
+            link = os.readlink(path)
+            name = str(path.relative_to(bundle))
+            inside = os.path.normpath(os.path.join(os.path.dirname(name), link))
+            if os.path.isabs(link) or inside.split("/")[0] == "..":
+                raise FormatError(f"{path}: the link {link!r:.120} leaves the bundle")
+            links[name] = link
+    return links
 
 
 def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
@@ -247,16 +240,16 @@ def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(mode=0o755)
-        for name, entry in sorted(manifest.entries.items()):
+        for name, sha in sorted(manifest.files.items()):
             path = temporary / name
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            if entry.link is not None:
-                path.symlink_to(entry.link)
-                continue
             shutil.copyfile(bundle / name, path)
-            path.chmod(entry.mode)
-            if _sha256(path) != entry.sha256:
+            path.chmod(0o755 if (bundle / name).stat().st_mode & 0o100 else 0o644)
+            if _sha256(path) != sha:
                 raise FormatError(f"{bundle / name} is not what the manifest says")
+        for name, link in _links(bundle).items():
+            (temporary / name).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            (temporary / name).symlink_to(link)
         shutil.copyfile(bundle / MANIFEST, temporary / MANIFEST)
         os.sync()  # one call instead of an fsync for each of some hundred files
         if target.exists():
@@ -273,22 +266,12 @@ def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
 
 
 def _install_init(target: Path, manifest: Manifest, layout: Layout) -> None:
-    sha = _init_of(target)
-    source = next((n for n, e in manifest.entries.items() if e.sha256 == sha), None)
-    if source is None:
-        raise FormatError(f"{target / INIT_NAME} names no file of the bundle")
-    path = layout.install / "init" / sha / "init"
-    if path.exists() and _sha256(path) == sha:
+    source = next(name for name, sha in manifest.files.items() if sha == manifest.init_sha)
+    path = layout.install / "init" / manifest.init_sha / "init"
+    if path.exists() and _sha256(path) == manifest.init_sha:
         return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     files.write_atomic(path, (target / source).read_bytes(), mode=0o755)
-
-
-def _init_of(directory: Path) -> str:
-    text = (directory / INIT_NAME).read_text().strip()
-    if not _SHA.fullmatch(text):
-        raise FormatError(f"{directory / INIT_NAME} holds no SHA-256")
-    return text
 
 
 def _switch(layout: Layout, version: str) -> None:

@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from architect.shim.keeper.network import NodeNetwork
-
 from architect.api import names
 from architect.core.errors import ArchitectError
 from architect.shim.keeper import criu
 from architect.shim.keeper.control import Server
 from architect.shim.keeper.loop import Loop
+from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.service import Service
 from architect.shim.keeper.warden import Warden
 

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from architect.shim.records import Record
-
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import Facts
+from architect.shim.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,6 @@ class Container:
 
         Raises NodeError with CRIU's reason.
         """
-        started = time.monotonic()
         init = self.init()
         root = self.tree_root()
         if root is None:

@@ -219,7 +219,7 @@ class Server:
             try:
                 message = self._socket.recv(65536)
             except BlockingIOError:
-                return None
+                return
             except ConnectionResetError:
                 message = b""
             if not message:

@@ -56,7 +56,9 @@ def of_containers(
     return Listening(
         gate=listening,
         standin=standin,
-        probe_ports=_probe_ports({name: policy for name, (policy, _) in containers.items()}, listening),
+        probe_ports=_probe_ports(
+            {name: policy for name, (policy, _) in containers.items()}, listening
+        ),
     )
 
 

@@ -82,6 +82,9 @@ class Loop:
         self._ready: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count()
         self._stopped = False
+        self.last_turn_seconds = 0.0
+        """How long the turn before this one kept descriptors waiting."""
+        self._served_seconds = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.watch(self._wake_read, self._drain_wakeups)
         self._from_threads: deque[Callable[[], None]] = deque()
@@ -192,6 +195,7 @@ class Loop:
 
     def run_once(self, *, at_most_seconds: float | None = None) -> None:
         """Wait for something to do and do it."""
+        began = time.monotonic()
         for _ in range(len(self._ready)):
             self._guard(self._ready.popleft())
         timeout = at_most_seconds
@@ -200,11 +204,16 @@ class Loop:
             timeout = until if timeout is None else min(timeout, until)
         if self._ready or self._stopped:
             timeout = 0.0
-        for key, _ in self._selector.select(timeout):
+        busy_seconds = time.monotonic() - began
+        ready = self._selector.select(timeout)
+        self.last_turn_seconds = self._served_seconds + busy_seconds
+        began = time.monotonic()
+        for key, _ in ready:
             self._guard(key.data)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             self._guard(heapq.heappop(self._timers)[2])
+        self._served_seconds = time.monotonic() - began
 
     @staticmethod
     def _guard(callback: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from architect.shim.keeper.container import Container
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.warden import Warden
 from architect.shim.packets import connections, quiescence
-from architect.shim.packets.gate import Knowledge, Mode
+from architect.shim.packets.gate import Knowledge, Mode, SavedConnection
+from architect.shim.packets.headers import Flow
 from architect.shim.packets.hold import Gate
 from architect.shim.packets.holdstate import HoldState
 from architect.shim.packets.netns import Netns
@@ -31,6 +32,7 @@ from architect.shim.packets.ruleset import Plan, Ruleset, State, Support, detect
 from architect.shim.packets.sockdiag import SockDiag, Socket
 from architect.shim.packets.watch import Watch
 from architect.shim.records import Record
+from architect.shim.standin import ports
 from architect.shim.standin.dialogue import Health, Kind
 from architect.shim.standin.server import StandIn
 from architect.shim.standin.tls import Certificate
@@ -105,16 +107,17 @@ class PodNetwork:
         self._standins: list[StandIn] = []
         self._retired: list[tuple[float, StandIn]] = []
         self._ready: dict[str, bool] = {}
+        self._inodes: set[int] = set()
+        """Sockets of the trees at the last hold."""
+        self._standin_listeners: Mapping[str, tuple[ports.Listener, ...]] = {}
         self._adopted = node.warden.take(f"queue:{uid}")
 
     # Life
 
     def add(self, record: Record, policy: ContainerPolicy) -> None:
-        """Take in a container; its namespace may not exist yet when it has one of its own."""
+        """Take in a container; :meth:`open` or a resumption follows."""
         self._policies[record.container] = policy
         self._path = record.netns or self._path
-        if self._gate is None and self._adopted is None:
-            self.open(None)
 
     def open(self, init_pid: int | None) -> bool:
         """Make the rules, once the namespace can be found; whether it could."""
@@ -205,13 +208,13 @@ class PodNetwork:
         """Return what is under way that a dump would cut, by name; None if nothing is."""
         assert self._gate is not None
         self._gate.pump()
-        return quiescence.reason_to_wait(self._sockets(), inodes=self._inodes)
+        return quiescence.busy(self._sockets(), inodes=self._inodes)
 
     def freeze(self) -> str | None:
         """Make everything wait, unless something began meanwhile: then say what, and undo it."""
         assert self._gate is not None
         self._gate.enter(Mode.DUMP)
-        reason = quiescence.reason_to_wait(self._sockets(), inodes=self._inodes)
+        reason = quiescence.busy(self._sockets(), inodes=self._inodes)
         if reason is not None:
             self._gate.enter(Mode.DRAIN)
         return reason
@@ -220,20 +223,24 @@ class PodNetwork:
         """Judge what came meanwhile, and stand in for the application."""
         assert self._gate is not None
         before = self._gate.export().knowledge
-        saved = connections.read_images(
-            [(c.directory / "image", c.policy.wake_on is not WakeOn.EXEC) for c in members]
-        )
+        saved: dict[Flow, SavedConnection] = {}
+        for container in members:
+            found = connections.read_image(
+                container.directory / "image",
+                quiet=container.policy.wake_on is WakeOn.EXEC,
+                shadow_ports=container.policy.shadow_ports,
+            )
+            saved.update(found.connections)
         self._stand_in(members)
         self._gate.enter(Mode.ASLEEP, knowledge=replace(before, connections=saved))
         self._look_for_wake()
 
     def _knowledge(self, members: Sequence[Container]) -> Knowledge:
         sockets = self._sockets()
-        self._inodes = {
-            container.name: processes.socket_inodes(container.tree()) for container in members
-        }
+        inodes = {c.name: processes.socket_inodes(c.tree()) for c in members}
+        self._inodes = set().union(*inodes.values())
         found = listeners.of_containers(
-            sockets, {c.name: (c.policy, self._inodes[c.name]) for c in members}
+            sockets, {c.name: (c.policy, inodes[c.name]) for c in members}
         )
         self._standin_listeners = found.standin
         return Knowledge(listeners=found.gate, probe_ports=found.probe_ports)
@@ -280,6 +287,10 @@ class PodNetwork:
         if self._gate is not None:
             self._gate.pump(late=self._loop.last_turn_seconds > LATE_SECONDS)
             self._look_for_wake()
+
+    def _pump_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.pump(late=self._loop.last_turn_seconds > LATE_SECONDS)
 
     def _look_for_wake(self) -> None:
         if self._gate is not None and self._gate.wake is not None:
@@ -340,7 +351,7 @@ class PodNetwork:
             log.error("pod %s: probes cannot be told from traffic: %s", self._uid, error)
             return
         self._watch = Watch(queue, ruleset=self._rules, find_origin=self._node.origins.find)
-        self._loop.watch(self._watch.fileno(), self._watch.pump)
+        self._loop.watch(self._watch.fileno(), self._pump_watch)
 
     def fail(self, reason: str) -> None:
         """Go on sleeping after a failed restore: hold, and fail kubelet's probes."""
@@ -474,10 +485,12 @@ class PodNetwork:
         counters = self._rules.counters()
         sockets = self._sockets()
         inodes = {c.name: processes.socket_inodes(c.tree()) for c in living}
-        found = listeners.of_containers(sockets, {c.name: (c.policy, inodes[c.name]) for c in living})
-        ports = listeners.counted_ports(found.gate)
-        if ports != self._plan.listening:
-            self._plan = replace(self._plan, listening=ports)
+        found = listeners.of_containers(
+            sockets, {c.name: (c.policy, inodes[c.name]) for c in living}
+        )
+        counted = listeners.counted_ports(found.gate)
+        if counted != self._plan.listening:
+            self._plan = replace(self._plan, listening=counted)
             self.refresh_rules()
         own = set().union(*inodes.values())
         return {

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from architect.shim.keeper.network import PodNetwork
-
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
@@ -23,6 +21,7 @@ from architect.shim.keeper import criu, images, lifecycle, processes
 from architect.shim.keeper.container import Container, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.network import PodNetwork
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +241,7 @@ class Pod:
         else:
             self._step(Step.WAKE, "sleep failed")
             self._step(Step.RESTORED, "sleep failed")
-        self.network.release()
+        self.network.release_now()
         for container in lost:
             images.set_aside(container.directory)
             container.end(FRESH_STATUS)
@@ -271,7 +270,7 @@ class Pod:
             self._wake_failed(members, error)
             raise
         self._step(Step.RESTORED, reason)
-        held = self.network.release()
+        held = yield from self.network.release()
         steps.done("release")
         self._failures = 0
         self.last_wake_seconds = steps.total_seconds
@@ -319,7 +318,7 @@ class Pod:
                     images.set_aside(container.directory)
                     container.end(FRESH_STATUS)
                 self.state = PodState.AWAKE
-                self.network.release()
+                self.network.release_now()
             case OnRestoreFailure.RETRY:
                 self.network.fail(failure.message)
                 pause = FAILED_RETRY_SECONDS[min(self._failures, len(FAILED_RETRY_SECONDS)) - 1]
@@ -337,19 +336,22 @@ class Pod:
             if container.find_init() is not None:
                 container.settle_awake()
                 container.forget_image()
-        self.network.release()
+        self.network.resume_awake()
         self._save()
 
-    def resume_asleep(self, since: float) -> None:
-        """Pick up a sleeping pod: hold packets again and look for a reason to wake."""
+    def resume_asleep(self, since: float, network: dict[str, Any] | None) -> None:
+        """Pick up a sleeping pod: hold packets again and look for a reason to wake.
+
+        *network* is what :meth:`PodNetwork.state` gave the earlier keeper.
+        """
         self.state, self.since, self.reason = PodState.ASLEEP, since, "keeper restarted"
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
+        self.network.resume_sleep(list(self.containers.values()), network)
         self._save()
-        self.network.resume_sleep(list(self.containers.values()))
 
-    def resume_waking(self) -> None:
+    def resume_waking(self, network: dict[str, Any] | None) -> None:
         """Finish a wake, or undo a half sleep, that an earlier keeper had begun."""
-        self.resume_asleep(time.time())
+        self.resume_asleep(time.time(), network)
         self._woken_by_network("keeper restarted")
 
     def end_lost(self) -> None:

@@ -6,9 +6,8 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
-
-from architect.shim.keeper.network import NodeNetwork
 
 from architect.api import names
 from architect.api.keeper import Event, PodState
@@ -19,6 +18,7 @@ from architect.shim.keeper import criu, images, observe, recovery
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.pod import Pod
 from architect.shim.keeper.recovery import Recovery
 
@@ -107,6 +107,8 @@ class Service:
     def _register_op(self, arguments: Arguments) -> Answer:
         container = _text(arguments, "container")
         pod = self.register(container)
+        # A namespace that is made with the container is opened when it is first looked at.
+        pod.network.open(None)
         return {"pod": pod.uid}
 
     def _removed_op(self, arguments: Arguments) -> Answer:
@@ -298,7 +300,8 @@ class Service:
             self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}")
 
     def _recover_pod(self, pod: Pod) -> Task[None]:
-        phase, since = _saved_phase(pod.uid)
+        saved = _saved(pod.uid)
+        phase = saved.phase
         while True:
             try:
                 facts = [container.facts() for container in pod.containers.values()]
@@ -312,12 +315,11 @@ class Service:
         log.info("%s: was %s, %s", pod, phase.value if phase else "never asleep", decision.value)
         match decision:
             case Recovery.AWAKE:
-                if phase is not None and phase is not PodState.AWAKE:
-                    pod.resume_awake()
+                pod.resume_awake()
             case Recovery.ASLEEP:
-                pod.resume_asleep(since)
+                pod.resume_asleep(saved.since, saved.network)
             case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
-                pod.resume_waking()
+                pod.resume_waking(saved.network)
             case Recovery.LOST:
                 pod.end_lost()
             case Recovery.GONE:
@@ -334,15 +336,28 @@ class Service:
                 log.error("%s: %s", pod, error)
 
 
-def _saved_phase(uid: str) -> tuple[PodState | None, float]:
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What an earlier keeper wrote of a pod."""
+
+    phase: PodState | None
+    since: float
+    network: dict[str, Any] | None
+
+
+def _saved(uid: str) -> _Saved:
     try:
-        saved = images.read_pod(uid)
-        return PodState(saved["phase"]), float(saved["since"])
+        found = images.read_pod(uid)
+        return _Saved(
+            phase=PodState(found["phase"]),
+            since=float(found["since"]),
+            network=found.get("network"),
+        )
     except FileNotFoundError:
-        return None, time.time()
+        pass
     except (FormatError, KeyError, TypeError, ValueError) as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
-        return None, time.time()
+    return _Saved(phase=None, since=time.time(), network=None)
 
 
 def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
