@@ -64,7 +64,7 @@ def main() -> int:
     shutil.rmtree(work, ignore_errors=True)
     (work / "bin").mkdir(parents=True)
     try:
-        sha = _native(work, output=options.output, version=options.version)
+        sha = _native(work, options=options)
         if options.criu is not None:
             _copy_program(options.criu, work / "bin" / "architect-criu")
         if options.link_python:
@@ -84,17 +84,19 @@ def main() -> int:
     return 0
 
 
-def _native(work: Path, *, output: Path, version: str) -> str:
-    """Build the static programs and file the init by its content; return its SHA-256."""
-    build = work / "build"
-    subprocess.run(
-        ["make", "-C", CHECKOUT / "shim/native", f"OUT={build}", f"VERSION={version}"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+def _native(work: Path, *, options: argparse.Namespace) -> str:
+    """Place the static programs and file the init by its content; return its SHA-256."""
+    build, output = options.native, options.output
+    if build is None:
+        build = work / "build"
+        subprocess.run(
+            ["make", "-C", CHECKOUT / "shim/native", f"OUT={build}", f"VERSION={options.version}"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     for name in NATIVE:
         _copy_program(build / name, work / "bin" / name)
-    shutil.rmtree(build)
+    shutil.rmtree(work / "build", ignore_errors=True)
     (work / "bin/architect-runtime").symlink_to("runc-architect")
     init = (work / "bin/architect-init").read_bytes()
     sha = hashlib.sha256(init).hexdigest()
@@ -225,6 +227,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True, help="the installation's root")
     parser.add_argument("--criu", type=Path, help="the CRIU to carry")
+    parser.add_argument("--native", type=Path, help="built programs; default: build them now")
     parser.add_argument("--version", default=_version(), help="default: pyproject.toml's")
     parser.add_argument("--link-python", action="store_true", help="do not carry an interpreter")
     options = parser.parse_args(arguments)

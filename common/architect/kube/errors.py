@@ -18,12 +18,15 @@ that: a validation message may quote the value it complains about.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 from architect.core.errors import ArchitectError, Rejected, Retryable, Unavailable
 
 MAX_MESSAGE_CHARS: Final = 500
 """Enough for every message of the API server that we met; a wall of text helps nobody."""
+
+_UID_PRECONDITION = re.compile(r"UID in (the )?precondition")
 
 MAX_DELAY_SECONDS: Final = 60.0
 """No Retry-After is believed beyond this."""
@@ -100,10 +103,11 @@ def _status_of(body: bytes) -> dict[str, Any]:
 def _is_about_uid(status: int, message: str) -> bool:
     """Whether a precondition on the uid failed.
 
-    A delete says 409 "Precondition failed: UID in precondition: …"; a patch that carries another
-    uid says 422 "metadata.uid: Invalid value: …: field is immutable", or 409 as a delete does.
+    A delete says 409 "the UID in the precondition (…) does not match" or "Precondition failed: UID
+    in precondition: …", by kind; a patch that carries another uid says 422 "metadata.uid: Invalid
+    value: …: field is immutable" (Kubernetes 1.36).
     """
-    return (status == 409 and "UID in precondition" in message) or (
+    return (status == 409 and _UID_PRECONDITION.search(message) is not None) or (
         status == 422 and "metadata.uid" in message
     )
 

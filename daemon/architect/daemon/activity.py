@@ -293,10 +293,8 @@ def _is_restarted(old: ContainerTrack, usage: ContainerUsage) -> bool:
 
 
 def _is_probe(session: ExecSession, policy: ContainerPolicy) -> bool:
-    return any(
-        probe.kind is ProbeKind.EXEC and " ".join(probe.argv) == session.command
-        for probe in policy.probes
-    )
+    """Whether kubelet's exec probe, known by its exact words, is what runs."""
+    return any(p.kind is ProbeKind.EXEC and p.argv == session.argv for p in policy.probes)
 
 
 def _window(policy: ContainerPolicy) -> float:

@@ -7,6 +7,7 @@ remove one. What does not fit is not dumped in the first place (:mod:`.planner`)
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,40 +20,65 @@ from architect.daemon.planner import Disk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What :func:`sweep` found."""
+class Stored:
+    """A pod of which something lies on the disk."""
 
-    ask_about: tuple[KeeperPod, ...]
-    """Not among the node's pods: the API is to be asked about each before anything is removed."""
-    wake: tuple[KeeperPod, ...]
-    """Asleep longer than images may live."""
+    uid: str
+    namespace: str
+    name: str
 
 
-def sweep(
-    listed: Iterable[KeeperPod],
-    *,
-    known_uids: Collection[str],
-    now_unix: float,
-    ttl_seconds: float,
-) -> Sweep:
-    """Return what to look into among the keeper's pods.
+def stored(directory: Path) -> list[Stored]:
+    """Return the pods that have a directory of images, whoever knows them.
 
-    A pod with a living container is never asked about, though the API may have forgotten it (a
-    forced deletion): kubelet still has to end it, and its end may need the image. A stand-alone
-    container (no namespace) is nothing the API knows of.
+    One that does not say whose it is has empty names, and is never removed: the keeper writes the
+    names before the image. Raises OSError.
     """
-    ask_about: list[KeeperPod] = []
-    wake: list[KeeperPod] = []
-    for pod in listed:
-        if pod.uid not in known_uids and pod.namespace and not pod.has_living_containers:
-            ask_about.append(pod)
-        elif (
-            ttl_seconds > 0
-            and pod.state is PodState.ASLEEP
-            and now_unix - pod.since_unix > ttl_seconds
-        ):
-            wake.append(pod)
-    return Sweep(ask_about=tuple(ask_about), wake=tuple(wake))
+    found: list[Stored] = []
+    for entry in sorted(directory.iterdir()) if directory.exists() else ():
+        if not entry.is_dir():
+            continue
+        try:
+            value = json.loads((entry / "pod.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            value = {}
+        names = value if isinstance(value, dict) else {}
+        found.append(
+            Stored(
+                uid=entry.name,
+                namespace=str(names.get("namespace") or ""),
+                name=str(names.get("name") or ""),
+            )
+        )
+    return found
+
+
+def to_ask_about(
+    on_disk: Iterable[Stored], listed: Iterable[KeeperPod], *, known_uids: Collection[str]
+) -> list[Stored]:
+    """Return the pods about which the API is to be asked, before anything of theirs is removed.
+
+    A pod with a living container is not among them, though the API may have forgotten it (a forced
+    deletion): kubelet still has to end it, and its end may need the image. Nor is a stand-alone
+    container (no namespace), which the API never knew.
+    """
+    living = {pod.uid for pod in listed if pod.has_living_containers}
+    return [
+        s for s in on_disk if s.uid not in known_uids and s.uid not in living and s.namespace
+    ]
+
+
+def to_wake(
+    listed: Iterable[KeeperPod], *, now_unix: float, ttl_seconds: float
+) -> list[KeeperPod]:
+    """Return the pods that slept longer than images may live (0: for ever)."""
+    return [
+        pod
+        for pod in listed
+        if ttl_seconds > 0
+        and pod.state is PodState.ASLEEP
+        and now_unix - pod.since_unix > ttl_seconds
+    ]
 
 
 def is_gone(found: Mapping[str, Any] | None, *, node: str) -> bool:

@@ -89,7 +89,8 @@ def find_bundle(parent: Path) -> Path:
     """Return the one bundle in *parent*, or *parent* if it is one. Raises FormatError."""
     if (parent / MANIFEST).exists():
         return parent
-    found = sorted(p.parent for p in parent.glob(f"*/{MANIFEST}"))
+    # `current` is a link to one of them.
+    found = sorted(p.parent for p in parent.glob(f"*/{MANIFEST}") if not p.parent.is_symlink())
     if len(found) != 1:
         raise FormatError(f"{parent} holds {len(found)} bundles instead of one")
     return found[0]

@@ -62,14 +62,17 @@ class KeeperLink:
         answer = self._call("observe", pods=pods)
         return [read_observation(value) for value in answer.get("observations") or ()]
 
-    def sleep(self, uid: str, *, reason: str, patience_seconds: float) -> None:
-        """Put a pod to sleep and return when it sleeps."""
+    def sleep(
+        self, uid: str, *, reason: str, patience_seconds: float, is_forced: bool = False
+    ) -> None:
+        """Put a pod to sleep and return when it sleeps; *is_forced*: though it failed before."""
         self._call(
             "sleep",
             timeout_seconds=self._transition_timeout_seconds,
             pod=uid,
             reason=reason,
             patience_seconds=patience_seconds,
+            force=is_forced,
         )
 
     def wake(self, uid: str, *, reason: str) -> None:

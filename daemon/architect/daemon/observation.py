@@ -68,6 +68,7 @@ class ExecSession:
     pid: int
     command: str
     container: str
+    argv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +168,7 @@ def read_observation(value: Mapping[str, Any]) -> Observation:
                     pid=int(s["pid"]),
                     command=_command(s.get("command")),
                     container=str(s.get("container") or ""),
+                    argv=tuple(str(word) for word in s.get("argv") or ()),
                 )
                 for s in value.get("exec_sessions") or ()
             ),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.policy import Policy, PolicyError
+from architect.api.policy import Policy
 
 RESOURCES: Final = ("cpu", "memory")
 """The resources that an in-place resize may change."""
@@ -37,6 +37,8 @@ class Condition:
     status: str
     reason: str = ""
     message: str = ""
+    since: str = ""
+    """``lastTransitionTime`` as the API wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,9 @@ class ManagedPod:
     original_requests: Mapping[str, Mapping[str, str]] | None = None
     """What the annotation holds; None without it."""
     conditions: Mapping[str, Condition] = field(default_factory=lambda: MappingProxyType({}))
+    resource_version: int = 0
+    owner: Mapping[str, str] | None = None
+    """The controlling owner's ``apiVersion``, ``kind``, ``name`` and ``uid``."""
     phase: str = "Running"
     qos_class: str = "Burstable"
     is_terminating: bool = False
@@ -114,10 +119,13 @@ def read(value: Mapping[str, Any]) -> ManagedPod | None:
                     status=c.get("status", ""),
                     reason=c.get("reason") or "",
                     message=c.get("message") or "",
+                    since=c.get("lastTransitionTime") or "",
                 )
                 for c in status.get("conditions") or ()
             }
         ),
+        resource_version=version_of(value),
+        owner=_controller(metadata.get("ownerReferences") or ()),
         phase=status.get("phase") or "Pending",
         qos_class=status.get("qosClass") or "Burstable",
         is_terminating=bool(metadata.get("deletionTimestamp")),
@@ -172,10 +180,16 @@ def _original(text: str | None) -> Mapping[str, Mapping[str, str]] | None:
     )
 
 
-def uid_of(value: Mapping[str, Any]) -> str:
-    """Return the uid of any object the API sent."""
-    uid = value["metadata"]["uid"]
-    return str(uid)
+def version_of(value: Mapping[str, Any]) -> int:
+    """Return the resourceVersion, which grows with every write (KEP-5504); 0 if it is no number."""
+    text = str(value["metadata"].get("resourceVersion") or "")
+    return int(text) if text.isdigit() else 0
 
 
-__all__ = ["RESOURCES", "Condition", "ManagedPod", "PodContainer", "PolicyError", "read", "uid_of"]
+def _controller(owners: Sequence[Mapping[str, Any]]) -> Mapping[str, str] | None:
+    for owner in owners:
+        if owner.get("controller"):
+            return MappingProxyType(
+                {key: str(owner[key]) for key in ("apiVersion", "kind", "name", "uid")}
+            )
+    return None

@@ -85,10 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        # kopf tells of every event that a handler was called for.
+        if settings.log_level == "INFO":
+            logging.getLogger("kopf").setLevel(logging.WARNING)
         start(command, settings)
     except ArchitectError as error:
         print(f"architect-operator: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception:
+        logging.getLogger("architect.operator").exception("unexpected failure")
+        return 1
     return 0
 
 

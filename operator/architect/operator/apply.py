@@ -35,6 +35,8 @@ class Applier:
     def apply(self, action: plan.Action) -> bool:
         """Carry out one action and return whether it is done (or was before)."""
         name = type(action).__name__
+        if isinstance(action, plan.Report) and _key(action) in self._reported:
+            return True
         try:
             done = self._do(action)
         except NotFound:
@@ -64,10 +66,7 @@ class Applier:
         return True
 
     def _report(self, action: plan.Report) -> bool:
-        """Record an event unless this process, or the API server, remembers that it was."""
-        key = (action.regarding.uid, action.reason, action.note)
-        if key in self._reported:
-            return True
+        """Record an event unless the API server remembers that it was."""
         is_recorded = self._recorder.record(
             action.regarding,
             reason=action.reason,
@@ -77,7 +76,11 @@ class Applier:
             is_once=True,
         )
         if is_recorded:
-            self._reported[key] = None
+            self._reported[_key(action)] = None
             while len(self._reported) > REMEMBERED_REPORTS:
                 self._reported.pop(next(iter(self._reported)))
         return is_recorded
+
+
+def _key(action: plan.Report) -> tuple[str, str, str]:
+    return (action.regarding.uid, action.reason, action.note)

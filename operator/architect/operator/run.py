@@ -16,7 +16,7 @@ from architect.kube.api import Api
 from architect.kube.connection import Connection
 from architect.kube.errors import NotFound
 from architect.kube.events import Recorder
-from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
 from architect.operator import handlers, metrics
 from architect.operator.apply import Applier
 from architect.operator.endpoint import Endpoint
@@ -33,11 +33,16 @@ FIELD_MANAGER: Final = "architect-operator"
 STUCK_SECONDS: Final = 60.0
 """The event loop notes the time every second; a minute without is not load but a deadlock."""
 
-WATCH_SECONDS: Final = 300.0
-"""After this long the server ends a watch, and kopf begins the next."""
+WATCH_SECONDS: Final = 300
+"""After this long the server ends a watch, and kopf begins the next. Whole seconds: kopf sends the
+number as it is, and the API server reads an integer."""
 
 REQUEST_SECONDS: Final = 30.0
 """For one list of kopf's; a list of 100,000 pods takes some."""
+
+
+KINDS_TIMEOUT_SECONDS: Final = 60.0
+"""How long CRDs that were created together with us may take."""
 
 
 class LeadershipLost(Retryable):
@@ -187,19 +192,31 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-def check_kinds(api: Api) -> None:
-    """Read our kinds once: kopf looks for them at its start only.
+def check_kinds(api: Api, *, timeout_seconds: float = KINDS_TIMEOUT_SECONDS) -> None:
+    """Return once our kinds are served: kopf looks for them at its start only.
 
-    Raises Unavailable if they are not served, Forbidden if we may not read them.
+    Raises Unavailable if they are not served in time, Forbidden if we may not read them.
     """
+    deadline = time.monotonic() + timeout_seconds
     for resource in (CHECKPOINTS, PERSISTENT_CHECKPOINTS):
-        try:
-            api.list(resource, is_cached=True)
-        except NotFound as error:
-            raise Unavailable(
-                f"kind {resource.kind} is not served",
-                hint="are the CRDs installed? see crds.enabled of the chart",
-            ) from error
+        while (problem := _unserved(api, resource)) is not None:
+            if time.monotonic() >= deadline:
+                raise problem
+            log.info("%s", problem)
+            time.sleep(problem.delay_seconds)
+
+
+def _unserved(api: Api, resource: Resource) -> Retryable | None:
+    try:
+        api.list(resource, is_cached=True)
+    except NotFound:
+        return Unavailable(
+            f"kind {resource.kind} is not served",
+            hint="are the CRDs installed? see crds.enabled of the chart",
+        )
+    except Retryable as error:  # 429 in the seconds after the CRD was created
+        return error
+    return None
 
 
 async def _wait(event: asyncio.Event, *, seconds: float) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from architect.core.errors import NodeError
 from architect.shim.packets.gate import Knowledge, Listener, Mode, Origin, SavedConnection
 from architect.shim.packets.headers import Flow, Packet
 from architect.shim.packets.hold import Gate
 from architect.shim.packets.nfqueue import NfQueue, read_status
 from architect.shim.packets.ruleset import Plan, Ruleset, State
 from kernel.packets.topology import (
-    CLIENT,
-    FAMILY,
     HOST,
     POD,
     Topology,
@@ -96,7 +98,7 @@ def test_awake_rules_let_everything_pass(
     server = topology.listen(version, port=PORT)
     for source in (topology.client, topology.host):
         client = topology.connect(version, port=PORT, source=source)
-        until(lambda client=client: connected(client), what="a connection through awake rules")
+        until(partial(connected, client), what="a connection through awake rules")
         topology.keep(accepted(server))
 
 
@@ -251,5 +253,176 @@ def test_what_a_killed_keeper_held_is_delivered_by_the_next(
     assert numbers == list(range(80))
     until(lambda: connected(request), what="the held request is answered")
     topology.keep(accepted(listener))
-    assert CLIENT[version] == request.getsockname()[0]
-    assert FAMILY[version] in (socket.AF_INET, socket.AF_INET6)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_queue_that_was_unread_since_the_state_was_written_wakes_nobody(
+    topology: Topology, ruleset: Ruleset, version: int
+) -> None:
+    knowledge = Knowledge(
+        listeners=(Listener(protocol="tcp", address=POD[version], port=PORT, wakes=False),)
+    )
+    gate = Gate(
+        NfQueue.bind(topology.pod),
+        netns=topology.pod,
+        knowledge=knowledge,
+        find_origin=remote,
+        mode=Mode.ASLEEP,
+    )
+    ruleset.apply(Plan(state=State.HOLDING))
+    topology.connect(version, port=PORT)
+    until(lambda: gate.pump() or gate.held, what="the quiet request is held")
+    state = gate.export()
+    fd = os.dup(gate.fileno())
+    gate.close()
+    with contextlib.closing(
+        Gate.adopt(fd, netns=topology.pod, state=state, find_origin=remote)
+    ) as heir:
+        assert heir.held >= 1
+        assert heir.wake is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_closed_ports_refuse_as_ever_while_asleep(holder: Holder, version: int) -> None:
+    holder.hold(everything(version))
+    client = holder.topology.connect(version, port=PORT + 1)
+
+    def refused() -> bool:
+        try:
+            connected(client)
+        except OSError as error:
+            return error.errno == errno.ECONNREFUSED
+        return False
+
+    holder.pump_until(refused, what="the refusal of a port on which nobody listens")
+    assert holder.gate is not None and holder.gate.wake is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_draining_lets_conversations_go_on_and_new_ones_wait(holder: Holder, version: int) -> None:
+    topology = holder.topology
+    server = topology.listen(version, port=PORT)
+    client = topology.connect(version, port=PORT)
+    until(lambda: connected(client), what="the connection")
+    peer = topology.keep(accepted(server))
+    gate = holder.hold(everything(version), mode=Mode.DRAIN)
+    client.send(b"question")
+    holder.pump_until(lambda: received(peer) == b"question", what="the question passes")
+    peer.send(b"answer")
+    holder.pump_until(lambda: received(client) == b"answer", what="the answer passes")
+    late = topology.connect(version, port=PORT)
+    holder.pump_until(lambda: gate.held == 1, what="the new request waits")
+    gate.enter(Mode.DUMP)
+    client.send(b"second")
+    holder.pump_until(lambda: gate.held == 2, what="everything waits")
+    assert not connected(late) and received(peer) is None
+    holder.release()
+    until(lambda: connected(late), what="the waiting request is served")
+    until(lambda: received(peer) == b"second", what="the waiting data arrives")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_traffic_inside_the_pod_is_held_too(holder: Holder, version: int) -> None:
+    topology = holder.topology
+    loopback = "127.0.0.1" if version == 4 else "::1"
+    server = topology.listen(version, port=PORT, address=loopback)
+    listener = Listener(protocol="tcp", address=loopback, port=PORT)
+    gate = holder.hold(Knowledge(listeners=(listener,)))
+    client = topology.connect(version, port=PORT, source=topology.pod, to=loopback)
+    holder.pump_until(lambda: gate.held == 1, what="the request over loopback is held")
+    assert not connected(client)
+    holder.release()
+    until(lambda: connected(client), what="the request over loopback is served")
+    topology.keep(accepted(server))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_fragmented_datagram_arrives_whole(holder: Holder, version: int) -> None:
+    topology = holder.topology
+    server = topology.udp_server(version, port=UDP_PORT)
+    other = topology.udp_server(version, port=UDP_PORT + 1)
+    gate = holder.hold(everything(version))
+    client = topology.udp(version)
+    data = os.urandom(5000)
+    client.sendto(data, (POD[version], UDP_PORT))
+    holder.pump_until(lambda: gate.held == 4, what="four fragments are held")
+    assert gate.wake is not None
+    # Fragments for somebody else pass, all of them.
+    client.sendto(data, (POD[version], UDP_PORT + 1))
+    holder.pump_until(lambda: received(other) == data, what="fragments for another port pass")
+    assert gate.held == 4
+    assert received(server) is None
+    holder.release()
+    until(lambda: received(server) == data, what="the held datagram arrives")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubelet_reaches_the_stand_in_and_nobody_else_does(holder: Holder, version: int) -> None:
+    topology = holder.topology
+    standin = topology.listen(version, port=PORT)
+
+    def by_address(packet: Packet, late: bool) -> Origin:
+        return Origin.KUBELET if packet.source == HOST[version] else Origin.REMOTE
+
+    gate = holder.hold(
+        replace(everything(version), probe_ports=frozenset({PORT})), origin=by_address
+    )
+    probe = topology.connect(version, port=PORT, source=topology.host)
+    holder.pump_until(lambda: connected(probe), what="the probe reaches the stand-in")
+    peer = topology.keep(accepted(standin))
+    probe.send(b"GET /healthz")
+    holder.pump_until(lambda: received(peer) == b"GET /healthz", what="its bytes pass")
+    assert gate.wake is None and gate.held == 0
+    client = topology.connect(version, port=PORT)
+    holder.pump_until(lambda: gate.held == 1, what="the client's request is held")
+    assert gate.wake is not None and not connected(client)
+
+
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
+TCP_RECV_QUEUE = 1
+
+
+def vanish(sock: socket.socket) -> int:
+    """Take a connection out of the kernel as CRIU does, unseen by its peer; its rcv_nxt."""
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE)
+    sequence = sock.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xFFFFFFFF
+    sock.close()
+    return sequence
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_keepalives_of_sleeping_connections_are_answered(holder: Holder, version: int) -> None:
+    topology = holder.topology
+    server = topology.listen(version, port=PORT)
+    client = topology.connect(version, port=PORT)
+    until(lambda: connected(client), what="the connection")
+    peer = accepted(server)
+    client.send(b"x")
+    until(lambda: received(peer) == b"x", what="the first byte")
+    peer.send(b"y")
+    until(lambda: received(client) == b"y", what="its answer")
+    flow = Flow(*client.getsockname()[:2], *client.getpeername()[:2])
+    gate = holder.hold(everything(version), mode=Mode.DUMP)
+    saved = SavedConnection(receive_next=vanish(peer), window=501)
+    server.close()
+    gate.enter(Mode.ASLEEP, knowledge=replace(everything(version), connections={flow: saved}))
+    # Without an answer this connection would end after two seconds.
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    holder.pump_until(lambda: gate.stats.keepalives >= 4, what="four keepalives are answered")
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    assert gate.wake is None and gate.held == 0
+    client.send(b"data")
+    holder.pump_until(lambda: gate.wake, what="data wakes")
+    assert gate.wake is not None and "data from" in gate.wake[1]
+
+
+def test_a_second_reader_is_told_that_the_queue_is_taken(topology: Topology) -> None:
+    with (
+        contextlib.closing(NfQueue.bind(topology.pod)),
+        pytest.raises(NodeError, match="another process reads this queue"),
+    ):
+        NfQueue.bind(topology.pod)

@@ -45,11 +45,14 @@ class Webhook:
         self.tls = ServingContext()
         self.service = Service(why_not_ready=self.tls.why_not_ready)
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self.listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """The port, once connections are accepted."""
 
     def stop(self) -> None:
-        """Begin to end; once is enough."""
+        """Begin to end; a second call cuts the drain short."""
+        if self._stop.is_set():
+            self._hurry.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -80,23 +83,34 @@ class Webhook:
                 timeout_graceful_shutdown=max(1, round(self.settings.finish_seconds)),
             )
         )
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        refreshing = asyncio.create_task(self._keep_fresh())
         port = listener.getsockname()[1]
         log.info("listening on port %d", port)
-        self.listening.set_result(port)
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            self.service.draining = True
-            log.info("ending: not ready, serving on for %gs", self.settings.drain_seconds)
-            await asyncio.wait({serving}, timeout=self.settings.drain_seconds)
-            server.should_exit = True
-        for task in (refreshing, stopping):
-            task.cancel()
-        await asyncio.gather(refreshing, stopping, return_exceptions=True)
-        await serving
+        with contextlib.closing(listener):
+            await self._serve(server, listener, port=port)
         log.info("ended")
+
+    async def _serve(self, server: Server, listener: socket.socket, *, port: int) -> None:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        refreshing = asyncio.create_task(self._keep_fresh())
+        stopping = asyncio.create_task(self._stop.wait())
+        hurrying = asyncio.create_task(self._hurry.wait())
+        self.listening.set_result(port)
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                self.service.draining = True
+                log.info("ending: not ready, serving on for %gs", self.settings.drain_seconds)
+                await asyncio.wait(
+                    {serving, hurrying},
+                    timeout=self.settings.drain_seconds,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        finally:
+            server.should_exit = True
+            for task in (refreshing, stopping, hurrying):
+                task.cancel()
+            await asyncio.gather(refreshing, stopping, hurrying, return_exceptions=True)
+            await serving
 
     async def _first_certificate(self) -> bool:
         """Load a first certificate; False if the process was told to stop before."""
