@@ -56,7 +56,7 @@ def pause(cache: Cache) -> Image:
         commands.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", program, source])
         _from_files(directory, PAUSE, {"pause": program}, entrypoint=["/pause"])
 
-    return Image(PAUSE, _artefact(cache, PAUSE, [PAUSE_SOURCE], build))
+    return Image(PAUSE, artefact(cache, PAUSE, [PAUSE_SOURCE], build))
 
 
 def coredns(cache: Cache) -> Image:
@@ -66,7 +66,7 @@ def coredns(cache: Cache) -> Image:
     def build(directory: Path) -> None:
         _from_files(directory, COREDNS, {"coredns": program}, entrypoint=["/coredns"])
 
-    return Image(COREDNS, _artefact(cache, COREDNS, [program.parent.parent.name], build))
+    return Image(COREDNS, artefact(cache, COREDNS, [program.parent.parent.name], build))
 
 
 def application(cache: Cache) -> Image:
@@ -107,7 +107,7 @@ def _debian(
         layer.unlink()
 
     recipe = [suite, list(packages), list(command), rootfs.APT_OPTIONS, rootfs.DPKG_OPTIONS]
-    return Image(name, _artefact(cache, name, recipe, build))
+    return Image(name, artefact(cache, name, recipe, build))
 
 
 def _from_files(
@@ -127,7 +127,7 @@ def _from_files(
     layer.unlink()
 
 
-def _artefact(cache: Cache, name: str, recipe: object, build: Callable[[Path], None]) -> Path:
+def artefact(cache: Cache, name: str, recipe: object, build: Callable[[Path], None]) -> Path:
     plain = name.removeprefix("localhost/")
     short, _, tag = plain.partition(":")
     directory = cache.artefact(

@@ -1,4 +1,4 @@
-"""Whether this node can run managed pods, and if not, why. Probes gather facts; the rest is pure."""
+"""Whether this node can run managed pods, and if not, why. Probes gather; the rest is pure."""
 
 from __future__ import annotations
 

@@ -369,7 +369,16 @@ def test_kubelet_reaches_the_stand_in_and_nobody_else_does(holder: Holder, versi
     )
     probe = topology.connect(version, port=PORT, source=topology.host)
     holder.pump_until(lambda: connected(probe), what="the probe reaches the stand-in")
-    peer = topology.keep(accepted(standin))
+    peers: list[socket.socket] = []
+
+    def take() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            peers.append(topology.keep(standin.accept()[0]))
+        return bool(peers)
+
+    holder.pump_until(take, what="the stand-in accepts")
+    peer = peers[0]
+    peer.setblocking(False)
     probe.send(b"GET /healthz")
     holder.pump_until(lambda: received(peer) == b"GET /healthz", what="its bytes pass")
     assert gate.wake is None and gate.held == 0
@@ -423,6 +432,6 @@ def test_keepalives_of_sleeping_connections_are_answered(holder: Holder, version
 def test_a_second_reader_is_told_that_the_queue_is_taken(topology: Topology) -> None:
     with (
         contextlib.closing(NfQueue.bind(topology.pod)),
-        pytest.raises(NodeError, match="another process reads this queue"),
+        pytest.raises(NodeError, match="another process reads the queue"),
     ):
         NfQueue.bind(topology.pod)

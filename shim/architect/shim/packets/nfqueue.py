@@ -108,7 +108,7 @@ class NfQueue:
 
     @classmethod
     def bind(cls, netns: Netns, *, number: int = QUEUE_NUMBER, fail_open: bool = False) -> NfQueue:
-        """Become the reader. NodeError: EBUSY if another process already is."""
+        """Become the reader. NodeError: EPERM if another socket already is."""
         sock = netns.netlink(netlink.NETLINK_NETFILTER)
         try:
             # Without it a full buffer fails the next read instead of dropping one packet.
@@ -287,9 +287,16 @@ class NfQueue:
                         f"packet queue {self._number}: {what}: {os.strerror(number)}",
                         reason="Netfilter",
                         errno=number,
-                        hint="another process reads this queue" if number == errno.EBUSY else "",
+                        hint=_hint(number),
                     )
                 return
+
+
+def _hint(number: int) -> str:
+    # The kernel compares the owner before it looks at the command: EPERM, not EBUSY.
+    if number in (errno.EPERM, errno.EBUSY):
+        return "another process reads the queue, or CAP_NET_ADMIN is missing"
+    return ""
 
 
 def _limits(*, fail_open: bool, max_waiting: int, gso: bool) -> bytes:

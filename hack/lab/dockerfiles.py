@@ -1,0 +1,122 @@
+"""Builds of real Dockerfiles without a registry or an engine: buildah in a chroot.
+
+Base images are archives made here, handed to the Dockerfile by build arguments; anybody with a
+registry builds the same Dockerfiles with their defaults. A build is repeated only when its
+Dockerfile, the files it copies or its bases change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from lab import commands, images
+from lab.cache import Cache
+from lab.images import ARCHIVE, Image
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+BUILD_SECONDS: Final = 1800.0
+PACKAGING: Final = ("pyproject.toml", "README.md", "common", "operator", "webhook", "daemon", "shim")
+"""What the images that install our wheel copy."""
+
+
+def version() -> str:
+    """Return the project's version, which tags its images."""
+    text = (CHECKOUT / "pyproject.toml").read_text()
+    return str(tomllib.loads(text)["project"]["version"])
+
+
+def native(cache: Cache) -> Image:
+    """Return the image with the static programs."""
+    return build(
+        cache,
+        f"localhost/architect/native:{version()}",
+        dockerfile="shim/native/Dockerfile",
+        copies=["shim/native"],
+        arguments={"BASE": images.base(cache, "forky")},
+    )
+
+
+def architect(cache: Cache) -> list[Image]:
+    """Return the project's images: operator, webhook and daemon."""
+    base = images.base(cache, "trixie")
+    return [
+        build(
+            cache,
+            f"localhost/architect/{part}:{version()}",
+            dockerfile=f"{part}/Dockerfile",
+            copies=PACKAGING,
+            arguments={"BASE": base, **({"NATIVE": native(cache)} if part == "daemon" else {})},
+        )
+        for part in ("operator", "webhook", "daemon")
+    ]
+
+
+def build(
+    cache: Cache,
+    name: str,
+    *,
+    dockerfile: str,
+    copies: Sequence[str],
+    arguments: Mapping[str, Image],
+    context: Path = CHECKOUT,
+) -> Image:
+    """Build *dockerfile*; *copies* are the paths below *context* that it uses."""
+    recipe = [
+        (context / dockerfile).read_text(),
+        _digest(context, copies),
+        {key: [image.name, image.archive.parent.name] for key, image in arguments.items()},
+    ]
+
+    def make(directory: Path) -> None:
+        # Each build has a store of its own: vfs copies whole layers, and nothing is shared anyway.
+        store = directory / "store"
+        buildah = [
+            "buildah",
+            "--storage-driver=vfs",
+            f"--root={store}",
+            f"--runroot={directory / 'run'}",
+        ]
+        commands.run(
+            [
+                *buildah,
+                "build",
+                "--isolation=chroot",
+                "--layers=false",
+                *(
+                    f"--build-arg={key}=oci-archive:{image.archive}"
+                    for key, image in arguments.items()
+                ),
+                f"--file={context / dockerfile}",
+                f"--tag={name}",
+                str(context),
+            ],
+            timeout_seconds=BUILD_SECONDS,
+            log=directory / "build.log",
+        )
+        commands.run(
+            [*buildah, "push", name, f"oci-archive:{directory / ARCHIVE}:{name}"],
+            timeout_seconds=BUILD_SECONDS,
+        )
+        shutil.rmtree(store)
+        shutil.rmtree(directory / "run", ignore_errors=True)
+
+    return Image(name, images.artefact(cache, name, recipe, make))
+
+
+def _digest(context: Path, copies: Sequence[str]) -> str:
+    """Return a hash of the names, modes and contents of what a Dockerfile copies."""
+    found = hashlib.sha256()
+    for each in copies:
+        start = context / each
+        for path in sorted(start.rglob("*")) if start.is_dir() else [start]:
+            relative = path.relative_to(context)
+            if not path.is_file() or "__pycache__" in relative.parts or "build" in relative.parts:
+                continue
+            found.update(f"{relative} {path.stat().st_mode & 0o111}\0".encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()

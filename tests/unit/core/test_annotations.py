@@ -1,0 +1,432 @@
+"""Annotations: what they say, and what is said when they cannot be read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from architect.api import names
+from architect.api.policy import Migrate, OnRestoreFailure, Policy, Probe, ProbeKind, WakeOn
+from architect.core import annotations, vendor_annotations
+from architect.core.annotations import AnnotationErrors, AppContainer, policy_from_annotations
+
+HTTP = Probe(kind=ProbeKind.HTTP, port=8080)
+APP = AppContainer(name="app", probes=(HTTP,))
+DB = AppContainer(name="db")
+BOTH = (APP, DB)
+VENDOR = names.VENDOR_PREFIX
+
+
+def policy(given_annotations: dict[str, str], *containers: AppContainer) -> Policy:
+    found = policy_from_annotations(given_annotations, containers or (APP,))
+    assert found is not None
+    return found
+
+
+def errors(given_annotations: dict[str, str], *containers: AppContainer) -> tuple[str, ...]:
+    with pytest.raises(AnnotationErrors) as caught:
+        policy_from_annotations(given_annotations, containers or (APP,))
+    return caught.value.messages
+
+
+def warnings(given_annotations: dict[str, str], *containers: AppContainer) -> tuple[str, ...]:
+    return annotations.read(given_annotations, containers or (APP,)).warnings
+
+
+def test_a_pod_without_annotations_is_not_opted_in() -> None:
+    assert policy_from_annotations({}, BOTH) is None
+    assert policy_from_annotations({"example.com/idle": "x"}, BOTH) is None
+
+
+def test_an_idle_time_alone_manages_every_app_container_with_the_defaults() -> None:
+    found = policy({names.IDLE: "60s"}, *BOTH)
+    assert set(found.containers) == {"app", "db"}
+    app = found.containers["app"]
+    assert (app.idle_seconds, app.warmup_seconds) == (60.0, 0.0)
+    assert (app.wake_on, app.shadow_ports, app.probes) == (WakeOn.PACKETS, (), (HTTP,))
+    assert (found.migrate, found.on_restore_failure) == (Migrate.ALWAYS, OnRestoreFailure.FRESH)
+    assert (found.start_from, found.priority) == (None, None)
+
+
+def test_every_key_is_read() -> None:
+    found = policy(
+        {
+            names.IDLE: " 1h30m ",
+            names.MIGRATE: "eviction",
+            names.CONTAINERS: "app, db",
+            names.WAKE_ON: "connections",
+            names.WARMUP: "2m",
+            names.SHADOW_PORTS: "9100, 9090,9100",
+            names.ON_RESTORE_FAILURE: "retry",
+            names.PRIORITY: "-7",
+        },
+        *BOTH,
+    )
+    db = found.containers["db"]
+    assert (db.idle_seconds, db.warmup_seconds) == (5400.0, 120.0)
+    assert (db.wake_on, db.shadow_ports) == (WakeOn.CONNECTIONS, (9090, 9100))
+    assert (found.migrate, found.on_restore_failure) == (Migrate.EVICTION, OnRestoreFailure.RETRY)
+    assert found.priority == -7
+
+
+def test_values_per_container_hold_for_those_they_name() -> None:
+    found = policy(
+        {
+            names.IDLE: '{"app": "60s", "db": "never"}',
+            names.WAKE_ON: '{"db": "exec"}',
+            names.SHADOW_PORTS: '{"app": [9090, 9091], "db": "9100"}',
+        },
+        *BOTH,
+    )
+    app, db = found.containers["app"], found.containers["db"]
+    assert (app.idle_seconds, db.idle_seconds) == (60.0, None)
+    assert (app.wake_on, db.wake_on) == (WakeOn.PACKETS, WakeOn.EXEC)
+    assert (app.shadow_ports, db.shadow_ports) == ((9090, 9091), (9100,))
+
+
+def test_migration_alone_opts_in_without_sleep() -> None:
+    found = policy({names.MIGRATE: "true"})
+    assert found.containers["app"].idle_seconds is None
+    assert policy_from_annotations({names.MIGRATE: "false"}, BOTH) is None
+
+
+def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> None:
+    assert policy({names.START_FROM: "warm"}).start_from == "warm"
+    assert policy({names.START_FROM: "warm"}).migrate is Migrate.NEVER
+    (said,) = warnings({names.START_FROM: "warm", names.MIGRATE: "true"})
+    assert "no effect" in said
+
+
+def test_keys_without_an_opt_in_are_said_to_have_no_effect() -> None:
+    reading = annotations.read({names.WAKE_ON: "exec", names.MIGRATE: "false"}, BOTH)
+    assert reading.policy is None
+    assert reading.warnings == (
+        "architect.dev/wake-on has no effect without one of architect.dev/idle, "
+        "architect.dev/migrate, architect.dev/start-from",
+    )
+
+
+def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
+    (said,) = errors({names.WAKE_ON: "touch"})
+    assert said.startswith('architect.dev/wake-on: "touch" cannot be read; allowed: packets, ')
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        (names.IDLE, "60", "a duration such as 90s"),
+        (names.IDLE, "", "never"),
+        (names.IDLE, "-1s", "a duration"),
+        (names.IDLE, "8761h", "at most 8760h"),
+        (names.IDLE, "٣s", "a duration"),
+        (names.IDLE, "9" * 400 + "h", "a duration"),
+        (names.IDLE, "null", "a duration"),
+        (names.IDLE, '{"app": 60}', "a duration"),
+        (names.IDLE, '{"app": null}', "a duration"),
+        (names.IDLE, '{"app": "60s"', "a JSON object keyed by container name"),
+        (names.IDLE, '{"app": "1s", "app": "2s"}', "a JSON object keyed by container name"),
+        (names.IDLE, '{"a":' * 5000, "a JSON object keyed by container name"),
+        (names.MIGRATE, "True", "true, eviction, false"),
+        (names.MIGRATE, '{"app": "true"}', "true, eviction, false"),
+        (names.CONTAINERS, "", "a comma list of app containers"),
+        (names.CONTAINERS, "app,,app", "a comma list of app containers"),
+        (names.CONTAINERS, "app,app", "each once"),
+        (names.WAKE_ON, "packet", "packets, connections, exec"),
+        (names.WARMUP, "never", "a duration"),
+        (names.SHADOW_PORTS, "0", "ports from 1 to 65535"),
+        (names.SHADOW_PORTS, "65536", "ports from 1 to 65535"),
+        (names.SHADOW_PORTS, "http", "ports from 1 to 65535"),
+        (names.SHADOW_PORTS, '{"app": [true]}', "ports from 1 to 65535"),
+        (names.SHADOW_PORTS, '{"app": []}', "ports from 1 to 65535"),
+        (names.ON_RESTORE_FAILURE, "ignore", "fresh, retry, fail"),
+        (names.START_FROM, "", "the name of a PersistentCheckpoint"),
+        (names.START_FROM, "Warm_1", "the name of a PersistentCheckpoint"),
+        (names.START_FROM, "a" * 254, "the name of a PersistentCheckpoint"),
+        (names.RUNTIME, "crun", "runc, runsc"),
+        (names.PRIORITY, "1_000", "an integer"),
+        (names.PRIORITY, "2147483648", "2147483647"),
+        (names.PRIORITY, "high", "an integer"),
+    ],
+)
+def test_what_cannot_be_read_names_key_value_and_what_is_allowed(
+    key: str, value: str, allowed: str
+) -> None:
+    (said,) = errors({names.IDLE: "60s", key: value})
+    assert said.startswith(f"{key}: ")
+    head, _, tail = said.partition("; allowed: ")
+    assert allowed in tail
+    assert len(said) < 500
+    if len(value) < 30 and not value.startswith("{"):
+        assert json.dumps(value) in head
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    found = errors(
+        {
+            names.IDLE: '{"app": "soon", "web": "60s"}',
+            names.MIGRATE: "maybe",
+            names.CONTAINERS: "app,nobody",
+            names.PRIORITY: "high",
+            "architect.dev/wakeon": "exec",
+        },
+        *BOTH,
+    )
+    assert len(found) == 6
+    assert [text.split(":")[0] for text in found] == [
+        "architect.dev/wakeon",
+        names.CONTAINERS,
+        names.IDLE,
+        names.IDLE,
+        names.MIGRATE,
+        names.PRIORITY,
+    ]
+
+
+def test_unknown_containers_are_errors_and_known_ones_are_listed() -> None:
+    (said,) = errors({names.IDLE: '{"web": "60s"}'}, *BOTH)
+    assert said == (
+        'architect.dev/idle: "web" is not an app container of the pod; allowed: app, db '
+        "(init containers are never managed)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("architect.dev/idel", names.IDLE),
+        ("architect.dev/wakeon", names.WAKE_ON),
+        ("architect.dev/shadow-port", names.SHADOW_PORTS),
+        ("architect.dev/startFrom", names.START_FROM),
+    ],
+)
+def test_an_unknown_key_is_an_error_with_the_nearest_known_one(key: str, nearest: str) -> None:
+    (said,) = errors({key: "x"})
+    assert f'{key}: "x" has an unknown key, did you mean {nearest}?' in said
+    assert all(known in said for known in names.USER_ANNOTATIONS)
+
+
+def test_keys_that_we_write_are_no_errors_and_labels_are_named_as_such() -> None:
+    assert policy_from_annotations({names.POLICY: "x", names.ORIGINAL_REQUESTS: "x"}, BOTH) is None
+    (said,) = errors({names.FRESH: "true"})
+    assert said == "architect.dev/fresh is a label: it means nothing as an annotation"
+
+
+def test_every_key_of_ours_is_a_users_or_ours_or_no_annotation() -> None:
+    known = {*names.USER_ANNOTATIONS, *annotations.WRITTEN_BY_US, *annotations.LABELS_ONLY}
+    known.add(names.CONDITION_ASLEEP)
+    spelled = {
+        value
+        for value in vars(names).values()
+        if isinstance(value, str) and value.startswith(f"{names.GROUP}/")
+    }
+    assert spelled == known
+
+
+def test_odd_and_legal_values_are_warned_about() -> None:
+    assert "sleeps 0s after its last activity" in warnings({names.IDLE: "0s"})[0]
+    assert "container db has no idle time" in warnings({names.IDLE: '{"app": "60s"}'}, *BOTH)[0]
+    (said,) = warnings({names.IDLE: '{"app": "1m", "db": "1m"}', names.CONTAINERS: "app"}, *BOTH)
+    assert said == "architect.dev/idle: container db is not managed, its value has no effect"
+    assert "neither sleeps" in warnings({names.IDLE: "never", names.MIGRATE: "false"})[0]
+    assert warnings({names.IDLE: "60s"}) == ()
+    assert warnings({names.IDLE: "never"}) == ()
+
+
+def test_the_runtime_comes_from_the_annotation_or_from_a_class_of_ours() -> None:
+    def chosen(given_annotations: dict[str, str], present: str | None) -> str:
+        return annotations.read(
+            {names.IDLE: "never", **given_annotations}, (APP,), runtime_class=present
+        ).runtime_class
+
+    assert chosen({}, None) == names.RUNTIME_CLASS
+    assert chosen({names.RUNTIME: "runsc"}, None) == names.RUNTIME_CLASS_GVISOR
+    assert chosen({}, names.RUNTIME_CLASS_GVISOR) == names.RUNTIME_CLASS_GVISOR
+    assert chosen({names.RUNTIME: "runsc"}, "kata") == names.RUNTIME_CLASS_GVISOR
+    with pytest.raises(AnnotationErrors, match="agrees with the pod's runtimeClassName"):
+        chosen({names.RUNTIME: "runc"}, names.RUNTIME_CLASS_GVISOR)
+
+
+def test_a_gvisor_pod_neither_sleeps_by_itself_nor_moves() -> None:
+    reading = annotations.read(
+        {names.IDLE: "60s", names.MIGRATE: "true", names.RUNTIME: "runsc"}, (APP,)
+    )
+    assert reading.policy is not None
+    assert reading.policy.containers["app"].idle_seconds is None
+    assert reading.policy.migrate is Migrate.NEVER
+    assert len(reading.warnings) == 2
+
+
+# The vendor's family.
+
+
+def test_the_vendors_managed_containers_have_the_vendors_defaults() -> None:
+    found = policy({f"{VENDOR}managed-containers": '["app"]'}, *BOTH)
+    assert set(found.containers) == {"app"}
+    app = found.containers["app"]
+    assert (app.idle_seconds, app.warmup_seconds, app.wake_on) == (60.0, 0.0, WakeOn.EXEC)
+    assert found.migrate is Migrate.ALWAYS
+
+
+def test_the_vendors_keys_are_translated_exactly() -> None:
+    found = policy(
+        {
+            f"{VENDOR}managed-containers": '["app", "db"]',
+            f"{VENDOR}scaledown-durations": '{"app": "30s"}',
+            f"{VENDOR}initial-scaledown-delays": '{"app": "90s", "db": "48h"}',
+            f"{VENDOR}network-monitor": '{"app": "packets", "db": "connections"}',
+            f"{VENDOR}shadow-ports": '{"mappings": [{"containerName": "app", "appPort": 8080, '
+            '"shadowPort": 9090}]}',
+            f"{VENDOR}start-from-persistent-checkpoint": "warm",
+        },
+        *BOTH,
+    )
+    app, db = found.containers["app"], found.containers["db"]
+    assert (app.idle_seconds, db.idle_seconds) == (30.0, 60.0)
+    assert (app.warmup_seconds, db.warmup_seconds) == (90.0, 86400.0)
+    assert (app.wake_on, db.wake_on) == (WakeOn.PACKETS, WakeOn.CONNECTIONS)
+    assert (app.shadow_ports, db.shadow_ports) == ((9090,), ())
+    assert found.start_from == "warm"
+
+
+def test_probes_of_the_vendors_proxy_are_led_to_the_applications_port() -> None:
+    probes = (
+        Probe(kind=ProbeKind.HTTP, port=9080),
+        HTTP,
+        Probe(kind=ProbeKind.EXEC, argv=("true",)),
+    )
+    reading = annotations.read(
+        {
+            f"{VENDOR}managed-containers": '["app"]',
+            f"{VENDOR}health-check-proxy": '{"mappings": [{"containerName": "app", '
+            '"appPort": 8080, "shadowPort": 9080}]}',
+        },
+        (AppContainer(name="app", probes=probes),),
+    )
+    assert reading.policy is not None
+    assert reading.policy.containers["app"].probes == probes[1:]
+    assert reading.probe_ports == {"app": {9080: 8080}}
+    assert "its probes are led to port 8080" in reading.warnings[0]
+
+
+def test_the_vendors_whole_pod_runs_under_gvisor() -> None:
+    reading = annotations.read({f"{VENDOR}managed-pod": "true"}, BOTH)
+    assert reading.runtime_class == names.RUNTIME_CLASS_GVISOR
+    assert reading.policy is not None
+    assert set(reading.policy.containers) == {"app", "db"}
+    assert reading.policy.migrate is Migrate.NEVER
+
+
+def test_without_managed_containers_the_vendors_keys_have_no_effect() -> None:
+    reading = annotations.read({f"{VENDOR}scaledown-durations": '{"app": "30s"}'}, BOTH)
+    assert reading.policy is None
+    assert any("no container of the pod is managed" in text for text in reading.warnings)
+
+
+def test_an_unknown_key_of_the_vendor_is_ignored_with_a_warning() -> None:
+    reading = annotations.read(
+        {f"{VENDOR}managed-containers": '["app"]', f"{VENDOR}managed-container": "x"}, BOTH
+    )
+    assert reading.policy is not None
+    assert f"{VENDOR}managed-container is not known and ignored" in reading.warnings[0]
+
+
+MAPPING = '{"containerName": "app", "appPort": %d, "shadowPort": %d}'
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("managed-containers", "app", "a JSON list"),
+        ("managed-containers", '{"app": true}', "a JSON list"),
+        ("managed-containers", '["app", "app"]', "each once"),
+        ("managed-containers", '["web"]', "app, db"),
+        ("managed-containers", "[1]", "a JSON list"),
+        ("managed-containers", "null", "a JSON list"),
+        ("managed-pod", "yes", "true, false"),
+        ("scaledown-durations", "30s", "a JSON object"),
+        ("scaledown-durations", '{"app": "never"}', "a duration"),
+        ("scaledown-durations", '{"web": "30s"}', "app, db"),
+        ("initial-scaledown-delays", '{"app": 90}', "24h"),
+        ("network-monitor", '{"app": "exec"}', "packets, connections"),
+        ("network-monitor", '{"app": {}}', "packets, connections"),
+        ("network-monitor", '{"app": []}', "packets, connections"),
+        ("health-check-proxy", "{}", "mappings"),
+        ("health-check-proxy", '{"mappings": {}}', "mappings"),
+        ("health-check-proxy", '{"mappings": [{"containerName": "app"}]}', "shadowPort"),
+        ("health-check-proxy", '{"mappings": [' + MAPPING % (8080, 0) + "]}", "shadowPort"),
+        (
+            "health-check-proxy",
+            '{"mappings": [' + MAPPING % (8080, 9080) + "," + MAPPING % (8081, 9080) + "]}",
+            "one appPort",
+        ),
+        (
+            "shadow-ports",
+            '{"mappings": [' + MAPPING % (8080, 9080) + "," + MAPPING % (9080, 9081) + "]}",
+            "is not a shadowPort too",
+        ),
+        ("start-from-persistent-checkpoint", "A", "PersistentCheckpoint"),
+    ],
+)
+def test_what_cannot_be_read_of_the_vendors_says_so(key: str, value: str, said: str) -> None:
+    (message,) = errors({f"{VENDOR}managed-containers": '["app"]', VENDOR + key: value}, *BOTH)[:1]
+    assert message.startswith(f"{VENDOR}{key}: ")
+    assert said in message
+
+
+def test_the_vendors_two_ways_to_manage_exclude_each_other() -> None:
+    (said,) = errors({f"{VENDOR}managed-containers": '["app"]', f"{VENDOR}managed-pod": "true"})
+    assert "cannot stand on one pod" in said
+
+
+def test_both_families_on_one_pod_are_an_error_that_names_both() -> None:
+    found = errors({names.IDLE: "soon", f"{VENDOR}managed-containers": "x"})
+    assert "architect.dev/idle and architect.loopholelabs.io/managed-containers cannot" in found[0]
+    assert len(found) == 3
+
+
+# Anything at all.
+
+KEYS = st.sampled_from([*names.USER_ANNOTATIONS, *vendor_annotations.KEYS]) | st.text(
+    max_size=20
+).map(lambda tail: f"{names.GROUP}/{tail}")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["app", "db", "mappings", "containerName", "appPort", "shadowPort"])
+            | st.text(max_size=5),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=8,
+).map(json.dumps)
+VALUES = (
+    JSON
+    | st.text(max_size=30)
+    | st.sampled_from(
+        ["60s", "never", "0s", "true", "eviction", "app", "app,db", "9090", "runsc", "exec", "1"]
+    )
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=6))
+def test_any_annotations_give_a_policy_that_survives_its_json_or_errors_that_name_keys(
+    given_annotations: dict[str, str],
+) -> None:
+    try:
+        reading = annotations.read(given_annotations, BOTH)
+    except AnnotationErrors as error:
+        assert error.messages
+        for message in error.messages:
+            assert "architect." in message
+            assert message.isprintable()
+        return
+    if reading.policy is not None:
+        assert Policy.from_json(reading.policy.to_json()) == reading.policy
+        assert set(reading.policy.containers) <= {"app", "db"}
+        assert reading.policy.containers
