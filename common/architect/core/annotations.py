@@ -203,7 +203,7 @@ def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | No
         idle
         and policy.migrate is Migrate.NEVER
         and policy.start_from is None
-        and names.MIGRATE in reader.annotations
+        and reader.annotations.get(names.MIGRATE, "").strip() == Migrate.NEVER.value
         and all(seconds is None for seconds in idle.values())
     ):
         reader.warn("the pod is managed, and neither sleeps by itself nor moves")

@@ -57,8 +57,14 @@ _MAPPING_FIELDS: Final = frozenset({"containerName", "appPort", "shadowPort"})
 def read(reader: Reader, *, runtime_class: str | None) -> Reading:
     """Return what the vendor's annotations say; what is wrong is written down in *reader*."""
     _warn_of_unknown_keys(reader)
-    managed = _managed(reader, runtime_class=runtime_class)
-    gvisor = MANAGED_POD in reader.annotations
+    gvisor = bool(
+        reader.scalar(
+            MANAGED_POD,
+            values.one_of({"": True, "true": True, "false": False}),
+            allowed="true, false",
+        )
+    )
+    managed = _managed(reader, whole_pod=gvisor, runtime_class=runtime_class)
     idle = reader.per_container(
         SCALEDOWN_DURATIONS,
         values.duration,
@@ -137,13 +143,8 @@ def read(reader: Reader, *, runtime_class: str | None) -> Reading:
     )
 
 
-def _managed(reader: Reader, *, runtime_class: str | None) -> tuple[str, ...]:
+def _managed(reader: Reader, *, whole_pod: bool, runtime_class: str | None) -> tuple[str, ...]:
     given = reader.json(MANAGED_CONTAINERS, allowed=_ALLOWED_LIST)
-    whole_pod = reader.scalar(
-        MANAGED_POD,
-        values.one_of({"": True, "true": True, "false": False}),
-        allowed="true, false",
-    )
     if given is not None and whole_pod:
         reader.errors.append(
             f"{MANAGED_CONTAINERS} and {MANAGED_POD} cannot stand on one pod: the former is for "

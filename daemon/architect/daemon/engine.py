@@ -38,8 +38,6 @@ class Outcome:
 
     engine: Engine
     is_changed: bool
-    lower_runtime: str = ""
-    """The runc that the engine's default handler names; empty: none."""
 
 
 def detect(settings: DaemonSettings, host: Host) -> Engine:
@@ -55,6 +53,14 @@ def detect(settings: DaemonSettings, host: Host) -> Engine:
     )
 
 
+def lower_runtime(settings: DaemonSettings, host: Host) -> str:
+    """Return the runc that the engine's default handler names; empty if it names none."""
+    if detect(settings, host) is not Engine.CONTAINERD:
+        return ""
+    main, imported = read_containerd(settings, host)
+    return containerd.install(main, imported).lower_runtime
+
+
 def configure(settings: DaemonSettings, host: Host) -> Outcome:
     """Make the engine know our runtime handler; a second time nothing is written.
 
@@ -66,11 +72,7 @@ def configure(settings: DaemonSettings, host: Host) -> Outcome:
         installed = containerd.install(main, imported)
         if installed.edits:
             _change_containerd(settings, host, main.path, installed.edits)
-        return Outcome(
-            engine=engine,
-            is_changed=bool(installed.edits),
-            lower_runtime=installed.lower_runtime,
-        )
+        return Outcome(engine=engine, is_changed=bool(installed.edits))
     if engine is Engine.CRIO:
         directory = settings.crio_config_directory
         edits = crio.install(directory, current=host.read(directory / crio.DROP_IN))
@@ -261,5 +263,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
     return True
-
-

@@ -63,14 +63,10 @@ def to_ask_about(
     container (no namespace), which the API never knew.
     """
     living = {pod.uid for pod in listed if pod.has_living_containers}
-    return [
-        s for s in on_disk if s.uid not in known_uids and s.uid not in living and s.namespace
-    ]
+    return [s for s in on_disk if s.uid not in known_uids and s.uid not in living and s.namespace]
 
 
-def to_wake(
-    listed: Iterable[KeeperPod], *, now_unix: float, ttl_seconds: float
-) -> list[KeeperPod]:
+def to_wake(listed: Iterable[KeeperPod], *, now_unix: float, ttl_seconds: float) -> list[KeeperPod]:
     """Return the pods that slept longer than images may live (0: for ever)."""
     return [
         pod

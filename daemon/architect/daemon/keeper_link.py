@@ -77,9 +77,7 @@ class KeeperLink:
 
     def wake(self, uid: str, *, reason: str) -> None:
         """Wake a pod and return when it is awake."""
-        self._call(
-            "wake", timeout_seconds=self._transition_timeout_seconds, pod=uid, reason=reason
-        )
+        self._call("wake", timeout_seconds=self._transition_timeout_seconds, pod=uid, reason=reason)
 
     def note(self, uid: str, *, why: list[str], idle_in_seconds: float | None) -> None:
         """Leave the verdict with the keeper, for ``architect-runtime why``."""

@@ -139,8 +139,8 @@ class Sampler:
         candidates = []
         for observation in seen:
             pod = due.get(observation.uid)
-            if pod is None:
-                continue
+            if pod is None or observation.state is not PodState.AWAKE:
+                continue  # fell asleep a moment ago; the event is on its way
             verdict = self._judge(pod, observation)
             interval = activity.sampling_seconds(
                 pod,
@@ -224,9 +224,7 @@ class Sampler:
                 quota_bytes=self._settings.image_quota_bytes,
             )
         except OSError as error:
-            raise NodeError(
-                f"cannot look at {self._images_directory}: {error.strerror}"
-            ) from error
+            raise NodeError(f"cannot look at {self._images_directory}: {error.strerror}") from error
 
     def _sleep(self, candidate: Candidate) -> None:
         """Run in a worker: ask the keeper and remember how it went."""
@@ -249,9 +247,7 @@ class Sampler:
                 self._falling.discard(pod.uid)
             self.poke()
 
-    def _sleep_failed(
-        self, pod: ManagedPod, error: ArchitectError, *, fingerprint: str
-    ) -> None:
+    def _sleep_failed(self, pod: ManagedPod, error: ArchitectError, *, fingerprint: str) -> None:
         """Remember a failure for good or for a while: the keeper tells which it is."""
         reason = error.reason if isinstance(error, (Rejected, NodeError)) else "Unavailable"
         self._metrics.failures.labels("sleep", reason).inc()

@@ -110,10 +110,11 @@ class Writer:
         try:
             if self._checkpoints is None:
                 self._checkpoints = self._list_checkpoints()
-            plan = resync.plan(self._facts(pod))
-            for action in plan:
+            facts = self._facts(pod)
+            for action in resync.plan(facts):
                 self._apply(pod, action)
-                # The next action of a plan does not depend on what the last one returned.
+            if not facts.may_update_reason:
+                self._queue.add(uid, delay_seconds=self._condition_interval_seconds)
             self._report_resize(pod)
         except NotFound as error:
             # The watch tells soon what became of it.
@@ -157,7 +158,7 @@ class Writer:
             has_checkpoint=pod.uid in (self._checkpoints or ())
             or (is_asleep and pod.uid in self._without_checkpoint),
             may_update_reason=written is None
-            or time.monotonic() - written >= self._condition_interval_seconds,
+            or time.monotonic() - written > self._condition_interval_seconds * 0.99,
             bounds=self._bounds(pod.namespace) if is_asleep else resize.Bounds(),
             is_resize_refused=pod.uid in self._refused_resizes,
         )

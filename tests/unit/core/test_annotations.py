@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from architect.api import names
 from architect.api.policy import Migrate, OnRestoreFailure, Policy, Probe, ProbeKind, WakeOn
-from architect.core import annotations, vendor_annotations
+from architect.core import annotations as annotation_reading
+from architect.core import vendor_annotations
 from architect.core.annotations import AnnotationErrors, AppContainer, policy_from_annotations
 
 HTTP = Probe(kind=ProbeKind.HTTP, port=8080)
@@ -33,7 +34,7 @@ def errors(given_annotations: dict[str, str], *containers: AppContainer) -> tupl
 
 
 def warnings(given_annotations: dict[str, str], *containers: AppContainer) -> tuple[str, ...]:
-    return annotations.read(given_annotations, containers or (APP,)).warnings
+    return annotation_reading.read(given_annotations, containers or (APP,)).warnings
 
 
 def test_a_pod_without_annotations_is_not_opted_in() -> None:
@@ -101,7 +102,7 @@ def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> No
 
 
 def test_keys_without_an_opt_in_are_said_to_have_no_effect() -> None:
-    reading = annotations.read({names.WAKE_ON: "exec", names.MIGRATE: "false"}, BOTH)
+    reading = annotation_reading.read({names.WAKE_ON: "exec", names.MIGRATE: "false"}, BOTH)
     assert reading.policy is None
     assert reading.warnings == (
         "architect.dev/wake-on has no effect without one of architect.dev/idle, "
@@ -215,7 +216,11 @@ def test_keys_that_we_write_are_no_errors_and_labels_are_named_as_such() -> None
 
 
 def test_every_key_of_ours_is_a_users_or_ours_or_no_annotation() -> None:
-    known = {*names.USER_ANNOTATIONS, *annotations.WRITTEN_BY_US, *annotations.LABELS_ONLY}
+    known = {
+        *names.USER_ANNOTATIONS,
+        *annotation_reading.WRITTEN_BY_US,
+        *annotation_reading.LABELS_ONLY,
+    }
     known.add(names.CONDITION_ASLEEP)
     spelled = {
         value
@@ -237,7 +242,7 @@ def test_odd_and_legal_values_are_warned_about() -> None:
 
 def test_the_runtime_comes_from_the_annotation_or_from_a_class_of_ours() -> None:
     def chosen(given_annotations: dict[str, str], present: str | None) -> str:
-        return annotations.read(
+        return annotation_reading.read(
             {names.IDLE: "never", **given_annotations}, (APP,), runtime_class=present
         ).runtime_class
 
@@ -250,7 +255,7 @@ def test_the_runtime_comes_from_the_annotation_or_from_a_class_of_ours() -> None
 
 
 def test_a_gvisor_pod_neither_sleeps_by_itself_nor_moves() -> None:
-    reading = annotations.read(
+    reading = annotation_reading.read(
         {names.IDLE: "60s", names.MIGRATE: "true", names.RUNTIME: "runsc"}, (APP,)
     )
     assert reading.policy is not None
@@ -297,7 +302,7 @@ def test_probes_of_the_vendors_proxy_are_led_to_the_applications_port() -> None:
         HTTP,
         Probe(kind=ProbeKind.EXEC, argv=("true",)),
     )
-    reading = annotations.read(
+    reading = annotation_reading.read(
         {
             f"{VENDOR}managed-containers": '["app"]',
             f"{VENDOR}health-check-proxy": '{"mappings": [{"containerName": "app", '
@@ -312,21 +317,31 @@ def test_probes_of_the_vendors_proxy_are_led_to_the_applications_port() -> None:
 
 
 def test_the_vendors_whole_pod_runs_under_gvisor() -> None:
-    reading = annotations.read({f"{VENDOR}managed-pod": "true"}, BOTH)
+    reading = annotation_reading.read({f"{VENDOR}managed-pod": "true"}, BOTH)
     assert reading.runtime_class == names.RUNTIME_CLASS_GVISOR
     assert reading.policy is not None
     assert set(reading.policy.containers) == {"app", "db"}
     assert reading.policy.migrate is Migrate.NEVER
 
 
+def test_a_pod_that_is_not_managed_as_a_whole_is_managed_by_its_containers() -> None:
+    reading = annotation_reading.read(
+        {f"{VENDOR}managed-pod": "false", f"{VENDOR}managed-containers": '["app"]'}, BOTH
+    )
+    assert reading.runtime_class == names.RUNTIME_CLASS
+    assert reading.policy is not None
+    assert reading.policy.containers["app"].idle_seconds == 60.0
+    assert annotation_reading.read({f"{VENDOR}managed-pod": "false"}, BOTH).policy is None
+
+
 def test_without_managed_containers_the_vendors_keys_have_no_effect() -> None:
-    reading = annotations.read({f"{VENDOR}scaledown-durations": '{"app": "30s"}'}, BOTH)
+    reading = annotation_reading.read({f"{VENDOR}scaledown-durations": '{"app": "30s"}'}, BOTH)
     assert reading.policy is None
     assert any("no container of the pod is managed" in text for text in reading.warnings)
 
 
 def test_an_unknown_key_of_the_vendor_is_ignored_with_a_warning() -> None:
-    reading = annotations.read(
+    reading = annotation_reading.read(
         {f"{VENDOR}managed-containers": '["app"]', f"{VENDOR}managed-container": "x"}, BOTH
     )
     assert reading.policy is not None
@@ -419,7 +434,7 @@ def test_any_annotations_give_a_policy_that_survives_its_json_or_errors_that_nam
     given_annotations: dict[str, str],
 ) -> None:
     try:
-        reading = annotations.read(given_annotations, BOTH)
+        reading = annotation_reading.read(given_annotations, BOTH)
     except AnnotationErrors as error:
         assert error.messages
         for message in error.messages:

@@ -3,6 +3,7 @@
 #ifndef ARCHITECT_JOB_H
 #define ARCHITECT_JOB_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "request.h"
@@ -34,6 +35,8 @@ struct affinity {
 };
 
 int64_t monotonic_usec(void);
+
+bool is_directory(int fd);
 
 // Sends "id=…" and the given tokens as one message; a caller that has gone is not an error.
 void answer(int socket, const char *id, const char *format, ...)

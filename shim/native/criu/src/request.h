@@ -22,7 +22,7 @@ struct request {
     pid_t pid;      // wanted pid of criu in the container's pid namespace, 0: any
     pid_t last_pid; // value for ns_last_pid, 0: leave it alone
     int small_pages; // a restore asks for no huge pages
-    int cgroups;    // number of cgroup.procs descriptors
+    int cgroups;    // number of cgroup descriptors: v1 tasks or cgroup.procs files, a v2 directory
     int inherited;  // number of descriptors that criu sees at INHERITED_FD_BASE + i
     int argc;
     char *argv[REQUEST_ARGS + 1]; // points into the message

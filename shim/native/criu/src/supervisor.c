@@ -88,6 +88,13 @@ static void write_exit_file(const struct supervisor *s, int status)
     close(fd);
 }
 
+bool is_directory(int fd)
+{
+    struct stat st;
+
+    return !fstat(fd, &st) && S_ISDIR(st.st_mode);
+}
+
 static _Noreturn void give_up(const struct supervisor *s, const char *text)
 {
     write_exit_file(s, NOT_STARTED_STATUS);
@@ -121,7 +128,17 @@ static pid_t pid_of(int pidfd)
     return pid > 0 ? pid : -1;
 }
 
-static pid_t clone_with_pid(pid_t wanted)
+// A directory among the cgroup descriptors is one of cgroup v2: clone3() places the child there
+// without the grace period of several ms that a write to cgroup.procs waits for.
+static int cgroup_directory(const struct request *request, const int *fds)
+{
+    for (int i = FIXED_FDS; i < FIXED_FDS + request->cgroups; i++)
+        if (is_directory(fds[i]))
+            return fds[i];
+    return -1;
+}
+
+static pid_t clone_with_pid(pid_t wanted, int cgroup_fd)
 {
     int *tid_address = NULL;
     pid_t set_tid = wanted;
@@ -130,8 +147,12 @@ static pid_t clone_with_pid(pid_t wanted)
     // The C library keeps the thread's id in memory and has fork() refresh it there (raise(), and
     // with it abort(), uses it). The kernel knows the place as clear_child_tid.
     if (!prctl(PR_GET_TID_ADDRESS, &tid_address) && tid_address) {
-        args.flags = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+        args.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
         args.child_tid = (uintptr_t)tid_address;
+    }
+    if (cgroup_fd >= 0) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup_fd;
     }
     if (wanted) {
         args.set_tid = (uintptr_t)&set_tid;
@@ -155,7 +176,8 @@ static void start_criu(struct supervisor *s)
     if (setns(s->fds[0], CLONE_NEWPID))
         give_up_errno(s, "cannot enter the container's pid namespace");
     for (int i = 0; i < PID_TRIES; i++) {
-        s->criu = clone_with_pid(s->request->pid ? s->request->pid + i : 0);
+        s->criu = clone_with_pid(s->request->pid ? s->request->pid + i : 0,
+                                 cgroup_directory(s->request, s->fds));
         if (s->criu >= 0 || errno != EEXIST)
             break;
     }

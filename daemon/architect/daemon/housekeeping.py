@@ -1,0 +1,317 @@
+"""What happens now and then: pre-flight checks, the node's label and condition, images, uninstall.
+
+One thread. Nothing here is urgent, and some of it takes minutes (an engine's restart).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.keeper import PodState
+from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
+from architect.daemon import images, install, installer, keeper_link, preflight
+from architect.daemon.host import Host
+from architect.daemon.install import Layout
+from architect.daemon.installer import Installer
+from architect.daemon.keeper_link import KeeperLink
+from architect.daemon.metrics import Metrics
+from architect.daemon.preflight import Standing
+from architect.daemon.reasons import Kind, Reason
+from architect.daemon.registry import Registry
+from architect.daemon.settings import DaemonSettings
+from architect.daemon.store import PodStore
+from architect.kube import patches, resources, uninstall
+from architect.kube.api import Api
+from architect.kube.conditions import Condition, Status
+from architect.kube.events import EventType, Recorder
+from architect.kube.resources import DAEMON_SETS, NODES, ObjectRef
+
+log = logging.getLogger(__name__)
+
+UNINSTALL_POLL_SECONDS: Final = 10.0
+CRIU_CHECK_SECONDS: Final = 600.0
+"""CRIU's own check forks a dozen processes; what it finds does not change while a kernel runs."""
+
+MAX_UNMANAGED_RECORDS: Final = 500
+
+
+class Housekeeping:
+    """The slow thread."""
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        *,
+        api: Api,
+        host: Host,
+        layout: Layout,
+        keeper: KeeperLink,
+        store: PodStore,
+        registry: Registry,
+        metrics: Metrics,
+        recorder: Recorder,
+        touch_all: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._api = api
+        self._host = host
+        self._layout = layout
+        self._keeper = keeper
+        self._store = store
+        self._registry = registry
+        self._metrics = metrics
+        self._recorder = recorder
+        self._touch_all = touch_all
+        self._installer = Installer(settings, host=host, layout=layout)
+        self._standing = Standing()
+        self._criu = "not checked yet"
+        self._criu_at = 0.0
+        self._token = ""
+        self._is_removed = False
+        self._has_synced_done = False
+        self._due: dict[str, float] = {}
+
+    @property
+    def standing(self) -> Standing:
+        """What the node is called."""
+        return self._standing
+
+    def extra_reasons(self) -> list[Reason]:
+        """Return what keeps every pod of the node awake."""
+        if self._token:
+            return [Reason(kind=Kind.UNINSTALLING, text="Architect is being uninstalled")]
+        return []
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until *stop*."""
+        while not stop.is_set():
+            for name, interval, task in (
+                ("uninstall", UNINSTALL_POLL_SECONDS, self._look_for_uninstall),
+                ("preflight", self._settings.preflight_interval_seconds, self.check),
+                ("sweep", self._settings.sweep_interval_seconds, self.sweep),
+            ):
+                now = time.monotonic()
+                if self._due.get(name, 0.0) > now or stop.is_set():
+                    continue
+                self._due[name] = now + interval
+                try:
+                    task()
+                except Retryable as error:
+                    self._metrics.api_errors.labels(type(error).__name__).inc()
+                    log.warning("%s: %s", name, error)
+                    self._due[name] = now + min(interval, UNINSTALL_POLL_SECONDS)
+                except (Rejected, NodeError, OSError) as error:
+                    log.error("%s: %s", name, error)
+            stop.wait(max(0.1, min(self._due.values()) - time.monotonic()))
+
+    # The node
+
+    def check(self) -> None:
+        """Install what is missing, look at everything, and say what the node is."""
+        if not self._token:
+            self._installer.ensure()
+        report = preflight.assess(
+            preflight.gather(
+                self._host,
+                keeper=self._check_keeper(),
+                criu=self._check_criu(),
+                install=self._installer.problem,
+                uninstalling=self._token,
+                state=names.STATE,
+            )
+        )
+        before = self._standing
+        self._standing = preflight.settle(before, report)
+        self._metrics.node_ready.set(self._standing.is_ready)
+        self._write_node(before)
+
+    def _check_keeper(self) -> str:
+        if self._is_removed:
+            return ""
+        try:
+            self._keeper.version()
+        except ArchitectError as error:
+            problem = str(error)
+        else:
+            return ""
+        if self._installer.problem:
+            return problem
+        try:
+            keeper_link.start(self._host, current=self._layout.current)
+            self._keeper.version()
+        except ArchitectError as error:
+            return str(error)
+        return ""
+
+    def _check_criu(self) -> str:
+        is_due = time.monotonic() - self._criu_at > CRIU_CHECK_SECONDS
+        if not self._installer.problem and not self._token and (is_due or self._criu):
+            self._criu = preflight.probe_criu(self._host, current=self._layout.current)
+            self._criu_at = time.monotonic()
+        return self._criu
+
+    def _write_node(self, before: Standing) -> None:
+        report = self._standing.report
+        assert report is not None
+        node = self._api.get(NODES, self._settings.node_name)
+        ref = resources.node(self._settings.node_name)
+        labels = preflight.node_labels(
+            self._standing, existing=node["metadata"].get("labels") or {}
+        )
+        patches.set_metadata(self._api, ref, labels=labels)
+        condition = Condition(
+            type=names.NODE_CONDITION,
+            status=Status.TRUE if report.is_ready else Status.FALSE,
+            reason=report.reason,
+            message=report.message,
+        )
+        existing = (node.get("status") or {}).get("conditions") or []
+        patches.set_condition(self._api, ref, existing, condition)
+        if before.report is None or before.report.reason != report.reason:
+            self._tell_node(
+                names.NODE_CONDITION if report.is_ready else report.reason,
+                report.message,
+                is_warning=not report.is_ready and not self._token,
+            )
+
+    def _tell_node(self, reason: str, note: str, *, is_warning: bool) -> None:
+        self._recorder.record(
+            resources.node(self._settings.node_name, uid=self._settings.node_name),
+            reason=reason,
+            note=note,
+            action="Check",
+            event_type=EventType.WARNING if is_warning else EventType.NORMAL,
+        )
+
+    # Images
+
+    def sweep(self) -> None:
+        """Remove what belongs to pods that the API says are gone; look at the disk."""
+        disk = images.disk(
+            self._layout.pods,
+            self._registry.keeper_pods(),
+            floor_bytes=self._settings.free_floor_bytes,
+            quota_bytes=self._settings.image_quota_bytes,
+        )
+        self._metrics.disk_free_bytes.set(disk.free_bytes)
+        self._metrics.disk_image_bytes.set(disk.used_by_images_bytes)
+        self._report_unmanaged()
+        if self._store.is_synced and self._registry.is_known:
+            self._forget_gone()
+            self._wake_old()
+        if not self._installer.problem:
+            install.prune(self._layout)
+
+    def _forget_gone(self) -> None:
+        suspects = images.to_ask_about(
+            images.stored(self._layout.pods),
+            self._registry.keeper_pods(),
+            known_uids=self._store.known_uids(),
+        )
+        for suspect in suspects:
+            # Read from etcd, not from a watch or a cache: an image is the only copy of a memory.
+            found = self._api.find(resources.pod(suspect.namespace, suspect.name, uid=suspect.uid))
+            if not images.is_gone(found, node=self._settings.node_name):
+                continue
+            try:
+                freed = self._keeper.forget(suspect.uid)
+            except (Rejected, NodeError) as error:
+                log.warning("images of %s/%s: %s", suspect.namespace, suspect.name, error)
+                continue
+            log.info(
+                "pod %s/%s is gone: %d MiB of images removed",
+                suspect.namespace,
+                suspect.name,
+                freed >> 20,
+            )
+
+    def _wake_old(self) -> None:
+        ttl = self._settings.image_ttl_seconds
+        listed = self._registry.keeper_pods()
+        for pod in images.to_wake(listed, now_unix=time.time(), ttl_seconds=ttl):
+            try:
+                self._keeper.wake(pod.uid, reason=f"daemon: asleep longer than {ttl:.0f} s")
+            except (Rejected, NodeError) as error:
+                log.warning("%s/%s: %s", pod.namespace, pod.name, error)
+
+    def _report_unmanaged(self) -> None:
+        """Say on each pod that asked for management and runs without it, why."""
+        records = sorted((self._layout.run / "unmanaged").glob("*.json"))
+        for path in records[:MAX_UNMANAGED_RECORDS]:
+            try:
+                value: dict[str, Any] = json.loads(path.read_bytes())
+                ref = resources.pod(value["namespace"], value["pod_name"], uid=value["pod"])
+                note = f"container {value['container']}: {value['reason']}: {value['message']}"
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                continue
+            if ref.uid in self._store.known_uids():
+                self._recorder.record(
+                    ref,
+                    reason=names.EVENT_UNMANAGED,
+                    note=note,
+                    action="Start",
+                    event_type=EventType.WARNING,
+                    is_once=True,
+                )
+
+    # Uninstall
+
+    def _look_for_uninstall(self) -> None:
+        daemon_set = self._api.get(
+            DAEMON_SETS, self._settings.daemonset, namespace=self._settings.namespace
+        )
+        token = uninstall.requested(daemon_set)
+        if token != self._token:
+            log.info("uninstall %s", f"{token!r} is asked for" if token else "is called off")
+            self._token, self._has_synced_done = token, False
+            self._due["preflight"] = 0.0  # the label goes, or comes back, at once
+            self._touch_all()
+        if self._has_synced_done:
+            return
+        ref = resources.node(self._settings.node_name)
+        if not token:
+            node = self._api.get(NODES, self._settings.node_name)
+            if uninstall.DONE in (node["metadata"].get("annotations") or {}):
+                patches.set_metadata(self._api, ref, annotations={uninstall.DONE: None})
+            self._has_synced_done = True
+            return
+        self._uninstall(ref, token)
+
+    def _uninstall(self, ref: ObjectRef, token: str) -> None:
+        """Wake all; once nothing sleeps, take the runtime off the host if nobody needs it.
+
+        A pod that cannot be woken is no answer: the hook waits, and names this node in the end.
+        """
+        patches.set_metadata(self._api, ref, labels={names.NODE_READY_LABEL: None})
+        if not self._is_removed and not self._wake_all():
+            return
+        if not self._is_removed:
+            left = installer.uninstall_all(self._settings, self._host, self._layout)
+            self._is_removed = left == 0
+            if left:
+                self._tell_node(
+                    "RuntimeKept",
+                    f"{left} managed containers still run here; the runtime stays on the host for "
+                    "them. Remove it later with `architect-daemon uninstall`, or by hand as "
+                    "docs/daemon.md says",
+                    is_warning=True,
+                )
+        patches.set_metadata(self._api, ref, annotations={uninstall.DONE: token})
+        self._has_synced_done = True
+
+    def _wake_all(self) -> bool:
+        """Wake every pod; returns whether nothing sleeps any more. Raises Unavailable."""
+        for pod in self._keeper.pods():
+            if pod.state is PodState.AWAKE:
+                continue
+            try:
+                self._keeper.wake(pod.uid, reason="daemon: Architect is being uninstalled")
+            except (Rejected, NodeError) as error:
+                log.error("%s/%s does not wake: %s", pod.namespace, pod.name, error)
+        return all(pod.state is PodState.AWAKE for pod in self._keeper.pods())

@@ -1,0 +1,283 @@
+"""The daemon as a whole: its threads, and what the keeper's events set in motion."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import random
+import threading
+import time
+from types import TracebackType
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.keeper import Event
+from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.daemon import metrics as metric_server
+from architect.daemon import planner, settings, status
+from architect.daemon.host import Host
+from architect.daemon.housekeeping import Housekeeping
+from architect.daemon.install import Layout
+from architect.daemon.keeper_link import KeeperLink
+from architect.daemon.metrics import Metrics
+from architect.daemon.pods import ManagedPod
+from architect.daemon.registry import Registry
+from architect.daemon.sampler import Sampler
+from architect.daemon.settings import DaemonSettings
+from architect.daemon.store import PodStore
+from architect.daemon.writer import Writer
+from architect.kube import resources
+from architect.kube.api import Api
+from architect.kube.events import Recorder
+from architect.kube.resources import PODS
+from architect.kube.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+MAX_NOTES: Final = 500
+"""Events that wait to be written; an outage of the API drops the oldest."""
+
+STUCK_SECONDS: Final = 120.0
+"""A loop that was not round once in this time is stuck: its longest wait is 30 s."""
+
+JOIN_SECONDS: Final = 5.0
+
+
+class Daemon:
+    """Everything that runs; :meth:`run` returns when it is asked to stop or a thread dies."""
+
+    def __init__(
+        self, config: DaemonSettings, *, api: Api, host: Host, layout: Layout | None = None
+    ) -> None:
+        self._config = config
+        self._api = api
+        self._stop = threading.Event()
+        self._failed = False
+        self._store = PodStore()
+        self._registry = Registry()
+        self._metrics = Metrics()
+        self._recorder = Recorder(api, component="daemon", instance=config.node_name)
+        self._notes: collections.deque[tuple[ManagedPod, status.Note]] = collections.deque(
+            maxlen=MAX_NOTES
+        )
+        self._has_notes = threading.Event()
+        self._random = random.Random()
+        layout = layout or Layout()
+        self._keeper = KeeperLink(
+            timeout_seconds=config.keeper_timeout_seconds,
+            transition_timeout_seconds=config.transition_timeout_seconds,
+            path=layout.run / names.KEEPER_SOCKET.name,
+        )
+        self._writer = Writer(
+            api,
+            node=config.node_name,
+            store=self._store,
+            registry=self._registry,
+            metrics=self._metrics,
+            tell=self._tell,
+            condition_interval_seconds=config.condition_interval_seconds,
+        )
+        self._housekeeping = Housekeeping(
+            config,
+            api=api,
+            host=host,
+            layout=layout,
+            keeper=self._keeper,
+            store=self._store,
+            registry=self._registry,
+            metrics=self._metrics,
+            recorder=self._recorder,
+            touch_all=self._writer.touch_all,
+        )
+        self._sampler = Sampler(
+            config,
+            keeper=self._keeper,
+            store=self._store,
+            registry=self._registry,
+            metrics=self._metrics,
+            images_directory=layout.pods,
+            verdict_changed=self._writer.touch,
+            extra_reasons=self._housekeeping.extra_reasons,
+        )
+        self._watcher = Watcher(api, PODS, fields=f"spec.nodeName={config.node_name}")
+        self._server = metric_server.Server(
+            self._metrics,
+            address=settings.host_port(config.metrics_address),
+            alive=self._why_not_alive,
+            ready=self._why_not_ready,
+        )
+
+    @property
+    def metrics_port(self) -> int:
+        """Where metrics and health are served."""
+        return self._server.port
+
+    def stop(self) -> None:
+        """Ask it to end. Safe in a signal handler."""
+        self._stop.set()
+
+    def run(self) -> bool:
+        """Run until :meth:`stop`; returns False if a thread ended by a defect.
+
+        A defect in one thread ends the process: kubelet starts it again, and pods sleep and wake
+        meanwhile as before. Half a daemon would look alive.
+        """
+        threading.excepthook = self._thread_died
+        threads = [
+            threading.Thread(target=target, name=name, args=arguments, daemon=True)
+            for name, target, arguments in (
+                ("pods", self._watch_pods, ()),
+                ("keeper-events", self._follow_keeper, ()),
+                ("sampler", self._sampler.run, (self._stop,)),
+                ("writer", self._writer.run, (self._stop,)),
+                ("notes", self._write_notes, ()),
+                ("housekeeping", self._housekeeping.run, (self._stop,)),
+            )
+        ]
+        self._server.start()
+        for thread in threads:
+            thread.start()
+        self._stop.wait()
+        log.info("stopping")
+        self._watcher.stop()
+        self._writer.close()
+        self._sampler.poke()
+        self._has_notes.set()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._server.stop()
+        return not self._failed
+
+    def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:
+        name = arguments.thread.name if arguments.thread else "?"
+        trace: TracebackType | None = arguments.exc_traceback
+        error = arguments.exc_value
+        details = (arguments.exc_type, error, trace) if error is not None else None
+        log.critical("thread %s ended by %r", name, error, exc_info=details)
+        self._failed = True
+        self._stop.set()
+
+    # Threads
+
+    def _watch_pods(self) -> None:
+        for item in self._watcher:
+            for uid in self._store.take(item):
+                self._writer.touch(uid)
+            self._sampler.poke()
+
+    def _follow_keeper(self) -> None:
+        self._keeper.follow(self._keeper_said, self._keeper_is_back, stop=self._stop)
+
+    def _write_notes(self) -> None:
+        while not self._stop.is_set():
+            self._has_notes.wait()
+            self._has_notes.clear()
+            while self._notes and not self._stop.is_set():
+                pod, note = self._notes.popleft()
+                self._recorder.record(
+                    resources.pod(pod.namespace, pod.name, uid=pod.uid),
+                    reason=note.reason,
+                    note=note.text,
+                    action=note.action,
+                    event_type=note.event_type,
+                )
+
+    def _tell(self, pod: ManagedPod, note: status.Note) -> None:
+        self._notes.append((pod, note))
+        self._has_notes.set()
+
+    # The keeper
+
+    def _keeper_is_back(self) -> None:
+        """Take the keeper's list after each connect: events may have been missed."""
+        self._registry.set_all(self._keeper.pods())
+        self._sampler.forget_told()
+        self._writer.touch_all()
+
+    def _keeper_said(self, message: dict[str, Any]) -> None:
+        try:
+            event = Event(message.get("event"))
+        except ValueError:
+            log.debug("unknown event of the keeper: %r", message.get("event"))
+            return
+        uid = str(message.get("pod") or "")
+        self._refresh(uid)
+        self._count(event, message)
+        self._remember(event, uid, message)
+        pod = self._store.get(uid)
+        if pod is not None:
+            keeper = self._registry.keeper_pod(uid)
+            note = status.note_of(
+                event,
+                message,
+                pod=pod,
+                is_refused=keeper is not None and keeper.refused is not None,
+            )
+            if note is not None:
+                self._tell(pod, note)
+        self._writer.touch(uid)
+        self._sampler.poke()
+
+    def _refresh(self, uid: str) -> None:
+        try:
+            self._registry.set_one(uid, self._keeper.status(uid))
+        except Rejected:
+            self._registry.set_one(uid, None)
+        except (ArchitectError, FormatError) as error:
+            # The stream ends too, then, and the list is taken anew.
+            log.warning("status of pod %s: %s", uid, error)
+
+    def _remember(self, event: Event, uid: str, message: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if event is Event.SLEPT:
+            steps = message.get("steps")
+            if isinstance(steps, dict):
+                self._registry.set_steps(uid, {str(k): float(v) for k, v in steps.items()})
+            self._registry.change_history(uid, lambda h: planner.slept(h, now=now))
+        elif event is Event.WOKE:
+            pod, jitter = self._store.get(uid), self._random.random()
+            idle = _longest_idle_seconds(pod) if pod else 0.0
+            self._registry.change_history(
+                uid, lambda h: planner.woke(h, now=now, idle_seconds=idle, jitter=jitter)
+            )
+
+    def _count(self, event: Event, message: dict[str, Any]) -> None:
+        took = float(message.get("duration_seconds") or 0.0)
+        reason = str(message.get("reason") or "Unknown")
+        if event is Event.SLEPT:
+            self._metrics.sleeps.inc()
+            self._metrics.sleep_seconds.observe(took)
+            self._metrics.image_bytes.observe(float(message.get("image_bytes") or 0))
+        elif event is Event.WOKE:
+            self._metrics.wakes.labels(status.wake_kind(reason)).inc()
+            self._metrics.wake_seconds.observe(took)
+            self._metrics.held_packets.inc(int(message.get("held_packets") or 0))
+        elif event is Event.WAKE_FAILED:
+            self._metrics.failures.labels("wake", reason).inc()
+        elif event is Event.WAKE_BLOCKED:
+            self._metrics.failures.labels("wake", "Blocked").inc()
+
+    # Health
+
+    def _why_not_alive(self) -> str:
+        now = time.monotonic()
+        for name, alive_at in (
+            ("sampler", self._sampler.alive_at),
+            ("writer", self._writer.alive_at),
+        ):
+            if now - alive_at > STUCK_SECONDS:
+                return f"the {name} has not moved for {now - alive_at:.0f} s"
+        return ""
+
+    def _why_not_ready(self) -> str:
+        report = self._housekeeping.standing.report
+        if report is None:
+            return "the pre-flight check has not ended yet"
+        if not self._housekeeping.standing.is_ready:
+            return f"{report.reason}: {report.message}"
+        return "" if self._store.is_synced else "the node's pods are not listed yet"
+
+
+def _longest_idle_seconds(pod: ManagedPod) -> float:
+    return max((c.idle_seconds or 0.0 for c in pod.policy.containers.values()), default=0.0)

@@ -1,0 +1,85 @@
+"""Install this checkout's chart and images into the development cluster."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from lab import dockerfiles, errors, waiting
+from lab.cluster import Cluster
+
+NAME: Final = "architect"
+NAMESPACE: Final = "architect"
+NODE_LABEL: Final = "architect.dev/node"
+READY_SECONDS: Final = 300.0
+
+
+def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
+    """Build and load the images, install or upgrade the chart, wait until every node is ready.
+
+    Raises LabError with the pods' state and logs if that does not happen in time.
+    """
+    for image in dockerfiles.architect(cluster.cache):
+        with cluster.progress.step(f"loading {image.name}"):
+            cluster.load_image(image.archive)
+    settings = [word for value in values for word in ("--set", value)]
+    with cluster.progress.step("helm upgrade --install architect"):
+        cluster.helm(
+            "upgrade",
+            "--install",
+            NAME,
+            str(dockerfiles.CHECKOUT / "charts" / "architect"),
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            *settings,
+        )
+        # The tag may be the same as an earlier build's; the content may not.
+        cluster.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment", "daemonset")
+    with cluster.progress.step("waiting for operator, webhook and daemon"):
+        waiting.until(
+            lambda: is_ready(cluster),
+            what="Architect is ready on every node",
+            timeout_seconds=READY_SECONDS,
+            interval_seconds=1.0,
+            last_seen=lambda: diagnosis(cluster),
+        )
+
+
+def is_ready(cluster: Cluster) -> bool:
+    """Whether every pod of the release is ready and every node has its runtime."""
+    pods = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "pods", "-o", "json"))["items"]
+    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    return (
+        bool(pods)
+        and all(_is_pod_ready(pod) for pod in pods)
+        and all(node["metadata"]["labels"].get(NODE_LABEL) == "true" for node in nodes)
+    )
+
+
+def diagnosis(cluster: Cluster) -> str:
+    """Return what a person would look at first."""
+    commands = (
+        ("get", "pods", "-o", "wide"),
+        ("get", "events", "--sort-by=.lastTimestamp"),
+        ("logs", "--all-containers", "--prefix", "--tail=15", "-l", f"app.kubernetes.io/name={NAME}"),
+    )
+    said = []
+    for command in commands:
+        try:
+            said.append(cluster.kubectl("-n", NAMESPACE, *command))
+        except errors.LabError as error:
+            said.append(str(error))
+    return "\n".join(said)
+
+
+def uninstall(cluster: Cluster) -> None:
+    """Remove the chart, which wakes sleeping pods first."""
+    with cluster.progress.step("helm uninstall architect"):
+        cluster.helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait", timeout_seconds=600)
+
+
+def _is_pod_ready(pod: dict[str, object]) -> bool:
+    status = pod.get("status")
+    conditions = status.get("conditions", []) if isinstance(status, dict) else []
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)

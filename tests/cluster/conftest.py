@@ -1,0 +1,38 @@
+"""The real cluster with this checkout's chart in it, once for all tests of this folder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from lab import errors, release
+from lab.cluster import Cluster
+from lab.progress import Progress
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """Attach to the cluster that `make cluster-up` starts."""
+    try:
+        found = Cluster.attach()
+    except errors.LabError as error:
+        pytest.fail(f"no development cluster: {error} (hint: make cluster-up)")
+    found.progress = Progress()
+    return found
+
+
+@pytest.fixture(scope="session")
+def architect(cluster: Cluster) -> Cluster:
+    """Return the cluster with Architect installed and ready on every node."""
+    release.install(cluster)
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """Give each test a Kubernetes namespace of its own."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=false")

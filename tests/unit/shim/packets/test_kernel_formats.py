@@ -1,0 +1,109 @@
+"""Messages to and from the kernel, byte by byte where this kernel cannot check them."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from architect.shim.packets import netlink, nftables
+from architect.shim.packets.addresses import parse_address
+from architect.shim.packets.gate import Origin, SavedConnection
+from architect.shim.packets.headers import ACK, Kind, Packet, parse
+from architect.shim.packets.keepalive import acknowledgement
+from architect.shim.packets.origin import classify
+from architect.shim.packets.sockdiag import Socket, parse_socket
+
+SENDER = Socket("tcp", 4, 2, "10.0.0.1", 1, "10.0.0.2", 80, 0, 0, 99)
+
+
+def test_the_native_queue_expression_is_what_nft_sends() -> None:
+    # As `nft --debug=mnl add rule … queue num 41077 bypass` shows it.
+    assert nftables.queue_native(41077, bypass=True) == bytes.fromhex(
+        "30000180" "0a000100" "717565756500" "0000"
+        "1c000280" "06000100" "a0750000" "06000200" "00010000" "06000300" "00010000"
+    )  # fmt: skip
+
+
+def test_attributes_come_back_as_they_went() -> None:
+    data = netlink.attribute(5, b"abc") + netlink.nested(6, netlink.attribute(1, b"x"))
+    assert netlink.attribute_list(data) == [(5, b"abc"), (6, netlink.attribute(1, b"x")[:8])]
+
+
+@given(data=st.binary(max_size=200))
+def test_garbage_from_a_socket_is_read_without_raising(data: bytes) -> None:
+    list(netlink.messages(data))
+    netlink.attributes(data)
+    parse_socket(data, protocol="tcp")
+    parse_address(data)
+
+
+@pytest.mark.parametrize(
+    ("version", "source", "destination"),
+    [(4, "10.0.0.9", "10.0.0.2"), (6, "fd00::9", "fd00::2")],
+)
+def test_a_keepalive_is_acknowledged_as_the_sleeping_socket_would(
+    version: int, source: str, destination: str
+) -> None:
+    asked = Packet(
+        Kind.TCP, version, source, 5000, destination, 80, ACK, 999, 777, 0, (111, 222)
+    )
+    data = acknowledgement(asked, SavedConnection(receive_next=1000, window=300))
+    answer = parse(data)
+    assert answer == Packet(
+        Kind.TCP, version, destination, 80, source, 5000, ACK, 777, 1000, 0, (222, 111)
+    )
+    header = 20 if version == 4 else 40
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    tcp = data[header:]
+    pseudo = socket.inet_pton(family, destination) + socket.inet_pton(family, source)
+    pseudo += struct.pack("!IHBB", len(tcp), 0, 0, 6)
+    total = sum(struct.unpack(f"!{len(pseudo + tcp) // 2}H", pseudo + tcp))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    assert total == 0xFFFF, "a checksum that the peer accepts"
+
+
+@pytest.mark.parametrize(
+    ("from_node", "sender", "kubelets", "late", "origin"),
+    [
+        (False, None, False, False, Origin.REMOTE),
+        (False, None, False, True, Origin.REMOTE),
+        (True, SENDER, True, False, Origin.KUBELET),
+        (True, SENDER, True, True, Origin.KUBELET),
+        (True, SENDER, False, False, Origin.NODE),
+        (True, None, False, False, Origin.NODE),
+        (True, None, False, True, Origin.GONE),
+        (True, SENDER._replace(inode=0), False, True, Origin.GONE),
+    ],
+)
+def test_origin_follows_from_what_was_found(
+    from_node: bool, sender: Socket | None, kubelets: bool, late: bool, origin: Origin
+) -> None:
+    assert classify(from_node=from_node, sender=sender, kubelets=kubelets, late=late) is origin
+
+
+@pytest.mark.parametrize(
+    ("family", "attributes", "address"),
+    [
+        (2, netlink.attribute(1, bytes([10, 0, 0, 1])), "10.0.0.1"),
+        # Point to point: the first is the peer's, the second ours.
+        (
+            2,
+            netlink.attribute(1, bytes([10, 0, 0, 9])) + netlink.attribute(2, bytes([10, 0, 0, 1])),
+            "10.0.0.1",
+        ),
+        (10, netlink.attribute(1, bytes([0xFD, *bytes(14), 1])), "fd00::1"),
+        (2, netlink.attribute(2, bytes([127, 0, 0, 1])), None),
+        (10, netlink.attribute(1, bytes([*bytes(15), 1])), None),
+        (2, netlink.attribute(1, bytes(3)), None),
+        (7, netlink.attribute(1, bytes(4)), None),
+    ],
+)
+def test_addresses_are_read_from_notices(
+    family: int, attributes: bytes, address: str | None
+) -> None:
+    assert parse_address(struct.pack("=BBBBI", family, 24, 0, 0, 2) + attributes) == address
