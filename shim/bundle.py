@@ -196,9 +196,9 @@ def _compile(directory: Path) -> None:
 
 def _manifest(work: Path, *, bundle: str, init_sha: str) -> None:
     files = {
-        str(path.relative_to(work)): hashlib.sha256(path.read_bytes()).hexdigest()
+        str(path.relative_to(work)): _entry(path)
         for path in sorted(work.rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_symlink() or not path.is_dir()
     }
     manifest = {
         "version": MANIFEST_VERSION,
@@ -209,6 +209,13 @@ def _manifest(work: Path, *, bundle: str, init_sha: str) -> None:
         "files": files,
     }
     (work / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _entry(path: Path) -> dict[str, str | int]:
+    if path.is_symlink():
+        return {"link": str(path.readlink())}
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"sha256": sha, "mode": path.stat().st_mode & 0o7777}
 
 
 def _copy_program(source: Path, target: Path) -> None:

@@ -8,14 +8,16 @@ import os
 import sys
 from pathlib import Path
 
-from lab import artefacts, control_plane, errors, gomodules, images, rootfs
+from lab import artefacts, control_plane, dockerfiles, errors, gomodules, images, rootfs
 from lab.cache import Cache
 from lab.cluster import Cluster
 from lab.machine import Machine, MachineSpec
 from lab.progress import Progress
 from lab.settings import Settings
 
-BUILDS = ("all", "cluster", "node-root", "kubernetes", "images", "helm", "versitygw")
+BUILDS = (
+    *("all", "cluster", "node-root", "kubernetes", "images", "architect", "helm", "versitygw"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,6 +113,9 @@ def build(cache: Cache, what: list[str]) -> None:
         print(artefacts.kubernetes(cache))
     if wanted & {"all", "images"}:
         for image in images.preloaded(cache):
+            print(image.name, image.archive)
+    if wanted & {"all", "architect"}:
+        for image in dockerfiles.architect(cache):
             print(image.name, image.archive)
     for tool in gomodules.TOOLS:
         if wanted & {"all", tool.name}:

@@ -19,8 +19,17 @@ from lab.cache import Cache
 from lab.images import ARCHIVE, Image
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
+CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 BUILD_SECONDS: Final = 1800.0
-PACKAGING: Final = ("pyproject.toml", "README.md", "common", "operator", "webhook", "daemon", "shim")
+PACKAGING: Final = (
+    "pyproject.toml",
+    "README.md",
+    "common",
+    "operator",
+    "webhook",
+    "daemon",
+    "shim",
+)
 """What the images that install our wheel copy."""
 
 
@@ -81,10 +90,15 @@ def build(
             f"--root={store}",
             f"--runroot={directory / 'run'}",
         ]
+        pip = directory / "pip.conf"
+        pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
         commands.run(
             [
                 *buildah,
                 "build",
+                # What the host trusts: a network may have a certificate authority of its own.
+                f"--volume={CERTIFICATES}:{CERTIFICATES}:ro",
+                f"--volume={pip}:/etc/pip.conf:ro",
                 "--isolation=chroot",
                 "--layers=false",
                 *(

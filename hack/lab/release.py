@@ -62,7 +62,14 @@ def diagnosis(cluster: Cluster) -> str:
     commands = (
         ("get", "pods", "-o", "wide"),
         ("get", "events", "--sort-by=.lastTimestamp"),
-        ("logs", "--all-containers", "--prefix", "--tail=15", "-l", f"app.kubernetes.io/name={NAME}"),
+        (
+            "logs",
+            "--all-containers",
+            "--prefix",
+            "--tail=15",
+            "-l",
+            f"app.kubernetes.io/name={NAME}",
+        ),
     )
     said = []
     for command in commands:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+
 from lab import errors, release
 from lab.cluster import Cluster
 from lab.progress import Progress

@@ -205,6 +205,16 @@ class Container:
         """Wait for *text* on stdout."""
         eventually(lambda: text in self.output(), what=f"{text!r} in: {self.said()}")
 
+    def exec(self, *argv: str) -> int:
+        """Run *argv* in the container, detached as engines do; return its exit status.
+
+        Its parent is waited for here: a namespace does not end before all its processes are reaped.
+        """
+        pid_file = self.bundle / "exec.pid"
+        self.call("exec", "--detach", "--pid-file", str(pid_file), self.id, *argv)
+        _, status = os.waitpid(int(pid_file.read_text()), 0)
+        return os.waitstatus_to_exitcode(status)
+
     def kill(self, name: str) -> None:
         """Send a signal the engine's way."""
         self.call("kill", self.id, name)
@@ -218,7 +228,7 @@ class Container:
         self.call("delete", "--force", self.id, check=False)
         if self.pid and self.status is None:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+                self.wait()
 
 
 class Page:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab import errors
 from lab.cluster import Cluster
 
 APPS = Path(__file__).parent / "apps"
@@ -79,7 +80,7 @@ class Workload:
     def _fell_asleep(self) -> bool:
         try:
             self.runtime("sleep")
-        except Exception as error:
+        except errors.CommandFailed as error:
             if "Busy" in str(error) or "does not come to rest" in str(error):
                 return False
             raise
@@ -120,7 +121,12 @@ def workload(
     made = Workload(cluster=cluster, namespace=namespace, name=name)
     code = (APPS / "memory.py").read_text()
     objects = [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"memory.py": code}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name},
+            "data": {"memory.py": code},
+        },
         {
             "apiVersion": "v1",
             "kind": "Service",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import logging
 import os
@@ -69,9 +68,6 @@ def run(argv: Sequence[str]) -> int:
     except ArchitectError as error:
         print(f"architect-daemon {name}: {error}", file=sys.stderr)
         return error.exit_code
-    except ValueError as error:  # logging does not know the level
-        print(f"architect-daemon {name}: {error}", file=sys.stderr)
-        return ConfigError.exit_code
 
 
 def version() -> str:
@@ -123,9 +119,7 @@ def _check(config: DaemonSettings, host: Host) -> int:
 
 def _uninstall(config: DaemonSettings, host: Host) -> int:
     started = time.monotonic()
-    left = 0
-    with contextlib.suppress(FileNotFoundError):
-        left = installer.uninstall_all(config, host, Layout())
+    left = installer.uninstall_all(config, host, Layout())
     if left:
         print(
             f"{left} managed containers still run; delete or restart their pods first",

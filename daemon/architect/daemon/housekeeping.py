@@ -271,6 +271,9 @@ class Housekeeping:
             log.info("uninstall %s", f"{token!r} is asked for" if token else "is called off")
             self._token, self._has_synced_done = token, False
             self._due["preflight"] = 0.0  # the label goes, or comes back, at once
+            if not token and self._is_removed:
+                self._is_removed = False
+                self._installer = Installer(self._settings, host=self._host, layout=self._layout)
             self._touch_all()
         if self._has_synced_done:
             return

@@ -286,6 +286,8 @@ def _switch(layout: Layout, version: str) -> None:
 
 
 def _versions(layout: Layout) -> list[Path]:
+    if not layout.install.exists():
+        return []
     return [
         p
         for p in sorted(layout.install.iterdir())

@@ -133,7 +133,7 @@ def read(value: Mapping[str, Any]) -> ManagedPod | None:
         debug_containers=tuple(
             s["name"]
             for s in status.get("ephemeralContainerStatuses") or ()
-            if (s.get("state") or {}).get("running")
+            if (s.get("state") or {}).get("running") is not None
         ),
     )
 
@@ -142,7 +142,7 @@ def _container(spec: Mapping[str, Any], status: Mapping[str, Any]) -> PodContain
     resources = spec.get("resources") or {}
     return PodContainer(
         name=spec["name"],
-        is_running=bool((status.get("state") or {}).get("running")),
+        is_running=(status.get("state") or {}).get("running") is not None,
         is_ready=bool(status.get("ready")),
         requests=_resources(resources.get("requests")),
         limits=_resources(resources.get("limits")),

@@ -28,7 +28,7 @@ class Registry:
 
     @property
     def is_known(self) -> bool:
-        """Whether the keeper has told its pods since it was last connected to."""
+        """Whether the keeper has told its pods since the daemon started."""
         with self._lock:
             return self._keeper is not None
 
@@ -36,11 +36,6 @@ class Registry:
         """Replace what is known by the keeper's list."""
         with self._lock:
             self._keeper = {pod.uid: pod for pod in listed}
-
-    def set_unknown(self) -> None:
-        """Forget the keeper's pods: nobody answers, and nothing is decided on old knowledge."""
-        with self._lock:
-            self._keeper = None
 
     def set_one(self, uid: str, pod: KeeperPod | None) -> None:
         """Set what the keeper says of one pod; None: it does not know it."""

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -212,7 +212,7 @@ class Sampler:
         for uid in plan.sleep:
             with self._lock:
                 self._falling.add(uid)
-            self._workers.submit(self._sleep, pods[uid])
+            self._workers.submit(self._sleep, pods[uid]).add_done_callback(_log_defect)
 
     def disk(self) -> Disk:
         """Return the state of the images' disk. Raises NodeError."""
@@ -311,6 +311,12 @@ class Sampler:
         self._metrics.awake_reasons.clear()
         for word, number in reasons.items():
             self._metrics.awake_reasons.labels(word).set(number)
+
+
+def _log_defect(done: Future[None]) -> None:
+    """Say what a worker died of; a future keeps it to itself."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.critical("a sleep ended by a defect: %r", error, exc_info=error)
 
 
 def _memory_bytes(pod: ManagedPod, seen: Observation) -> int:

@@ -215,6 +215,10 @@ def _check(settings: DaemonSettings) -> None:
             "sample_max_seconds must not be below sample_min_seconds",
         ),
         (settings.host_root.is_absolute(), "host_root must be an absolute path"),
+        (
+            settings.log_level.upper() in ("DEBUG", "INFO", "WARNING", "ERROR"),
+            f"log_level: {settings.log_level!r} is not DEBUG, INFO, WARNING or ERROR",
+        ),
     ):
         if not condition:
             raise ConfigError(text)

@@ -18,7 +18,7 @@ from architect.shim.packets.ruleset import (
     Support,
     detect,
 )
-from kernel.packets.topology import HOST, POD, Topology, accepted, connected, until
+from kernel.packets.topology import HOST, POD, Topology, accepted, connected, run, until
 
 VERSIONS = (4, 6)
 PORT, SHADOW, UDP_PORT = 8080, 9090, 5353
@@ -184,3 +184,22 @@ def test_many_addresses_and_ports_fit_into_one_transaction(
         )
     )
     assert "architect" in tables(topology)
+
+
+def test_rules_that_somebody_flushed_are_made_again(topology: Topology, ruleset: Ruleset) -> None:
+    ruleset.apply(Plan(state=State.AWAKE))
+    run("ip", "netns", "exec", topology.names["pod"], "nft", "flush", "ruleset")
+    assert tables(topology) == ""
+    ruleset.apply(Plan(state=State.HOLDING))
+    topology.listen(port=PORT)
+    topology.connect(port=PORT)
+    until(lambda: ruleset.counters().held.packets, what="the request meets the new rules")
+
+
+def test_sets_follow_the_plan_without_new_rules(topology: Topology, counting: Ruleset) -> None:
+    counting.apply(Plan(state=State.AWAKE, listening=frozenset({(socket.IPPROTO_TCP, PORT + 1)})))
+    assert set(difference(counting, lambda: talk(topology, 4, port=PORT + 1))) == {"remote"}
+    assert set(difference(counting, lambda: talk(topology, 4, port=SHADOW))) == {"other"}
+    assert set(difference(counting, lambda: talk(topology, 4, port=PORT + 1, source="host"))) == {
+        "remote"
+    }

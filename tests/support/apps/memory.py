@@ -2,8 +2,8 @@
 
     python3 memory.py MEBIBYTES [PORT]
 
-TCP: HTTP/1.1 with keep-alive on PORT (default 8080), IPv4 and IPv6: ``/`` answers a JSON line with a
-counter, the process's random identity, its host name and pid; ``/digest`` the SHA-256 of all its
+TCP: HTTP/1.1 with keep-alive on PORT (default 8080), IPv4 and IPv6: ``/`` answers a JSON line with
+a counter, the process's random identity, its host name and pid; ``/digest`` the SHA-256 of all its
 memory. UDP on the same port echoes each datagram after the identity. SIGTERM says so and exits 7.
 """
 

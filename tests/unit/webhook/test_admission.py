@@ -304,17 +304,17 @@ ANYTHING = st.recursive(
 CONTAINERS = st.lists(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["app", "db"])},
-        optional={
-            key: ANYTHING
-            for key in (
+        optional=dict.fromkeys(
+            (
                 "readinessProbe",
                 "ports",
                 "securityContext",
                 "volumeMounts",
                 "resources",
                 "resizePolicy",
-            )
-        },
+            ),
+            ANYTHING,
+        ),
     ),
     max_size=2,
 )
@@ -325,7 +325,7 @@ ALMOST_PODS = st.fixed_dictionaries(
         ),
         "spec": st.fixed_dictionaries(
             {"containers": CONTAINERS},
-            optional={key: ANYTHING for key in ("os", "volumes", "runtimeClassName", "hostUsers")},
+            optional=dict.fromkeys(("os", "volumes", "runtimeClassName", "hostUsers"), ANYTHING),
         ),
     }
 )

@@ -84,19 +84,6 @@ def attributes(data: bytes, *, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
-def attribute_list(data: bytes) -> list[tuple[int, bytes]]:
-    """The attributes in order, repeated kinds included."""
-    found: list[tuple[int, bytes]] = []
-    offset = 0
-    while offset + 4 <= len(data):
-        size, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if size < 4 or offset + size > len(data):
-            break
-        found.append((kind & _NLA_TYPE_MASK, data[offset + 4 : offset + size]))
-        offset += (size + 3) & ~3
-    return found
-
-
 def error_number(body: bytes) -> int:
     """The errno in an NLMSG_ERROR (0: an acknowledgement)."""
     if len(body) < 4:

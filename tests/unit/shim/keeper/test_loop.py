@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def loop() -> Iterator[Loop]:
     made.close()
 
 
-def run_until(loop: Loop, future: Future[object]) -> None:
+def run_until(loop: Loop, future: Future[Any]) -> None:
     for _ in range(10_000):
         if future.is_done:
             return
@@ -31,7 +32,7 @@ def test_a_task_is_resumed_with_the_result_of_what_it_waits_for(loop: Loop) -> N
     inner: Future[int] = Future()
 
     def task() -> Task[int]:
-        value = yield inner
+        value: int = yield inner
         yield loop.sleep(0.001)
         return value + 1
 

@@ -86,9 +86,7 @@ def test_connections_and_listeners_are_read(tmp_path: Path) -> None:
     write(tmp_path / "tcp-stream-cd.img", stream(receive_next=5))
     found = read_image(tmp_path, shadow_ports={53})
     assert found.connections == {
-        Flow("10.0.0.9", 5000, "10.0.0.2", 80): SavedConnection(
-            receive_next=0xFFFFFFFF, window=64
-        ),
+        Flow("10.0.0.9", 5000, "10.0.0.2", 80): SavedConnection(receive_next=0xFFFFFFFF, window=64),
         Flow("10.0.0.8", 1, "10.0.0.2", 80): SavedConnection(receive_next=5, window=501),
     }
     assert found.listeners == (

@@ -81,7 +81,8 @@ def act(packet: Packet, mode: Mode, origin: Origin | None = None) -> Action:
         (segment(FLOW), "pass", "hold", "hold", "hold"),
         (segment(QUIET_FLOW, size=9), "pass", "hold", "hold", "hold"),
         # A keepalive: one before what is expected, nothing or one byte.
-        (segment(FLOW, sequence=0xFFFFFFFF), "pass", "hold", "answer-keepalive", "answer-keepalive"),
+        (segment(FLOW, sequence=0xFFFFFFFF), "pass", "hold", "answer-keepalive",
+         "answer-keepalive"),
         (segment(FLOW, sequence=0xFFFFFFFF, size=1), "pass", "hold", "answer-keepalive",
          "answer-keepalive"),
         (segment(FLOW, sequence=0xFFFFFFFF, size=2), "pass", "hold", "hold-and-wake",
@@ -199,9 +200,7 @@ def test_nothing_is_ever_dropped_unanswered_and_every_wake_has_a_reason(
 
 
 @given(packet=packets, origin=st.sampled_from(Origin))
-def test_while_it_is_dumped_nothing_reaches_the_application(
-    packet: Packet, origin: Origin
-) -> None:
+def test_while_it_is_dumped_nothing_reaches_the_application(packet: Packet, origin: Origin) -> None:
     decision = decide(packet, mode=Mode.DUMP, knowledge=KNOWLEDGE, origin=origin)
     if packet.kind in (Kind.TCP, Kind.UDP):
         assert decision.action in HOLDING

@@ -39,12 +39,16 @@ def ipv4(
 def ipv6(payload: bytes, *, following: int = 6) -> bytes:
     source = socket.inet_pton(socket.AF_INET6, "fd00::1")
     destination = socket.inet_pton(socket.AF_INET6, "fd00::2")
-    return struct.pack("!IHBB", 6 << 28, len(payload), following, 64) + source + destination + payload
+    return (
+        struct.pack("!IHBB", 6 << 28, len(payload), following, 64) + source + destination + payload
+    )
 
 
 def tcp(data: bytes = b"", *, flags: int = SYN, options: bytes = b"") -> bytes:
     words = (20 + len(options)) // 4 << 4
-    return struct.pack("!HHIIBBHHH", 40000, 80, 1000, 2000, words, flags, 512, 0, 0) + options + data
+    return (
+        struct.pack("!HHIIBBHHH", 40000, 80, 1000, 2000, words, flags, 512, 0, 0) + options + data
+    )
 
 
 def udp(data: bytes = b"") -> bytes:
@@ -79,7 +83,7 @@ def test_a_big_tcp_segment_states_no_length() -> None:
 
 
 def test_link_padding_is_not_payload() -> None:
-    assert parse(ipv4(udp(b"ab")) + bytes(18)).payload_bytes == 2
+    assert parse(ipv4(udp(b"ab"), protocol=17) + bytes(18)).payload_bytes == 2
 
 
 def test_fragments_carry_what_they_have_in_common() -> None:

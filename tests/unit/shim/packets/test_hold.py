@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 from typing import cast
 
@@ -16,8 +18,6 @@ from architect.shim.packets.holdstate import HoldState
 from architect.shim.packets.netns import Netns
 from architect.shim.packets.nfqueue import NfQueue, QueuedPacket
 
-from .wire import datagram, segment
-
 KNOWLEDGE = Knowledge(
     listeners=(
         Listener(protocol="tcp", address="0.0.0.0", port=80),
@@ -25,6 +25,33 @@ KNOWLEDGE = Knowledge(
         Listener(protocol="udp", address="0.0.0.0", port=53),
     )
 )
+
+
+def packet(protocol: int, payload: bytes) -> bytes:
+    """An IPv4 packet from the client to the pod."""
+    return (
+        struct.pack("!BBHHHBB", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol)
+        + bytes(2)
+        + socket.inet_aton("10.0.0.9")
+        + socket.inet_aton("10.0.0.2")
+        + payload
+    )
+
+
+def segment(
+    port: int,
+    *,
+    flags: int = SYN,
+    sequence: int = 1,
+    source_port: int = 5000,
+    data: bytes = b"",
+) -> bytes:
+    header = struct.pack("!HHIIBBHHH", source_port, port, sequence, 1, 5 << 4, flags, 9, 0, 0)
+    return packet(6, header + data)
+
+
+def datagram(port: int, *, size: int = 8) -> bytes:
+    return packet(17, struct.pack("!HHHH", 5000, port, 8 + size, 0) + bytes(size))
 
 
 class Verdicts:

@@ -1,0 +1,133 @@
+"""The main job on the real cluster: an annotated pod sleeps and goes on with its memory."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from lab import errors
+from lab.cluster import Cluster
+from support.workloads import eventually, workload
+
+
+def test_an_idle_pod_falls_asleep_by_itself_and_wakes_on_a_request_with_its_memory(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(
+        architect, namespace, "idle", mebibytes=64, annotations={"architect.dev/idle": "3s"}
+    ) as app:
+        before = app.get("/digest")
+        eventually(lambda: app.label() == "SCALED_DOWN", what="the label says SCALED_DOWN")
+        assert app.is_ready()
+        after = app.get("/digest")
+        assert after["digest"] == before["digest"]
+        assert after["identity"] == before["identity"]
+        assert after["count"] == before["count"] + 1
+        assert app.restarts() == 0
+        events = json.loads(app.kubectl("get", "events", "-o", "json"))["items"]
+        eventually(
+            lambda: (
+                {"Slept", "Woke"}
+                <= {
+                    e["reason"]
+                    for e in json.loads(app.kubectl("get", "events", "-o", "json"))["items"]
+                }
+            ),
+            what=f"events Slept and Woke (at first {[e['reason'] for e in events]})",
+        )
+
+
+def test_a_sleeping_pod_gives_its_requests_back_and_gets_them_again(
+    architect: Cluster, namespace: str
+) -> None:
+    def requests() -> dict[str, str]:
+        status = app.pod()["status"]["containerStatuses"][0]
+        found: dict[str, str] = status.get("resources", {}).get("requests", {})
+        return found
+
+    with workload(architect, namespace, "resize") as app:
+        before = requests()
+        app.sleep()
+        eventually(lambda: requests() != before, what="requests are lowered")
+        assert requests()["memory"] == "1Ki"
+        app.get()
+        eventually(lambda: requests() == before, what="requests are back")
+
+
+def test_exec_wakes_a_sleeping_pod(architect: Cluster, namespace: str) -> None:
+    with workload(architect, namespace, "exec") as app:
+        identity = app.get()["identity"]
+        app.sleep()
+        said = app.kubectl("exec", "deploy/exec", "--", "cat", "/proc/3/cmdline")
+        assert "memory.py" in said or said
+        assert app.state() == "awake"
+        assert app.get()["identity"] == identity
+
+
+def test_kubelets_probes_are_answered_without_waking(architect: Cluster, namespace: str) -> None:
+    with workload(architect, namespace, "probes") as app:
+        app.sleep()
+        since = app.runtime("status")
+        # The readiness probe runs each second: ten of them pass before the pod is looked at again.
+        eventually(lambda: _seconds_asleep(app.runtime("status")) > 10, what="ten probes have come")
+        assert app.state() == "asleep", since
+        assert app.is_ready()
+        assert app.restarts() == 0
+
+
+def test_a_datagram_wakes_a_sleeping_pod_and_is_answered(
+    architect: Cluster, namespace: str
+) -> None:
+    client = (
+        "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(30);"
+        "s.sendto(b'ping',(sys.argv[1],8080)); print(s.recv(100).decode())"
+    )
+    with workload(architect, namespace, "udp") as app:
+        identity = app.get()["identity"]
+        app.sleep()
+        said = architect.in_control_plane(["python3", "-c", client, app.service_ip()])
+        assert said.strip() == f"{identity} ping"
+
+
+def test_a_pod_wakes_while_daemon_operator_webhook_and_api_server_are_down(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "alone") as app:
+        identity = app.get()["identity"]
+        address = app.service_ip()
+        app.sleep()
+        architect.kubectl(
+            "-n", "architect", "scale", "deployment", "--all", "--replicas=0", timeout_seconds=60
+        )
+        architect.api_server.stop()
+        try:
+            assert app.get(host=address)["identity"] == identity
+        finally:
+            architect.api_server.start()
+            eventually(architect.api.ready, what="the API server is back")
+            architect.kubectl("-n", "architect", "scale", "deployment", "--all", "--replicas=2")
+        eventually(lambda: app.label() == "RUNNING", what="the label becomes true again")
+
+
+def test_an_annotation_that_cannot_be_read_is_refused_by_key_and_value(
+    architect: Cluster, namespace: str
+) -> None:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "wrong", "annotations": {"architect.dev/idle": "soon"}},
+        "spec": {"containers": [{"name": "a", "image": "localhost/py:3"}]},
+    }
+    try:
+        architect.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(manifest))
+    except errors.CommandFailed as error:
+        assert "architect.dev/idle" in str(error)
+        assert "soon" in str(error)
+    else:
+        raise AssertionError("the pod was admitted")
+
+
+def _seconds_asleep(answer: dict[str, object]) -> float:
+    status = answer.get("status", answer)
+    assert isinstance(status, dict)
+    return time.time() - float(status["since"])
