@@ -11,7 +11,7 @@ from typing import BinaryIO, TypeAlias
 
 from demo.errors import ProtocolError
 
-Reply: TypeAlias = "str | int | None | list[Reply]"
+Reply: TypeAlias = "str | int | list[Reply] | None"
 
 
 class Session:

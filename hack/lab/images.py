@@ -81,12 +81,15 @@ def application(cache: Cache) -> Image:
 
 
 def base(cache: Cache, suite: str) -> Image:
-    """Return ``localhost/debian:SUITE``, the base of Dockerfile builds."""
+    """Return ``localhost/debian:SUITE``, the base of Dockerfile builds.
+
+    It has Python already, which our Dockerfiles would install each time.
+    """
     return _debian(
         cache,
         f"localhost/debian:{suite}",
         suite=suite,
-        packages=["ca-certificates"],
+        packages=["ca-certificates", "python3", "python3-venv"],
         command=["bash"],
     )
 

@@ -52,8 +52,8 @@ def test_a_lease_is_taken_when_it_was_seen_unchanged_for_its_time(value, seen_at
 
 
 def test_a_renewal_by_another_starts_the_wait_anew():
-    seen = Seen(mark=("other", "t0"), at=0)
-    move, seen = decide(lease("other", "t1"), identity="me", seen=seen, now=20)
+    first = Seen(mark=("other", "t0"), at=0)
+    move, seen = decide(lease("other", "t1"), identity="me", seen=first, now=20)
     assert move is Move.WAIT
     assert seen is not None
     assert seen.at == 20

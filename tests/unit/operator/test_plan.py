@@ -151,7 +151,7 @@ def on(name, runtime_class=None):
 def test_a_label_without_a_daemon_goes_at_the_second_look():
     nodes, daemons = [node("a"), node("b")], [on("a")]
     first = plan.for_nodes(nodes, daemons=daemons, pods=[], suspects=frozenset())
-    assert (first.actions, first.labelled, first.unserved) == ((), 2, {"b"})
+    assert (first.actions, first.labelled, first.unserved) == ((), 2, frozenset("b"))
     second = plan.for_nodes(nodes, daemons=daemons, pods=[], suspects=first.unserved)
     (action,) = second.actions
     assert isinstance(action, Unlabel)

@@ -24,6 +24,10 @@ DUMP_LIMIT_SECONDS: Final = 600.0
 RESTORE_LIMIT_SECONDS: Final = 600.0
 """Bounds for what a disk may take; a CRIU that hangs longer is a failure to be told."""
 
+SETTLE_LIMIT_SECONDS: Final = 2.0
+SETTLE_STEP_SECONDS: Final = 0.0002
+"""Init reacts within one scheduling of a waiting process."""
+
 PID_GAP: Final = 64
 """CRIU's own processes get pids this far above the tree's highest."""
 
@@ -134,6 +138,7 @@ class Container:
         ).write(self.directory)
         page.fall_asleep()
         try:
+            yield from self._settle(loop)
             outcome = yield loop.within(
                 server.dump(
                     init_pid=init.pid,
@@ -153,6 +158,18 @@ class Container:
             sysvshm.remove(init.pid, segments)
         except (NodeError, OSError) as error:
             log.error("container %s: %s", self.name, error)
+
+    def _settle(self, loop: Loop) -> Task[None]:
+        """Wait until init keeps signals, so that none is lost with the dumped tree."""
+        deadline = time.monotonic() + SETTLE_LIMIT_SECONDS
+        while not self.page().is_settled:
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"init {self.init().pid} of container {self.name} does not react",
+                    reason="InitUnreachable",
+                    hint="is the container paused?",
+                )
+            yield loop.sleep(SETTLE_STEP_SECONDS)
 
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
         """Bring the tree back from its image, which stays until :meth:`forget_image`.

@@ -2,8 +2,7 @@
 
 Our init keeps a memfd at descriptor 3 and maps it; the keeper opens ``/proc/PID/fd/3`` and maps it
 too. No signal means control, so every signal stays the application's. The layout is
-``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, a 64-bit signal mask at the
-end. The container's own root can write the page as well; that harms nobody but its container, and
+``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, then a 64-bit signal mask. The container's own root can write the page as well; that harms nobody but its container, and
 nothing read here is trusted beyond it.
 """
 
@@ -27,8 +26,8 @@ DESCRIPTOR: Final = 3
 _HEAD = struct.Struct("<IIIIIII")
 _STATE_OFFSET: Final = 8
 _TARGET_OFFSET: Final = 12
-_REAPED_OFFSET: Final = 16
 _STATUS_OFFSET: Final = 20
+_SEEN_OFFSET: Final = 28
 
 
 class InitState(enum.IntEnum):
@@ -105,9 +104,15 @@ class InitPage:
         struct.pack_into("<I", self._map, _TARGET_OFFSET, pid)
 
     def fall_asleep(self) -> None:
-        """Make init outlive its target from now on."""
-        struct.pack_into("<I", self._map, _REAPED_OFFSET, 0)
+        """Make init outlive its target, and keep signals for it, once :attr:`is_settled`."""
         struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.ASLEEP)
+        self._poke()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether init has seen that it is asleep: from then on no signal reaches the tree."""
+        (seen,) = struct.unpack_from("<I", self._map, _SEEN_OFFSET)
+        return bool(seen)
 
     def wake(self) -> None:
         """Make init end with its target again, also if that has ended in the meantime."""

@@ -1,0 +1,97 @@
+"""The command line of the demonstration."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from demo import results, stage
+from demo.errors import DemoError
+from demo.results import Result
+from lab import commands, dockerfiles, release
+from lab import errors as lab_errors
+from lab.cluster import Cluster
+from lab.progress import Progress
+
+OUTPUT: Final = dockerfiles.CHECKOUT / "build" / "demo.json"
+NEXT: Final = f"""\
+The cluster and the applications are still there. What to try next:
+
+  make cluster-shell                     # a shell with kubectl and helm; in it:
+  kubectl config set-context --current --namespace={stage.NAMESPACE}
+  kubectl get pods -L status.architect.dev/counter,status.architect.dev/valkey
+  kubectl describe pod -l app=counter    # its events: Slept after …, Woke after …
+  kubectl exec -it deploy/postgresql -- psql -U postgres           # wakes it
+  kubectl -n architect scale deployment --all --replicas=0         # and it still wakes
+
+  make demo-down                                      # remove all of it
+"""
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the demonstration, or remove it. Exit status 1 if anything could not be shown."""
+    parser = argparse.ArgumentParser(prog="demo", description="Pods that sleep and wake.")
+    parser.add_argument("command", nargs="?", choices=("run", "down"), default="run")
+    parser.add_argument("--nodes", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the results go, as JSON")
+    arguments = parser.parse_args(words)
+    if os.geteuid() != 0:
+        print("demo: namespaces, mounts and cgroups need root", file=sys.stderr)
+        return 1
+    cluster = Cluster(progress=Progress())
+    try:
+        if arguments.command == "down":
+            cluster.down()
+            return 0
+        found = run(cluster, nodes=arguments.nodes)
+    except (DemoError, lab_errors.LabError, OSError, http.client.HTTPException) as error:
+        print(f"\ndemo: failed: {type(error).__name__}: {error}", file=sys.stderr)
+        if arguments.command == "run":
+            explain(cluster)
+        return 1
+    results.write(found, arguments.output)
+    print(f"\n{results.table(found)}\n\nwritten to {arguments.output}\n\n{NEXT}")
+    return 0
+
+
+def run(cluster: Cluster, *, nodes: int) -> list[Result]:
+    """Bring everything up, go through all stories, and return what was measured."""
+    progress = cluster.progress
+    with progress.step(f"cluster of {nodes} nodes"):
+        cluster.up(nodes)
+    stage.load_images(cluster)
+    with progress.step("Architect"):
+        release.install(cluster)
+    with progress.step("removing what an earlier demonstration left"):
+        stage.clear(cluster)
+    cluster.kubectl("create", "namespace", stage.NAMESPACE)
+    found: list[Result] = []
+    for example in stage.ALL:
+        with progress.step(f"{example.name}: kubectl apply -f examples/{example.directory}"):
+            app = stage.apply(cluster, example)
+        with progress.step(f"{example.name}: sleep and wake"):
+            try:
+                found += example.story(app).run()
+            except (DemoError, OSError, http.client.HTTPException) as error:
+                raise DemoError(f"{error}\n{app.diagnosis()}") from error
+    return found
+
+
+def explain(cluster: Cluster) -> None:
+    """Leave the logs of all machines, and say where."""
+    target = OUTPUT.parent / "demo-logs"
+    try:
+        cluster.collect_logs(target)
+    except (lab_errors.LabError, OSError) as error:
+        print(f"demo: the logs could not be gathered: {error}", file=sys.stderr)
+        return
+    shown = commands.quote([target])
+    print(f"demo: logs of all machines are in {shown}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

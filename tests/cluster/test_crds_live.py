@@ -1,0 +1,183 @@
+"""The CRDs on a real API server: what is accepted, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from architect.core.errors import ArchitectError, Rejected
+from architect.kube import checkpoints
+from architect.kube.api import Api, open_api
+from architect.kube.checkpoints import AVAILABLE, CheckpointSpec, Trigger
+from architect.kube.conditions import Condition, Status
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef, Resource, pod
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+CRDS = Resource(
+    group="apiextensions.k8s.io",
+    version="v1",
+    plural="customresourcedefinitions",
+    kind="CustomResourceDefinition",
+    is_namespaced=False,
+)
+NAMESPACES = Resource(
+    group="", version="v1", plural="namespaces", kind="Namespace", is_namespaced=False
+)
+ESTABLISHED_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def api() -> Api:
+    lab = Path(os.environ.get("ARCHITECT_LAB") or "/var/lib/architect-lab")
+    return open_api(field_manager="architect-test", version="0", kubeconfig=lab / "kubeconfig")
+
+
+@pytest.fixture(scope="module")
+def namespace(api: Api) -> Iterator[str]:
+    """A namespace with the CRDs of this checkout served; they stay, others use them too."""
+    for path in sorted((ROOT / "crds").glob("*.yaml")):
+        value = yaml.safe_load(path.read_text())
+        stored = api.list(CRDS, fields=f"metadata.name={value['metadata']['name']}").items
+        ref = ObjectRef(resource=CRDS, name=value["metadata"]["name"])
+        if stored:
+            api.patch(ref, {"spec": value["spec"]})
+        else:
+            api.create(ref, value)
+    name = f"crds-{secrets.token_hex(4)}"
+    ref = ObjectRef(resource=NAMESPACES, name=name)
+    api.create(ref, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    deadline = time.monotonic() + ESTABLISHED_SECONDS
+    while True:
+        try:
+            api.list(CHECKPOINTS, namespace=name)
+            api.list(PERSISTENT_CHECKPOINTS, namespace=name)
+            break
+        except ArchitectError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    yield name
+    api.delete(ref)
+
+
+def spec_of(namespace: str, **more: Any) -> dict[str, Any]:
+    name = f"web-{secrets.token_hex(4)}"
+    ref = pod(namespace, name, uid=secrets.token_hex(16))
+    spec = CheckpointSpec(pod=ref, trigger=Trigger.SLEEP, template_hash="", containers=("app",))
+    value = checkpoints.build(spec, is_owned_by_pod=False)
+    value["spec"] |= more
+    return value
+
+
+def create(api: Api, resource: Resource, value: dict[str, Any], *, namespace: str) -> Any:
+    ref = ObjectRef(resource=resource, namespace=namespace, name=value["metadata"]["name"])
+    return api.create(ref, value)
+
+
+def persistent(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": PERSISTENT_CHECKPOINTS.api_version,
+        "kind": PERSISTENT_CHECKPOINTS.kind,
+        "metadata": {"name": f"warm-{secrets.token_hex(4)}"},
+        "spec": spec,
+    }
+
+
+def test_what_the_daemon_builds_is_accepted_and_its_spec_never_changes(api, namespace):
+    value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
+    ref = ObjectRef.of(CHECKPOINTS, value)
+    with pytest.raises(Rejected, match="spec is immutable"):
+        api.patch(ref, {"spec": {"trigger": "Eviction"}})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"containers": []},
+        {"containers": ["a", "a"]},
+        {"trigger": "Whim"},
+        {"podRef": {"name": "Not_A_Name", "uid": "u"}},
+        {"podRef": {"name": "a"}},
+        {"owner": {"kind": "StatefulSet", "name": "a"}},
+    ],
+)
+def test_a_wrong_spec_is_refused(api, namespace, more):
+    with pytest.raises(Rejected):
+        create(api, CHECKPOINTS, spec_of(namespace, **more), namespace=namespace)
+
+
+@pytest.mark.parametrize(
+    ("location", "is_fine"),
+    [
+        ({"node": {"name": "n", "path": "/p"}}, True),
+        ({"peer": {"node": "n", "id": "i"}}, True),
+        ({"s3": {"bucket": "abc", "key": "k"}}, True),
+        ({}, False),
+        ({"node": {"name": "n", "path": "/p"}, "s3": {"bucket": "abc", "key": "k"}}, False),
+    ],
+)
+def test_a_location_is_exactly_one_place(api, namespace, location, is_fine):
+    value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
+    ref = ObjectRef.of(CHECKPOINTS, value)
+    patch = {"status": {"location": location}}
+    if is_fine:
+        assert api.patch(ref, patch, subresource="status")["status"]["location"] == location
+        return
+    with pytest.raises(Rejected, match="exactly one of node, peer and s3"):
+        api.patch(ref, patch, subresource="status")
+
+
+def test_what_is_available_has_a_location(api, namespace):
+    value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
+    ready = Condition(type=AVAILABLE, status=Status.TRUE, reason="Captured")
+    with pytest.raises(Rejected, match="has a location"):
+        checkpoints.set_status(api, value, ready)
+    where = {"location": {"node": {"name": "n", "path": "/p"}}}
+    stored = checkpoints.set_status(api, value, ready, fields=where)
+    assert stored["status"]["conditions"][0]["observedGeneration"] == 1
+
+
+def test_a_claim_is_given_up_before_another_takes_it(api, namespace):
+    value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
+    ref = ObjectRef.of(CHECKPOINTS, value)
+
+    def claim(uid: str | None) -> None:
+        by = None if uid is None else {"name": "p", "uid": uid, "node": "n"}
+        api.patch(ref, {"status": {"claimedBy": by}}, subresource="status")
+
+    claim("a")
+    claim("a")
+    with pytest.raises(Rejected, match="given up"):
+        claim("b")
+    claim(None)
+    claim("b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_fine"),
+    [
+        ({"podName": "web-0"}, True),
+        ({"selector": {"matchLabels": {"a": "b"}}, "containers": ["app"]}, True),
+        ({"podName": "web-0", "retention": {"ttl": "168h"}}, True),
+        ({}, False),
+        ({"podName": "a", "selector": {"matchLabels": {"a": "b"}}}, False),
+        ({"selector": {"matchLabels": {}}}, False),
+        ({"podName": "web-0", "retention": {"ttl": "a week"}}, False),
+    ],
+)
+def test_a_persistent_checkpoint_names_one_source(api, namespace, spec, is_fine):
+    value = persistent(**spec)
+    if is_fine:
+        create(api, PERSISTENT_CHECKPOINTS, value, namespace=namespace)
+        return
+    with pytest.raises(Rejected):
+        create(api, PERSISTENT_CHECKPOINTS, value, namespace=namespace)

@@ -1,0 +1,328 @@
+"""The runtime's command line as engines use it, with a keeper played by the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.runtime import (
+    IDLE,
+    SYSTEM_PYTHON,
+    Container,
+    Host,
+    KeeperDouble,
+    eventually,
+    python,
+    spec,
+)
+
+Make = Callable[..., Container]
+TERMINAL_LIKE = {
+    "SharedPidNamespace": lambda c: c["linux"]["namespaces"][0].update(path="/proc/self/ns/pid"),
+    "HostNetwork": lambda c: c["linux"]["namespaces"].pop(4),
+    "DevIsBind": lambda c: c["mounts"][1].update(type="bind", source="/dev", options=["rbind"]),
+}
+
+
+def record(host: Host, container: Container) -> dict[str, Any]:
+    file = host.run_directory / "containers" / f"{container.id}.json"
+    return dict(json.loads(file.read_text()))
+
+
+def cri(*, policy: dict[str, Any] | None = None, kind: str = "container") -> dict[str, str]:
+    annotations = {
+        "io.kubernetes.cri.container-type": kind,
+        "io.kubernetes.cri.container-name": "app",
+        "io.kubernetes.cri.sandbox-id": "sandbox",
+        "io.kubernetes.cri.sandbox-uid": "uid-1",
+        "io.kubernetes.cri.sandbox-name": "web-0",
+        "io.kubernetes.cri.sandbox-namespace": "shop",
+    }
+    if policy is not None:
+        annotations["architect.dev/policy"] = json.dumps(policy)
+    return annotations
+
+
+POLICY = {"version": 1, "containers": {"app": {"idle_seconds": 60.0}}}
+
+
+def test_a_pods_container_is_recorded_before_it_exists_and_registered(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=cri(policy=POLICY)))
+    container.start()
+    found = record(host, container)
+    assert (found["pod"], found["namespace"], found["pod_name"], found["container"]) == (
+        "uid-1",
+        "shop",
+        "web-0",
+        "app",
+    )
+    assert found["runc_root"] == "/run/test"
+    assert found["bundle"] == str(container.bundle)
+    assert found["runtime"] == "/usr/sbin/runc"
+    assert found["policy"]["containers"]["app"]["idle_seconds"] == 60.0
+    assert keeper.calls[0]["op"] == "register"
+    assert keeper.calls[0]["container"] == container.id
+    assert "architect-init" in os.readlink(f"/proc/{container.pid}/fd/3")
+
+
+def test_delete_forgets_the_container(make: Make, host: Host, keeper: KeeperDouble) -> None:
+    container = make(spec(["true"], annotations=IDLE))
+    assert container.run() == 0
+    container.call("delete", container.id)
+    assert "removed" in keeper.ops()
+    assert list((host.run_directory / "containers").iterdir()) == []
+
+
+def test_delete_of_a_running_container_fails_as_under_runc_and_forgets_nothing(
+    make: Make, host: Host
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    refused = container.call("delete", container.id, check=False)
+    container.runtime = "/usr/sbin/runc"
+    plain = container.call("delete", container.id, check=False)
+    assert refused.returncode == plain.returncode == 1
+    assert plain.stderr.strip() in refused.stderr
+    assert record(host, container)["id"] == container.id
+
+
+def test_forced_delete_of_an_unknown_id_is_runcs_answer(host: Host, make: Make) -> None:
+    ours = host.container(spec(["true"]))
+    plain = host.container(spec(["true"]), runtime="/usr/sbin/runc")
+    for words in (("delete", "--force", "nobody"), ("delete", "nobody"), ("kill", "nobody", "9")):
+        a, b = ours.call(*words, check=False), plain.call(*words, check=False)
+        assert (a.returncode, a.stdout) == (b.returncode, b.stdout)
+        assert a.stderr.partition("level=")[2] == b.stderr.partition("level=")[2]
+
+
+@pytest.mark.parametrize("words", [("--version",), ("features",), ("list", "-q"), ("--help",)])
+def test_what_is_not_ours_is_runcs(host: Host, make: Make, words: tuple[str, ...]) -> None:
+    runtime = host.bundle / "bin/runc-architect"
+    ours = host.call(runtime, "--root", "/run/test", *words, check=False)
+    plain = host.call("/usr/sbin/runc", "--root", "/run/test", *words, check=False)
+    assert ours.returncode == plain.returncode
+    assert ours.stdout == plain.stdout
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {},
+        {"other": "thing"},
+        cri(policy=POLICY, kind="sandbox"),
+        cri(policy={"version": 1, "containers": {"another": {}}}),
+    ],
+)
+def test_a_container_that_does_not_ask_is_runcs_alone(
+    make: Make, host: Host, keeper: KeeperDouble, annotations: dict[str, str]
+) -> None:
+    container = make(spec(["sh", "-c", "echo pid $$"], annotations=annotations))
+    before = container.config()
+    assert container.run() == 0
+    assert container.output() == "pid 1\n"
+    assert container.config() == before
+    assert keeper.calls == []
+    assert not (host.run_directory / "containers").exists()
+    assert not (host.run_directory / "unmanaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "annotations"),
+    [
+        ("NoPolicy", {**cri(), **IDLE}),
+        ("BadPolicy", cri(policy={"version": 7})),
+        ("BadPolicy", {"architect.dev/idle": "soon"}),
+        ("HostNetwork", IDLE),
+        ("DevIsBind", IDLE),
+    ],
+)
+def test_a_container_that_cannot_be_managed_runs_untouched_and_the_reason_is_noted(
+    make: Make, host: Host, reason: str, annotations: dict[str, str]
+) -> None:
+    config = spec(["sleep", "1000"], annotations=annotations)
+    if reason in TERMINAL_LIKE:
+        TERMINAL_LIKE[reason](config)
+    container = make(config)
+    before = container.config()
+    container.start()
+    assert container.config() == before
+    note = host.run_directory / "unmanaged" / f"{container.id}.json"
+    found = json.loads(note.read_text())
+    assert (found["reason"], found["version"]) == (reason, 1)
+    container.call("delete", "--force", container.id)
+    assert not note.exists()
+
+
+@pytest.mark.parametrize("command", ["nothing-of-that-name", "/nothing/here", "/etc/passwd"])
+def test_a_missing_executable_is_runcs_error_in_runcs_words(make: Make, command: str) -> None:
+    ours = make(spec([command], annotations=IDLE))
+    plain = make(spec([command]), lower="/usr/sbin/runc")
+    outcomes = []
+    for container in (ours, plain):
+        status = container.create(check=False)
+        started = container.call("start", container.id, check=False).returncode
+        last = json.loads(container.log.read_text().splitlines()[-1])
+        text = last["msg"].replace(container.id, "ID")
+        outcomes.append((status, started, last["level"], text))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_exec_asks_the_keeper_and_then_runs(make: Make, keeper: KeeperDouble) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    done = container.call("exec", container.id, "echo", "hello")
+    assert done.stdout == "hello\n"
+    call = keeper.calls[-1]
+    assert (call["op"], call["argv"]) == ("exec", ["echo", "hello"])
+
+
+@pytest.mark.parametrize("form", ["--process", "-p", "--process=", "words"])
+def test_an_exec_probe_of_a_sleeping_container_is_answered_by_init(
+    make: Make, keeper: KeeperDouble, form: str
+) -> None:
+    container = make(
+        spec(["sleep", "1000"], annotations=IDLE, uid=1000, is_restricted=True)
+    ).start()
+    keeper.answers["exec"] = {"ok": True, "state": "asleep", "probe": True}
+    process = container.bundle / "process.json"
+    fields = dict(container.config()["process"], args=["sh", "-c", "echo asked; exit 1"])
+    process.write_text(json.dumps(fields))
+    words = {
+        "--process": ["--process", str(process), container.id],
+        "-p": ["-p", str(process), container.id],
+        "--process=": [f"--process={process}", container.id],
+        "words": [container.id, "sh", "-c", "echo asked; exit 1"],
+    }[form]
+    done = container.call("exec", *words)
+    assert (done.stdout, done.returncode) == ("", 0)
+    assert keeper.calls[-1]["argv"] == ["sh", "-c", "echo asked; exit 1"]
+    assert sorted(p.name for p in container.bundle.glob("process*")) == ["process.json"]
+
+
+def test_a_failed_wake_fails_exec_in_words_that_engines_pass_on(
+    make: Make, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    keeper.answers["exec"] = {
+        "ok": False,
+        "error": {"code": "failed", "reason": "RestoreFailed", "message": "no", "hint": "look"},
+    }
+    done = container.call("exec", container.id, "true", check=False)
+    assert done.returncode == 255
+    last = json.loads(container.log.read_text().splitlines()[-1])
+    assert last["level"] == "error"
+    assert last["msg"].startswith(f"exec failed: container {container.id} is asleep")
+    assert last["msg"] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("TERM", True), ("10", True), ("KILL", False), ("SIGKILL", False)]
+)
+def test_kill_wakes_first_unless_nobody_is_needed(
+    make: Make, keeper: KeeperDouble, name: str, asked: bool
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    container.kill(name)
+    container.wait()
+    assert ("kill" in keeper.ops()) is asked
+
+
+def test_the_lower_runtimes_state_of_another_root_is_not_ours(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    done = host.call(
+        container.runtime, "--root", "/run/other", "kill", container.id, "TERM", check=False
+    )
+    assert done.returncode != 0
+    assert "does not exist" in done.stderr
+    assert "kill" not in keeper.ops()
+
+
+def test_create_leaves_none_of_the_callers_descriptors_open(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    # An engine reads the runtime's output until everybody has closed it.
+    container = make(spec(["sleep", "1000"], annotations=IDLE))
+    words = container.words("create", "--bundle", str(container.bundle), container.id)
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        host.command(*words), stdin=subprocess.DEVNULL, pass_fds=[writer], stdout=subprocess.DEVNULL
+    )
+    os.close(writer)
+    assert process.wait(30) == 0
+    os.set_blocking(reader, False)
+    # runc closes what it was not told to preserve.
+    eventually(lambda: os.read(reader, 1) == b"", what="end of the pipe")
+    os.close(reader)
+    state = json.loads(container.call("state", container.id).stdout)
+    container.pid = state["pid"]
+
+
+def test_a_go_program_gets_plain_tcp_listeners(make: Make) -> None:
+    container = make(spec(["sh", "-c", "echo $GODEBUG"], annotations=IDLE, env=["GODEBUG=a=1"]))
+    assert container.run() == 0
+    assert container.output() == "a=1,multipathtcp=0\n"
+
+
+IO_URING_SETUP = (
+    "import ctypes; c = ctypes.CDLL(None, use_errno=True)\n"
+    "r = c.syscall(425, 1, None); print(r, ctypes.get_errno())"
+)
+
+
+def test_io_uring_is_absent_and_nothing_else_is(make: Make) -> None:
+    managed = make(spec(python(IO_URING_SETUP), annotations=IDLE))
+    assert managed.run() == 0
+    assert managed.output() == "-1 38\n"
+
+
+def test_a_broken_interpreter_leaves_the_container_to_runc(
+    make: Make, host: Host, bundle: Path
+) -> None:
+    broken = host.directory / "broken/0"
+    (broken / "bin").mkdir(parents=True)
+    os.link(bundle / "bin/runc-architect", broken / "bin/runc-architect")
+    container = make(
+        spec(["sh", "-c", "echo pid $$"], annotations=IDLE), lower=str(broken / "bin/runc-architect")
+    )
+    assert container.run() == 0
+    assert container.output() == "pid 1\n"
+
+
+def test_the_configured_runtime_is_used_and_never_ourselves(host: Host, bundle: Path) -> None:
+    root = host.directory / "install"
+    (root / "0/bin").mkdir(parents=True)
+    program = root / "0/bin/runc-architect"
+    program.write_bytes((bundle / "bin/runc-architect").read_bytes())
+    program.chmod(0o755)
+    other = host.directory / "other"
+    other.write_text("#!/bin/sh\necho other $@\n")
+    other.chmod(0o755)
+    (root / "runtime.conf").write_text(f"runc={other}\n")
+    assert host.call(program, "state", "x").stdout == "other state x\n"
+    (root / "runtime.conf").write_text(f"runc={program}\n")
+    assert host.call(program, "--version").stdout.startswith("runc version")
+
+
+def test_the_interpreter_is_isolated_from_the_bundles_directory(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["true"], annotations=IDLE))
+    (container.bundle / "json.py").write_text("raise SystemExit('loaded from the bundle')")
+    words = container.words("create", "--pid-file", str(container.bundle / "init.pid"))
+    done = host.call(*words, container.id, cwd=container.bundle, env={"PYTHONPATH": "."})
+    assert done.stdout == ""
+    container.pid = int((container.bundle / "init.pid").read_text())
+    container.call("start", container.id)
+    assert container.wait() == 0
+    assert keeper.ops()[0] == "register"
+
+
+def test_system_python_is_what_the_bundle_of_the_tests_uses(bundle: Path) -> None:
+    assert os.path.samefile(bundle / "python/bin/python3", SYSTEM_PYTHON)

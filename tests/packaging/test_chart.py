@@ -1,0 +1,481 @@
+"""The chart, rendered by helm."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]  # it ships no types
+import pytest
+import yaml
+
+from architect.api import names
+from architect.daemon import rbac as daemon_rbac
+from architect.daemon import settings as daemon_settings
+from architect.kube.rbac import Rule, flatten
+from architect.operator import __main__ as operator_main
+from architect.operator import rbac as operator_rbac
+from architect.operator import settings as operator_settings
+from architect.webhook import __main__ as webhook_main
+from architect.webhook import rbac as webhook_rbac
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "architect"
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+NAMESPACE = "architect"
+
+Objects = list[dict[str, Any]]
+Render = Callable[..., Objects]
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """helm from the cache of the development cluster, or from PATH."""
+    cache = Path(os.environ.get("ARCHITECT_CACHE") or "/var/cache/architect")
+    for path in sorted(cache.glob("helm-*/bin/helm"), reverse=True):
+        return path
+    if found := shutil.which("helm"):
+        return Path(found)
+    pytest.fail(f"helm is neither in {cache} nor in PATH: build it with `python -m lab build helm`")
+
+
+def template(helm: Path, values: dict[str, Any], *, release: str = "architect") -> str:
+    done = subprocess.run(
+        [helm, "template", release, CHART, "--namespace", NAMESPACE, "--values", "-"],
+        input=json.dumps(values),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(done.stderr)
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def render(helm: Path) -> Render:
+    known: dict[str, Objects] = {}
+
+    def rendered(values: dict[str, Any] | None = None, *, release: str = "architect") -> Objects:
+        key = json.dumps([values, release], sort_keys=True)
+        if key not in known:
+            text = template(helm, values or {}, release=release)
+            known[key] = [value for value in yaml.safe_load_all(text) if value]
+        return known[key]
+
+    return rendered
+
+
+EVERYTHING: dict[str, Any] = {
+    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"a": "b"}}},
+    "networkPolicy": {"enabled": True},
+    "runtimeClasses": {"runsc": True},
+    "webhook": {"certificates": {"mode": "certManager"}},
+    "daemon": {"engine": {"restartCommand": "rc-service containerd restart"}},
+}
+
+
+def find(objects: Objects, kind: str, name: str) -> dict[str, Any]:
+    (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return found
+
+
+def pod_specs(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
+    for value in objects:
+        if value["kind"] in ("Deployment", "DaemonSet", "Job"):
+            yield value["metadata"]["name"], value["spec"]["template"]["spec"]
+
+
+def arguments(objects: Objects, kind: str, name: str) -> list[str]:
+    (container,) = find(objects, kind, name)["spec"]["template"]["spec"]["containers"]
+    return list(container["args"])
+
+
+def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def test_the_charts_version_is_the_projects():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert str(chart["appVersion"]) == project
+
+
+def test_helm_lints_the_chart(helm):
+    done = subprocess.run(
+        [helm, "lint", "--strict", CHART], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_template_is_named_for_its_part_and_kind():
+    parts = "operator|webhook|daemon|uninstall"
+    pattern = re.compile(rf"(({parts})-[a-z]+|crd-[a-z.]+_[a-z]+)\.yaml|_helpers\.tpl|NOTES\.txt")
+    wrong = [p.name for p in (CHART / "templates").iterdir() if not pattern.fullmatch(p.name)]
+    assert wrong == []
+
+
+def test_every_value_has_a_comment():
+    """A key counts as explained if a comment stands above it, or above its group."""
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    obvious = {
+        "operator", "webhook", "daemon", "image", "crds", "runtimeClasses", "uninstall", "metrics",
+        "networkPolicy", "certificates", "serviceMonitor", "images", "engine", "nodeSelector",
+        "tolerations", "requests", "limits", "cpu", "memory", "podDisruptionBudget", "enabled",
+        "kubernetes.io/os", "type", "rollingUpdate", "name", "group", "sampleMaxSeconds",
+        "affinity", "updateStrategy",
+    }  # fmt: skip
+    for number, line in enumerate(lines):
+        found = re.fullmatch(r"\s*([\w./]+):.*", line)
+        if found and found.group(1) not in obvious:
+            assert lines[number - 1].lstrip().startswith("#"), f"line {number + 1}: {line}"
+
+
+def test_every_value_is_used_by_a_template():
+    text = "\n".join(p.read_text() for p in (CHART / "templates").iterdir())
+    for path in leaves(VALUES):
+        whole = ".".join(path)
+        # A group that is rendered as a whole, or through a variable, covers what is below it.
+        prefixes = [".".join(path[:n]) for n in range(len(path), 0, -1)]
+        uses = [p for p in prefixes if re.search(rf"\.Values\.{re.escape(p)}\b(?!\.)", text)]
+        through = re.search(rf"\$(daemon|image|issuer)\.{re.escape('.'.join(path[1:]))}\b", text)
+        parts = path[1:] and re.search(rf"\$(issuer|daemon)\.{re.escape(path[-1])}\b", text)
+        group = re.search(rf"\$daemon\.{re.escape(path[1])}\b", text) if path[1:] else None
+        assert uses or through or parts or group, f"{whole} is read by no template"
+
+
+def test_the_schema_knows_exactly_the_values_that_there_are():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    jsonschema.Draft7Validator.check_schema(schema)
+    jsonschema.Draft7Validator(schema).validate(VALUES)
+
+    def compare(schema: dict[str, Any], values: dict[str, Any], path: str) -> None:
+        if schema.get("additionalProperties") is not False:
+            return
+        known = set(schema["properties"]) - {"global"}
+        if path.endswith(".resources"):
+            assert values.keys() <= known
+            return
+        assert known == set(values), path
+        for key, value in values.items():
+            if isinstance(value, dict):
+                compare(schema["properties"][key], value, f"{path}.{key}")
+
+    compare(schema, VALUES, "")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"unknown": 1},
+        {"operator": {"replica": 2}},
+        {"daemon": {"images": {"qouta": "1Gi"}}},
+        {"webhook": {"failurePolicy": "Maybe"}},
+        {"webhook": {"timeoutSeconds": 31}},
+        {"daemon": {"images": {"quota": "lots"}}},
+        {"daemon": {"engine": {"lowerRuntime": "runc"}}},
+        {"uninstall": {"onTimeout": "hang"}},
+    ],
+)
+def test_a_value_that_is_unknown_or_wrong_is_refused(helm, values):
+    with pytest.raises(AssertionError, match="values don't meet the specifications of the schema"):
+        template(helm, values)
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_every_object_is_labelled_and_in_place(render, values):
+    objects = render({**values, "commonLabels": {"team": "x"}})
+    seen = set()
+    for value in objects:
+        key = (value["kind"], value["metadata"].get("namespace"), value["metadata"]["name"])
+        assert key not in seen
+        seen.add(key)
+        labels = value["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "architect"
+        assert labels["app.kubernetes.io/instance"] == "architect"
+        assert labels["team"] == "x"
+        assert value["metadata"].get("namespace", NAMESPACE) == NAMESPACE
+        assert len(value["metadata"]["name"]) <= 63
+
+
+def test_a_long_release_name_makes_no_name_too_long(render):
+    for value in render({}, release="a" * 53):
+        assert len(value["metadata"]["name"]) <= 63 or value["kind"] == "CustomResourceDefinition"
+
+
+def test_images_are_the_versions_and_not_pulled_when_they_are_there(render):
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    images = {}
+    for name, spec in pod_specs(render()):
+        (container,) = spec["containers"]
+        images[name] = container["image"]
+        assert container["imagePullPolicy"] == "IfNotPresent"
+    assert images == {
+        "architect-operator": f"localhost/architect/operator:{version}",
+        "architect-webhook": f"localhost/architect/webhook:{version}",
+        "architect-daemon": f"localhost/architect/daemon:{version}",
+        "architect-uninstall": f"localhost/architect/operator:{version}",
+    }
+    other = {"image": {"registry": "r.example:5000", "repository": "a/b", "tag": "t"}}
+    specs = dict(pod_specs(render(other)))
+    assert specs["architect-daemon"]["containers"][0]["image"] == "r.example:5000/a/b/daemon:t"
+
+
+def test_only_the_daemon_has_rights_on_the_node(render):
+    for name, spec in pod_specs(render()):
+        (container,) = spec["containers"]
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"], name
+        if name == "architect-daemon":
+            continue
+        assert spec["securityContext"]["runAsNonRoot"], name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        assert not security["allowPrivilegeEscalation"], name
+        assert not spec.get("hostPID"), name
+        assert not any("hostPath" in v for v in spec.get("volumes", [])), name
+
+
+def test_the_daemons_host_paths_are_those_in_names(render):
+    spec = dict(pod_specs(render()))["architect-daemon"]
+    assert spec["hostPID"]
+    paths = {v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v}
+    assert paths == {str(names.INSTALL), str(names.RUN), str(names.STATE)}
+    volumes = {v["name"]: v["hostPath"]["path"] for v in spec["volumes"] if "hostPath" in v}
+    mounts = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+    assert all(mounts[name] == path for name, path in volumes.items())
+
+
+def test_the_daemon_goes_to_every_node(render):
+    spec = dict(pod_specs(render()))["architect-daemon"]
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_the_operator_reads_its_arguments(render, values):
+    objects = render(values)
+    command, found = operator_main.settings_of(
+        arguments(objects, "Deployment", "architect-operator"),
+        {"POD_NAME": "p", "POD_NAMESPACE": NAMESPACE},
+    )
+    assert (command, found.daemonset, found.lease) == (
+        "run", "architect-daemon", "architect-operator",
+    )  # fmt: skip
+    operator_settings.host_port(found.address)
+    command, found = operator_main.settings_of(
+        arguments(objects, "Job", "architect-uninstall"), {"POD_NAMESPACE": NAMESPACE}
+    )
+    assert (command, found.daemonset) == ("uninstall", "architect-daemon")
+    deadline = find(objects, "Job", "architect-uninstall")["spec"]["activeDeadlineSeconds"]
+    assert deadline > found.uninstall_timeout_seconds
+
+
+def test_the_operators_selector_finds_the_daemons_pods(render):
+    objects = render({"nameOverride": "other"}, release="blue")
+    args = arguments(objects, "Deployment", "blue-other-operator")
+    (selector,) = [a.partition("=")[2] for a in args if a.startswith("--daemon-selector=")]
+    daemon = find(objects, "DaemonSet", "blue-other-daemon")
+    labels = daemon["spec"]["template"]["metadata"]["labels"]
+    for pair in selector.split(","):
+        key, _, value = pair.partition("=")
+        assert labels[key] == value
+    assert daemon["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_the_daemon_reads_its_arguments(render, values):
+    objects = render(values)
+    command, *flags = arguments(objects, "DaemonSet", "architect-daemon")
+    found = daemon_settings.parse(
+        flags, environment={"NODE_NAME": "n1", "POD_NAMESPACE": NAMESPACE}
+    )
+    assert (command, found.daemonset, found.namespace) == ("run", "architect-daemon", NAMESPACE)
+    assert found.node_name == "n1"
+    assert found.free_floor_bytes == 2 * 1024**3
+    (container,) = find(objects, "DaemonSet", "architect-daemon")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    variables = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"]}
+    assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
+def test_the_webhook_reads_its_arguments(render, values):
+    objects = render(values)
+    found = webhook_main.parse(arguments(objects, "Deployment", "architect-webhook"))
+    service = find(objects, "Service", found.service_name)
+    deployment = find(objects, "Deployment", "architect-webhook")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "https", "containerPort": found.port}]
+    assert service["spec"]["ports"] == [{"name": "https", "port": 443, "targetPort": "https"}]
+    grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > found.drain_seconds + found.finish_seconds
+    if found.tls_dir is None:
+        find(objects, "MutatingWebhookConfiguration", found.mutating_configuration)
+        find(objects, "ValidatingWebhookConfiguration", found.validating_configuration)
+    else:
+        certificate = find(objects, "Certificate", "architect-webhook")
+        (volume,) = [
+            v for v in deployment["spec"]["template"]["spec"]["volumes"] if v["name"] == "tls"
+        ]
+        assert volume["secret"]["secretName"] == certificate["spec"]["secretName"]
+        assert certificate["spec"]["dnsNames"] == ["architect-webhook.architect.svc"]
+
+
+def test_the_webhook_never_keeps_the_cluster_from_starting(render):
+    objects = render({"webhook": {"excludedNamespaces": ["kube-system", "critical"]}})
+    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
+        (webhook,) = find(objects, kind, "architect-webhook")["webhooks"]
+        assert webhook["failurePolicy"] == "Ignore"
+        assert webhook["sideEffects"] == "None"
+        assert webhook["matchPolicy"] == "Equivalent"
+        assert webhook["timeoutSeconds"] == 5
+        assert "caBundle" not in webhook["clientConfig"]
+        (rule,) = webhook["namespaceSelector"]["matchExpressions"]
+        assert rule["operator"] == "NotIn"
+        assert rule["values"] == ["kube-system", "critical", NAMESPACE]
+        (rule,) = webhook["objectSelector"]["matchExpressions"]
+        assert rule["operator"] == "NotIn"
+
+
+def test_the_mutating_webhook_is_asked_about_pods_of_ours_only(render):
+    configuration = find(render(), "MutatingWebhookConfiguration", "architect-webhook")
+    (webhook,) = configuration["webhooks"]
+    assert webhook["reinvocationPolicy"] == "IfNeeded"
+    assert webhook["rules"] == [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+         "resources": ["pods"], "scope": "Namespaced"}
+    ]  # fmt: skip
+    (condition,) = webhook["matchConditions"]
+    for prefix in (f"{names.GROUP}/", names.VENDOR_PREFIX, names.STATUS_LABEL_PREFIX):
+        assert f"'{prefix}'" in condition["expression"]
+
+
+def test_two_replicas_are_kept_apart_and_up(render):
+    objects = render()
+    for name in ("architect-operator", "architect-webhook"):
+        deployment = find(objects, "Deployment", name)
+        assert deployment["spec"]["replicas"] == 2
+        assert "podAntiAffinity" in deployment["spec"]["template"]["spec"]["affinity"]
+        budget = find(objects, "PodDisruptionBudget", name)
+        assert budget["spec"]["minAvailable"] == 1
+        assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+
+
+def test_one_replica_has_no_budget_that_blocks_a_drain(render):
+    objects = render({"operator": {"replicas": 1}, "webhook": {"replicas": 1}})
+    assert not [o for o in objects if o["kind"] == "PodDisruptionBudget"]
+
+
+def test_runtime_classes_lead_to_ready_nodes_and_outlive_the_release(render):
+    objects = render({"runtimeClasses": {"runsc": True}})
+    classes = {o["metadata"]["name"]: o for o in objects if o["kind"] == "RuntimeClass"}
+    assert set(classes) == {names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR}
+    for name, value in classes.items():
+        assert value["handler"] == name
+        assert value["scheduling"] == {"nodeSelector": {names.NODE_READY_LABEL: "true"}}
+        assert value["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_crds_are_kept_and_can_be_left_out(render):
+    kind = "CustomResourceDefinition"
+    kept = [o for o in render() if o["kind"] == kind]
+    assert len(kept) == 2
+    for value in kept:
+        assert value["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    loose = [o for o in render({"crds": {"keep": False}}) if o["kind"] == kind]
+    assert not any("annotations" in o["metadata"] for o in loose)
+    assert not [o for o in render({"crds": {"enabled": False}}) if o["kind"] == kind]
+
+
+def test_the_crds_are_rendered_as_they_are_in_the_source(render):
+    for path in (ROOT / "crds").glob("*.yaml"):
+        source = yaml.safe_load(path.read_text())
+        found = find(render(), "CustomResourceDefinition", source["metadata"]["name"])
+        assert found["spec"] == source["spec"]
+
+
+PARTS = {
+    "operator": operator_rbac.RULES,
+    "daemon": daemon_rbac.RULES,
+    "webhook": webhook_rbac.RULES,
+    "uninstall": operator_rbac.UNINSTALL_RULES,
+}
+
+
+def granted(objects: Objects, kind: str, name: str) -> frozenset[tuple[str, str, str, str]]:
+    rules = [o["rules"] for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
+    return flatten(rule for part in rules for rule in part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("is_local", [False, True], ids=["cluster", "namespace"])
+def test_a_part_may_do_what_its_code_declares_and_no_more(render, part, is_local):
+    rules: list[Rule] = [r for r in PARTS[part] if r.is_local is is_local]
+    wanted = flatten(rule.to_role_rule() for rule in rules)
+    objects = render()
+    kind = "Role" if is_local else "ClusterRole"
+    found = granted(objects, kind, f"architect-{part}")
+    # The chart may name objects where the code does not know their names.
+    assert {(g, r, v) for g, r, _, v in found} == {(g, r, v) for g, r, _, v in wanted}
+    assert {w for w in wanted if w[2]} <= found
+    assert not any("*" in rule for rule in found)
+    if wanted:
+        binding = find(objects, f"{kind}Binding", f"architect-{part}")
+        assert binding["roleRef"]["name"] == f"architect-{part}"
+        (subject,) = binding["subjects"]
+        assert subject["name"] == f"architect-{part}"
+        find(objects, "ServiceAccount", f"architect-{part}")
+
+
+def test_with_cert_manager_the_webhook_asks_nothing_of_the_api_server(render):
+    objects = render(EVERYTHING)
+    assert not granted(objects, "ClusterRole", "architect-webhook")
+    spec = dict(pod_specs(objects))["architect-webhook"]
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_every_pod_runs_as_an_account_that_exists(render):
+    objects = render()
+    accounts = {o["metadata"]["name"] for o in objects if o["kind"] == "ServiceAccount"}
+    for name, spec in pod_specs(objects):
+        assert spec["serviceAccountName"] == name
+        assert name in accounts
+
+
+def test_the_uninstall_runs_before_anything_is_deleted_and_can_be_switched_off(render):
+    job = find(render(), "Job", "architect-uninstall")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+    hooks = [o for o in render() if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    for value in hooks:
+        weight = int(value["metadata"]["annotations"]["helm.sh/hook-weight"])
+        assert (weight == 0) == (value["kind"] == "Job")
+    off = render({"uninstall": {"enabled": False}})
+    assert not [o for o in off if o["metadata"]["name"] == "architect-uninstall"]
+
+
+def test_monitors_and_policies_select_what_is_there(render):
+    objects = render(EVERYTHING)
+    services = {o["metadata"]["name"]: o for o in objects if o["kind"] == "Service"}
+    monitors = [o for o in objects if o["kind"] == "ServiceMonitor"]
+    assert len(monitors) == 3
+    for monitor in monitors:
+        service = services[monitor["metadata"]["name"]]
+        wanted = monitor["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= service["metadata"]["labels"].items()
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {p["name"] for p in service["spec"]["ports"]}
+    policies = [o for o in objects if o["kind"] == "NetworkPolicy"]
+    assert len(policies) == 3

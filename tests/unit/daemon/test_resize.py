@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from architect.api import names
+from architect.daemon import quantity, resize
+from architect.daemon.resize import Bounds, Skip
+
+
+def test_requests_go_to_the_least_and_the_originals_are_noted(make: Any) -> None:
+    plan = resize.lower(make.pod(), bounds=Bounds())
+    assert plan.requests == {"app": {"cpu": "1m", "memory": "1Ki"}}
+    assert plan.original == {"app": {"cpu": "100m", "memory": "64Mi"}}
+
+
+def test_lowering_twice_changes_nothing_and_keeps_the_first_originals(make: Any) -> None:
+    low = [{"name": "app", "resources": {"requests": {"cpu": "1m", "memory": "1Ki"}}}]
+    original = {"app": {"cpu": "100m", "memory": "64Mi"}}
+    noted = {names.ORIGINAL_REQUESTS: json.dumps(original)}
+    pod = make.pod(containers=low, annotations=noted)
+    assert resize.lower(pod, bounds=Bounds()).is_empty
+    half = [{"name": "app", "resources": {"requests": {"cpu": "1m", "memory": "64Mi"}}}]
+    plan = resize.lower(make.pod(containers=half, annotations=noted), bounds=Bounds())
+    assert plan.requests == {"app": {"memory": "1Ki"}}
+    assert plan.original is None
+
+
+def test_waking_brings_the_originals_back_and_then_the_note_goes(make: Any) -> None:
+    low = [{"name": "app", "resources": {"requests": {"cpu": "1m", "memory": "1Ki"}}}]
+    noted = {names.ORIGINAL_REQUESTS: '{"app":{"cpu":"100m","memory":"64Mi"},"gone":{"cpu":"1"}}'}
+    plan = resize.restore(make.pod(containers=low, annotations=noted))
+    assert plan.requests == {"app": {"cpu": "100m", "memory": "64Mi"}}
+    assert plan.is_annotation_to_be_removed
+    done = resize.restore(make.pod(annotations=noted))
+    assert done.requests == {}
+    assert done.is_annotation_to_be_removed
+    assert resize.restore(make.pod()).is_empty
+
+
+def test_a_request_that_somebody_else_raised_meanwhile_stays(make: Any) -> None:
+    raised = [{"name": "app", "resources": {"requests": {"cpu": "2", "memory": "1Ki"}}}]
+    noted = {names.ORIGINAL_REQUESTS: '{"app":{"cpu":"100m","memory":"64Mi"}}'}
+    plan = resize.restore(make.pod(containers=raised, annotations=noted))
+    assert plan.requests == {"app": {"memory": "64Mi"}}
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"app": 3}', '{"app":{"cpu":"x"}}'])
+def test_a_spoilt_note_restores_nothing_and_goes(make: Any, text: str) -> None:
+    plan = resize.restore(make.pod(annotations={names.ORIGINAL_REQUESTS: text}))
+    assert plan.requests == {}
+    assert plan.is_annotation_to_be_removed
+
+
+@pytest.mark.parametrize(
+    ("qos", "skip"), [("Guaranteed", Skip.GUARANTEED), ("BestEffort", Skip.BEST_EFFORT)]
+)
+def test_a_pod_whose_class_would_change_keeps_its_requests(make: Any, qos: str, skip: Skip) -> None:
+    plan = resize.lower(make.pod(status={"qosClass": qos}), bounds=Bounds())
+    assert plan.is_empty
+    assert plan.skipped == {"app": skip}
+
+
+def test_a_resource_whose_resize_restarts_the_container_stays(make: Any) -> None:
+    container = {
+        "name": "app",
+        "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}],
+    }
+    plan = resize.lower(make.pod(containers=[container]), bounds=Bounds())
+    assert plan.requests == {"app": {"cpu": "1m"}}
+    assert plan.skipped == {"app": Skip.RESTART_POLICY}
+
+
+def test_a_limit_range_sets_the_least(make: Any) -> None:
+    item = {
+        "type": "Container",
+        "min": {"cpu": "20m", "memory": "4Mi"},
+        "maxLimitRequestRatio": {"cpu": "4"},
+    }
+    ranges = [{"spec": {"limits": [item, {"type": "Pod", "min": {"cpu": "3"}}]}}]
+    container = {
+        "name": "app",
+        "resources": {
+            "requests": {"cpu": "500m", "memory": "64Mi"},
+            "limits": {"cpu": "1", "memory": "64Mi"},
+        },
+    }
+    plan = resize.lower(make.pod(containers=[container]), bounds=resize.bounds_of(ranges))
+    assert plan.requests == {"app": {"cpu": "250m", "memory": "4096Ki"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("100m", Fraction(1, 10)),
+        ("1.5", Fraction(3, 2)),
+        ("128Mi", Fraction(128 * 2**20)),
+        ("1e3", Fraction(1000)),
+        ("1E", Fraction(10**18)),
+        (".5Gi", Fraction(2**29)),
+        ("12k", Fraction(12000)),
+    ],
+)
+def test_quantities_are_read_exactly(text: str, value: Fraction) -> None:
+    assert quantity.parse(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "1 Gi", "x", "1KB", "1mi", "--1"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a quantity"):
+        quantity.parse(text)
+
+
+@given(st.integers(min_value=0, max_value=2**60))
+def test_rendered_bytes_read_back_as_the_same_number(number: int) -> None:
+    assert quantity.parse(quantity.render_bytes(Fraction(number))) == number
+
+
+@given(
+    cpu=st.integers(min_value=1, max_value=10**7), memory=st.integers(min_value=1, max_value=2**50)
+)
+def test_sleep_and_wake_leave_the_requests_as_they_were(make: Any, cpu: int, memory: int) -> None:
+    before = {"cpu": f"{cpu}m", "memory": str(memory)}
+    awake = [{"name": "app", "resources": {"requests": before}}]
+    down = resize.lower(make.pod(containers=awake), bounds=Bounds())
+    asleep = [
+        {"name": "app", "resources": {"requests": before | dict(down.requests.get("app", {}))}}
+    ]
+    noted = (
+        {} if down.original is None else {names.ORIGINAL_REQUESTS: resize.annotation(down.original)}
+    )
+    up = resize.restore(make.pod(containers=asleep, annotations=noted))
+    after = asleep[0]["resources"]["requests"] | dict(up.requests.get("app", {}))  # type: ignore[index]
+    assert after == before
