@@ -312,6 +312,7 @@ def make_container(tmp_path, programs):
         prepare(container.root)
         container.start()
         made.append(container)
+        container.lines(1)  # all of its memory is filled by now
         return container
 
     tmp_path.chmod(0o755)

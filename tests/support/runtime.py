@@ -67,8 +67,9 @@ class Host:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._holder = subprocess.Popen(
             [
-                *("unshare", "--mount", "--propagation", "private", "sh", "-ec"),
-                'mount -t tmpfs tmpfs /run; mount --bind / "$0"; echo ready; exec cat >/dev/null',
+                *("unshare", "--mount", "--cgroup", "--propagation", "private", "sh", "-ec"),
+                f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {_cgroup_mounts()} '
+                "echo ready; exec cat >/dev/null",
                 self.rootfs,
             ],
             stdin=subprocess.PIPE,
@@ -77,6 +78,10 @@ class Host:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"ready\n"
         self._count = 0
+        self._cgroups_before = set(self._warden_cgroups())
+
+    def _warden_cgroups(self) -> Iterator[Path]:
+        yield from (self.view / "sys/fs/cgroup").glob("**/architect")
 
     @property
     def view(self) -> Path:
@@ -90,7 +95,8 @@ class Host:
 
     def command(self, *words: str | Path) -> list[str]:
         """Return *words* as a command line that runs in the namespace."""
-        return ["nsenter", f"--mount=/proc/{self._holder.pid}/ns/mnt", "--", *map(str, words)]
+        spaces = f"/proc/{self._holder.pid}/ns"
+        return ["nsenter", f"--mount={spaces}/mnt", f"--cgroup={spaces}/cgroup", *map(str, words)]
 
     def call(
         self, *words: str | Path, check: bool = True, **options: Any
@@ -116,11 +122,30 @@ class Host:
 
     def close(self) -> None:
         """End the namespace and what is mounted in it."""
+        for cgroup in set(self._warden_cgroups()) - self._cgroups_before:
+            with contextlib.suppress(OSError):  # another test's warden may be in it
+                cgroup.rmdir()
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait(DEADLINE_SECONDS)
         assert self._holder.stdout is not None
         self._holder.stdout.close()
+
+
+def _cgroup_mounts() -> str:
+    """Return the commands that mount every hierarchy anew, with our own cgroup at its top."""
+    top = "/sys/fs/cgroup"
+    commands = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, tail = line.partition(" - ")
+        kind, _, options = tail.split()
+        at = fields.split()[4]
+        if kind == "cgroup":
+            controllers = ",".join(o for o in options.split(",") if o not in ("rw", "ro"))
+            commands.append(f"mkdir {at}; mount -t cgroup -o {controllers} cgroup {at};")
+        elif kind == "cgroup2":
+            commands.append(f"mkdir -p {at}; mount -t cgroup2 cgroup2 {at};")
+    return f"umount -R {top}; mount -t tmpfs tmpfs {top}; {' '.join(commands)}"
 
 
 class Container:
@@ -198,8 +223,8 @@ class Container:
 
     def said(self) -> str:
         """Return everything that it and the runtime wrote."""
-        log = self.log.read_text() if self.log.exists() else ""
-        return f"{self.output()}{self.stderr.read_text()}{log}"
+        files = (self.stdout, self.stderr, self.log)
+        return "".join(file.read_text() for file in files if file.exists())
 
     def until(self, text: str) -> None:
         """Wait for *text* on stdout."""

@@ -301,14 +301,6 @@ ANYTHING = st.recursive(
     ),
     max_leaves=25,
 )
-SPEC_KEYS = (
-    "readinessProbe",
-    "ports",
-    "securityContext",
-    "volumeMounts",
-    "resources",
-    "resizePolicy",
-)
 CONTAINERS = st.lists(
     st.fixed_dictionaries(
         {"name": st.sampled_from(["app", "db"])},

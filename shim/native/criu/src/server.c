@@ -210,7 +210,7 @@ static int serve(void)
 {
     struct host host;
     struct signalfd_siginfo info;
-    sigset_t watched;
+    sigset_t watched, blocked;
     int signal_fd;
     bool connected = true;
 
@@ -221,7 +221,10 @@ static int serve(void)
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
     sigaddset(&watched, SIGTERM);
-    sigprocmask(SIG_SETMASK, &watched, NULL);
+    blocked = watched;
+    // A kill may reach a supervisor that has not set up anything yet.
+    sigaddset(&blocked, KILL_SIGNAL);
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
     signal_fd = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signal_fd < 0) {
         fprintf(stderr, "architect-criu: cannot make a signalfd: %s\n", strerror(errno));
