@@ -55,20 +55,17 @@ def postgresql(app: Application) -> Story:
             "prepared statement": session.value(f"EXECUTE nth({ROWS})") == first,
         }
 
-    def same_session(before: State) -> State:
-        del before
-        return {"rows": session.value(COUNT)} | {"prepared statement": True}
+    def same_session() -> State:
+        return {"rows": session.value(COUNT)}
 
-    def new_session(before: State) -> State:
-        del before
+    def new_session() -> State:
         other = connect()
         try:
-            return {"rows": other.value(COUNT)} | {"checksum": other.value(CHECKSUM)}
+            return {"rows": other.value(COUNT)}
         finally:
             other.close()
 
-    def execute(before: State) -> State:
-        del before
+    def execute() -> State:
         pod = app.pod()["metadata"]["name"]
         said = app.kubectl("exec", pod, "--", "psql", "-U", "postgres", "-Atc", COUNT)
         return {"rows": said.strip()}
@@ -113,20 +110,17 @@ def valkey(app: Application) -> Story:
             "session": session.call("CLIENT", "ID"),
         }
 
-    def same_session(before: State) -> State:
-        del before
+    def same_session() -> State:
         return {"keys": session.call("DBSIZE")}
 
-    def new_session(before: State) -> State:
-        del before
+    def new_session() -> State:
         other = connect()
         try:
-            return {"keys": other.call("DBSIZE")} | {"digest": digest(other)}
+            return {"keys": other.call("DBSIZE")}
         finally:
             other.close()
 
-    def execute(before: State) -> State:
-        del before
+    def execute() -> State:
         pod = app.pod()["metadata"]["name"]
         return {"keys": int(app.kubectl("exec", pod, "--", "valkey-cli", "DBSIZE").strip())}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
+from demo import network
 from demo.errors import DemoError
 from lab import errors as lab_errors
 from lab import waiting
@@ -16,6 +17,7 @@ from lab.cluster import Cluster
 from lab.node import Node
 
 READY_SECONDS: Final = 180.0
+SERVICE_SECONDS: Final = 60.0
 ASLEEP_SECONDS: Final = 180.0
 EXPLAIN_AFTER_SECONDS: Final = 20.0
 RUNTIME: Final = names.CURRENT / "bin" / "architect-runtime"
@@ -61,7 +63,7 @@ class Application:
     def wait_until_ready(self) -> None:
         """Return once its pod is Ready and managed."""
         waiting.until(
-            lambda: self._is_ready(),
+            self._is_ready,
             what=f"{self.name} is ready",
             timeout_seconds=READY_SECONDS,
             interval_seconds=0.5,
@@ -73,6 +75,27 @@ class Application:
                 f"{self.name}: runtime class {asked} instead of {names.RUNTIME_CLASS}: the webhook "
                 f"did not see its creation\n{self.diagnosis()}"
             )
+
+    def wait_for_service(self) -> None:
+        """Return once its Service leads to it; kube-proxy is later than a pod's readiness."""
+        spec = self.service()
+        inside = self.cluster.plane.machine.network
+        ports = [int(p["port"]) for p in spec["ports"] if p.get("protocol", "TCP") == "TCP"]
+
+        def answers() -> bool:
+            try:
+                for port in ports:
+                    network.tcp(inside, spec["clusterIP"], port).close()
+            except OSError:
+                return False
+            return True
+
+        waiting.until(
+            answers,
+            what=f"the Service of {self.name} leads to it",
+            timeout_seconds=SERVICE_SECONDS,
+            last_seen=self.diagnosis,
+        )
 
     def wait_for_label(self, wanted: str) -> None:
         """Return once the status label has *wanted*; say from time to time what keeps it."""

@@ -59,4 +59,5 @@ def apply(cluster: Cluster, example: Example, *, namespace: str = NAMESPACE) -> 
     cluster.kubectl("-n", namespace, "apply", "-f", str(manifest))
     app = Application(cluster=cluster, namespace=namespace, name=example.name)
     app.wait_until_ready()
+    app.wait_for_service()
     return app

@@ -94,7 +94,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def shell(cluster: Cluster, node: str | None) -> int:
+def shell(cluster: Cluster, node: str | None) -> int:  # noqa: RET503 - execve does not return
     """Open a shell in a node, or on the host with kubectl and KUBECONFIG set."""
     if node is not None:
         return cluster.node(node).machine.interact(["/bin/bash"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -70,10 +71,8 @@ def quote(argv: Sequence[str | Path]) -> str:
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process started in its own session, and what it started in it."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended by itself in between
 
 
 def _start(

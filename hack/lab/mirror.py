@@ -63,6 +63,6 @@ def _sources(text: str) -> Iterable[tuple[list[str], list[str], list[str]]]:
             key.lower(): value.split()
             for key, value in re.findall(r"(?m)^([A-Za-z-]+):((?:.|\n[ \t])*)", stanza)
         }
-        if fields.get("uris") and "deb" in fields.get("types", ()):
-            if fields.get("enabled") != ["no"]:
-                yield fields["uris"], fields.get("suites", []), fields.get("components", [])
+        is_enabled = fields.get("enabled") != ["no"]
+        if is_enabled and fields.get("uris") and "deb" in fields.get("types", ()):
+            yield fields["uris"], fields.get("suites", []), fields.get("components", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from demo import stage
 from demo.stage import EXAMPLES, Example
 from lab.cluster import Cluster

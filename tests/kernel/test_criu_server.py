@@ -47,7 +47,7 @@ int main(int argc, char **argv) {
         if (!app) { execv(argv[1], argv + 1); _exit(127); }
         for (;;) if (wait(0) == app) _exit(0);
     }
-    for (;;) if (wait(0) < 0) pause();
+    for (;;) if (wait(0) < 0) usleep(2000);
 }
 """
 
@@ -105,7 +105,7 @@ def criu_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("programs")
+    directory: Path = tmp_path_factory.mktemp("programs")
     for name, source in (("init", INIT), ("app", APP), ("marker", MARKER)):
         subprocess.run(
             ["gcc", "-O2", "-w", "-static", "-pthread", "-x", "c", "-", "-o", directory / name],
@@ -164,16 +164,17 @@ class Server:
                 os.close(fd)
         return number
 
-    def start_dump(self, container: Container, **options: int) -> str:
+    def start_dump(self, container: Container, *, pid: int = 30000) -> str:
         container.lines_before = container.lines(2)
-        return self.start("dump", container, "-t", str(container.tree_pid()), **options)
+        return self.start("dump", container, "-t", str(container.tree_pid()), pid=pid)
 
-    def start_restore(self, container: Container, **options: int) -> str:
+    def start_restore(self, container: Container) -> str:
+        # The dumped processes' pids are taken until PID 1 has waited for the last of them.
+        eventually(lambda: not container.children(container.pid), what="an empty container")
         pipe = os.readlink(f"/proc/{container.pid}/fd/1")
         return self.start(
             *("restore", container, "-d", "--join-ns", "ipc:/proc/1/ns/ipc"),
             *("--inherit-fd", f"fd[200]:{pipe}"),
-            **options,
         )
 
     def expect(self, *numbers: str) -> None:
@@ -325,7 +326,7 @@ def test_an_application_goes_on_with_memory_thread_child_socket_and_pipe(server,
     container = make_container(megabytes=16)
     for _ in range(3):
         server.expect(server.start_dump(container))
-        assert container.children(container.pid) == []
+        eventually(lambda: not container.children(container.pid), what="an empty container")
         assert (container.image / "dump.exit").read_text() == "0\n"
         container.drain()
         server.expect(server.start_restore(container))
@@ -348,21 +349,24 @@ def test_a_restored_tree_has_nothing_of_the_server(criu_binary, make_container):
     assert server.close() == 0
 
 
-def status_of(container: Container) -> dict[int, object]:
+def status_of(container: Container) -> list[dict[str, object]]:
     kept = ("Umask", "Uid", "Gid", "Groups", "Threads", "SigBlk", "SigIgn", "Cap", "NoNewPrivs",
             "Cpus_allowed:", "NSpid")  # fmt: skip
-    found: dict[int, object] = {}
-    for number, pid in enumerate(container.tree()):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        found[number] = (
-            [line.split()[-1] for line in lines if line.startswith(kept)],
-            os.getpriority(os.PRIO_PROCESS, pid),
-            sorted(Path(f"/proc/{pid}/cgroup").read_text().splitlines()),
-            Path(f"/proc/{pid}/oom_score_adj").read_text(),
-            sorted(os.listdir(f"/proc/{pid}/fd")),
-            os.readlink(f"/proc/{pid}/cwd"),
-            os.stat(f"/proc/{pid}/mem").st_uid,  # the process's own user only if it is dumpable
-            len(Path(f"/proc/{pid}/maps").read_text().splitlines()),
+    found: list[dict[str, object]] = []
+    for pid in container.tree():
+        process = Path(f"/proc/{pid}")
+        lines = (process / "status").read_text().splitlines()
+        found.append(
+            {
+                "status": [line.split()[-1] for line in lines if line.startswith(kept)],
+                "nice": os.getpriority(os.PRIO_PROCESS, pid),
+                "cgroups": sorted((process / "cgroup").read_text().splitlines()),
+                "oom_score_adj": (process / "oom_score_adj").read_text(),
+                "descriptors": sorted(os.listdir(process / "fd")),
+                "cwd": os.readlink(process / "cwd"),
+                # The process's own user only if it is dumpable.
+                "owner": os.stat(process / "mem").st_uid,
+            }
         )
     return found
 
@@ -492,7 +496,7 @@ def test_work_is_finished_after_the_caller_has_gone(criu_binary, make_container)
     server.start_dump(container)
     assert server.close() == 0
     assert (container.image / "dump.exit").read_text() == "0\n"
-    assert container.children(container.pid) == []
+    eventually(lambda: not container.children(container.pid), what="an empty container")
 
 
 def test_a_killed_dump_answers_and_leaves_the_server_working(server, make_container):

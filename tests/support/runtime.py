@@ -174,13 +174,16 @@ class Container:
         """Call the runtime."""
         return self.host.call(*self.words(*words), check=check, **options)
 
-    def create(self, *, check: bool = True) -> int:
+    def create(
+        self, *, check: bool = True, prefix: Sequence[str] = (), pass_fds: Sequence[int] = ()
+    ) -> int:
         """Create the container with files as stdio; return the runtime's exit status."""
         pid_file = self.bundle / "init.pid"
         words = self.words("create", "--bundle", str(self.bundle), "--pid-file", str(pid_file))
         with open(self.stdout, "wb") as out, open(self.stderr, "wb") as err:
             status = subprocess.run(
-                self.host.command(*words, self.id),
+                self.host.command(*prefix, *words, self.id),
+                pass_fds=pass_fds,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -356,7 +359,7 @@ def spec(
             "args": list(args),
             "env": ["PATH=/usr/local/bin:/usr/bin:/bin", *env],
             "cwd": "/",
-            "capabilities": {name: capabilities for name in sets},
+            "capabilities": dict.fromkeys(sets, capabilities),
             "noNewPrivileges": is_restricted,
         },
         "hostname": "test",
@@ -377,37 +380,31 @@ def spec(
 
 IDLE = {"architect.dev/idle": "60s"}
 
+COMMON_CALLS = """
+accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown clock_getres
+clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3
+epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd eventfd2 execve execveat
+exit exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchown fcntl fdatasync
+flock fork fstat fstatfs fsync ftruncate futex getcwd getdents getdents64 getegid geteuid getgid
+getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom getresgid
+getresuid getrlimit get_robust_list getrusage getsid getsockname getsockopt gettid gettimeofday
+getuid ioctl kill lchown link listen lseek lstat madvise membarrier memfd_create mincore mkdir
+mmap mprotect mremap msync munlock munmap nanosleep newfstatat open openat openat2 pause pipe
+pipe2 poll ppoll prctl pread64 preadv prlimit64 pselect6 pwrite64 pwritev read readahead
+readlink readlinkat readv recvfrom recvmmsg recvmsg rename renameat restart_syscall rmdir rseq
+rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend
+rt_sigtimedwait sched_getaffinity sched_yield seccomp select sendfile sendmsg sendto setgid
+setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit
+set_robust_list setsid setsockopt set_tid_address setuid shutdown sigaltstack socket socketpair
+splice stat statfs statx symlink sync sysinfo tgkill time timerfd_create timerfd_settime times
+tkill truncate umask uname unlink unlinkat utime utimensat vfork wait4 waitid write writev clone
+clone3
+"""
+
 RUNTIME_DEFAULT: Spec = {
     "defaultAction": "SCMP_ACT_ERRNO",
     "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
-    "syscalls": [
-        {
-            "action": "SCMP_ACT_ALLOW",
-            "names": (
-                "accept accept4 access alarm arch_prctl bind brk capget capset chdir chmod chown "
-                "clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range "
-                "creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait "
-                "eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 "
-                "fallocate fchdir fchmod fchown fcntl fdatasync flock fork fstat fstatfs fsync "
-                "ftruncate futex getcwd getdents getdents64 getegid geteuid getgid getgroups "
-                "getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom "
-                "getresgid getresuid getrlimit get_robust_list getrusage getsid getsockname "
-                "getsockopt gettid gettimeofday getuid ioctl kill lchown link listen lseek lstat "
-                "madvise membarrier memfd_create mincore mkdir mmap mprotect mremap msync munlock "
-                "munmap nanosleep newfstatat open openat openat2 pause pipe pipe2 poll ppoll prctl "
-                "pread64 preadv prlimit64 pselect6 pwrite64 pwritev read readahead readlink "
-                "readlinkat readv recvfrom recvmmsg recvmsg rename renameat restart_syscall rmdir "
-                "rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn "
-                "rt_sigsuspend rt_sigtimedwait sched_getaffinity sched_yield seccomp select "
-                "sendfile sendmsg sendto setgid setgroups setitimer setpgid setpriority setregid "
-                "setresgid setresuid setreuid setrlimit set_robust_list setsid setsockopt "
-                "set_tid_address setuid shutdown sigaltstack socket socketpair splice stat statfs "
-                "statx symlink sync sysinfo tgkill time timerfd_create timerfd_settime times tkill "
-                "truncate umask uname unlink unlinkat utime utimensat vfork wait4 waitid write "
-                "writev clone clone3"
-            ).split(),
-        }
-    ],
+    "syscalls": [{"action": "SCMP_ACT_ALLOW", "names": COMMON_CALLS.split()}],
 }
 """As containerd's and moby's default for unprivileged containers, shortened."""
 

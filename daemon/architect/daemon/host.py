@@ -50,6 +50,8 @@ class Host:
     """Its root directory."""
     is_entered: bool = True
     """Whether commands must enter pid 1's namespaces; False where the daemon runs outside a pod."""
+    proc: Path = Path("/proc")
+    """Where the host's processes are seen."""
 
     def path(self, path: Path) -> Path:
         """Return where the host's absolute *path* is for this process."""
@@ -109,7 +111,7 @@ class Host:
 
     def processes(self, name: str) -> Iterator[Process]:
         """Yield the host's processes whose program is called *name*."""
-        for entry in Path("/proc").iterdir():
+        for entry in self.proc.iterdir():
             if not entry.name.isdigit():
                 continue
             try:

@@ -23,7 +23,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from architect.api import names
 from architect.core import files
@@ -47,7 +47,9 @@ class Manifest:
 
     version: str
     files: Mapping[str, str]
-    """Path below the bundle to SHA-256. Links are not listed: they may not leave the bundle."""
+    """Path below the bundle to SHA-256."""
+    links: Mapping[str, str]
+    """Path below the bundle to what the link holds; none leaves the bundle."""
     init_sha: str
 
 
@@ -77,12 +79,23 @@ def read_manifest(directory: Path) -> Manifest:
         raise FormatError(f"{path}: {version!r:.80} is not a usable version")
     if not isinstance(listed, dict) or not listed:
         raise FormatError(f"{path} lists no files")
-    for name, sha in listed.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts or not _is_sha(sha):
-            raise FormatError(f"{path}: {name!r:.120}: {sha!r:.80} is not a file of the bundle")
-    if not _is_sha(init_sha) or init_sha not in listed.values():
+    plain: dict[str, str] = {}
+    links: dict[str, str] = {}
+    for name, entry in listed.items():
+        sha, link = (entry.get("sha256"), entry.get("link")) if isinstance(entry, dict) else (0, 0)
+        if _leaves(name):
+            raise FormatError(f"{path}: {name!r:.120} is not a path in the bundle")
+        if isinstance(link, str):
+            if os.path.isabs(link) or _leaves(os.path.join(os.path.dirname(name), link)):
+                raise FormatError(f"{path}: the link {name!r:.120} leaves the bundle")
+            links[name] = link
+        elif isinstance(sha, str) and _SHA.fullmatch(sha):
+            plain[name] = sha
+        else:
+            raise FormatError(f"{path}: {name!r:.120} is neither a file nor a link")
+    if not isinstance(init_sha, str) or init_sha not in plain.values():
         raise FormatError(f"{path}: init_sha256 {init_sha!r:.80} is no file of the bundle")
-    return Manifest(version=version, files=listed, init_sha=init_sha)
+    return Manifest(version=version, files=plain, links=links, init_sha=init_sha)
 
 
 def find_bundle(parent: Path) -> Path:
@@ -204,8 +217,9 @@ def living_containers(layout: Layout) -> int:
     return sum(1 for _ in (layout.run / "containers").glob("*.json"))
 
 
-def _is_sha(value: Any) -> bool:
-    return isinstance(value, str) and _SHA.fullmatch(value) is not None
+def _leaves(name: str) -> bool:
+    inside = os.path.normpath(name)
+    return os.path.isabs(inside) or inside.split("/")[0] in ("..", ".")
 
 
 def _is_complete(target: Path, manifest: Manifest, bundle: Path) -> bool:
@@ -213,27 +227,11 @@ def _is_complete(target: Path, manifest: Manifest, bundle: Path) -> bool:
     try:
         if (target / MANIFEST).read_bytes() != (bundle / MANIFEST).read_bytes():
             return False
-        if any(os.readlink(target / name) != link for name, link in _links(bundle).items()):
+        if any(os.readlink(target / name) != link for name, link in manifest.links.items()):
             return False
         return all(_sha256(target / name) == sha for name, sha in manifest.files.items())
     except OSError:
         return False
-
-
-def _links(bundle: Path) -> dict[str, str]:
-    """Return the bundle's symbolic links. Raises FormatError for one that leaves the bundle."""
-    links: dict[str, str] = {}
-    for directory, directories, plain in os.walk(bundle):
-        for path in (Path(directory) / name for name in (*directories, *plain)):
-            if not path.is_symlink():
-                continue
-            link = os.readlink(path)
-            name = str(path.relative_to(bundle))
-            inside = os.path.normpath(os.path.join(os.path.dirname(name), link))
-            if os.path.isabs(link) or inside.split("/")[0] == "..":
-                raise FormatError(f"{path}: the link {link!r:.120} leaves the bundle")
-            links[name] = link
-    return links
 
 
 def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
@@ -248,7 +246,7 @@ def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
             path.chmod(0o755 if (bundle / name).stat().st_mode & 0o100 else 0o644)
             if _sha256(path) != sha:
                 raise FormatError(f"{bundle / name} is not what the manifest says")
-        for name, link in _links(bundle).items():
+        for name, link in manifest.links.items():
             (temporary / name).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             (temporary / name).symlink_to(link)
         shutil.copyfile(bundle / MANIFEST, temporary / MANIFEST)

@@ -117,10 +117,10 @@ def lower(pod: ManagedPod, *, bounds: Bounds) -> ResizePlan:
         | dict(known.get(name, {}))
         for name, wanted in requests.items()
     }
-    original = {**known, **original}
+    noted: dict[str, Mapping[str, str]] = {**known, **original}
     return ResizePlan(
         requests=requests,
-        original=None if original == known else original,
+        original=None if noted == known else noted,
         skipped=skipped,
     )
 

@@ -111,7 +111,7 @@ class Sampler:
         }
         for table in (self._tracks, self._next_look, self._noted, self._told_ready):
             for uid in table.keys() - awake.keys():
-                del table[uid]  # type: ignore[attr-defined]
+                del table[uid]
         try:
             self._tell_readiness(awake)
             self._judge_unsampled(awake)

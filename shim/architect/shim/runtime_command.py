@@ -1,7 +1,7 @@
-"""``architect-runtime``: ask the node's keeper, without the API server.
+"""``architect-runtime``: what a node's administrator asks the keeper, on the node.
 
-A pod is named by ``namespace/name``, by its name where that is unique, by its uid, or by a
-container's id. Exit codes are those of :mod:`architect.core.errors`.
+POD is a uid or ``namespace/name``; of a stand-alone container its id. Exit codes are those of
+:mod:`architect.core.errors`: 0 done, 2 refused and nothing changed, 3 failed, 4 nobody answers.
 """
 
 from __future__ import annotations
@@ -9,160 +9,161 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
-from architect.core import durations
-from architect.core.errors import ArchitectError
+from architect.core.errors import ArchitectError, Unavailable
 from architect.core.wire import Client
+from architect.shim import installation, keeper_client, records, tables
 
-SLEEP_SECONDS: Final = 700.0
-"""Longer than the keeper's own bound for a dump or restore."""
+QUICK_SECONDS: Final = 10.0
+"""For what the keeper answers from memory."""
+TRANSITION_SECONDS: Final = 660.0
+"""The keeper gives up on a dump or a restore after 600 s; its answer must arrive."""
 
-Answer = dict[str, Any]
+QUIET_SECONDS: Final = 7 * 86400.0
+"""How long ``events`` waits for one."""
 
 
 def main() -> None:
-    """Run the command and exit."""
-    sys.exit(run(sys.argv[1:]))
-
-
-def run(words: list[str]) -> int:
-    """Run the command and return its exit code."""
-    options = _parser().parse_args(words)
+    """Carry out ``sys.argv`` and end the process."""
+    options = _parse(sys.argv[1:])
     try:
-        with Client(options.socket, timeout_seconds=options.timeout) as client:
-            if options.verb == "events":
-                return _events(client, options)
-            answer = client.call(options.verb, **_arguments(options))
+        sys.exit(options.run(options))
     except ArchitectError as error:
-        print(f"architect-runtime: {options.verb}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    if options.output == "json":
-        answer.pop("ok")
-        print(json.dumps(answer, indent=2))
+        print(f"architect-runtime: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(130)
+
+
+def _sleep(options: argparse.Namespace) -> int:
+    answer = keeper_client.ask(
+        "sleep",
+        timeout_seconds=TRANSITION_SECONDS,
+        pod=options.pod,
+        reason=options.reason,
+        patience_seconds=options.patience,
+    )
+    return _show(options, answer, lambda: tables.transition(answer))
+
+
+def _wake(options: argparse.Namespace) -> int:
+    answer = keeper_client.ask(
+        "wake", timeout_seconds=TRANSITION_SECONDS, pod=options.pod, reason=options.reason
+    )
+    return _show(options, answer, lambda: tables.transition(answer))
+
+
+def _status(options: argparse.Namespace) -> int:
+    answer = keeper_client.ask("status", timeout_seconds=QUICK_SECONDS, pod=options.pod)
+    return _show(options, answer["status"], lambda: tables.status(answer["status"]))
+
+
+def _list(options: argparse.Namespace) -> int:
+    pods = keeper_client.ask("list", timeout_seconds=QUICK_SECONDS)["pods"]
+    notes = [vars(note) for note in records.unmanaged()]
+    value = {"pods": pods, "unmanaged": notes}
+    return _show(options, value, lambda: tables.listing(pods, notes))
+
+
+def _why(options: argparse.Namespace) -> int:
+    answer = keeper_client.ask("why", timeout_seconds=QUICK_SECONDS, pod=options.pod)
+    return _show(options, answer, lambda: "\n".join(answer["why"]) or "nothing keeps it awake")
+
+
+def _check(options: argparse.Namespace) -> int:
+    from architect.shim import inspection
+
+    notes = [
+        note
+        for note in records.unmanaged()
+        if options.pod in (note.pod, note.id, f"{note.namespace}/{note.pod_name}")
+    ]
+    findings = [inspection.of_unmanaged(note) for note in notes]
+    try:
+        status = keeper_client.ask("status", timeout_seconds=QUICK_SECONDS, pod=options.pod)
+    except Unavailable:
+        raise
+    except ArchitectError:
+        # The keeper knows managed pods only; the notes are then the whole answer.
+        if not notes:
+            raise
     else:
-        print(_TEXTS[options.verb](answer))
+        findings += inspection.of_pod(status["status"])
+    value = {"pod": options.pod, "findings": [vars(finding) for finding in findings]}
+    _show(options, value, lambda: tables.findings(findings))
+    return 2 if any(finding.is_blocking for finding in findings) else 0
+
+
+def _events(options: argparse.Namespace) -> int:
+    with keeper_client.connect(timeout_seconds=QUIET_SECONDS) as client:
+        client.call("subscribe")
+        while True:
+            event = client.receive()
+            line = json.dumps(event) if options.output == "json" else tables.event(event)
+            print(line, flush=True)
+
+
+def _version(options: argparse.Namespace) -> int:
+    value: dict[str, Any] = {"bundle": installation.version_directory().resolve().name}
+    value["runtime"] = str(installation.lower_runtime())
+    try:
+        # Asking for a version must not start anything.
+        with Client(names.KEEPER_SOCKET, timeout_seconds=QUICK_SECONDS) as client:
+            value["keeper"] = client.call("version")["version"]
+    except Unavailable:
+        value["keeper"] = None
+    return _show(options, value, lambda: tables.pairs(value))
+
+
+def _show(options: argparse.Namespace, value: Any, table: Any) -> int:
+    print(json.dumps(value, indent=1) if options.output == "json" else table())
     return 0
 
 
-def _arguments(options: argparse.Namespace) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    if options.verb in ("sleep", "wake", "status", "why"):
-        arguments["pod"] = options.pod
-    if options.verb in ("sleep", "wake"):
-        arguments["reason"] = "architect-runtime"
-    if options.verb == "sleep":
-        arguments["patience_seconds"] = options.patience
-        arguments["force"] = options.force
-    return arguments
-
-
-def _events(client: Client, options: argparse.Namespace) -> int:
-    client.call("subscribe")
-    while True:
-        event = client.receive()
-        if options.output == "json":
-            print(json.dumps(event), flush=True)
-        else:
-            who = f"{event.get('namespace', '')}/{event.get('name', event.get('pod', ''))}"
-            rest = event.get("message") or event.get("reason") or ""
-            print(f"{_clock(event.get('at'))} {event['event']:13} {who} {rest}", flush=True)
-
-
-def _version_text(answer: Answer) -> str:
-    return f"keeper {answer['version']}, pid {answer['pid']}, since {_clock(answer['started'])}"
-
-
-def _list_text(answer: Answer) -> str:
-    rows: list[tuple[str, ...]] = [
-        ("POD", "STATE", "FOR", "IMAGE", "LAST SLEEP", "LAST WAKE", "REASON")
-    ]
-    rows += [_row(pod) for pod in answer["pods"]]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join(
-        "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
-        for row in rows
-    )
-
-
-def _row(pod: Answer) -> tuple[str, ...]:
-    def took(key: str) -> str:
-        value = pod.get(key)
-        return "-" if value is None else durations.render(value)
-
-    return (
-        f"{pod['namespace']}/{pod['name']}" if pod["name"] else pod["pod"][:12],
-        pod["state"],
-        durations.render(max(0.0, time.time() - pod["since"])),
-        f"{pod['image_bytes'] / (1 << 20):.1f} MiB" if pod["image_bytes"] else "-",
-        took("last_sleep_seconds"),
-        took("last_wake_seconds"),
-        pod["refused"]["message"] if pod.get("refused") else pod["reason"],
-    )
-
-
-def _status_text(answer: Answer) -> str:
-    return _list_text({"pods": [answer["status"]]})
-
-
-def _why_text(answer: Answer) -> str:
-    return "\n".join(answer["why"])
-
-
-_TEXTS: Final[dict[str, Callable[[Answer], str]]] = {
-    "version": _version_text,
-    "list": _list_text,
-    "status": _status_text,
-    "sleep": _status_text,
-    "wake": _status_text,
-    "why": _why_text,
-}
-
-
-def _clock(at: Any) -> str:
-    seconds = at if isinstance(at, (int, float)) else 0
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
-
-
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    common.add_argument("--socket", type=Path, default=names.KEEPER_SOCKET, help="%(default)s")
-    common.add_argument(
-        "--timeout", type=float, default=SLEEP_SECONDS, metavar="SECONDS", help="%(default)s"
-    )
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="architect-runtime", description="Ask and command the keeper of this node's pods."
+        prog="architect-runtime",
+        description="Ask this node's keeper about sleeping and running pods.",
+        epilog="exit codes: 0 done, 2 refused or wrong, 3 failed, 4 nobody answers",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    pod = argparse.ArgumentParser(add_help=False)
+    pod.add_argument("pod", metavar="POD", help="uid, namespace/name, or a container's id")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def verb(name: str, text: str, *, has_pod: bool = True) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, parents=[common])
-        if has_pod:
-            made.add_argument("pod", help="namespace/name, name, uid, or a container's id")
-        return made
+    def add(name: str, run: Any, text: str, *, needs_pod: bool = True) -> argparse.ArgumentParser:
+        parents = [shared, pod] if needs_pod else [shared]
+        command = commands.add_parser(name, parents=parents, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
 
-    asleep = verb("sleep", "put a pod to sleep now")
-    asleep.add_argument(
-        "--patience",
-        type=float,
-        default=2.0,
-        metavar="SECONDS",
-        help="how long to wait for its conversations to come to rest (%(default)s)",
+    sleep = add("sleep", _sleep, "put a pod to sleep now")
+    sleep.add_argument("--reason", default="by hand")
+    sleep.add_argument(
+        *("--patience", "-p"),
+        type=_seconds,
+        default=10.0,
+        metavar="DURATION",
+        help="how long open conversations may take to come to rest (10s)",
     )
-    asleep.add_argument(
-        "--force", action="store_true", help="try again what failed for a lasting reason"
-    )
-    verb("wake", "wake a pod now")
-    verb("status", "show one pod")
-    verb("why", "say why a pod is not sleeping, or why it sleeps")
-    verb("list", "show all managed pods of this node", has_pod=False)
-    verb("events", "follow what happens", has_pod=False)
-    verb("version", "show the keeper's version", has_pod=False)
-    return parser
+    wake = add("wake", _wake, "wake a pod")
+    wake.add_argument("--reason", default="by hand")
+    add("status", _status, "what a pod does, and its containers")
+    add("why", _why, "why a pod is awake")
+    add("check", _check, "what keeps a pod from sleeping; exit 2 if something does")
+    add("list", _list, "every managed pod of this node, and what is not managed", needs_pod=False)
+    add("events", _events, "follow sleeps, wakes and failures until interrupted", needs_pod=False)
+    add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
+    return parser.parse_args(arguments)
+
+
+def _seconds(text: str) -> float:
+    from architect.core.durations import parse
+
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

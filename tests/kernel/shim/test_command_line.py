@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.runtime import (
     IDLE,
     Container,
     Host,
     KeeperDouble,
-    eventually,
     python,
     spec,
 )
@@ -243,25 +242,6 @@ def test_the_lower_runtimes_state_of_another_root_is_not_ours(
     assert "kill" not in keeper.ops()
 
 
-def test_create_leaves_none_of_the_callers_descriptors_open(
-    make: Make, host: Host, keeper: KeeperDouble
-) -> None:
-    # An engine reads the runtime's output until everybody has closed it.
-    container = make(spec(["sleep", "1000"], annotations=IDLE))
-    words = container.words("create", "--bundle", str(container.bundle), container.id)
-    reader, writer = os.pipe()
-    process = subprocess.Popen(
-        host.command(*words), stdin=subprocess.DEVNULL, pass_fds=[writer], stdout=subprocess.DEVNULL
-    )
-    os.close(writer)
-    assert process.wait(30) == 0
-    os.set_blocking(reader, False)
-    # runc closes what it was not told to preserve.
-    eventually(lambda: os.read(reader, 1) == b"", what="end of the pipe")
-    os.close(reader)
-    container.pid = json.loads(container.call("state", container.id).stdout)["pid"]
-
-
 def test_a_go_program_gets_plain_tcp_listeners(make: Make) -> None:
     container = make(spec(["sh", "-c", "echo $GODEBUG"], annotations=IDLE, env=["GODEBUG=a=1"]))
     assert container.run() == 0
@@ -287,7 +267,8 @@ def test_a_broken_interpreter_leaves_the_container_to_runc(
     (broken / "bin").mkdir(parents=True)
     os.link(bundle / "bin/runc-architect", broken / "bin/runc-architect")
     container = make(
-        spec(["sh", "-c", "echo pid $$"], annotations=IDLE), lower=str(broken / "bin/runc-architect")
+        spec(["sh", "-c", "echo pid $$"], annotations=IDLE),
+        lower=str(broken / "bin/runc-architect"),
     )
     assert container.run() == 0
     assert container.output() == "pid 1\n"
@@ -313,11 +294,9 @@ def test_the_interpreter_is_isolated_from_the_bundles_directory(
 ) -> None:
     container = make(spec(["true"], annotations=IDLE))
     (container.bundle / "json.py").write_text("raise SystemExit('loaded from the bundle')")
-    words = container.words("create", "--pid-file", str(container.bundle / "init.pid"))
-    inside = 'cd "$0"; PYTHONPATH=. exec "$@"'
-    done = host.call("sh", "-c", inside, container.bundle, *words, container.id)
-    assert done.stdout == ""
-    container.pid = int((container.bundle / "init.pid").read_text())
+    inside = ["sh", "-c", 'cd "$0"; PYTHONPATH=. exec "$@"', str(container.bundle)]
+    container.create(prefix=inside)
     container.call("start", container.id)
     assert container.wait() == 0
+    assert "loaded from the bundle" not in container.said()
     assert keeper.ops()[0] == "register"

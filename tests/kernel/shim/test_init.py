@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from architect.shim import oci
 from support.runtime import (
     ASLEEP,
     AWAKE,
@@ -40,7 +43,7 @@ def test_the_container_ends_with_the_applications_status(
     assert make(spec(["sh", "-c", code], annotations=IDLE)).run() == status
 
 
-def test_an_interpreter_that_is_missing_gives_127(make: Make, host: object) -> None:
+def test_an_interpreter_that_is_missing_gives_127(make: Make) -> None:
     # The file itself exists and is executable, so only exec can find out.
     container = make(spec(["/tmp/script"], annotations=IDLE))
     script = container.bundle / "script"
@@ -50,8 +53,6 @@ def test_an_interpreter_that_is_missing_gives_127(make: Make, host: object) -> N
     config["mounts"].append(
         {"destination": "/tmp/script", "type": "bind", "source": str(script), "options": ["bind"]}
     )
-    import json
-
     (container.bundle / "config.json").write_text(json.dumps(config))
     assert container.run() == 127
     assert "No such file" in container.stderr.read_text()
@@ -164,9 +165,7 @@ def test_without_memfd_the_application_is_pid_1(make: Make) -> None:
     rules = config["linux"]["seccomp"]["syscalls"]
     config["linux"]["seccomp"] = {
         **config["linux"]["seccomp"],
-        "syscalls": [
-            {**rules[0], "names": [n for n in rules[0]["names"] if n != "memfd_create"]}
-        ],
+        "syscalls": [{**rules[0], "names": [n for n in rules[0]["names"] if n != "memfd_create"]}],
     }
     container = make(config)
     assert container.run() == 0
@@ -217,24 +216,24 @@ def test_signals_wait_for_the_wake(make: Make) -> None:
     assert page.pending == 0
 
 
+def make_hollow(container: Container, bundle: Path) -> None:
+    """Rewrite config.json as ``create`` does when a checkpoint is on its way."""
+    init = next(bundle.parent.glob("init/*/init"))
+    config = oci.managed(
+        container.config(),
+        init=str(init),
+        machine=os.uname().machine,
+        denies_io_uring=True,
+        is_hollow=True,
+    )
+    (container.bundle / "config.json").write_text(json.dumps(config))
+
+
 def test_a_hollow_container_waits_and_takes_what_the_keeper_brings(
     make: Make, bundle: Path
 ) -> None:
     container = make(spec(["sh", "-c", "echo never"], annotations=IDLE))
-    config = container.config()
-    # As `create` does when a checkpoint is on its way.
-    from architect.shim import oci
-
-    init = next(bundle.parent.glob("init/*/init"))
-    import json
-
-    (container.bundle / "config.json").write_text(
-        json.dumps(
-            oci.managed(
-                config, init=str(init), machine="x86_64", denies_io_uring=True, is_hollow=True
-            )
-        )
-    )
+    make_hollow(container, bundle)
     container.start()
     page = Page(container.pid)
     assert (page.hollow, page.state, page.target) == (1, ASLEEP, 0)
@@ -252,26 +251,10 @@ def test_a_hollow_container_waits_and_takes_what_the_keeper_brings(
 
 
 def test_a_hollow_container_can_start_fresh(make: Make, bundle: Path) -> None:
-    import json
-
-    from architect.shim import oci
-
     container = make(spec(["sh", "-c", "echo fresh; exit 6"], annotations=IDLE))
-    init = next(bundle.parent.glob("init/*/init"))
-    (container.bundle / "config.json").write_text(
-        json.dumps(
-            oci.managed(
-                container.config(),
-                init=str(init),
-                machine="x86_64",
-                denies_io_uring=True,
-                is_hollow=True,
-            )
-        )
-    )
+    make_hollow(container, bundle)
     container.start()
     page = Page(container.pid)
-    eventually(lambda: page.version == 1, what="page")
     page.set(state=START)
     assert container.wait() == 6
     assert container.output() == "fresh\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support.runtime import IDLE, SYSTEM_PYTHON, Host, eventually, spec
 
 KEEPER = """
@@ -87,7 +87,7 @@ class Warden:
     @property
     def pid(self) -> int:
         (pid,) = eventually(self.pids, what="a warden")
-        return pid
+        return int(pid)
 
     def end(self) -> None:
         for pid in self.pids():
@@ -239,25 +239,39 @@ def test_sighup_moves_to_the_current_version_with_everything(
         warden.end()
 
 
-def test_create_brings_the_keeper_up_and_the_engine_does_not_wait_for_it(host: Host) -> None:
+def test_create_brings_the_keeper_up_and_the_engine_does_not_wait_for_it(
+    host: Host, bundle: Path
+) -> None:
     container = host.container(spec(["sleep", "1000"], annotations=IDLE))
-    words = container.words("create", "--bundle", str(container.bundle))
-    log = host.run_directory / "keeper.log"
-    warden = None
+    # Stands for the pipe from which an engine reads the runtime's output, to its end.
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)
     try:
-        # The output is read to its end: the warden must not hold it open.
-        host.call(*words, "--pid-file", str(container.bundle / "init.pid"), container.id)
-        container.pid = int((container.bundle / "init.pid").read_text())
-        assert log.exists()
-        record = host.run_directory / "containers" / f"{container.id}.json"
-        assert json.loads(record.read_text())["id"] == container.id
+        container.create(pass_fds=[writer])
+        os.close(writer)
+        os.set_blocking(reader, False)
+        eventually(lambda: os.read(reader, 1) == b"", what="the end of the engine's pipe")
+        assert (host.run_directory / "containers" / f"{container.id}.json").exists()
+        assert (host.run_directory / "keeper.log").exists()
+        assert wardens(bundle)
     finally:
-        lock = (host.run_directory / "warden.lock").stat().st_ino
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5].endswith(f":{lock}"):
-                warden = int(fields[4])
-                os.kill(warden, signal.SIGTERM)
-                eventually(lambda: not Path(f"/proc/{warden}/exe").exists(), what="warden's end")
+        os.close(reader)
         container.remove()
-    assert warden is not None
+        for pid in wardens(bundle):
+            os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not wardens(bundle), what="end of the warden")
+
+
+def wardens(bundle: Path) -> list[int]:
+    """Return the living wardens of *bundle*."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.readlink(entry / "exe") == str(
+                bundle / "bin/architect-warden"
+            ):
+                found.append(int(entry.name))
+    return found

@@ -153,11 +153,13 @@ class FakeKeeper:
             while data := connection.recv(65536):
                 for message in decoder.feed(data):
                     answer = self._answer(message)
-                    connection.sendall(wire.encode(answer))
                     if message["op"] == "subscribe":
                         is_subscriber = True
                         with self._lock:
+                            connection.sendall(wire.encode(answer))
                             self._subscribers.append(connection)
+                        continue
+                    connection.sendall(wire.encode(answer))
         if not is_subscriber:
             connection.close()
 
@@ -165,9 +167,11 @@ class FakeKeeper:
         op = message["op"]
         with self._lock:
             self.calls.append(message)
-        if (error := self.refusals.get(op)) is not None:
-            return {"ok": False, "error": error}
         pod = self.pods.get(message.get("pod", ""))
+        if (error := self.refusals.get(op)) is not None:
+            if op == "sleep" and error["code"] == "failed" and pod is not None:
+                pod["refused"] = error
+            return {"ok": False, "error": error}
         if op == "list":
             return {"ok": True, "pods": list(self.pods.values())}
         if op == "version":
@@ -316,10 +320,9 @@ class FakeCluster:
             metadata.setdefault("generation", 1)
             self.put(path, body)
             return self.objects[path]
-        if request.method == "DELETE":
-            if path in self.objects:
-                self.remove(path)
-                return {}
+        if request.method == "DELETE" and path in self.objects:
+            self.remove(path)
+            return {}
         if request.method == "PATCH":
             for suffix in ("/status", "/resize", ""):
                 if path.endswith(suffix) and (target := path.removesuffix(suffix)) in self.objects:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from demo import postgres
 from demo.errors import ProtocolError
 

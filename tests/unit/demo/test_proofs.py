@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from demo import pods
+from demo.counter import one_more_visit
 from demo.errors import DemoError, ProofFailed
 from demo.story import prove
 
@@ -54,3 +56,7 @@ def test_the_engines_id_has_no_scheme() -> None:
     assert pods.restarts(pod) == 2
     with pytest.raises(DemoError, match="other"):
         pods.container_id(pod, "other")
+
+
+def test_a_visit_is_the_only_thing_that_a_request_changes() -> None:
+    assert one_more_visit({"visits": 3, "digest": "a"}) == {"visits": 4}

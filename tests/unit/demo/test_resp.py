@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+
 from demo import resp
 from demo.errors import ProtocolError
 

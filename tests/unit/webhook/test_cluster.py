@@ -15,7 +15,7 @@ from architect.kube import errors
 from architect.kube.api import Api
 from architect.kube.connection import Request, Stream
 from architect.kube.rbac import flatten
-from architect.webhook import certificates, cluster
+from architect.webhook import certificates, rbac
 from architect.webhook.certificates import Action, Material
 from architect.webhook.cluster import ClusterStore
 from architect.webhook.rotation import Conflict, SelfMade
@@ -168,7 +168,7 @@ def test_a_pass_asks_for_nothing_that_the_role_does_not_grant() -> None:
     source = SelfMade(store=store(server), dns_names=SETTINGS.dns_names)
     source.fetch()
     source.fetch()
-    granted = flatten(rule.to_role_rule() for rule in cluster.rules(SETTINGS))
+    granted = flatten(rule.to_role_rule() for rule in rbac.RULES)
     assert set(_used(server.asked)) <= granted
     assert all(c.bundles[0] for c in store(server).configurations())
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from architect.kube import errors
 from architect.kube.api import Api, PatchKind
-from architect.kube.rbac import Rule
 from architect.kube.resources import (
     MUTATING_WEBHOOKS,
     SECRETS,
@@ -30,28 +29,6 @@ _KEYS: Final = {
     "key": "tls.key",
 }
 _RESOURCES: Final = {r.kind: r for r in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)}
-
-
-def rules(settings: Settings) -> tuple[Rule, ...]:
-    """Return what this module asks of the API with these *settings*."""
-    configured = (
-        (MUTATING_WEBHOOKS, settings.mutating_configuration),
-        (VALIDATING_WEBHOOKS, settings.validating_configuration),
-    )
-    return (
-        Rule(resource=SECRETS, verbs=("create",), is_local=True),
-        Rule(
-            resource=SECRETS,
-            verbs=("get", "patch"),
-            is_local=True,
-            names=(settings.secret_name,),
-        ),
-        *(
-            Rule(resource=resource, verbs=("get", "patch"), names=(name,))
-            for resource, name in configured
-            if name
-        ),
-    )
 
 
 class ClusterStore:

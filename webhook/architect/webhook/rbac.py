@@ -14,7 +14,5 @@ RULES: Final = (
     Rule(resource=MUTATING_WEBHOOKS, verbs=("get", "patch"), names=("architect-webhook",)),
     Rule(resource=VALIDATING_WEBHOOKS, verbs=("get", "patch"), names=("architect-webhook",)),
     Rule(resource=SECRETS, verbs=("create",), is_local=True),
-    Rule(
-        resource=SECRETS, verbs=("get", "update"), is_local=True, names=("architect-webhook-tls",)
-    ),
+    Rule(resource=SECRETS, verbs=("get", "patch"), is_local=True, names=("architect-webhook-tls",)),
 )

@@ -2,7 +2,8 @@
 
 Our init keeps a memfd at descriptor 3 and maps it; the keeper opens ``/proc/PID/fd/3`` and maps it
 too. No signal means control, so every signal stays the application's. The layout is
-``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, then a 64-bit signal mask. The container's own root can write the page as well; that harms nobody but its container, and
+``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, then a 64-bit signal mask.
+The container's own root can write the page as well; that harms nobody but its container, and
 nothing read here is trusted beyond it.
 """
 

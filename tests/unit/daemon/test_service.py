@@ -1,0 +1,404 @@
+"""The daemon's loops against a keeper on a real socket and an API server in memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from architect.api.policy import ContainerPolicy
+from architect.core.errors import Rejected, Unavailable
+from architect.daemon import housekeeping, install, preflight
+from architect.daemon.host import Host
+from architect.daemon.install import Layout
+from architect.daemon.installer import Installer
+from architect.daemon.keeper_link import KeeperLink
+from architect.daemon.metrics import Metrics
+from architect.daemon.observation import read_pod
+from architect.daemon.registry import Registry
+from architect.daemon.service import Daemon
+from architect.daemon.settings import DaemonSettings, Engine
+from architect.daemon.store import PodStore
+from architect.daemon.workqueue import WorkQueue
+from architect.daemon.writer import Writer
+from architect.kube import uninstall
+from architect.kube.api import Api
+from architect.kube.conditions import find
+from architect.kube.connection import Request
+from architect.kube.events import Recorder
+from architect.kube.watch import Snapshot
+
+Eventually = Callable[..., None]
+DAEMON_SET = "/apis/apps/v1/namespaces/architect/daemonsets/architect-daemon"
+NODE = "/api/v1/nodes/node1"
+CHECKPOINT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web"
+
+
+def config(tmp_path: Path, **fields: Any) -> DaemonSettings:
+    given: dict[str, Any] = {
+        "node_name": "node1",
+        "engine": Engine.NONE,
+        "bundle": tmp_path / "no-bundle",
+        "metrics_address": "127.0.0.1:0",
+        "sample_min_seconds": 0.1,
+        "condition_interval_seconds": 0.2,
+        "free_floor_bytes": 0,
+        **fields,
+    }
+    return DaemonSettings(**given)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    (tmp_path / "pods").mkdir()
+    return Layout(install=tmp_path / "opt", run=tmp_path, pods=tmp_path / "pods")
+
+
+@pytest.fixture
+def nodes(cluster: Any) -> None:
+    cluster.put(NODE, {"kind": "Node", "metadata": {"name": "node1", "uid": "n"}, "status": {}})
+    cluster.put(DAEMON_SET, {"metadata": {"name": "architect-daemon", "uid": "d"}})
+
+
+@pytest.fixture
+def running(
+    tmp_path: Path, api: Api, keeper: Any, layout: Layout, nodes: None, monkeypatch: Any
+) -> Iterator[Daemon]:
+    # What would look at, or change, this machine.
+    monkeypatch.setattr(preflight, "probe_criu", lambda *_, **__: "")
+    monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
+    monkeypatch.setattr(install, "prune", lambda _: [])
+    host = Host(root=tmp_path, is_entered=False, proc=tmp_path)
+    daemon = Daemon(config(tmp_path), api=api, host=host, layout=layout)
+    before = threading.excepthook
+    thread = threading.Thread(target=daemon.run)
+    thread.start()
+    yield daemon
+    daemon.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not daemon._failed
+    threading.excepthook = before
+
+
+def quick(make: Any, name: str = "web", **arguments: Any) -> dict[str, Any]:
+    policy = make.policy(app=ContainerPolicy(idle_seconds=1.2))
+    value: dict[str, Any] = make.pod_json(name, policy=policy, **arguments)
+    return value
+
+
+def reason(cluster: Any) -> str:
+    found = find(cluster.pod("web")["status"]["conditions"], names.CONDITION_ASLEEP)
+    return str(found["reason"]) if found else ""
+
+
+def label(cluster: Any) -> str:
+    return str(cluster.pod("web")["metadata"]["labels"].get("status.architect.dev/app", ""))
+
+
+def test_an_idle_pod_falls_asleep_and_the_api_says_so_and_back(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    keeper.add("uid-web")
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    cluster.put_pod(quick(make))
+    eventually(lambda: label(cluster) == "RUNNING")
+    eventually(lambda: label(cluster) == "SCALED_DOWN")
+    eventually(lambda: CHECKPOINT in cluster.objects)
+    eventually(lambda: "Slept" in cluster.events())
+    pod = cluster.pod("web")
+    assert pod["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "1m", "memory": "1Ki"}
+    condition = find(pod["status"]["conditions"], names.CONDITION_ASLEEP)
+    assert condition is not None
+    assert (condition["status"], condition["reason"]) == ("True", "Slept")
+    status = cluster.objects[CHECKPOINT]["status"]
+    assert status["location"]["node"]["name"] == "node1"
+
+    keeper.observations["uid-web"] = {
+        "exec_sessions": [{"pid": 9, "command": "sh", "argv": ["sh"]}]
+    }
+    keeper.pods["uid-web"]["state"] = "awake"
+    keeper.emit({"event": "woke", "pod": "uid-web", "duration_seconds": 0.02, "reason": "exec"})
+    eventually(lambda: label(cluster) == "RUNNING")
+    eventually(lambda: CHECKPOINT not in cluster.objects)
+    pod = cluster.pod("web")
+    assert pod["spec"]["containers"][0]["resources"]["requests"] == {
+        "cpu": "100m",
+        "memory": "64Mi",
+    }
+    assert names.ORIGINAL_REQUESTS not in pod["metadata"]["annotations"]
+    eventually(lambda: "Woke" in cluster.events())
+    eventually(lambda: reason(cluster) == "ExecSession")
+    eventually(
+        lambda: any("exec session: sh (pid 9)" in " ".join(n["why"]) for n in keeper.ops("note"))
+    )
+    assert keeper.ops("ready")[0]["containers"] == {"app": True}
+
+
+def test_what_happened_while_the_keeper_was_away_is_found_out(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    keeper.add("uid-web")
+    cluster.put_pod(make.pod_json())
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    eventually(lambda: label(cluster) == "RUNNING")
+    keeper.stop()
+    keeper.pods["uid-web"]["state"] = "asleep"
+    keeper.start()
+    eventually(lambda: label(cluster) == "SCALED_DOWN")
+
+
+def test_an_outage_of_the_api_loses_nothing(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    keeper.add("uid-web")
+    cluster.put_pod(make.pod_json())
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    eventually(lambda: label(cluster) == "RUNNING")
+
+    def refuse(request: Request) -> Unavailable | None:
+        return Unavailable("down") if request.method == "PATCH" else None
+
+    cluster.failures.append(refuse)
+    keeper.pods["uid-web"]["state"] = "asleep"
+    keeper.emit({"event": "slept", "pod": "uid-web"})
+    eventually(lambda: any(r.method == "PATCH" for r in cluster.requests[-3:]))
+    assert label(cluster) == "RUNNING"
+    cluster.failures.clear()
+    eventually(lambda: label(cluster) == "SCALED_DOWN")
+
+
+def test_a_failed_sleep_is_told_and_not_repeated(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    keeper.add("uid-web")
+    keeper.refusals["sleep"] = {"code": "failed", "reason": "IoUring", "message": "uses io_uring"}
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    cluster.put_pod(quick(make))
+    eventually(lambda: keeper.ops("sleep"))
+    keeper.emit({"event": "sleep-failed", "pod": "uid-web", "reason": "IoUring", "message": "x"})
+    eventually(lambda: "SleepFailed" in cluster.events())
+    looks = len(keeper.ops("observe"))
+    eventually(lambda: reason(cluster) == "SleepFailed")
+    eventually(lambda: len(keeper.ops("observe")) > looks + 5)
+    assert len(keeper.ops("sleep")) == 1
+
+
+def test_metrics_and_health_are_served(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    def get(path: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{running.metrics_port}{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    eventually(lambda: keeper.ops("list"))
+    keeper.add("uid-web")
+    cluster.put_pod(make.pod_json())
+    keeper.emit({"event": "woke", "pod": "uid-web", "duration_seconds": 0.02, "reason": "exec"})
+    eventually(lambda: 'architect_wakes_total{reason="exec"} 1.0' in get("/metrics")[1])
+    assert 'architect_pods{state="awake"}' in get("/metrics")[1]
+    assert get("/healthz") == (200, "ok\n")
+    assert get("/nothing")[0] == 404
+    eventually(lambda: "pre-flight" not in get("/readyz")[1])
+
+
+def test_an_uninstall_wakes_all_and_answers_with_its_token(
+    tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None
+) -> None:
+    keeper.add("uid-web", state="asleep")
+    (tmp_path / "containers").mkdir()
+    (tmp_path / "containers/c1.json").write_text("{}")
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    cluster.objects[NODE]["metadata"]["labels"] = {names.NODE_READY_LABEL: "true"}
+    chores = make_chores(tmp_path, api, keeper, layout)
+    chores._look_for_uninstall()
+    assert keeper.ops("wake")[0]["pod"] == "uid-web"
+    node = cluster.objects[NODE]["metadata"]
+    assert node["annotations"] == {uninstall.DONE: "token-1"}
+    assert names.NODE_READY_LABEL not in node["labels"]
+    assert [r.kind.value for r in chores.extra_reasons()] == ["Uninstalling"]
+    assert "RuntimeKept" in cluster.events()
+
+
+def test_an_uninstall_with_a_pod_that_does_not_wake_is_not_answered(
+    tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None
+) -> None:
+    keeper.add("uid-web", state="failed")
+    keeper.refusals["wake"] = {"code": "failed", "reason": "ImageLost", "message": "no image"}
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    chores = make_chores(tmp_path, api, keeper, layout)
+    chores._look_for_uninstall()
+    assert "annotations" not in cluster.objects[NODE]["metadata"]
+
+
+def test_an_old_answer_to_an_uninstall_is_taken_back(
+    tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None
+) -> None:
+    cluster.objects[NODE]["metadata"]["annotations"] = {uninstall.DONE: "old", "other": "x"}
+    make_chores(tmp_path, api, keeper, layout)._look_for_uninstall()
+    assert cluster.objects[NODE]["metadata"]["annotations"] == {"other": "x"}
+
+
+def test_images_go_only_when_a_consistent_read_says_that_the_pod_is_gone(
+    tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None, make: Any
+) -> None:
+    for name in ("gone", "here", "unsure"):
+        (layout.pods / f"uid-{name}").mkdir()
+        value = {"version": 1, "namespace": "default", "name": name}
+        (layout.pods / f"uid-{name}/pod.json").write_text(json.dumps(value))
+    cluster.put_pod(make.pod_json("here"))
+    chores = make_chores(tmp_path, api, keeper, layout)
+    chores._forget_gone()
+    assert {c["pod"] for c in keeper.ops("forget")} == {"uid-gone", "uid-unsure"}
+    keeper.calls.clear()
+    cluster.failures.append(lambda r: Unavailable("down") if r.method == "GET" else None)
+    with pytest.raises(Unavailable):
+        chores._forget_gone()
+    assert keeper.ops("forget") == []
+
+
+def make_chores(tmp_path: Path, api: Api, keeper: Any, layout: Layout) -> housekeeping.Housekeeping:
+    return housekeeping.Housekeeping(
+        config(tmp_path),
+        api=api,
+        host=Host(root=tmp_path, is_entered=False, proc=tmp_path),
+        layout=layout,
+        keeper=KeeperLink(timeout_seconds=5, transition_timeout_seconds=5, path=keeper.path),
+        store=PodStore(),
+        registry=Registry(),
+        metrics=Metrics(),
+        recorder=Recorder(api, component="daemon", instance="node1"),
+        touch_all=lambda: None,
+    )
+
+
+# The writer alone
+
+
+def make_writer(api: Api, store: PodStore, registry: Registry, told: list[Any]) -> Writer:
+    return Writer(
+        api,
+        node="node1",
+        store=store,
+        registry=registry,
+        metrics=Metrics(),
+        tell=lambda _, note: told.append(note),
+        condition_interval_seconds=30,
+    )
+
+
+def asleep(keeper_status: dict[str, Any]) -> Registry:
+    registry = Registry()
+    registry.set_all([read_pod({**keeper_status, "state": "asleep"})])
+    return registry
+
+
+def test_a_reconciled_pod_needs_no_request_any_more(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store, told = PodStore(), list[Any]()
+    cluster.put_pod(make.pod_json())
+    store.take(Snapshot(objects=(cluster.pod("web"),)))
+    writer = make_writer(api, store, asleep(keeper.pods["uid-web"]), told)
+    writer.reconcile("uid-web")
+    assert [w.split()[0] for w in cluster.writes()] == ["PATCH", "PATCH", "PATCH", "POST", "PATCH"]
+    before = len(cluster.writes())
+    writer.reconcile("uid-web")
+    assert len(cluster.writes()) == before
+    assert told == []
+
+
+def test_a_restarted_daemon_finds_its_work_done(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store = PodStore()
+    cluster.put_pod(make.pod_json())
+    store.take(Snapshot(objects=(cluster.pod("web"),)))
+    make_writer(api, store, asleep(keeper.pods["uid-web"]), []).reconcile("uid-web")
+    before = len(cluster.writes())
+    again = PodStore()
+    again.take(Snapshot(objects=(cluster.pod("web"),)))
+    make_writer(api, again, asleep(keeper.pods["uid-web"]), []).reconcile("uid-web")
+    assert len(cluster.writes()) == before
+
+
+def test_a_refused_resize_is_told_once_and_the_rest_is_done(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store, told = PodStore(), list[Any]()
+    cluster.put_pod(make.pod_json())
+    store.take(Snapshot(objects=(cluster.pod("web"),)))
+    cluster.failures.append(
+        lambda r: (
+            Rejected("pod QoS would change", reason="Invalid")
+            if r.path.endswith("/resize")
+            else None
+        )
+    )
+    writer = make_writer(api, store, asleep(keeper.pods["uid-web"]), told)
+    for _ in range(3):
+        writer.reconcile("uid-web")
+    assert [note.reason for note in told] == ["ResizePending"]
+    assert CHECKPOINT in cluster.objects
+
+
+def test_a_pod_that_was_replaced_is_not_written_to(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store = PodStore()
+    store.take(Snapshot(objects=(make.pod_json(),)))
+    make_writer(api, store, asleep(keeper.pods["uid-web"]), []).reconcile("uid-web")
+    assert cluster.objects == {}
+
+
+def test_nothing_is_written_before_the_keeper_has_spoken(api: Api, cluster: Any, make: Any) -> None:
+    store = PodStore()
+    store.take(Snapshot(objects=(make.pod_json(),)))
+    make_writer(api, store, Registry(), []).reconcile("uid-web")
+    assert cluster.requests == []
+
+
+# The queue
+
+
+def test_a_key_is_taken_once_and_at_its_earliest_time() -> None:
+    queue = WorkQueue()
+    queue.add("a", delay_seconds=60)
+    assert queue.take(timeout_seconds=0) is None
+    queue.add("a")
+    queue.add("a", delay_seconds=5)
+    assert queue.take(timeout_seconds=0) == "a"
+    assert queue.take(timeout_seconds=0) is None
+
+
+def test_failures_in_a_row_wait_longer() -> None:
+    queue = WorkQueue()
+    delays = [queue.retry("a") for _ in range(12)]
+    assert delays[0] <= 1.0
+    assert delays[-1] >= 150.0
+    queue.succeeded("a")
+    assert queue.retry("a") <= 1.0
+    assert queue.retry("b", at_least_seconds=7.0) == 7.0
+
+
+def test_a_closed_queue_gives_nothing() -> None:
+    queue = WorkQueue()
+    queue.close()
+    queue.add("a")
+    assert queue.take(timeout_seconds=60) is None

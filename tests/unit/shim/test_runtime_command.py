@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from architect.shim import records, runtime_command
+from support.runtime import KeeperDouble
+
+POD = {
+    "pod": "uid-1",
+    "namespace": "shop",
+    "name": "web-0",
+    "state": "asleep",
+    "since": 0.0,
+    "image_bytes": 5 << 20,
+    "held_packets": 0,
+    "reason": "idle",
+    "last_sleep_seconds": 0.12,
+    "last_wake_seconds": None,
+    "refused": None,
+    "containers": {"app": {"id": "abc", "init_pid": None, "state": "asleep", "image_bytes": 0}},
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperDouble]:
+    monkeypatch.setattr(names, "KEEPER_SOCKET", tmp_path / "keeper.sock")
+    monkeypatch.setattr(records, "UNMANAGED", tmp_path / "unmanaged")
+    double = KeeperDouble(tmp_path)
+    yield double
+    double.close()
+
+
+@pytest.fixture
+def run(
+    keeper: KeeperDouble, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    def called(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["architect-runtime", *words])
+        with pytest.raises(SystemExit) as ended:
+            runtime_command.main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return called
+
+
+def failure(code: str, message: str) -> dict[str, Any]:
+    error = {"code": code, "message": message, "hint": "look", "reason": "Reason"}
+    return {"ok": False, "error": error}
+
+
+def test_sleep_passes_its_reason_and_patience_on(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["sleep"] = {"ok": True, "status": POD, "duration_seconds": 0.12}
+    code, out, _ = run("sleep", "shop/web-0", "--patience", "1m")
+    assert (code, out) == (0, "shop/web-0 is asleep after 120ms\n")
+    assert keeper.calls[0] | {"v": 1} == {
+        "v": 1,
+        "op": "sleep",
+        "pod": "shop/web-0",
+        "reason": "by hand",
+        "patience_seconds": 60.0,
+    }
+
+
+@pytest.mark.parametrize(("kind", "status"), [("rejected", 2), ("failed", 3)])
+def test_errors_have_a_text_a_hint_and_an_exit_code(
+    run: Run, keeper: KeeperDouble, kind: str, status: int
+) -> None:
+    keeper.answers["wake"] = failure(kind, "pod 'x' is unknown")
+    code, out, err = run("wake", "x")
+    assert (code, out) == (status, "")
+    assert err == "architect-runtime: pod 'x' is unknown (hint: look)\n"
+
+
+def test_json_is_the_keepers_answer(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["status"] = {"ok": True, "status": POD}
+    code, out, _ = run("status", "uid-1", "-o", "json")
+    assert code == 0
+    assert json.loads(out) == POD
+
+
+def test_the_list_shows_managed_and_unmanaged(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["list"] = {"ok": True, "pods": [POD]}
+    note_of(pod_name="tty-0", reason="Terminal", message="has a terminal")
+    code, out, _ = run("list")
+    assert code == 0
+    assert "shop/web-0  asleep" in out
+    assert "shop/tty-0  app        Terminal  has a terminal" in out
+
+
+def test_check_says_what_blocks_and_exits_with_2(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["status"] = failure("rejected", "unknown pod")
+    assert run("check", "shop/tty-0")[0] == 2
+    note_of(pod_name="tty-0", reason="Terminal", message="has a terminal")
+    code, out, _ = run("check", "shop/tty-0")
+    assert (code, out) == (2, "blocks: app: Terminal: has a terminal\n")
+
+
+def test_a_duration_that_cannot_be_read_is_said_so(
+    run: Run, keeper: KeeperDouble, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run("sleep", "x", "--patience", "soon")
+    assert code == 2
+    assert "'soon' is not a duration" in err
+    assert keeper.calls == []
+
+
+def note_of(*, pod_name: str, reason: str, message: str) -> None:
+    records.write_unmanaged(
+        records.Unmanaged(
+            id="other",
+            pod="uid-2",
+            namespace="shop",
+            pod_name=pod_name,
+            container="app",
+            reason=reason,
+            message=message,
+            created=0.0,
+        )
+    )
