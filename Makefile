@@ -72,3 +72,11 @@ test: lint build ## All of the above, in one run
 	@$(LAB) up --nodes $(NODES)
 	@rc=0; $(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging tests/kernel tests/cluster || rc=$$?; \
 	 $(LAB) down; exit $$rc
+
+.PHONY: demo
+demo: build ## Three applications sleep and wake in a real cluster
+	@$(PYTHON) -m demo --nodes $(NODES)
+
+.PHONY: demo-down
+demo-down: $(VENV)/.ready ## Remove what the demo made
+	@$(PYTHON) -m demo down

@@ -7,6 +7,7 @@ refreshing credentials; requests are made here, as JSON, with a time-out each.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from kubernetes import config
 from kubernetes.client.configuration import Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
+from urllib3.util.ssl_ import create_urllib3_context
 
 from architect.core.errors import ArchitectError, ConfigError
 from architect.kube import errors
@@ -79,6 +81,24 @@ class Transport(Protocol):
         """Return the lines of a success; ``timeout_seconds`` bounds the wait for each."""
 
 
+def accept_old_authorities(rest: Any) -> None:
+    """Have the library's REST client verify the server as Python did before 3.13.
+
+    Since then Python asks for what RFC 5280 wants of a CA certificate (VERIFY_X509_STRICT). The
+    CAs of many clusters, Amazon EKS's among them, have no Authority Key Identifier, and live ten
+    years. Chain, name and dates are verified as ever.
+    """
+    rest.pool_manager.connection_pool_kw["ssl_context"] = without_strictness(
+        create_urllib3_context()
+    )
+
+
+def without_strictness(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Take VERIFY_X509_STRICT off *context* and return it."""
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 class Connection:
     """A :class:`Transport` over HTTPS; any number of threads may use it."""
 
@@ -88,6 +108,7 @@ class Connection:
         self._configuration = configuration
         self._user_agent = user_agent
         self._rest: Any = RESTClientObject(configuration)
+        accept_old_authorities(self._rest)
 
     def close(self) -> None:
         """Close the idle connections."""

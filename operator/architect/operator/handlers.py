@@ -8,12 +8,13 @@ misses or fails at is found by the next sweep.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import kopf
 
-from architect.kube.connection import Credentials
+from architect.kube.connection import Credentials, without_strictness
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS
 from architect.operator import plan
 from architect.operator.apply import Applier
@@ -62,9 +63,16 @@ def register(
             await asyncio.to_thread(applier.apply, action)
 
 
+class _Tolerant(kopf.ConnectionInfo):
+    """Accepts the CAs that our own connection accepts."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        return without_strictness(super().as_ssl_context())
+
+
 def connection_info(credentials: Credentials) -> kopf.ConnectionInfo:
     """Return our credentials as kopf wants them."""
-    return kopf.ConnectionInfo(
+    return _Tolerant(
         server=credentials.server,
         ca_path=credentials.ca_path,
         insecure=not credentials.is_verified,

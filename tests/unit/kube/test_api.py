@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from architect.core.errors import ConfigError, Rejected, Retryable, Unavailable
 from architect.kube import errors, patches, resources
 from architect.kube.api import Api, PatchKind
-from architect.kube.connection import connect
+from architect.kube.connection import connect, without_strictness
 from architect.kube.resources import CHECKPOINTS, EVENTS, NODES, PODS, SECRETS, ObjectRef
 
 POD = resources.pod("shop", "web-0", uid="u1")
@@ -204,3 +205,10 @@ def test_credentials_are_given_to_another_client(kubeconfig, server):
     assert (found.server, found.token) == (server.url, "s3cret")
     assert "s3cret" not in repr(found)
     connection.close()
+
+
+def test_an_authority_without_a_key_identifier_is_accepted_and_still_verified():
+    context = without_strictness(ssl.create_default_context())
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
