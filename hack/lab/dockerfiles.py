@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,3 +135,23 @@ def _digest(context: Path, copies: Sequence[str]) -> str:
             found.update(f"{relative} {path.stat().st_mode & 0o111}\0".encode())
             found.update(path.read_bytes())
     return found.hexdigest()
+
+
+def native_programs(cache: Cache) -> Path:
+    """Return a directory with the programs of :func:`native`, for tests without containers."""
+    image = native(cache)
+
+    def extract(directory: Path) -> None:
+        with tarfile.open(image.archive) as archive:
+            for member in archive.getmembers():
+                blob = archive.extractfile(member) if member.isfile() else None
+                if blob is not None and member.size > 1 << 16:
+                    with tarfile.open(fileobj=blob) as layer:
+                        layer.extractall(directory, filter="fully_trusted")
+
+    return (
+        cache.artefact(
+            "native-programs", version=version(), recipe=image.archive.parent.name, build=extract
+        )
+        / "out"
+    )

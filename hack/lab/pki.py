@@ -62,6 +62,11 @@ class Authority:
         if hosts:
             names = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
+        # Python 3.13 verifies strictly (RFC 5280): the issuer's key must be named.
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key()),  # type: ignore[arg-type]  # ours are EC keys
+            critical=False,
+        )
         signer = serialization.load_pem_private_key(self.pair.key.read_bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)
         _write_key(pair.key, key)
@@ -96,6 +101,23 @@ class Authority:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "architect-lab")])
         builder = _builder(name, name, key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        builder = builder.add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        builder = builder.add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=True,
+                crl_sign=True,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
         )
         _write_key(self.pair.key, key)
         _write(self.pair.certificate, _pem(builder.sign(key, hashes.SHA256())))

@@ -24,7 +24,7 @@
 #include "bundle.h"
 
 #define RECORDS "/run/architect/containers"  // names.CONTAINER_RECORDS
-#define UNMANAGED "/run/architect/unmanaged"  // records.UNMANAGED
+#define UNMANAGED "/run/architect/unmanaged"  // record_files.UNMANAGED
 #define PREFIX "architect.dev/"               // of names.POLICY and of the user's annotations
 
 // Engines write config.json without spaces; a sandbox that is not recognised here is recognised by

@@ -231,7 +231,10 @@ class Container:
 
     def until(self, text: str) -> None:
         """Wait for *text* on stdout."""
-        eventually(lambda: text in self.output(), what=f"{text!r} in: {self.said()}")
+        try:
+            eventually(lambda: text in self.output(), what=repr(text))
+        except AssertionError as error:
+            raise AssertionError(f"{error} in: {self.said()}") from None
 
     def exec(self, *argv: str) -> int:
         """Run *argv* in the container, detached as engines do; return its exit status.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 
 from architect.core.errors import ArchitectError
-from architect.shim import cli, engine_log, managed
+from architect.shim import cli, engine_log, installation
 
 
 def main() -> None:
@@ -24,22 +24,28 @@ def main() -> None:
             call, f"{call.command} is passed on as it came: {type(error).__name__}: {error}"
         )
     try:
-        managed.pass_on(call.words)
+        installation.pass_on(call.words)
     except (ArchitectError, OSError) as error:
         engine_log.error(call, str(error))
         sys.exit(1)
 
 
 def _carry_out(call: cli.Call) -> int:
+    # Imported where needed: exec and kill are on the way of every probe and every `kubectl exec`.
     if call.command in ("create", "run"):
-        managed.create(call)
-    if call.command in ("exec", "kill", "delete") and managed.is_of(call):
-        if call.command == "exec":
-            managed.exec_(call)
-        if call.command == "kill":
-            managed.kill(call)
-        return managed.delete(call)
-    return managed.pass_on(call.words)
+        from architect.shim import create
+
+        create.create(call)
+    if call.command in ("exec", "kill", "delete"):
+        from architect.shim import commands
+
+        if commands.is_of(call):
+            if call.command == "exec":
+                commands.exec_(call)
+            if call.command == "kill":
+                commands.kill(call)
+            return commands.delete(call)
+    return installation.pass_on(call.words)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ themselves are passed on unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 DEFAULT_ROOT: Final = "/run/runc"
 """runc's own default for ``--root`` as root."""
@@ -34,16 +34,21 @@ _LONG: Final = {"b": "bundle", "p": "process"}
 _KILL: Final = frozenset({"9", "KILL", "SIGKILL"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Call:
-    """One call of the runtime."""
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Call(NamedTuple):
+    """One call of the runtime.
+
+    A named tuple: ``dataclasses`` alone would double what ``exec`` and ``kill`` spend on imports.
+    """
 
     words: tuple[str, ...]
     """Everything behind the program's name."""
     command_at: int
     """Where the command stands in ``words``; their length if there is none."""
-    global_options: dict[str, str] = field(default_factory=dict)
-    options: dict[str, str] = field(default_factory=dict)
+    global_options: Mapping[str, str] = _NONE
+    options: Mapping[str, str] = _NONE
     """Of the command, without hyphens; flags have the value ``true``."""
     operands_at: int = 0
     """Where the command's operands begin: first the container's id."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from architect.api import names
 from architect.core.errors import NodeError
@@ -68,6 +68,12 @@ def lower_runtime() -> Path:
     raise NodeError(
         "no runc found", reason="NoRuntime", hint=f"name it in {configuration}: runc=/path"
     )
+
+
+def pass_on(words: list[str] | tuple[str, ...]) -> NoReturn:
+    """Become the lower runtime. Raises NodeError if there is none."""
+    runtime = str(lower_runtime())
+    os.execv(runtime, [runtime, *words])
 
 
 def _is_lower(candidate: Path, *, root: Path) -> bool:

@@ -13,6 +13,7 @@ Reasons not to manage a container that asks for it:
 ``Terminal``          a terminal cannot be dumped
 ``DevIsBind``         /dev is no tmpfs: our init would leave a trace outside of the container
 ``ExecutableNotFound``  left to the lower runtime, which says it in its own words
+``IdInUse``           another engine's managed container has the same id (found by :mod:`.create`)
 ====================  =============================================================================
 """
 

@@ -9,21 +9,29 @@ the lower runtime.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from architect.api import names
 from architect.core import files
 from architect.core.errors import FormatError
+from architect.shim import record_files
+from architect.shim.record_files import is_identity, path, remove
 
-VERSION: Final = 1
-UNMANAGED: Final = names.RUN / "unmanaged"
-
-_IDENTITY = re.compile(r"[A-Za-z0-9_+][A-Za-z0-9_.+-]{0,199}")
-"""runc's own rule for ids, bounded, without a leading dot or hyphen: it becomes a file name."""
+__all__ = [
+    "Record",
+    "Unmanaged",
+    "identities",
+    "is_identity",
+    "path",
+    "read",
+    "remove",
+    "unmanaged",
+    "write",
+    "write_unmanaged",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +79,6 @@ class Unmanaged:
     created: float
 
 
-def is_identity(text: str) -> bool:
-    """Whether *text* can be the id of a container of ours."""
-    return _IDENTITY.fullmatch(text) is not None
-
-
-def path(identity: str) -> Path:
-    """Return where the record of container *identity* lies."""
-    if not is_identity(identity):
-        raise FormatError(f"{identity!r:.80} is not a container id")
-    return names.CONTAINER_RECORDS / f"{identity}.json"
-
-
 def write(record: Record) -> None:
     """Write *record*. Raises OSError."""
     _write(path(record.id), asdict(record))
@@ -91,19 +87,13 @@ def write(record: Record) -> None:
 def read(identity: str) -> Record:
     """Return the record of *identity*. Raises FileNotFoundError or FormatError."""
     found = path(identity)
-    value = files.read_json(found, version=VERSION)
+    value = files.read_json(found, version=record_files.VERSION)
     value.pop("version")
     wanted = {field.name for field in fields(Record)}
     if missing := sorted(wanted - value.keys()):
         raise FormatError(f"{found}: {missing[0]} is missing")
     # Keys that a newer version added are not ours to judge.
     return Record(**{name: value[name] for name in wanted})
-
-
-def remove(identity: str) -> None:
-    """Remove what is known of *identity*; unknown ids are ignored."""
-    path(identity).unlink(missing_ok=True)
-    (UNMANAGED / f"{identity}.json").unlink(missing_ok=True)
 
 
 def identities() -> Iterator[str]:
@@ -116,17 +106,16 @@ def identities() -> Iterator[str]:
 
 def write_unmanaged(note: Unmanaged) -> None:
     """Write why a container is not managed. Raises OSError."""
-    path(note.id)
-    _write(UNMANAGED / f"{note.id}.json", asdict(note))
+    _write(record_files.unmanaged_path(note.id), asdict(note))
 
 
 def unmanaged() -> Iterator[Unmanaged]:
     """Yield why each living container that asked for management has none."""
-    if not UNMANAGED.is_dir():
+    if not record_files.UNMANAGED.is_dir():
         return
-    for entry in sorted(UNMANAGED.glob("*.json")):
+    for entry in sorted(record_files.UNMANAGED.glob("*.json")):
         try:
-            value = files.read_json(entry, version=VERSION)
+            value = files.read_json(entry, version=record_files.VERSION)
         except FileNotFoundError:
             continue  # deleted in between
         wanted = {field.name for field in fields(Unmanaged)}
@@ -136,4 +125,4 @@ def unmanaged() -> Iterator[Unmanaged]:
 def _write(file: Path, value: dict[str, Any]) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # On tmpfs: it ends with the containers that it describes.
-    files.write_json(file, {"version": VERSION, **value}, durable=False)
+    files.write_json(file, {"version": record_files.VERSION, **value}, durable=False)

@@ -173,8 +173,8 @@ def test_a_kernel_without_queues_drops_and_counts(topology: Topology) -> None:
 def test_many_addresses_and_ports_fit_into_one_transaction(
     topology: Topology, ruleset: Ruleset
 ) -> None:
-    addresses = {f"10.{i // 250}.{i % 250}.1" for i in range(1000)}
-    addresses |= {f"fd00:{i:x}::1" for i in range(1000)}
+    addresses = {f"10.{i // 250}.{i % 250}.1" for i in range(5000)}
+    addresses |= {f"fd00:{i:x}::1" for i in range(5000)}
     ruleset.apply(
         Plan(
             state=State.AWAKE,

@@ -8,7 +8,7 @@ import pytest
 
 from architect.api import names
 from architect.core.errors import FormatError
-from architect.shim import records
+from architect.shim import record_files, records
 from architect.shim.records import Record, Unmanaged
 
 RECORD = Record(
@@ -34,7 +34,7 @@ RECORD = Record(
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "CONTAINER_RECORDS", tmp_path / "run/containers")
-    monkeypatch.setattr(records, "UNMANAGED", tmp_path / "run/unmanaged")
+    monkeypatch.setattr(record_files, "UNMANAGED", tmp_path / "run/unmanaged")
 
 
 def test_a_record_comes_back_as_it_was_written() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from architect.api import names
-from architect.shim import records, runtime_command
+from architect.shim import record_files, records, runtime_command
 from support.runtime import KeeperDouble
 
 POD = {
@@ -33,7 +33,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperDouble]:
     monkeypatch.setattr(names, "KEEPER_SOCKET", tmp_path / "keeper.sock")
-    monkeypatch.setattr(records, "UNMANAGED", tmp_path / "unmanaged")
+    monkeypatch.setattr(record_files, "UNMANAGED", tmp_path / "unmanaged")
     double = KeeperDouble(tmp_path)
     yield double
     double.close()

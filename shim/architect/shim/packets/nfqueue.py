@@ -216,7 +216,7 @@ class NfQueue:
                 return
             except BlockingIOError:
                 # Another request of this socket is still accounted for; it is being processed.
-                select.select((), (self._sock,), (), _ANSWER_SECONDS)
+                self._wait(select.POLLOUT)
 
     def passthrough(self, last_identifier: int) -> None:
         """Release all that waits, in order, and let whatever comes from now on pass by itself.
@@ -250,6 +250,12 @@ class NfQueue:
         """Give the queue up; if this is its last descriptor, what waits is dropped."""
         self._sock.close()
 
+    def _wait(self, event: int) -> bool:
+        """Wait for the socket, bounded; not with select(2), which ends at descriptor 1023."""
+        poller = select.poll()
+        poller.register(self._sock, event)
+        return bool(poller.poll(_ANSWER_SECONDS * 1000))
+
     def _config_message(self, attributes: bytes, *, acknowledge: bool = True) -> bytes:
         return netlink.message(
             _SUBSYSTEM | _CONFIG,
@@ -266,8 +272,7 @@ class NfQueue:
     def _acknowledged(self, *, what: str) -> None:
         """Read up to the answer of the newest request; packets that come first are kept."""
         while True:
-            readable, _, _ = select.select((self._sock,), (), (), _ANSWER_SECONDS)
-            if not readable:
+            if not self._wait(select.POLLIN):
                 raise NodeError(
                     f"packet queue {self._number}: {what}: no answer from the kernel",
                     reason="Netfilter",

@@ -299,7 +299,6 @@ class Batch:
                 netlink.message(_BATCH_END, frame, sequence=last + 1),
             )
         )
-        # A buffer holds 208 KiB by default; a transaction of a pod is 4 to 40 KiB.
         sock.send(data)
         failure: tuple[int, int] | None = None
         acknowledged = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -53,6 +54,10 @@ _COUNTERS: Final = ("remote", "local", "node", "probe", "shadow", "other", "held
 
 #: A probe's connection lives for the probe's time-out (1 s by default, rarely more than 30 s).
 _PROBE_SECONDS: Final = 120
+
+_SO_SNDBUFFORCE: Final = 32
+#: A transaction must fit into the send buffer: 40 bytes an element, thousands of addresses.
+_TRANSACTION_BYTES: Final = 4 << 20
 
 _ARPHRD_LOOPBACK: Final = 772
 _SYN_ONLY: Final = bytes([headers.SYN])
@@ -337,6 +342,7 @@ class Ruleset:
         self._support = support
         self._applied: Plan | None = None
         self._sock = netns.netlink(netlink.NETLINK_NETFILTER)
+        self._sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _TRANSACTION_BYTES)
 
     @property
     def support(self) -> Support:
