@@ -99,8 +99,14 @@ class Machine:
 
     @property
     def complete(self) -> bool:
-        """Whether it runs and :meth:`mark_complete` was called for it."""
-        return self.pid is not None and (self.directory / "complete").exists()
+        """Whether it runs, answers, and :meth:`mark_complete` was called for it."""
+        if self.pid is None or not (self.directory / "complete").exists():
+            return False
+        try:
+            self.services()
+        except errors.LabError:
+            return False  # killed a moment ago: its pid lasts until its last child has died
+        return True
 
     def mark_complete(self) -> None:
         """Say that whoever made the machine has finished with it: it need not be made again."""
