@@ -8,16 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from lab import (
-    artefacts,
-    control_plane,
-    dockerfiles,
-    errors,
-    gomodules,
-    images,
-    prerequisites,
-    rootfs,
-)
+from lab import artefacts, control_plane, dockerfiles, errors, gomodules, images, rootfs
 from lab.cache import Cache
 from lab.cluster import Cluster
 from lab.machine import Machine, MachineSpec
@@ -33,8 +24,6 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m lab``."""
     top = argparse.ArgumentParser(prog="lab", description="The development cluster.")
     sub = top.add_subparsers(dest="command", required=True)
-    needs = sub.add_parser("prerequisites", help="check what the host must have")
-    needs.add_argument("--install", action="store_true", help="install what is missing with apt")
     up = sub.add_parser("up", help="make the cluster be there")
     up.add_argument("--nodes", type=int, default=2)
     sub.add_parser("down", help="remove the cluster and every trace of it")
@@ -80,9 +69,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     cluster = Cluster(settings=settings, progress=Progress())
     command = arguments.command
-    if command == "prerequisites":
-        prerequisites.ensure(install=arguments.install, progress=cluster.progress)
-    elif command == "up":
+    if command == "up":
         cluster.up(arguments.nodes)
     elif command == "down":
         cluster.down()

@@ -28,9 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef VERSION
-#define VERSION "0"
-#endif
+// Of the page's layout. Not the bundle's version: the file is named by its content, and what did not
+// change must not look changed to the checkpoints that refer to it.
+#define VERSION_TEXT "1"
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U  // include/uapi/linux/memfd.h, since Linux 6.3
 #endif
@@ -210,7 +210,7 @@ int main(int argc, char **argv) {
   int hollow = 0, next = 1;
   if (argc == 2 && !strcmp(argv[1], "--true")) return 0;
   if (argc == 2 && !strcmp(argv[1], "--version")) {
-    static const char text[] = "architect-init " VERSION "\n";
+    static const char text[] = "architect-init " VERSION_TEXT "\n";
     return write(1, text, sizeof text - 1) < 0;
   }
   if (next < argc && !strcmp(argv[next], "--hollow")) hollow = 1, next++;

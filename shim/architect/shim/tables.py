@@ -52,7 +52,13 @@ def status(pod: Fields) -> str:
             lines["hint"] = refused["hint"]
     rows = [("CONTAINER", "STATE", "INIT", "IMAGE", "ID")]
     rows += [
-        (name, c["state"], str(c["init_pid"] or "-"), _size(c["image_bytes"]), c["id"][:12])
+        (
+            name,
+            c.get("state", pod["state"]),
+            str(c["init_pid"] or "-"),
+            _size(c.get("image_bytes", 0)),
+            c["id"][:12],
+        )
         for name, c in sorted(pod["containers"].items())
     ]
     return f"{pairs(lines)}\n\n{columns(rows)}"

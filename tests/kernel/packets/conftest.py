@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from kernel.packets.topology import Topology
 
 @pytest.fixture(scope="session")
 def support() -> Iterator[Support]:
-    topology = Topology(prefix="pktdetect")
+    topology = Topology(prefix=f"pkt{os.getpid()}d")
     try:
         yield detect(topology.pod)
     finally:

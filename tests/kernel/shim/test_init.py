@@ -134,6 +134,7 @@ def test_the_inner_init_holds_nothing_but_stdio(make: Make) -> None:
         what="descriptors of the inner init",
     )
     assert "memfd" not in Path(f"/proc/{inner}/maps").read_text()
+    assert Page(container.pid).target
     assert sorted(os.listdir(f"/proc/{container.pid}/fd")) == ["0", "1", "2", "3"]
     assert "memfd:architect-init" in os.readlink(f"/proc/{container.pid}/fd/3")
 

@@ -124,9 +124,12 @@ Start = Callable[..., Warden]
 
 
 def test_a_killed_keeper_comes_back_with_its_descriptors(start: Start) -> None:
-    warden = start("if not names: [store(f'queue:{i}', f'packets{i}') for i in range(3)]")
+    warden = start(
+        "if not names: [store(f'queue:{i}', f'packets{i}') for i in range(3)]; say('stored')"
+    )
     first = warden.until(1)
     assert "[]" in first
+    eventually(lambda: "stored" in warden.lines(), what="the keeper has stored all three")
     os.kill(pid_of(first), signal.SIGKILL)
     second = warden.until(2)
     assert "[queue:0=packets0 queue:1=packets1 queue:2=packets2] beyond []" in second

@@ -89,6 +89,15 @@ def test_json_is_the_keepers_answer(run: Run, keeper: KeeperDouble) -> None:
     assert json.loads(out) == POD
 
 
+def test_status_shows_the_pod_and_its_containers(run: Run, keeper: KeeperDouble) -> None:
+    refused = {"reason": "Mptcp", "message": "no", "hint": "look"}
+    keeper.answers["status"] = {"ok": True, "status": {**POD, "refused": refused}}
+    code, out, _ = run("status", "uid-1")
+    assert code == 0
+    for text in ("shop/web-0", "Mptcp: no", "hint:", "app        asleep  -     -      abc"):
+        assert text in out
+
+
 def test_the_list_shows_managed_and_unmanaged(run: Run, keeper: KeeperDouble) -> None:
     keeper.answers["list"] = {"ok": True, "pods": [POD]}
     note_of(pod_name="tty-0", reason="Terminal", message="has a terminal")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+from lab import gomodules, oci, relay
+
+PUBLISHED = """\
+module k8s.io/kubernetes
+
+go 1.26.0
+
+replace (
+	k8s.io/api => ./staging/src/k8s.io/api
+	k8s.io/client-go => ./staging/src/k8s.io/client-go
+)
+"""
+
+
+def test_kubernetes_is_built_with_the_libraries_of_its_own_version() -> None:
+    text = gomodules.kubernetes_go_mod(PUBLISHED, "v1.36.3")
+    assert "require k8s.io/kubernetes v1.36.3" in text
+    assert "\tk8s.io/api => k8s.io/api v0.36.3" in text
+    assert "\tk8s.io/client-go => k8s.io/client-go v0.36.3" in text
+
+
+def test_the_programs_report_their_version() -> None:
+    assert "gitMinor=36" in gomodules.kubernetes_flags("v1.36.3")
+    assert "version.gitVersion=v1.36.3" in gomodules.kubernetes_flags("v1.36.3")
+
+
+def test_an_archive_is_consistent_in_its_digests(tmp_path: Path) -> None:
+    layer = tmp_path / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        archive.add(__file__, "file")
+    target = tmp_path / "image.tar"
+    oci.write_archive(target, name="localhost/a:1", layer=layer, command=["/file"])
+    with tarfile.open(target) as archive:
+        content = {
+            member.name: stream.read()
+            for member in archive
+            if (stream := archive.extractfile(member)) is not None
+        }
+    (described,) = json.loads(content["index.json"])["manifests"]
+    manifest = json.loads(content["blobs/" + described["digest"].replace(":", "/")])
+    for name, data in content.items():
+        if name.startswith("blobs/sha256/"):
+            assert hashlib.sha256(data).hexdigest() == name.removeprefix("blobs/sha256/")
+    assert manifest["layers"][0]["digest"] == oci.file_digest(layer)
+    config = json.loads(content["blobs/" + manifest["config"]["digest"].replace(":", "/")])
+    assert config["rootfs"]["diff_ids"] == [oci.file_digest(layer)]
+
+
+def test_only_tcp_node_ports_are_carried_to_the_loopback() -> None:
+    service = {
+        "spec": {
+            "ports": [
+                {"port": 80, "nodePort": 30080, "protocol": "TCP"},
+                {"port": 53, "nodePort": 30053, "protocol": "UDP"},
+                {"port": 81},
+            ]
+        }
+    }
+    assert relay.node_ports(service) == [30080]
+    assert relay.node_ports({"spec": {}}) == []

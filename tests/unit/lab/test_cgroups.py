@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab import cgroups, errors
+
+V1 = """\
+30 25 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw shared:10 - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw shared:11 - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/systemd rw shared:12 - cgroup cgroup rw,xattr,name=systemd
+34 30 0:30 / /sys/fs/cgroup/unified rw shared:13 - cgroup2 cgroup2 rw
+"""
+V1_MEMBERSHIP = "4:memory:/job/17\n3:cpu,cpuacct:/\n1:name=systemd:/\n0::/\n"
+V2 = "30 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V2_MEMBERSHIP = "0::/user.slice/user-0.slice/session-1.scope\n"
+
+
+def test_with_v1_the_cgroups_are_below_the_process_own() -> None:
+    plan = cgroups.MachineCgroups.plan(
+        "m", state=Path("/lab"), found=cgroups.hierarchies(V1, V1_MEMBERSHIP)
+    )
+    assert plan.version == 1
+    memory = next(d for d in plan.directories if "memory" in d.parts)
+    assert str(memory).startswith("/sys/fs/cgroup/memory/job/17/architect-lab-")
+    assert memory.name == "m"
+
+
+def test_hierarchies_of_several_controllers_are_mounted_together_and_linked() -> None:
+    plan = cgroups.MachineCgroups.plan(
+        "m", state=Path("/lab"), found=cgroups.hierarchies(V1, V1_MEMBERSHIP)
+    )
+    together = next(h for h in plan.hierarchies if h["name"] == "cpu,cpuacct")
+    assert together["options"] == "cpu,cpuacct"
+    assert together["links"] == ["cpu", "cpuacct"]
+    named = next(h for h in plan.hierarchies if h["name"] == "systemd")
+    assert named["options"] == "none,name=systemd"
+
+
+def test_with_v2_the_cgroup_is_at_the_top_and_processes_are_in_leaves() -> None:
+    plan = cgroups.MachineCgroups.plan(
+        "m", state=Path("/lab"), found=cgroups.hierarchies(V2, V2_MEMBERSHIP)
+    )
+    assert plan.version == 2
+    (directory,) = plan.directories
+    assert directory.parent.parent == Path("/sys/fs/cgroup")
+    assert plan.join_files(leaf="init") == [f"{directory}/init/cgroup.procs"]
+
+
+def test_two_labs_do_not_share_cgroups() -> None:
+    found = cgroups.hierarchies(V2, V2_MEMBERSHIP)
+    plans = [cgroups.MachineCgroups.plan("m", state=Path(p), found=found) for p in ("/a", "/b")]
+    assert plans[0].directories != plans[1].directories
+
+
+def test_a_host_without_cgroups_is_refused() -> None:
+    with pytest.raises(errors.LabError, match="no cgroup"):
+        cgroups.hierarchies("", "")

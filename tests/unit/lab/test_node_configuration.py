@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+from cryptography import x509
+
+from lab import addresses, node, sysctls
+from lab.pki import Authority
+
+
+def test_containerd_lowers_oom_scores_only_where_it_may() -> None:
+    for restricted in (True, False):
+        config = tomllib.loads(node.containerd_config(restrict_oom_score=restricted))
+        runtime = config["plugins"]["io.containerd.cri.v1.runtime"]
+        assert runtime["restrict_oom_score_adj"] is restricted
+        assert config["imports"] == ["/etc/containerd/conf.d/*.toml"]
+        assert list(runtime["containerd"]["runtimes"]) == ["runc"]
+
+
+def test_a_capability_is_read_from_the_bounding_set() -> None:
+    assert node.has_capability(24, "Name:\tx\nCapBnd:\t0000000001000000\n")
+    assert not node.has_capability(24, "Name:\tx\nCapBnd:\t0000000000800000\n")
+
+
+def test_pods_get_an_address_of_each_family_from_their_nodes_ranges() -> None:
+    where = addresses.of_node(2)
+    bridge = json.loads(node.cni_config(where))["plugins"][0]
+    assert bridge["ipam"]["ranges"] == [[{"subnet": where.pods_v4}], [{"subnet": where.pods_v6}]]
+
+
+def test_certificates_satisfy_strict_verification(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    pair = authority.issue("a", subject="s", groups=["g"], hosts=["host", "10.0.0.1", "fd00::1"])
+    ca = x509.load_pem_x509_certificate(authority.pair.certificate.read_bytes())
+    leaf = x509.load_pem_x509_certificate(pair.certificate.read_bytes())
+    leaf.verify_directly_issued_by(ca)
+    theirs = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    named = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert named.key_identifier == theirs.digest
+    assert ca.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    assert pair.key.stat().st_mode & 0o777 == 0o600
+    assert authority.issue("a", subject="s") == pair
+
+
+def test_the_hosts_settings_are_put_back(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    for name, value in {
+        "vm/overcommit_memory": "0",
+        "fs/inotify/max_user_instances": "128",
+    }.items():
+        (proc / name).parent.mkdir(parents=True, exist_ok=True)
+        (proc / name).write_text(f"{value}\n")
+    record = tmp_path / "record"
+    sysctls.prepare(record, proc=proc)
+    (proc / "vm/overcommit_memory").write_text("1\n")
+    assert (proc / "fs/inotify/max_user_instances").read_text() == "1024"
+    sysctls.prepare(record, proc=proc)
+    sysctls.restore(record, proc=proc)
+    assert (proc / "vm/overcommit_memory").read_text() == "0"
+    assert (proc / "fs/inotify/max_user_instances").read_text() == "128"
+    assert not record.exists()
