@@ -16,7 +16,17 @@ from lab.progress import Progress
 from lab.settings import Settings
 
 BUILDS = (
-    *("all", "cluster", "node-root", "kubernetes", "images", "architect", "helm", "versitygw"),
+    *(
+        "all",
+        "cluster",
+        "node-root",
+        "kubernetes",
+        "images",
+        "architect",
+        "native",
+        "helm",
+        "versitygw",
+    ),
 )
 
 
@@ -114,6 +124,8 @@ def build(cache: Cache, what: list[str]) -> None:
     if wanted & {"all", "images"}:
         for image in images.preloaded(cache):
             print(image.name, image.archive)
+    if wanted & {"all", "native"}:
+        print(dockerfiles.native_programs(cache))
     if wanted & {"all", "architect"}:
         for image in dockerfiles.architect(cache):
             print(image.name, image.archive)
