@@ -16,17 +16,15 @@ from lab.progress import Progress
 from lab.settings import Settings
 
 BUILDS = (
-    *(
-        "all",
-        "cluster",
-        "node-root",
-        "kubernetes",
-        "images",
-        "architect",
-        "native",
-        "helm",
-        "versitygw",
-    ),
+    "all",
+    "cluster",
+    "node-root",
+    "kubernetes",
+    "images",
+    "architect",
+    "native",
+    "helm",
+    "versitygw",
 )
 
 
@@ -49,7 +47,14 @@ def parser() -> argparse.ArgumentParser:
     load = sub.add_parser("load-image", help="import image archives into every node")
     load.add_argument("archive", type=Path, nargs="+")
     build = sub.add_parser("build", help="build into the cache without starting anything")
-    build.add_argument("what", nargs="*", choices=BUILDS, default=["all"])
+    # Not `choices`: before Python 3.12 argparse holds the default of "*" against them, as a list.
+    build.add_argument(
+        "what",
+        nargs="*",
+        type=artefact_name,
+        default=["all"],
+        metavar="{" + ",".join(BUILDS) + "}",
+    )
     logs = sub.add_parser("logs", help="gather all logs in a directory")
     logs.add_argument("directory", type=Path)
     one = sub.add_parser("machine", help="a machine without Kubernetes")
@@ -60,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
         if action == "exec":
             each.add_argument("argv", nargs=argparse.REMAINDER)
     return top
+
+
+def artefact_name(text: str) -> str:
+    """Accept the name of something that can be built. Raises ArgumentTypeError."""
+    if text not in BUILDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(BUILDS)}")
+    return text
 
 
 def main(words: list[str] | None = None) -> int:
