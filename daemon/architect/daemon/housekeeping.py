@@ -38,6 +38,10 @@ UNINSTALL_POLL_SECONDS: Final = 10.0
 CRIU_CHECK_SECONDS: Final = 600.0
 """CRIU's own check forks a dozen processes; what it finds does not change while a kernel runs."""
 
+RECHECK_SECONDS: Final = 5.0
+"""A node that is not ready is looked at again this soon: at first its keeper is still starting, and
+pods wait for the label."""
+
 MAX_UNMANAGED_RECORDS: Final = 500
 
 
@@ -129,6 +133,8 @@ class Housekeeping:
         before = self._standing
         self._standing = preflight.settle(before, report)
         self._metrics.node_ready.set(self._standing.is_ready)
+        if not self._standing.is_ready and not self._token:
+            self._due["preflight"] = time.monotonic() + RECHECK_SECONDS
         self._write_node(before)
 
     def _check_keeper(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -267,6 +268,18 @@ def test_images_go_only_when_a_consistent_read_says_that_the_pod_is_gone(
     with pytest.raises(Unavailable):
         chores._forget_gone()
     assert keeper.ops("forget") == []
+
+
+def test_a_node_that_is_not_ready_is_looked_at_again_soon(
+    tmp_path: Path, api: Api, keeper: Any, layout: Layout, nodes: None, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(preflight, "probe_criu", lambda *_, **__: "CRIU does not start yet")
+    monkeypatch.setattr(preflight, "probe_packet_queue", lambda: "")
+    monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
+    chores = make_chores(tmp_path, api, keeper, layout)
+    chores.check()
+    assert not chores.standing.is_ready
+    assert chores._due["preflight"] - time.monotonic() <= housekeeping.RECHECK_SECONDS
 
 
 def make_chores(tmp_path: Path, api: Api, keeper: Any, layout: Layout) -> housekeeping.Housekeeping:
