@@ -12,6 +12,11 @@ NAME: Final = "architect"
 NAMESPACE: Final = "architect"
 NODE_LABEL: Final = "architect.dev/node"
 READY_SECONDS: Final = 300.0
+WORKLOADS: Final = (
+    "deployment/architect-operator",
+    "deployment/architect-webhook",
+    "daemonset/architect-daemon",
+)
 
 
 def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
@@ -19,10 +24,15 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
 
     Raises LabError with the pods' state and logs if that does not happen in time.
     """
+    settings = [word for value in values for word in ("--set", value)]
     for image in dockerfiles.architect(cluster.cache):
         with cluster.progress.step(f"loading {image.name}"):
             cluster.load_image(image.archive)
-    settings = [word for value in values for word in ("--set", value)]
+        # The tag is the same from build to build; an annotation of the pods makes those, and only
+        # those, be replaced whose image has changed.
+        part = image.name.rpartition("/")[2].partition(":")[0]
+        build = image.archive.parent.name.rpartition("-")[2]
+        settings += ["--set-string", f"{part}.podAnnotations.build={build}"]
     with cluster.progress.step("helm upgrade --install architect"):
         cluster.helm(
             "upgrade",
@@ -34,9 +44,13 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
             "--create-namespace",
             *settings,
         )
-        # The tag may be the same as an earlier build's; the content may not.
-        cluster.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment", "daemonset")
     with cluster.progress.step("waiting for operator, webhook and daemon"):
+        for workload in WORKLOADS:
+            cluster.kubectl(
+                *("-n", NAMESPACE, "rollout", "status", workload),
+                f"--timeout={READY_SECONDS:.0f}s",
+                timeout_seconds=READY_SECONDS + 10,
+            )
         waiting.until(
             lambda: is_ready(cluster),
             what="Architect is ready on every node",
