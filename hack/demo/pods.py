@@ -113,6 +113,17 @@ class Application:
                 self.cluster.progress.say(f"  {self.name} is still {seen}: {self.why()}")
             time.sleep(0.2)
 
+    def stay_asleep(self, seconds: float) -> None:
+        """Let it sleep on for *seconds*. Raises DemoError if it wakes, or is not Ready, meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            seen = self.label()
+            if seen != names.STATUS_SCALED_DOWN or not self._is_ready():
+                raise DemoError(
+                    f"{self.name}: {seen} though nobody asked for it\n{self.diagnosis()}"
+                )
+            time.sleep(0.5)
+
     def label(self) -> str | None:
         """Return its status label."""
         labels: dict[str, str] = self.pod()["metadata"].get("labels", {})

@@ -13,6 +13,9 @@ from demo.pods import Application
 from demo.results import Result
 
 MEBIBYTE: Final = 1 << 20
+STAY_SECONDS: Final = 5.0
+"""How long it is left asleep: some probes of kubelet's, and longer than the daemon takes for a sleep
+that was not worth it."""
 State = Mapping[str, object]
 """Name → value of everything that must be as it was."""
 
@@ -59,6 +62,7 @@ class Story:
             f"{awake_bytes / MEBIBYTE:.1f} -> {asleep_bytes / MEBIBYTE:.1f} MiB, "
             f"{image_bytes / MEBIBYTE:.1f} MiB on disk; pod condition {app.condition()}"
         )
+        app.stay_asleep(STAY_SECONDS)
         say(f"{app.name}: {wake.title} …")
         started = time.monotonic()
         answer = wake.act()

@@ -23,8 +23,9 @@ from architect.daemon.reasons import Kind, Reason
 GIVEN_UP_SECONDS: Final = 5.0
 """First wait after a sleep that was given up; doubles."""
 
-SHORT_SLEEP_SECONDS: Final = 10.0
-"""A sleep that ends sooner than this was not worth the dump."""
+WORTHWHILE_RATIO: Final = 20.0
+"""A sleep that lasted less than this many times what falling asleep and waking took was not worth
+it: more than 5 % of the time went into moving memory."""
 
 WAIT_MAX_SECONDS: Final = 600.0
 
@@ -45,6 +46,8 @@ class History:
     """Monotonic; no sleep before it."""
     why_wait: str = ""
     slept_at: float | None = None
+    sleep_cost_seconds: float = 0.0
+    """What falling asleep at *slept_at* took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +104,21 @@ def given_up(history: History, why: str, *, now: float, jitter: float) -> Histor
     )
 
 
-def slept(history: History, *, now: float) -> History:
+def slept(history: History, *, now: float, took_seconds: float) -> History:
     """Return *history* after a sleep that worked."""
-    return replace(history, refusal=None, fingerprint="", slept_at=now)
+    return replace(
+        history, refusal=None, fingerprint="", slept_at=now, sleep_cost_seconds=took_seconds
+    )
 
 
-def woke(history: History, *, now: float, idle_seconds: float, jitter: float) -> History:
+def woke(
+    history: History, *, now: float, took_seconds: float, idle_seconds: float, jitter: float
+) -> History:
     """Return *history* after a wake: a short sleep lengthens the wait, a long one forgets it."""
     if history.slept_at is None:
         return history
     lasted = now - history.slept_at
-    if lasted >= SHORT_SLEEP_SECONDS:
+    if lasted >= WORTHWHILE_RATIO * (history.sleep_cost_seconds + took_seconds):
         return replace(history, waits=0, not_before=0.0, why_wait="", slept_at=None)
     wait = idle_seconds + _wait(GIVEN_UP_SECONDS, history.waits, jitter)
     return replace(

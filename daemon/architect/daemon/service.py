@@ -229,17 +229,22 @@ class Daemon:
             log.warning("status of pod %s: %s", uid, error)
 
     def _remember(self, event: Event, uid: str, message: dict[str, Any]) -> None:
-        now = time.monotonic()
+        now, took = time.monotonic(), float(message.get("duration_seconds") or 0.0)
         if event is Event.SLEPT:
             steps = message.get("steps")
             if isinstance(steps, dict):
                 self._registry.set_steps(uid, {str(k): float(v) for k, v in steps.items()})
-            self._registry.change_history(uid, lambda h: planner.slept(h, now=now))
+            self._registry.change_history(
+                uid, lambda h: planner.slept(h, now=now, took_seconds=took)
+            )
         elif event is Event.WOKE:
             pod, jitter = self._store.get(uid), self._random.random()
             idle = _longest_idle_seconds(pod) if pod else 0.0
             self._registry.change_history(
-                uid, lambda h: planner.woke(h, now=now, idle_seconds=idle, jitter=jitter)
+                uid,
+                lambda h: planner.woke(
+                    h, now=now, took_seconds=took, idle_seconds=idle, jitter=jitter
+                ),
             )
 
     def _count(self, event: Event, message: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,11 +118,20 @@ def test_a_sleep_that_was_given_up_waits_longer_each_time_but_not_for_ever() -> 
 
 
 def test_short_sleeps_lengthen_the_wait_and_a_long_one_forgets_them() -> None:
-    history = planner.slept(History(), now=0.0)
-    history = planner.woke(history, now=1.0, idle_seconds=60, jitter=1.0)
+    history = planner.slept(History(), now=0.0, took_seconds=0.1)
+    history = planner.woke(history, now=1.0, took_seconds=0.1, idle_seconds=60, jitter=1.0)
     assert history.not_before == 66.0
     assert history.waits == 1
-    history = planner.slept(history, now=100.0)
-    history = planner.woke(history, now=200.0, idle_seconds=60, jitter=1.0)
+    history = planner.slept(history, now=100.0, took_seconds=0.1)
+    history = planner.woke(history, now=200.0, took_seconds=0.1, idle_seconds=60, jitter=1.0)
     assert (history.waits, history.not_before) == (0, 0.0)
-    assert planner.woke(history, now=300.0, idle_seconds=60, jitter=1.0) == history
+    assert (
+        planner.woke(history, now=300.0, took_seconds=0.1, idle_seconds=60, jitter=1.0) == history
+    )
+
+
+@pytest.mark.parametrize(("lasted", "is_worth_it"), [(3.9, False), (4.1, True)])
+def test_a_sleep_is_short_by_what_it_cost(lasted: float, is_worth_it: bool) -> None:
+    history = planner.slept(History(), now=0.0, took_seconds=0.15)
+    history = planner.woke(history, now=lasted, took_seconds=0.05, idle_seconds=5, jitter=1.0)
+    assert (history.waits == 0) is is_worth_it
