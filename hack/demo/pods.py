@@ -114,7 +114,7 @@ class Application:
             time.sleep(0.2)
 
     def stay_asleep(self, seconds: float) -> None:
-        """Let it sleep on for *seconds*. Raises DemoError if it wakes, or is not Ready, meanwhile."""
+        """Let it sleep on for *seconds*. Raises DemoError if it wakes or is not Ready then."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             seen = self.label()

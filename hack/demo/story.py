@@ -14,8 +14,8 @@ from demo.results import Result
 
 MEBIBYTE: Final = 1 << 20
 STAY_SECONDS: Final = 5.0
-"""How long it is left asleep: some probes of kubelet's, and longer than the daemon takes for a sleep
-that was not worth it."""
+"""How long it is left asleep: some probes of kubelet's, and longer than what the daemon takes for a
+sleep that was not worth it."""
 State = Mapping[str, object]
 """Name → value of everything that must be as it was."""
 
