@@ -46,4 +46,11 @@ NODE_MINIMUM = {
 }
 """The suite rolls on; an older version than these means that the mirror is not what it says."""
 
-APPLICATION_PACKAGES = ("ca-certificates", "curl", "iproute2", "procps", "python3")
+APPLICATION_PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "iproute2",
+    "netcat-openbsd",
+    "procps",
+    "python3",
+)
