@@ -20,7 +20,7 @@ ASLEEP_SECONDS = sized(20, 120)
 PERIOD_SECONDS = 2
 
 
-def _probed(name: str, ports: dict[str, int], **probes: dict[str, Any]) -> dict[str, Any]:
+def _probed(name: str, ports: dict[str, int], **probes: Any) -> dict[str, Any]:
     """Return a container that is probed every 2 s and given up at the first failure."""
     strict = {"periodSeconds": PERIOD_SECONDS, "failureThreshold": 1, "timeoutSeconds": 5}
     first = next(iter(ports.values()))
@@ -30,8 +30,7 @@ def _probed(name: str, ports: dict[str, int], **probes: dict[str, Any]) -> dict[
         command=["python3", "-u", "/app/probed.py", *words],
         ports=[{"containerPort": port} for port in ports.values()],
         startupProbe={"tcpSocket": {"port": first}, "periodSeconds": 1, "failureThreshold": 90},
-        **{key: {**probe, **strict} for key, probe in probes.items()},
-    )
+    ) | {key: {**probe, **strict} for key, probe in probes.items()}
 
 
 @pytest.fixture(scope="module")

@@ -47,9 +47,9 @@ def load(
     kind: str, address: str, *, machine: Machine, rate: float, port: int = 8080
 ) -> Iterator[Load]:
     """Run a client of ``apps/load.py`` in the network of *machine* for the ``with`` block."""
-    words = [sys.executable, "-I", "-S", PROGRAM, kind, address, str(port), str(rate)]
+    words = [kind, address, str(port), str(rate)]
     process = subprocess.Popen(
-        machine.in_network(*words),
+        machine.in_network(sys.executable, "-I", "-S", PROGRAM, *words),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

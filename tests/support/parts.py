@@ -1,4 +1,4 @@
-"""Architect's own parts in the cluster: keepers, daemons, their numbers; stopped and brought back."""
+"""Architect's own parts in the cluster: keepers, daemons, their numbers; stopped and started."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ class Numbers:
     def value(self, name: str, **labels: str) -> float:
         """Return the sum of the samples *name* that have *labels*; 0 if there is none."""
         return sum(
-            s.value
-            for s in self._samples
-            if s.name == name and labels.items() <= s.labels.items()
+            s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items()
         )
 
 
@@ -93,7 +91,7 @@ def daemon_numbers(cluster: Cluster, node: str) -> Numbers:
 
 @contextmanager
 def without_parts(cluster: Cluster) -> Iterator[None]:
-    """Take daemon, operator and webhook away for the ``with`` block, then wait until all is well."""
+    """Take daemon, operator and webhook away for the ``with`` block, then wait for them."""
     deployments = json.loads(
         cluster.kubectl("-n", release.NAMESPACE, "get", "deployments", "-o", "json")
     )["items"]

@@ -49,7 +49,7 @@ class PodWatch:
     def restarts(self) -> int:
         """Return the highest number of restarts of any container in any version."""
         return max(
-            status["restartCount"]
+            int(status["restartCount"])
             for version in self.versions
             for status in version["status"].get("containerStatuses", [])
         )

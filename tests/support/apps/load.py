@@ -3,9 +3,9 @@
     python3 load.py KIND HOST PORT RATE
 
 KIND is ``new`` (each HTTP request on a connection of its own, at RATE a second, whether or not
-earlier ones were answered), ``kept`` (one connection, one request after the other, never faster than
-RATE) or ``udp`` (numbered datagrams at RATE to the echo of ``memory.py``). It ends when its standard
-input does, waits for what is still unanswered, and prints one JSON object::
+earlier ones were answered), ``kept`` (one connection, one request after the other, never faster
+than RATE) or ``udp`` (numbered datagrams at RATE to the echo of ``memory.py``). It ends when its
+standard input does, waits for what is still unanswered, and prints one JSON object::
 
     {"sent": int, "answered": int, "errors": [text], "identities": [text], "slowest_seconds": float}
 """

@@ -59,9 +59,7 @@ def _is_told_as_asleep(app: Workload) -> None:
 
 
 @pytest.mark.parametrize("part", ["containerd", "kubelet"])
-def test_a_sleeping_pod_outlives_a_restart_of(
-    architect: Cluster, theme: str, part: str
-) -> None:
+def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, part: str) -> None:
     """As on a node whose packages are upgraded: nobody wakes, nothing is restarted."""
     with workload(architect, theme, part) as app:
         before = app.get()
