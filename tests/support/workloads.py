@@ -163,8 +163,8 @@ class BarePod(Workload):
     def pod(self) -> dict[str, Any]:
         return self.get_json("pod", self.name)
 
-    def exists(self) -> bool:
-        return bool(self.kubectl("get", "pod", self.name, "--ignore-not-found", "-o", "name"))
+    def is_gone(self) -> bool:
+        return not self.kubectl("get", "pod", self.name, "--ignore-not-found", "-o", "name")
 
     def service_ip(self, family: str = "IPv4") -> str:
         addresses = [str(a["ip"]) for a in self.pod()["status"]["podIPs"]]
