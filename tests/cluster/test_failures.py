@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import subprocess
 import time
@@ -19,6 +18,7 @@ from support.loads import load
 from support.tiers import sized
 from support.workloads import (
     Workload,
+    answer_of,
     eventually,
     workload,
 )
@@ -156,16 +156,14 @@ def test_a_failed_restore_with_retry_is_repeated_until_it_works(
 ) -> None:
     with _asleep(architect, theme, "retry") as (app, identity, failed_wakes):
         counted = failed_wakes()
-        with nodefiles.damaged(app.node(), app.uid()), _request(app) as request:
+        with nodefiles.damaged(app.node(), app.uid()), app.pending_request() as request:
             said = eventually(lambda: app.events("RestoreFailed"), what="event RestoreFailed")
             assert "on-restore-failure is retry" in said[0]
             eventually(lambda: failed_wakes() > counted, what="the metric counts the failure")
             assert app.restarts() == 0
             assert request.poll() is None, "the request was not held"
         # The image is whole again: the same request is answered, by the same memory.
-        answer, complaint = request.communicate(timeout=150)
-        assert request.returncode == 0, complaint
-        assert json.loads(answer)["identity"] == identity
+        assert answer_of(request)["identity"] == identity
         _runs_on(app, identity)
 
 
@@ -192,24 +190,6 @@ def test_a_failed_restore_with_fail_stays_asleep_and_says_so(
         app.runtime("wake")
         eventually(app.is_ready, what="it is ready again")
         _runs_on(app, identity)
-
-
-@contextlib.contextmanager
-def _request(app: Workload) -> Iterator[subprocess.Popen[str]]:
-    """Send a request and do not wait for its answer."""
-    url = f"http://{app.service_ip()}:8080/"
-    process = subprocess.Popen(
-        app.cluster.plane.machine.in_network("curl", "-sS", "-m", "140", url),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
 
 
 @pytest.mark.timeout(sized(300, 1800))

@@ -7,7 +7,7 @@ import pytest
 from architect.api import names
 from lab.cluster import Cluster
 from support import parts
-from support.workloads import Workload, ask_runtime, eventually, workload
+from support.workloads import Workload, answer_of, ask_runtime, eventually, workload
 
 
 def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
@@ -74,4 +74,19 @@ def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, pa
         # Through the restarted part, which must find the container as it left it.
         app.kubectl("exec", f"deploy/{part}", "--", "true")
         assert app.get()["identity"] == before["identity"]
+        assert app.restarts() == 0
+
+
+def test_a_request_waits_while_keeper_and_warden_are_both_gone(
+    architect: Cluster, theme: str
+) -> None:
+    """What comes to a sleeping pod is dropped, not refused, until somebody starts them again."""
+    with workload(architect, theme, "orphan") as app:
+        identity = app.get()["identity"]
+        node = app.node()
+        app.sleep()
+        parts.kill_keeper(node, with_warden=True)
+        with app.pending_request() as request:
+            eventually(lambda: parts.keeper_answers(node), what="the daemon has started them")
+        assert answer_of(request)["identity"] == identity
         assert app.restarts() == 0

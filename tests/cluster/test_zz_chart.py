@@ -26,7 +26,8 @@ pytestmark = pytest.mark.timeout(900)
 def values(architect: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep the values of the release; at the end it is installed with them, as it was found."""
     file = tmp_path_factory.mktemp("values") / "values.json"
-    file.write_text(architect.helm("get", "values", release.NAME, *WHERE, "-o", "json"))
+    given = json.loads(architect.helm("get", "values", release.NAME, *WHERE, "-o", "json"))
+    file.write_text(json.dumps(given or {}))
     yield file
     _upgrade(architect, file)
 

@@ -34,10 +34,14 @@ def keeper_pid(node: Node) -> int:
     return int(found[0])
 
 
-def kill_keeper(node: Node) -> int:
-    """Kill the keeper of *node* at once and return the pid that it had."""
+def kill_keeper(node: Node, *, with_warden: bool = False) -> int:
+    """Kill the keeper of *node* (and the parent that restarts it) at once; return its old pid."""
     pid = keeper_pid(node)
-    node.exec(["kill", "-9", str(pid)])
+    pids = [pid]
+    if with_warden:
+        # The parent first, or it would start another keeper in between.
+        pids.insert(0, int(node.exec(["ps", "-o", "ppid=", "-p", str(pid)])))
+    node.exec(["kill", "-9", *map(str, pids)])
     return pid
 
 

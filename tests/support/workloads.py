@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -155,6 +156,23 @@ class Workload:
         """Ask the application through its Service (or at *host*) from outside the nodes."""
         return ask(self.cluster, f"http://{host or self.service_ip()}:{port}{path}")
 
+    @contextmanager
+    def pending_request(self, *, seconds: float = 140) -> Iterator[subprocess.Popen[str]]:
+        """Send a request and do not wait for its answer, which :func:`answer_of` returns."""
+        url = f"http://{self.service_ip()}:8080/"
+        process = subprocess.Popen(
+            self.cluster.plane.machine.in_network("curl", "-gsS", "-m", f"{seconds:g}", url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+
 
 @dataclass(frozen=True, kw_only=True)
 class BarePod(Workload):
@@ -176,6 +194,14 @@ def ask(cluster: Cluster, url: str, *, seconds: float = 30) -> dict[str, Any]:
     said = cluster.in_control_plane(
         ["curl", "-gsS", "-m", f"{seconds:g}", url], timeout_seconds=seconds + 30
     )
+    answer: dict[str, Any] = json.loads(said)
+    return answer
+
+
+def answer_of(request: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what the application answers to a request that was sent before."""
+    said, complaint = request.communicate(timeout=180)
+    assert request.returncode == 0, complaint
     answer: dict[str, Any] = json.loads(said)
     return answer
 
