@@ -13,7 +13,7 @@ from lab.cluster import Cluster
 from lab.machine import Machine
 from support.loads import Load, load
 from support.tiers import sized
-from support.workloads import Workload, eventually, try_to_sleep, workload
+from support.workloads import Workload, eventually, try_to_sleep, wait_for_service, workload
 
 CYCLES = sized(10, 100)
 RATE = 50.0
@@ -34,9 +34,10 @@ def server(architect: Cluster, theme: str) -> Iterator[Workload]:
 def test_clients_see_no_error_through_sleeps_and_wakes(
     server: Workload, family: str, origin: str
 ) -> None:
-    before = server.get()
     machine = _machine(server, origin)
     address = server.service_ip(family)
+    wait_for_service(machine, address)
+    before = server.get()
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(load(kind, address, machine=machine, rate=RATE))

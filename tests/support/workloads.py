@@ -15,6 +15,7 @@ from architect.api import names
 from architect.kube import checkpoints, resources
 from lab import errors
 from lab.cluster import Cluster
+from lab.machine import Machine
 from lab.node import Node
 
 APPS = Path(__file__).parent / "apps"
@@ -154,7 +155,8 @@ class Workload:
 
     def get(self, path: str = "/", *, host: str | None = None, port: int = 8080) -> dict[str, Any]:
         """Ask the application through its Service (or at *host*) from outside the nodes."""
-        return ask(self.cluster, f"http://{host or self.service_ip()}:{port}{path}")
+        where = _in_url(host or self.service_ip())
+        return ask(self.cluster, f"http://{where}:{port}{path}")
 
     @contextmanager
     def pending_request(self, *, seconds: float = 140) -> Iterator[subprocess.Popen[str]]:
@@ -318,6 +320,7 @@ def workload(
     }
     apply(made, code(name), service(name), deployment)
     eventually(lambda: _is_there_and_ready(made), what=f"{name} is ready")
+    wait_for_service(cluster.plane.machine, made.service_ip())
     yield made
     made.kubectl("delete", "deployment,service,configmap", name, "--wait=false")
 
@@ -351,6 +354,23 @@ def apply(made: Workload, *objects: Mapping[str, Any]) -> str:
     """Apply *objects* in the workload's namespace; return what kubectl says."""
     listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
     return made.kubectl("apply", "-f", "-", input=json.dumps(listed))
+
+
+def wait_for_service(machine: Machine, address: str) -> None:
+    """Return once a Service leads somewhere: kube-proxy is later than a pod's readiness."""
+
+    def answers() -> bool:
+        try:
+            machine.run_in_network("curl", "-gsS", "-m", "10", f"http://{_in_url(address)}:8080/")
+        except errors.CommandFailed:
+            return False
+        return True
+
+    eventually(answers, what=f"the Service at {address} answers in the network of {machine.name}")
+
+
+def _in_url(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 def _is_there_and_ready(made: Workload) -> bool:
