@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -25,14 +26,30 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def architect(cluster: Cluster) -> Cluster:
-    """Return the cluster with Architect installed and ready on every node."""
-    release.install(cluster)
+    """Return the cluster with Architect installed and ready on every node.
+
+    ``ARCHITECT_INSTALLED=1`` tests the release that is there instead of installing this checkout's.
+    """
+    if os.environ.get("ARCHITECT_INSTALLED") != "1":
+        release.install(cluster)
+    elif not release.is_ready(cluster):
+        pytest.fail(f"Architect is not ready:\n{release.diagnosis(cluster)}")
     return cluster
 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     """Give each test a Kubernetes namespace of its own."""
+    yield from _namespace(cluster)
+
+
+@pytest.fixture(scope="module")
+def theme(cluster: Cluster) -> Iterator[str]:
+    """Give each module a Kubernetes namespace for the workloads that its tests share."""
+    yield from _namespace(cluster)
+
+
+def _namespace(cluster: Cluster) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
     yield name

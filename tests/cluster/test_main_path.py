@@ -89,26 +89,6 @@ def test_a_datagram_wakes_a_sleeping_pod_and_is_answered(
         assert said.strip() == f"{identity} ping"
 
 
-def test_a_pod_wakes_while_daemon_operator_webhook_and_api_server_are_down(
-    architect: Cluster, namespace: str
-) -> None:
-    with workload(architect, namespace, "alone") as app:
-        identity = app.get()["identity"]
-        address = app.service_ip()
-        app.sleep()
-        architect.kubectl(
-            "-n", "architect", "scale", "deployment", "--all", "--replicas=0", timeout_seconds=60
-        )
-        architect.api_server.stop()
-        try:
-            assert app.get(host=address)["identity"] == identity
-        finally:
-            architect.api_server.start()
-            eventually(architect.api.ready, what="the API server is back")
-            architect.kubectl("-n", "architect", "scale", "deployment", "--all", "--replicas=2")
-        eventually(lambda: app.label() == "RUNNING", what="the label becomes true again")
-
-
 def test_an_annotation_that_cannot_be_read_is_refused_by_key_and_value(
     architect: Cluster, namespace: str
 ) -> None:

@@ -197,6 +197,13 @@ class Housekeeping:
 
     # Images
 
+    def sweep_soon(self) -> None:
+        """Have the images looked at within seconds: a pod may be gone. Any thread may call it.
+
+        A memory image is a secret; it does not outlive its pod by a whole sweep interval.
+        """
+        self._due["sweep"] = 0.0
+
     def sweep(self) -> None:
         """Remove what belongs to pods that the API says are gone; look at the disk."""
         disk = images.disk(

@@ -164,6 +164,8 @@ class Daemon:
         for item in self._watcher:
             for uid in self._store.take(item):
                 self._writer.touch(uid)
+                if self._store.get(uid) is None:
+                    self._housekeeping.sweep_soon()
             self._sampler.poke()
 
     def _follow_keeper(self) -> None:
@@ -216,6 +218,9 @@ class Daemon:
             )
             if note is not None:
                 self._tell(pod, note)
+        if event is Event.REMOVED:
+            # After a forced deletion the API forgot the pod before its containers ended.
+            self._housekeeping.sweep_soon()
         self._writer.touch(uid)
         self._sampler.poke()
 

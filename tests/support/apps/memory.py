@@ -2,9 +2,13 @@
 
     python3 memory.py MEBIBYTES [PORT]
 
-TCP: HTTP/1.1 with keep-alive on PORT (default 8080), IPv4 and IPv6: ``/`` answers a JSON line with
-a counter, the process's random identity, its host name and pid; ``/digest`` the SHA-256 of all its
-memory. UDP on the same port echoes each datagram after the identity. SIGTERM says so and exits 7.
+TCP: HTTP/1.1 with keep-alive on PORT (default 8080), IPv4 and IPv6: each answer is a JSON line with
+a counter, the process's random identity, its host name and pid. ``/digest`` adds the SHA-256 of all
+its memory; ``/say/WORD`` prints WORD; ``/work/SECONDS`` uses the CPU that long, after the answer;
+``/exit/N`` exits with status N and ``/eat`` takes memory without end, both after the answer.
+
+UDP on the same port echoes each datagram after the identity. SIGTERM says so, waits for
+TERM_SECONDS (environment, default 0), and exits 7.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 import uuid
 
 MEBIBYTES = int(sys.argv[1])
@@ -45,12 +50,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         }
         if self.path == "/digest":
             answer["digest"] = hashlib.sha256(MEMORY).hexdigest()
+        _, _, argument = self.path[1:].partition("/")
+        if self.path.startswith("/say/"):
+            print(argument, flush=True)
         body = json.dumps(answer).encode() + b"\n"
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        if self.path.startswith("/work/"):
+            threading.Thread(target=work, args=(float(argument),), daemon=True).start()
+        elif self.path.startswith("/exit/"):
+            os._exit(int(argument))
+        elif self.path == "/eat":
+            eat()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -73,8 +87,24 @@ class EchoServer(socketserver.UDPServer):
     max_packet_size = 65536
 
 
+def work(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        hashlib.sha256(b"work" * 1000).digest()
+
+
+def eat() -> None:
+    eaten = []
+    while True:
+        eaten.append(os.urandom(1 << 20))
+
+
 def end(*_: object) -> None:
     print("got TERM", flush=True)
+    seconds = float(os.environ.get("TERM_SECONDS", "0"))
+    if seconds:
+        time.sleep(seconds)
+        print(f"used {seconds:g} s of the grace period", flush=True)
     os._exit(7)
 
 

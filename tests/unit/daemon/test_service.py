@@ -143,6 +143,29 @@ def test_an_idle_pod_falls_asleep_and_the_api_says_so_and_back(
     assert keeper.ops("ready")[0]["containers"] == {"app": True}
 
 
+def test_the_image_of_a_deleted_pod_goes_soon(
+    running: Daemon,
+    make: Any,
+    keeper: Any,
+    cluster: Any,
+    layout: Layout,
+    eventually: Eventually,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(housekeeping, "UNINSTALL_POLL_SECONDS", 0.2)
+    cluster.put_pod(make.pod_json())
+    keeper.add("uid-web")
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    eventually(lambda: label(cluster) == "RUNNING")
+    (layout.pods / "uid-web").mkdir()
+    owner = {"version": 1, "namespace": "default", "name": "web"}
+    (layout.pods / "uid-web/pod.json").write_text(json.dumps(owner))
+    del keeper.pods["uid-web"]
+    cluster.remove("/api/v1/namespaces/default/pods/web")
+    keeper.emit({"event": "removed", "pod": "uid-web"})
+    eventually(lambda: [c["pod"] for c in keeper.ops("forget")] == ["uid-web"])
+
+
 def test_what_happened_while_the_keeper_was_away_is_found_out(
     running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
 ) -> None:

@@ -1,0 +1,151 @@
+"""What the daemon does by itself, and what it says about it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from lab.cluster import Cluster
+from support import parts
+from support.loads import load
+from support.workloads import Workload, bare_pod, eventually, workload
+
+DURATION = r"[\d.]+(ms|s)"
+
+
+def test_an_idle_pod_is_put_to_sleep_and_all_that_is_said_about_it_is_true(
+    architect: Cluster, theme: str
+) -> None:
+    annotations = {names.IDLE: "4s"}
+    with workload(architect, theme, "idle", mebibytes=48, annotations=annotations) as app:
+        before = app.get("/digest")
+        node = app.node().name
+        numbers = parts.daemon_numbers(architect, node)
+        requests = app.requests()
+        # Asleep
+        eventually(lambda: app.label() == names.STATUS_SCALED_DOWN, what="label SCALED_DOWN")
+        eventually(lambda: app.asleep_reason()[:2] == ("True", "Slept"), what="condition")
+        assert re.search(r"asleep since .*Z, [\d.]+ MiB on disk", app.asleep_reason()[2])
+        said = eventually(lambda: app.events("Slept"), what="event Slept")
+        assert re.search(
+            rf"asleep after {DURATION} \(idle for \d+ s\), [\d.]+ MiB on disk", said[0]
+        )
+        eventually(
+            lambda: app.requests() == {"cpu": "1m", "memory": "1Ki"}, what="requests are lowered"
+        )
+        originals = app.pod()["metadata"]["annotations"][names.ORIGINAL_REQUESTS]
+        assert json.loads(originals) == {"app": requests}
+        _stands_for_its_image(app)
+        later = parts.daemon_numbers(architect, node)
+        for name in ("sleeps_total", "sleep_seconds_count", "image_bytes_count"):
+            full = f"architect_{name}"
+            assert later.value(full) > numbers.value(full), name
+        assert later.value("architect_image_bytes_sum") - numbers.value(
+            "architect_image_bytes_sum"
+        ) >= (48 << 20)
+        assert later.value("architect_pods", state="asleep") >= 1
+        assert later.value("architect_node_ready") == 1
+        # Awake
+        after = app.get("/digest")
+        assert after["identity"] == before["identity"]
+        assert after["digest"] == before["digest"]
+        eventually(lambda: app.label() == names.STATUS_RUNNING, what="label RUNNING")
+        said = eventually(lambda: app.events("Woke"), what="event Woke")
+        assert re.search(rf"awake after {DURATION} \(.*\), \d+ packets held meanwhile", said[0])
+        eventually(lambda: app.requests() == requests, what="requests are back")
+        eventually(
+            lambda: names.ORIGINAL_REQUESTS not in app.pod()["metadata"]["annotations"],
+            what="the note of the originals is gone",
+        )
+        eventually(lambda: app.checkpoint() is None, what="no Checkpoint object is left")
+        status, reason, _ = app.asleep_reason()
+        assert status == "False"
+        assert reason != "Slept"
+        woken = parts.daemon_numbers(architect, node)
+        assert woken.value("architect_wakes_total", reason="packet") > numbers.value(
+            "architect_wakes_total", reason="packet"
+        )
+        assert woken.value("architect_held_packets_total") > numbers.value(
+            "architect_held_packets_total"
+        )
+        assert app.restarts() == 0
+
+
+def _stands_for_its_image(app: Workload) -> None:
+    def available() -> dict[str, Any] | None:
+        found = app.checkpoint()
+        conditions = (found or {}).get("status", {}).get("conditions", [])
+        true = {c["type"] for c in conditions if c["status"] == "True"}
+        return found if {"Captured", "Available"} <= true else None
+
+    found = eventually(available, what="a Checkpoint object, captured and available")
+    pod = app.pod()["metadata"]
+    assert found["spec"]["podRef"] == {"name": pod["name"], "uid": pod["uid"]}
+    assert [o["uid"] for o in found["metadata"]["ownerReferences"]] == [pod["uid"]]
+    where = found["status"]["location"]["node"]
+    assert where == {"name": app.node().name, "path": str(names.PODS / pod["uid"])}
+
+
+@pytest.fixture(scope="module")
+def talkative(architect: Cluster, theme: str) -> Iterator[Workload]:
+    """A pod that is looked at every two seconds and kept awake by open connections."""
+    annotations = {names.IDLE: "20s", names.WAKE_ON: "connections"}
+    with workload(architect, theme, "talkative", annotations=annotations) as made:
+        yield made
+
+
+@contextmanager
+def _session(app: Workload) -> Iterator[None]:
+    words = ["-n", app.namespace, "exec", "-i", f"deploy/{app.name}", "--", "cat"]
+    with subprocess.Popen(
+        [app.cluster.kubectl_program, *words],
+        env=app.cluster.client_environment(),
+        stdin=subprocess.PIPE,
+    ) as session:
+        yield
+        assert session.stdin is not None
+        session.stdin.close()
+
+
+def _cause(app: Workload, cause: str) -> AbstractContextManager[object]:
+    """Return what lasts while *app* has this reason to be awake."""
+    machine, address = app.cluster.plane.machine, app.service_ip()
+    match cause:
+        case "traffic":
+            return load("new", address, machine=machine, rate=2)
+        case "connection":
+            return load("kept", address, machine=machine, rate=0.1)
+        case "exec":
+            return _session(app)
+        case _:
+            app.get("/work/60")
+            return nullcontext()
+
+
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        ("traffic", r"app: \d+ packets? "),
+        ("connection", r"app: 1 established connection, last from "),
+        ("exec", r"app: exec session: cat \(pid \d+\)"),
+        ("cpu", r"app: cpu [\d.]+% of a core \(threshold 2%\)"),
+    ],
+)
+def test_why_names_what_keeps_a_pod_awake(talkative: Workload, cause: str, text: str) -> None:
+    with _cause(talkative, cause):
+        eventually(lambda: re.search(text, talkative.why()), what=f"why says {text!r}")
+
+
+def test_a_warm_up_keeps_a_pod_awake_and_is_named(architect: Cluster, theme: str) -> None:
+    annotations = {names.IDLE: "2s", names.WARMUP: "30m"}
+    with bare_pod(architect, theme, "warm", annotations=annotations) as pod:
+        eventually(lambda: re.search(r"warm-up: .* left", pod.why()), what="why says warm-up")
+        eventually(lambda: pod.asleep_reason()[:2] == ("False", "WarmUp"), what="condition WarmUp")
+        assert pod.state() == "awake"

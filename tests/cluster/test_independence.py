@@ -1,0 +1,92 @@
+"""A node's pods sleep and wake by the node alone; what they did is true in the API afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from architect.api import names
+from lab.cluster import Cluster
+from support import parts
+from support.workloads import Workload, answer_of, ask_runtime, eventually, workload
+
+
+def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
+    architect: Cluster, theme: str
+) -> None:
+    with (
+        workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
+        workload(architect, theme, "waker") as waker,
+    ):
+        asleep, awake = sleeper.get("/digest"), waker.get()
+        before = {app.name: app.requests() for app in (sleeper, waker)}
+        addresses = {app.name: app.service_ip() for app in (sleeper, waker)}
+        node, uid = waker.node(), waker.uid()
+        sleeper.sleep()
+        eventually(lambda: sleeper.requests()["memory"] == "1Ki", what="requests are lowered")
+        eventually(sleeper.checkpoint, what="a Checkpoint object stands for the image")
+        with parts.without_parts(architect):
+            architect.api_server.stop()
+            try:
+                found = sleeper.get("/digest", host=addresses["sleeper"])
+                assert found["identity"] == asleep["identity"]
+                assert found["digest"] == asleep["digest"]
+                # And the other way round: it falls asleep, unseen by all who would say so.
+                ask_runtime(node, "sleep", uid)
+            finally:
+                architect.api_server.start()
+                eventually(architect.api.ready, what="the API server is back")
+        _is_told_as_awake(sleeper, requests=before["sleeper"])
+        _is_told_as_asleep(waker)
+        assert waker.get(host=addresses["waker"])["identity"] == awake["identity"]
+        _is_told_as_awake(waker, requests=before["waker"])
+        assert sleeper.restarts() == waker.restarts() == 0
+
+
+def _is_told_as_awake(app: Workload, *, requests: dict[str, str]) -> None:
+    eventually(lambda: app.labels() == {"app": names.STATUS_RUNNING}, what="label RUNNING")
+    eventually(lambda: app.requests() == requests, what="requests are back")
+    eventually(lambda: app.checkpoint() is None, what="no Checkpoint object is left")
+    eventually(lambda: app.asleep_reason()[0] == "False", what="condition: not asleep")
+    annotations = app.pod()["metadata"]["annotations"]
+    assert names.ORIGINAL_REQUESTS not in annotations
+
+
+def _is_told_as_asleep(app: Workload) -> None:
+    eventually(lambda: app.labels() == {"app": names.STATUS_SCALED_DOWN}, what="label SCALED_DOWN")
+    eventually(lambda: app.requests()["memory"] == "1Ki", what="requests are lowered")
+    eventually(app.checkpoint, what="a Checkpoint object stands for the image")
+    eventually(lambda: app.asleep_reason()[0] == "True", what="condition: asleep")
+
+
+@pytest.mark.parametrize("part", ["containerd", "kubelet"])
+def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, part: str) -> None:
+    """As on a node whose packages are upgraded: nobody wakes, nothing is restarted."""
+    with workload(architect, theme, part) as app:
+        before = app.get()
+        app.sleep()
+        since = app.status()["since"]
+        service = {"containerd": app.node().containerd, "kubelet": app.node().kubelet}[part]
+        old = service.pid
+        service.restart()
+        eventually(lambda: service.pid not in (None, old), what=f"{part} runs again")
+        eventually(lambda: architect.status()["nodes"][app.node().name], what="the node is Ready")
+        assert app.status()["since"] == since
+        # Through the restarted part, which must find the container as it left it.
+        app.kubectl("exec", f"deploy/{part}", "--", "true")
+        assert app.get()["identity"] == before["identity"]
+        assert app.restarts() == 0
+
+
+def test_a_request_waits_while_keeper_and_warden_are_both_gone(
+    architect: Cluster, theme: str
+) -> None:
+    """What comes to a sleeping pod is dropped, not refused, until somebody starts them again."""
+    with workload(architect, theme, "orphan") as app:
+        identity = app.get()["identity"]
+        node = app.node()
+        app.sleep()
+        parts.kill_keeper(node, with_warden=True)
+        with app.pending_request() as request:
+            eventually(lambda: parts.keeper_answers(node), what="the daemon has started them")
+        assert answer_of(request)["identity"] == identity
+        assert app.restarts() == 0

@@ -1,0 +1,167 @@
+"""Upgrade and uninstall of the chart: last by its name, since it takes Architect away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from architect.api import names
+from lab import dockerfiles, errors, release
+from lab.cluster import Cluster
+from support import nodefiles, parts
+from support.workloads import BarePod, Workload, ask_runtime, bare_pod, eventually, workload
+
+CHART = dockerfiles.CHECKOUT / "charts" / "architect"
+WHERE = ("--namespace", release.NAMESPACE)
+TOO_MUCH = "daemon.images.freeFloor=900Ti"
+"""A changed value whose effect is seen: no disk has so much space, so no pod falls asleep."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def values(architect: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the values of the release; at the end it is installed with them, as it was found."""
+    file = tmp_path_factory.mktemp("values") / "values.json"
+    given = json.loads(architect.helm("get", "values", release.NAME, *WHERE, "-o", "json"))
+    file.write_text(json.dumps(given or {}))
+    yield file
+    _upgrade(architect, file)
+
+
+def _upgrade(cluster: Cluster, values: Path, *settings: str) -> None:
+    """Install or upgrade this checkout's chart and wait until every part is the new one."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    cluster.helm(
+        *("upgrade", "--install", release.NAME, str(CHART), *WHERE, "--create-namespace"),
+        *("--reset-values", "-f", str(values), *words),
+    )
+    for kind in ("daemonset", "deployment"):
+        said = cluster.kubectl("-n", release.NAMESPACE, "get", kind, "-o", "name")
+        for name in said.split():
+            cluster.kubectl(
+                *("-n", release.NAMESPACE, "rollout", "status", name, "--timeout=240s"),
+                timeout_seconds=260,
+            )
+    parts.wait_until_ready(cluster)
+
+
+def test_an_upgrade_leaves_sleeping_pods_asleep_and_waking(
+    architect: Cluster, theme: str, values: Path
+) -> None:
+    nodes = [node.name for node in architect.nodes]
+    with (
+        bare_pod(architect, theme, "first", node=nodes[0]) as first,
+        bare_pod(architect, theme, "last", node=nodes[-1]) as last,
+    ):
+        before = {pod.name: pod.get()["identity"] for pod in (first, last)}
+        for pod in (first, last):
+            pod.sleep()
+        since = {pod.name: pod.status()["since"] for pod in (first, last)}
+        daemons = {name: parts.daemon_pod(architect, name)["metadata"]["uid"] for name in nodes}
+        _upgrade(architect, values, TOO_MUCH)
+        for name in nodes:
+            assert parts.daemon_pod(architect, name)["metadata"]["uid"] != daemons[name]
+        assert {pod.name: pod.status()["since"] for pod in (first, last)} == since
+        for pod in (first, last):
+            assert pod.get()["identity"] == before[pod.name]
+            assert pod.restarts() == 0
+    _falls_asleep_only_with_space(architect, theme, values)
+
+
+def _falls_asleep_only_with_space(architect: Cluster, theme: str, values: Path) -> None:
+    """The changed value acts, and says so; changed back, it acts no more."""
+    with workload(architect, theme, "spacious", annotations={names.IDLE: "2s"}) as app:
+        identity = app.get()["identity"]
+        eventually(
+            lambda: app.asleep_reason()[:2] == ("False", "DiskSpace"), what="condition DiskSpace"
+        )
+        assert "are free for images" in app.why()
+        assert app.state() == "awake"
+        _upgrade(architect, values)
+        eventually(lambda: app.label() == names.STATUS_SCALED_DOWN, what="it falls asleep now")
+        assert app.get()["identity"] == identity
+
+
+def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect(
+    architect: Cluster, theme: str, values: Path
+) -> None:
+    with (
+        workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
+        workload(architect, theme, "runner") as runner,
+    ):
+        before = {app.name: app.get("/digest") for app in (sleeper, runner)}
+        requests = sleeper.requests()
+        sleeper.sleep()
+        eventually(lambda: sleeper.requests() != requests, what="requests are lowered")
+        release.uninstall(architect)
+        _is_gone(architect)
+        for app in (sleeper, runner):
+            # Awake before anybody asked, and the API knows it.
+            assert app.state() == "awake"
+            _is_told(app, names.STATUS_RUNNING)
+            _same(app, before[app.name])
+            app.kubectl("exec", f"deploy/{app.name}", "--", "true")
+            assert nodefiles.exists(app.node(), names.CURRENT / "MANIFEST.json")
+        assert sleeper.requests() == requests
+        _upgrade(architect, values)
+        # The pods of before are managed again: the host never lost them.
+        for app in (sleeper, runner):
+            app.sleep()
+            _is_told(app, names.STATUS_SCALED_DOWN)
+            _same(app, before[app.name])
+            assert app.restarts() == 0
+
+
+def test_the_runtime_leaves_a_node_without_managed_pods(
+    architect: Cluster, theme: str, values: Path
+) -> None:
+    with bare_pod(architect, theme, "keeps", node=architect.nodes[0].name) as kept:
+        identity = kept.get()["identity"]
+        managed = {n.name: ask_runtime(n, "list")["pods"] for n in architect.nodes}
+        release.uninstall(architect)
+        for node in architect.nodes:
+            is_there = nodefiles.exists(node, names.CURRENT)
+            assert is_there == bool(managed[node.name]), node.name
+        assert kept.get()["identity"] == identity
+        _upgrade(architect, values)
+        kept.sleep()
+        assert kept.get()["identity"] == identity
+        _sleeps_on_every_node(architect, theme)
+
+
+def _sleeps_on_every_node(architect: Cluster, theme: str) -> None:
+    for number, node in enumerate(architect.nodes):
+        with bare_pod(architect, theme, f"again-{number}", node=node.name) as pod:
+            identity = pod.get()["identity"]
+            pod.sleep()
+            assert pod.get()["identity"] == identity
+
+
+def _is_gone(cluster: Cluster) -> None:
+    left = cluster.kubectl(
+        *("-n", release.NAMESPACE, "get", "deployments,daemonsets,services", "-o", "name")
+    )
+    assert left.split() == []
+    for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
+        assert "architect" not in cluster.kubectl("get", kind, "-o", "name")
+    with pytest.raises(errors.CommandFailed, match="not found"):
+        cluster.helm("status", release.NAME, *WHERE)
+    nodes = json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"]
+    assert nodes
+    # Kept, and said to be kept: managed pods still name their class, objects their kind.
+    assert names.RUNTIME_CLASS in cluster.kubectl("get", "runtimeclasses", "-o", "name")
+    assert "checkpoints.architect.dev" in cluster.kubectl("get", "crds", "-o", "name")
+
+
+def _is_told(app: Workload, label: str) -> None:
+    eventually(lambda: app.label() == label, what=f"label {label}")
+
+
+def _same(app: Workload | BarePod, before: dict[str, object]) -> None:
+    after = app.get("/digest")
+    assert after["identity"] == before["identity"]
+    assert after["digest"] == before["digest"]

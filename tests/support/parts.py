@@ -1,0 +1,157 @@
+"""Architect's own parts in the cluster: keepers, daemons, their numbers; stopped and started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from architect.api import names
+from lab import release
+from lab.cluster import Cluster
+from lab.node import Node
+from support.workloads import eventually
+
+KEEPER_COMM: Final = "architect-keeper"[:15]
+"""As the kernel cuts it."""
+DAEMON_PORT: Final = 9464
+DAEMON: Final = "app.kubernetes.io/component=daemon"
+NOWHERE: Final = {"tests.architect.dev/nowhere": "true"}
+"""A node selector that no node has: takes the daemon off every node."""
+
+
+def keeper_pid(node: Node) -> int:
+    """Return the keeper's pid in *node*, once there is exactly one."""
+
+    def pids() -> list[str]:
+        # pgrep exits with 1 where it finds none.
+        return node.exec(["sh", "-c", f"pgrep -x {KEEPER_COMM} || true"]).split()
+
+    found = eventually(lambda: p if len(p := pids()) == 1 else None, what="one keeper runs")
+    return int(found[0])
+
+
+def kill_keeper(node: Node, *, with_warden: bool = False) -> int:
+    """Kill the keeper of *node* (and the parent that restarts it) at once; return its old pid."""
+    pid = keeper_pid(node)
+    pids = [pid]
+    if with_warden:
+        # The parent first, or it would start another keeper in between.
+        pids.insert(0, int(node.exec(["ps", "-o", "ppid=", "-p", str(pid)])))
+    node.exec(["kill", "-9", *map(str, pids)])
+    return pid
+
+
+def keeper_answers(node: Node) -> bool:
+    """Whether the keeper of *node* answers."""
+    said = node.exec([names.CURRENT / "bin" / "architect-runtime", "version", "-o", "json"])
+    return json.loads(said)["keeper"] is not None
+
+
+def keeper_log(node: Node, *, lines: int = 40) -> str:
+    """Return the end of the keeper's log."""
+    return node.exec(["tail", "-n", str(lines), names.RUN / "keeper.log"])
+
+
+def daemon_pod(cluster: Cluster, node: str) -> dict[str, Any]:
+    """Return the daemon's pod on *node*."""
+    listed = json.loads(
+        cluster.kubectl(
+            *("-n", release.NAMESPACE, "get", "pods", "-l", DAEMON, "-o", "json"),
+            *("--field-selector", f"spec.nodeName={node}"),
+        )
+    )
+    living = [p for p in listed["items"] if "deletionTimestamp" not in p["metadata"]]
+    assert len(living) == 1, [p["metadata"]["name"] for p in living]
+    found: dict[str, Any] = living[0]
+    return found
+
+
+class Numbers:
+    """One scrape of a part's metrics."""
+
+    def __init__(self, text: str) -> None:
+        self._samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples *name* that have *labels*; 0 if there is none."""
+        return sum(
+            s.value for s in self._samples if s.name == name and labels.items() <= s.labels.items()
+        )
+
+
+def daemon_numbers(cluster: Cluster, node: str) -> Numbers:
+    """Scrape the daemon of *node*, as Prometheus does: at its pod's address."""
+    address = daemon_pod(cluster, node)["status"]["podIP"]
+    return Numbers(
+        cluster.in_control_plane(
+            ["curl", "-sS", "-m", "10", f"http://{address}:{DAEMON_PORT}/metrics"]
+        )
+    )
+
+
+@contextmanager
+def without_parts(cluster: Cluster) -> Iterator[None]:
+    """Take daemon, operator and webhook away for the ``with`` block, then wait for them."""
+    deployments = json.loads(
+        cluster.kubectl("-n", release.NAMESPACE, "get", "deployments", "-o", "json")
+    )["items"]
+    replicas = {d["metadata"]["name"]: d["spec"]["replicas"] for d in deployments}
+    set_daemon_selector(cluster, NOWHERE)
+    try:
+        for name in replicas:
+            scale(cluster, name, 0)
+        eventually(lambda: not _pods(cluster), what="no pod of Architect's is left")
+        yield
+    finally:
+        set_daemon_selector(cluster, dict.fromkeys(NOWHERE))
+        for name, count in replicas.items():
+            scale(cluster, name, count)
+        wait_until_ready(cluster)
+
+
+def set_daemon_selector(cluster: Cluster, selector: dict[str, Any]) -> None:
+    """Add *selector* to the daemon's node selector; None removes a label."""
+    patch = {"spec": {"template": {"spec": {"nodeSelector": selector}}}}
+    name = f"{release.NAME}-daemon"
+    cluster.kubectl(
+        *("-n", release.NAMESPACE, "patch", "daemonset", name, "--type=merge"),
+        *("-p", json.dumps(patch)),
+    )
+
+
+def scale(cluster: Cluster, deployment: str, replicas: int) -> None:
+    """Set a Deployment's replicas."""
+    cluster.kubectl(
+        "-n", release.NAMESPACE, "scale", "deployment", deployment, f"--replicas={replicas}"
+    )
+
+
+def wait_until_ready(cluster: Cluster) -> None:
+    """Return once every part is there and ready on every node, and the webhook answers."""
+
+    def daemons() -> bool:
+        found = {p["spec"]["nodeName"] for p in _pods(cluster, "-l", DAEMON)}
+        return found == {n.name for n in cluster.nodes}
+
+    def deployments() -> bool:
+        said = cluster.kubectl("-n", release.NAMESPACE, "get", "deployments", "-o", "json")
+        return all(
+            d["spec"]["replicas"] == d["status"].get("readyReplicas", 0)
+            for d in json.loads(said)["items"]
+        )
+
+    eventually(
+        lambda: daemons() and deployments() and release.is_ready(cluster),
+        what="Architect is ready again",
+        seconds=300,
+    )
+
+
+def _pods(cluster: Cluster, *words: str) -> list[dict[str, Any]]:
+    said = cluster.kubectl("-n", release.NAMESPACE, "get", "pods", "-o", "json", *words)
+    found: list[dict[str, Any]] = json.loads(said)["items"]
+    return found
