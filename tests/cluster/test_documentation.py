@@ -2,9 +2,9 @@
 
 Run as they stand, apart from four kinds: ``make`` goals must exist (CI runs the two that matter),
 the chart is installed already, so ``helm install``, ``upgrade`` and ``uninstall`` are dry runs
-(``test_zz_chart`` does them), ``docker`` needs an engine, so its build context must be one that :mod:`demo.pictures` builds, and a
-``--watch`` is ended when it has shown a sleeping pod. What a reader types inside the cluster
-(``curl``, ``echo … | nc``) runs in a pod.
+(``test_zz_chart`` does them), ``docker`` needs an engine, so its build context must be one that
+:mod:`demo.pictures` builds, and a ``--watch`` is ended when it has shown a sleeping pod. What a
+reader types inside the cluster (``curl``, ``echo … | nc``) runs in a pod.
 """
 
 from __future__ import annotations
