@@ -37,11 +37,18 @@ class Cache:
         self._progress = progress
 
     def artefact(
-        self, name: str, *, version: str, recipe: object, build: Callable[[Path], None]
+        self,
+        name: str,
+        *,
+        version: str,
+        recipe: object,
+        build: Callable[[Path], None],
+        takes: str = "",
     ) -> Path:
         """Return the directory of an artefact, built by *build* if it is not there.
 
         *build* is given an empty directory. Several processes may ask at once: one builds.
+        *takes* tells the reader how long that is, where it is long.
         """
         key = f"{name}-{version}-{recipe_hash(recipe)}"
         target = self.root / key
@@ -55,7 +62,7 @@ class Cache:
                 shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
             try:
-                with self._progress.step(f"building {name} {version}"):
+                with self._progress.step(f"building {name} {version}", takes=takes):
                     build(temporary)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)

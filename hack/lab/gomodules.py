@@ -90,6 +90,7 @@ def kubernetes(cache: Cache) -> Path:
         version=versions.KUBERNETES,
         recipe=[KUBERNETES_COMMANDS, flags],
         build=build,
+        takes="about 10 min on two cores, once",
     )
     return artefact / "bin"
 
@@ -121,6 +122,7 @@ def tool(cache: Cache, wanted: Tool) -> Path:
         version=wanted.version,
         recipe=[wanted.package, wanted.flags],
         build=build,
+        takes="about 3 min on two cores, once",
     )
     return artefact / "bin" / wanted.name
 
