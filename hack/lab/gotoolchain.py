@@ -32,7 +32,7 @@ def environment(cache: Cache, environ: Mapping[str, str]) -> dict[str, str]:
     installed = None if found is None else version_of(Path(found), environ)
     if installed is not None and installed >= numbers(versions.GO):
         return dict(environ)
-    directory = _fetched(cache, found, environ)
+    directory = fetched(cache, program=found, environ=environ)
     # GOROOT would lead our go to another one's standard library.
     env = {name: value for name, value in environ.items() if name != "GOROOT"}
     return {**env, "PATH": f"{directory / 'bin'}:{environ.get('PATH', os.defpath)}"}
@@ -74,7 +74,13 @@ def make_usable(root: Path) -> None:
     shutil.copyfile(root / "src/_go.mod", root / "src/go.mod")
 
 
-def _fetched(cache: Cache, program: str | None, environ: Mapping[str, str]) -> Path:
+def fetched(
+    cache: Cache, *, program: str | None = None, environ: Mapping[str, str] = os.environ
+) -> Path:
+    """Return the root of our own Go, which *program*, any go command, fetches if it is not there.
+
+    Raises LabError if it is not there and there is no *program*.
+    """
     architecture = oci.ARCHITECTURES[platform.machine()]
     release = f"v0.0.1-go{versions.GO_TOOLCHAIN}.linux-{architecture}"
 

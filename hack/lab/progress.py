@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-
 HEARTBEAT_SECONDS = 30.0
 """How long a step may be silent: a build of ten minutes should not look like one that hangs."""
 
