@@ -5,10 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
-from lab import artefacts, control_plane, dockerfiles, errors, gomodules, images, rootfs
+from lab import (
+    artefacts,
+    commands,
+    control_plane,
+    dockerfiles,
+    errors,
+    gomodules,
+    images,
+    pruning,
+    rootfs,
+)
 from lab.cache import Cache
 from lab.cluster import Cluster
 from lab.machine import Machine, MachineSpec
@@ -55,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         default=["all"],
         metavar="{" + ",".join(BUILDS) + "}",
     )
+    sub.add_parser("prune", help="remove artefacts that this checkout has no use for")
     logs = sub.add_parser("logs", help="gather all logs in a directory")
     logs.add_argument("directory", type=Path)
     one = sub.add_parser("machine", help="a machine without Kubernetes")
@@ -80,11 +93,22 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("lab: namespaces, mounts and cgroups need root", file=sys.stderr)
         return 1
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     try:
         return dispatch(arguments)
     except errors.LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 130
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that ends us. Builds end first: their threads would be waited for."""
+    commands.stop_builds()
+    raise KeyboardInterrupt
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
@@ -109,6 +133,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
             cluster.load_image(archive)
     elif command == "build":
         build(cluster.cache, arguments.what)
+    elif command == "prune":
+        prune(cluster.cache)
     elif command == "logs":
         cluster.collect_logs(arguments.directory)
     elif command == "machine":
@@ -144,6 +170,14 @@ def build(cache: Cache, what: list[str]) -> None:
     for tool in gomodules.TOOLS:
         if wanted & {"all", tool.name}:
             print(gomodules.tool(cache, tool))
+
+
+def prune(cache: Cache) -> None:
+    """Remove what is of no use and say what that was."""
+    pruned = pruning.prune(cache)
+    for name in pruned.names:
+        print(name)
+    print(f"{len(pruned.names)} removed, {pruned.freed_bytes / 1e9:.1f} GB freed")
 
 
 def single(arguments: argparse.Namespace, settings: Settings, cache: Cache) -> int:

@@ -247,7 +247,7 @@ class Cluster:
         port = _free_port(self.settings.api_port)
         self._write_record({"api_port": port, "node_addresses": []})
         authority = Authority(self._pki)
-        with self.progress.step("control plane: machine"):
+        with self.progress.step("making the control plane"):
             self.plane.create(
                 root=parts.node_root, kubernetes=parts.kubernetes, authority=authority
             )
@@ -257,7 +257,7 @@ class Cluster:
         self.plane.machine.mark_complete()
 
     def _create_node(self, new: Node, parts: artefacts.Artefacts) -> None:
-        with self.progress.step(f"{new.name}: machine"):
+        with self.progress.step(f"making {new.name}"):
             new.create(
                 root=parts.node_root,
                 kubernetes=parts.kubernetes,
@@ -301,7 +301,7 @@ class Cluster:
     # waiting
 
     def _wait_for_api(self) -> None:
-        with self.progress.step("API server"):
+        with self.progress.step("waiting for the API server"):
             waiting.until(
                 self.api.ready,
                 what="API server ready",
@@ -314,7 +314,7 @@ class Cluster:
             states = self._node_readiness()
             return all(states.get(name) for name in names)
 
-        with self.progress.step("nodes Ready"):
+        with self.progress.step("waiting for nodes to be Ready"):
             waiting.until(
                 ready,
                 what=f"nodes {', '.join(names)} Ready",
@@ -331,7 +331,7 @@ class Cluster:
         def ready() -> bool:
             return int(self.api.get(path).get("status", {}).get("availableReplicas", 0)) > 0
 
-        with self.progress.step("DNS"):
+        with self.progress.step("waiting for DNS"):
             waiting.until(
                 ready, what="DNS", timeout_seconds=NODE_TIMEOUT_SECONDS, interval_seconds=0.25
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,61 @@ from lab import errors
 
 TAIL_BYTES = 4000
 """How much of a failed program's output an error carries."""
+
+BUILD_VARIABLE = "ARCHITECT_BUILD"
+"""Names the directory that a program builds in; what the program starts inherits it."""
+
+_build: contextvars.ContextVar[Path | None] = contextvars.ContextVar("build", default=None)
+
+
+class _Builds:
+    """The programs of builds that run now, in whatever thread."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+
+    @contextlib.contextmanager
+    def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        with self._lock:
+            self._processes.add(process)
+        try:
+            if self.stopped:
+                kill_group(process)
+            yield
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+
+    def stop(self) -> None:
+        self.stopped = True
+        # No lock: a signal handler, which calls this, may have interrupted the lock's holder.
+        for process in list(self._processes):
+            if process.returncode is None:
+                kill_group(process)
+
+
+_builds = _Builds()
+
+
+@contextlib.contextmanager
+def of_build(directory: Path) -> Iterator[None]:
+    """Mark the programs that this thread runs meanwhile as building in *directory*."""
+    token = _build.set(directory)
+    try:
+        yield
+    finally:
+        _build.reset(token)
+
+
+def stop_builds() -> None:
+    """Kill the programs of all builds of this process and let no more of them start.
+
+    For signal handlers: a thread that waits for a compiler of ten minutes hears of no Ctrl-C, and
+    programs in sessions of their own do not either.
+    """
+    _builds.stop()
 
 
 def run(
@@ -37,7 +94,8 @@ def run(
     process = _start(argv, stdin=stdin, has_input=input is not None, env=env, cwd=cwd, log=log)
     data = None if input is None else input.encode()
     try:
-        out, err = process.communicate(data, timeout=timeout_seconds)
+        with _builds.holding(process) if _build.get() else contextlib.nullcontext():
+            out, err = process.communicate(data, timeout=timeout_seconds)
     except subprocess.TimeoutExpired:
         kill_group(process)
         out, err = process.communicate()
@@ -85,6 +143,11 @@ def _start(
     log: Path | None,
 ) -> subprocess.Popen[bytes]:
     words = [str(word) for word in argv]
+    directory = _build.get()
+    if directory is not None:
+        if _builds.stopped:
+            raise errors.CommandFailed(f"{quote(words)}: not started, the build was interrupted")
+        env = {**(os.environ if env is None else env), BUILD_VARIABLE: str(directory)}
     source: int | IO[bytes] = subprocess.PIPE if has_input else stdin or subprocess.DEVNULL
     try:
         if log is None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import commands, errors, versions
+from lab import commands, errors, gotoolchain, versions
 from lab.cache import Cache
 
 BUILD_TIMEOUT_SECONDS = 3600.0
@@ -90,6 +90,7 @@ def kubernetes(cache: Cache) -> Path:
         version=versions.KUBERNETES,
         recipe=[KUBERNETES_COMMANDS, flags],
         build=build,
+        takes="about 10 min on two cores, once",
     )
     return artefact / "bin"
 
@@ -121,6 +122,7 @@ def tool(cache: Cache, wanted: Tool) -> Path:
         version=wanted.version,
         recipe=[wanted.package, wanted.flags],
         build=build,
+        takes="about 3 min on two cores, once",
     )
     return artefact / "bin" / wanted.name
 
@@ -157,7 +159,7 @@ def go_environment(environ: Mapping[str, str], cache_root: Path) -> dict[str, st
 
     Static programs; a go.mod that is completed as needed; no stamps of a version control system
     that is not there. The caches of Go stay where the user has them, or in ours if the user has
-    no home. ``GOTOOLCHAIN=auto`` lets an older go fetch the one it needs from the module proxy.
+    no home. ``GOTOOLCHAIN=auto``: a module may ask for a newer go than ours.
     """
     env = {**environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod -buildvcs=false"}
     env.setdefault("GOTOOLCHAIN", "auto")
@@ -166,7 +168,7 @@ def go_environment(environ: Mapping[str, str], cache_root: Path) -> dict[str, st
 
 
 def _go(cache: Cache, *arguments: str | Path, cwd: Path) -> str:
-    env = go_environment(os.environ, cache.root)
+    env = gotoolchain.environment(cache, go_environment(os.environ, cache.root))
     # Long builds leave the machine usable.
     return commands.run(
         ["nice", "go", *arguments], cwd=cwd, env=env, timeout_seconds=BUILD_TIMEOUT_SECONDS

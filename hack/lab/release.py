@@ -33,7 +33,7 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         part = image.name.rpartition("/")[2].partition(":")[0]
         build = image.archive.parent.name.rpartition("-")[2]
         settings += ["--set-string", f"{part}.podAnnotations.build={build}"]
-    with cluster.progress.step("helm upgrade --install architect"):
+    with cluster.progress.step("running helm upgrade --install architect"):
         cluster.helm(
             "upgrade",
             "--install",
@@ -96,7 +96,7 @@ def diagnosis(cluster: Cluster) -> str:
 
 def uninstall(cluster: Cluster) -> None:
     """Remove the chart, which wakes sleeping pods first."""
-    with cluster.progress.step("helm uninstall architect"):
+    with cluster.progress.step("running helm uninstall architect"):
         cluster.helm("uninstall", NAME, "--namespace", NAMESPACE, "--wait", timeout_seconds=600)
 
 

@@ -41,6 +41,7 @@ def node_root(cache: Cache) -> Path:
         version=versions.NODE_SUITE,
         recipe=[versions.NODE_PACKAGES, versions.NODE_MINIMUM, APT_OPTIONS, DPKG_OPTIONS],
         build=build,
+        takes="about 1 min, once",
     )
     return directory / "root"
 

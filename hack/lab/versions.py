@@ -8,6 +8,8 @@ VERSITYGW = "v1.8.0"
 COREDNS = "v1.15.0"
 GO = "1.26.0"
 """Oldest Go that builds all of them (the ``go`` line of the newest module)."""
+GO_TOOLCHAIN = "1.26.8"
+"""The Go that is fetched where the host's is older."""
 
 NODE_SUITE = "forky"
 """Debian release of the nodes: the oldest one with containerd 2.1, which kubelet 1.36 needs."""

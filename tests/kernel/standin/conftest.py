@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from architect.shim.standin.tls import Certificate
+from lab import gotoolchain
+from lab.cache import Cache
+from lab.settings import Settings
 from support import selfsigned
 from support.standin import Namespace, Serving
 
@@ -37,12 +40,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 @pytest.fixture(scope="session")
 def prober() -> Path:
     """The prober built from kubelet's packages; Go's cache makes later builds quick."""
-    cache = Path(os.environ.get("ARCHITECT_CACHE") or "/var/cache/architect")
-    binary = cache / "probeclient" / "probeclient"
+    cache = Cache(Settings.from_environment().cache)
+    binary = cache.root / "probeclient" / "probeclient"
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
     subprocess.run(
         ["nice", "go", "build", "-trimpath", "-o", str(binary), "."],
         cwd=PROBECLIENT,
-        env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"},
+        env=gotoolchain.environment(cache, environment),
         check=True,
         timeout=540,
     )
