@@ -175,9 +175,17 @@ class Container:
         return self.host.call(*self.words(*words), check=check, **options)
 
     def create(
-        self, *, check: bool = True, prefix: Sequence[str] = (), pass_fds: Sequence[int] = ()
+        self,
+        *,
+        check: bool = True,
+        prefix: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        stdout: int | None = None,
     ) -> int:
-        """Create the container with files as stdio; return the runtime's exit status."""
+        """Create the container with files as stdio; return the runtime's exit status.
+
+        CRIU wants pipes or /dev/null: *stdout* takes the place of both files.
+        """
         pid_file = self.bundle / "init.pid"
         words = self.words("create", "--bundle", str(self.bundle), "--pid-file", str(pid_file))
         with open(self.stdout, "wb") as out, open(self.stderr, "wb") as err:
@@ -185,8 +193,8 @@ class Container:
                 self.host.command(*prefix, *words, self.id),
                 pass_fds=pass_fds,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
+                stdout=out if stdout is None else stdout,
+                stderr=err if stdout is None else stdout,
                 timeout=DEADLINE_SECONDS,
             ).returncode
         if check:

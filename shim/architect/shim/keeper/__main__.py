@@ -57,6 +57,7 @@ def _serve(options: argparse.Namespace, log: logging.Logger) -> int:
     loop.run()
     log.info("keeper ends; pods stay as they are")
     control.close()
+    server.close()
     return 0
 
 

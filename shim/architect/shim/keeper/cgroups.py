@@ -36,12 +36,18 @@ def of_process(pid: int) -> dict[str, Path]:
     return found
 
 
-def process_files(directories: Mapping[str, Path]) -> list[Path]:
-    """Return the ``cgroup.procs`` files to write in order to join, each hierarchy once."""
+def entrances(directories: Mapping[str, Path]) -> list[Path]:
+    """Return what the fork server needs in order to start CRIU in the container's cgroups.
+
+    Each hierarchy once: the ``tasks`` file of version 1, the directory of version 2, into which
+    clone3(2) places a child. A write to ``cgroup.procs`` would wait for an RCU grace period in
+    either.
+    """
     unique: dict[str, Path] = {}
-    for directory in directories.values():
-        unique[os.path.realpath(directory)] = directory
-    return [directory / "cgroup.procs" for directory in unique.values()]
+    for controller, directory in directories.items():
+        entrance = directory / "tasks" if controller else directory
+        unique[os.path.realpath(directory)] = entrance
+    return list(unique.values())
 
 
 def members(directories: Mapping[str, Path]) -> list[int]:

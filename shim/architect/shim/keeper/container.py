@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -12,10 +14,10 @@ from typing import Final
 
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import NodeError, Rejected
-from architect.shim.keeper import cgroups, criu, images, processes, sysvshm
+from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState
 from architect.shim.keeper.loop import Loop, Task
-from architect.shim.keeper.recovery import Facts
+from architect.shim.keeper.recovery import AfterDump, Facts
 from architect.shim.records import Record
 
 log = logging.getLogger(__name__)
@@ -28,8 +30,28 @@ SETTLE_LIMIT_SECONDS: Final = 2.0
 SETTLE_STEP_SECONDS: Final = 0.0002
 """Init reacts within one scheduling of a waiting process."""
 
-PID_GAP: Final = 64
-"""CRIU's own processes get pids this far above the tree's highest."""
+CLEAR_LIMIT_SECONDS: Final = 30.0
+CLEAR_STEP_SECONDS: Final = 0.0002
+CLEAR_LONGEST_STEP_SECONDS: Final = 0.02
+"""Large memory takes the kernel long to free, and init reaps only after that."""
+
+RESTORE_ATTEMPTS: Final = 3
+"""With the same image, as long as what fails is not the image."""
+
+
+KILLED_STATUS: Final = 128 + signal.SIGKILL
+
+
+class TreeLost(NodeError):
+    """The tree of :attr:`container` is gone and there is no image of it."""
+
+    def __init__(self, message: str, *, container: str) -> None:
+        super().__init__(
+            message,
+            reason="ImageLost",
+            hint="a process was killed in the middle of a dump; see the keeper's log",
+        )
+        self.container = container
 
 
 class Container:
@@ -102,22 +124,37 @@ class Container:
         """Return the memory that an image would hold."""
         return processes.resident_bytes(self.tree())
 
+    def is_running(self) -> bool:
+        """Whether the application's tree runs.
+
+        Its root alone does not tell: a dumped tree takes its time to die, and half a tree is left
+        where a restore was cut.
+        """
+        if self.tree_root() is None:
+            return False
+        return not images.is_complete(self.directory) or images.is_restored(self.directory)
+
     def facts(self) -> Facts:
         """Return what recovery needs to know."""
         is_init_alive = self.find_init() is not None
+        # First: once CRIU is seen to have ended, the others are what it left.
+        is_criu_working = criu.is_working(self.directory / "image")
         return Facts(
             is_init_alive=is_init_alive,
-            is_tree_alive=is_init_alive and self.tree_root() is not None,
+            is_tree_alive=is_init_alive and self.is_running(),
             is_image_complete=images.is_complete(self.directory),
-            is_criu_working=criu.is_working(self.directory / "image"),
+            is_criu_working=is_criu_working,
         )
 
     def dump(self, loop: Loop, server: criu.Server) -> Task[None]:
-        """Write the tree's image and remove the tree; on failure the tree goes on running.
+        """Write the tree's image and remove the tree.
 
-        Raises NodeError with CRIU's reason.
+        Raises NodeError with CRIU's reason: the tree goes on running, or the application has ended
+        by itself. Raises TreeLost if the tree is gone without an image; the container then ends.
         """
         init = self.init()
+        if criu.is_working(self.directory / "image"):
+            raise Rejected(f"CRIU works on container {self.name} already", reason="Busy")
         root = self.tree_root()
         if root is None:
             raise Rejected(f"container {self.name} runs no application now", reason="NotRunning")
@@ -139,25 +176,56 @@ class Container:
         page.fall_asleep()
         try:
             yield from self._settle(loop)
-            outcome = yield loop.within(
-                server.dump(
-                    init_pid=init.pid,
-                    image=image,
-                    arguments=criu.dump_arguments(tree_pid=target),
-                    own_pid=highest + PID_GAP,
-                ),
-                DUMP_LIMIT_SECONDS,
-                what=f"dump of container {self.name}",
-            )
-            if outcome.status != 0:
-                raise criu.failure(image, "dump", outcome)
         except BaseException:
             page.wake()
             raise
+        problem = yield from runs.finish(
+            loop,
+            server,
+            criu.Request.dump(init_pid=init.pid, image=image, tree_pid=target, highest_pid=highest),
+            limit_seconds=DUMP_LIMIT_SECONDS,
+            what=f"dump of container {self.name}",
+        )
+        left = recovery.after_dump(self.facts())
+        if left is not AfterDump.ASLEEP:
+            # Where the tree is gone init now ends, with the status that the tree ended with.
+            page.wake()
+            if left is AfterDump.LOST:
+                raise (yield from self._loss(loop, problem))
+            raise problem or NodeError(
+                f"CRIU left no image of container {self.name}", reason="Criu"
+            )
+        if problem is not None:
+            log.warning("container %s is asleep all the same: %s", self.name, problem)
         try:
             sysvshm.remove(init.pid, segments)
         except (NodeError, OSError) as error:
             log.error("container %s: %s", self.name, error)
+
+    def _loss(self, loop: Loop, problem: NodeError | None) -> Task[NodeError]:
+        """Tell an application that ended by itself before it was frozen from one that was lost."""
+        page = self.page()
+        deadline = time.monotonic() + SETTLE_LIMIT_SECONDS
+        # The page outlives init, which ends as soon as it has reaped the tree.
+        while True:
+            is_gone, found = self.find_init() is None, page.read()
+            if found.is_reaped or time.monotonic() > deadline:
+                break
+            if is_gone:
+                return NodeError(
+                    f"container {self.name} ended during its dump", reason="ContainerGone"
+                )
+            yield loop.sleep(CLEAR_STEP_SECONDS)
+        if found.is_reaped and found.status != KILLED_STATUS:
+            return NodeError(
+                f"the application of container {self.name} ended with status {found.status} "
+                "when it was about to be dumped",
+                reason="NotRunning",
+            )
+        return TreeLost(
+            f"container {self.name} has neither processes nor an image: {problem}",
+            container=self.name,
+        )
 
     def _settle(self, loop: Loop) -> Task[None]:
         """Wait until init keeps signals, so that none is lost with the dumped tree."""
@@ -176,34 +244,74 @@ class Container:
 
         Raises NodeError with CRIU's reason; the image is then unchanged and half a tree removed.
         """
-        init = self.init()
+        for attempt in itertools.count(1):
+            problem = yield from self._restore_once(loop, server)
+            if images.is_restored(self.directory):
+                break
+            yield from self._clear(loop)
+            problem = problem or NodeError(
+                f"CRIU says nothing about container {self.name}", reason="Criu"
+            )
+            if problem.reason not in runs.ACCIDENTS or attempt == RESTORE_ATTEMPTS:
+                raise problem
+            log.warning("container %s: restored once more: %s", self.name, problem)
+        self.page().wake()
+
+    def _restore_once(self, loop: Loop, server: criu.Server) -> Task[NodeError | None]:
         try:
             meta = images.Meta.read(self.directory)
         except FileNotFoundError as error:
             raise NodeError(
                 f"container {self.name} has no image in {self.directory}", reason="ImageMissing"
             ) from error
-        image = self.directory / "image"
-        (image / "restore.exit").unlink(missing_ok=True)
-        arguments, inherited = criu.restore_arguments(pipes=meta.pipes, has_own_ipc=True)
-        page = self.page()
-        page.set_target(meta.tree_pid)
-        outcome = yield loop.within(
-            server.restore(
+        init = self.init()
+        yield from self._clear(loop)
+        images.begin_restore(self.directory)
+        self.page().set_target(meta.tree_pid)
+        problem = yield from runs.finish(
+            loop,
+            server,
+            criu.Request.restore(
                 init_pid=init.pid,
-                image=image,
-                arguments=arguments,
-                own_pid=meta.highest_pid + PID_GAP,
-                cgroups=cgroups.process_files(self.cgroups()),
-                inherited=inherited,
+                image=self.directory / "image",
+                pipes=meta.pipes,
+                highest_pid=meta.highest_pid,
+                cgroups=cgroups.entrances(self.cgroups()),
             ),
-            RESTORE_LIMIT_SECONDS,
+            limit_seconds=RESTORE_LIMIT_SECONDS,
             what=f"restore of container {self.name}",
         )
-        if outcome.status != 0:
-            self._remove_half_restored(meta.tree_pid)
-            raise criu.failure(image, "restore", outcome)
-        page.wake()
+        return problem
+
+    def _clear(self, loop: Loop) -> Task[None]:
+        """Wait until the image's pids are free, and end what a cut restore left on them.
+
+        Init reaps the dumped tree in its own time; a tree restored before that meets its own pids
+        ("Can't fork: File exists"). Raises NodeError.
+        """
+        init = self.init()
+        pids: frozenset[int] | None = None
+        deadline = time.monotonic() + CLEAR_LIMIT_SECONDS
+        step = CLEAR_STEP_SECONDS
+        while children := list(processes.tree(init.pid))[1:]:
+            if pids is None:
+                yield from runs.over(loop, self.directory / "image", what=f"container {self.name}")
+                pids = images.tree_pids(self.directory)
+            left = [pid for pid in children if pids.intersection(processes.ns_pids(pid)[-1:])]
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise NodeError(
+                    f"pids of container {self.name} are not free: "
+                    + ", ".join(f"{pid} ({processes.command(pid)})" for pid in left[:8]),
+                    reason="PidTaken",
+                    hint="is the container paused?",
+                )
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            yield loop.sleep(step)
+            step = min(2 * step, CLEAR_LONGEST_STEP_SECONDS)
 
     def settle_awake(self) -> None:
         """Make init end with its tree again, where a restart of the keeper left it waiting."""
@@ -218,16 +326,6 @@ class Container:
     def forget_image(self) -> None:
         """Remove the image of a tree that runs again: old memory must never be used twice."""
         images.discard(self.directory)
-
-    def _remove_half_restored(self, tree_pid: int) -> None:
-        root = processes.child_with_ns_pid(self.init().pid, tree_pid)
-        if root is None:
-            return
-        for pid in list(processes.tree(root)):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
     def close(self) -> None:
         """Release what is held open of the container."""

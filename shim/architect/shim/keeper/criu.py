@@ -9,25 +9,32 @@ request) is described in ``shim/native/criu/README.md``.
 from __future__ import annotations
 
 import array
+import contextlib
+import enum
 import fcntl
 import itertools
 import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from architect.core.errors import NodeError
 from architect.shim import criu_errors
+from architect.shim.keeper import images, processes
 from architect.shim.keeper.loop import Future, Loop
 
 log = logging.getLogger(__name__)
 
 FIRST_INHERITED: Final = 200
 """Number of the first passed descriptor inside CRIU (see the fork server)."""
+
+WORTH_RESTARTING_SECONDS: Final = 10.0
+"""A server that lived shorter is started by the next request only: it may be unable to live."""
 
 _SHARED_OPTIONS: Final = (
     # Our packet queue holds the network; CRIU's own lock would leave drop rules behind.
@@ -66,6 +73,115 @@ def restore_arguments(*, pipes: dict[str, int], has_own_ipc: bool) -> tuple[list
 _NAMESPACES: Final = "mnt,uts,net"
 """Entered besides the pid namespace. Not IPC: CRIU refuses SysV shared memory of its own one."""
 
+_PID_GAP: Final = 64
+"""CRIU's own processes get pids this far above the tree's highest."""
+_PID_TRIES: Final = 16
+"""CRIU gets the first free one of so many pids (PID_TRIES of the fork server)."""
+
+
+class Kind(enum.StrEnum):
+    """What CRIU is asked for."""
+
+    DUMP = "dump"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One run of CRIU inside a container's namespaces."""
+
+    kind: Kind
+    init_pid: int
+    """The container's PID 1, as the host knows it."""
+    image: Path
+    arguments: tuple[str, ...]
+    """CRIU's command line, from the kind on."""
+    own_pid: int
+    """Lowest pid for CRIU itself in the container's namespace."""
+    cgroups: tuple[Path, ...] = ()
+    """What :func:`.cgroups.entrances` returns; empty: CRIU stays in the host's."""
+    inherited: tuple[int, ...] = ()
+    """Descriptors of init that CRIU is given from :data:`FIRST_INHERITED` on."""
+
+    @classmethod
+    def dump(cls, *, init_pid: int, image: Path, tree_pid: int, highest_pid: int) -> Request:
+        """Return the request to dump and remove the tree below pid *tree_pid*."""
+        return cls(
+            kind=Kind.DUMP,
+            init_pid=init_pid,
+            image=image,
+            arguments=tuple(dump_arguments(tree_pid=tree_pid)),
+            own_pid=highest_pid + _PID_GAP,
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        *,
+        init_pid: int,
+        image: Path,
+        pipes: dict[str, int],
+        highest_pid: int,
+        cgroups: Sequence[Path],
+    ) -> Request:
+        """Return the request to restore a tree whose stdio was *pipes*, into *cgroups*."""
+        arguments, inherited = restore_arguments(pipes=pipes, has_own_ipc=True)
+        return cls(
+            kind=Kind.RESTORE,
+            init_pid=init_pid,
+            image=image,
+            arguments=tuple(arguments),
+            own_pid=highest_pid + _PID_GAP,
+            cgroups=tuple(cgroups),
+            inherited=tuple(inherited),
+        )
+
+    @property
+    def own_pids(self) -> range:
+        """The pids in the container's namespace of which CRIU has one."""
+        return range(self.own_pid, self.own_pid + _PID_TRIES)
+
+    def message(self, number: int) -> bytes:
+        """Return the fork server's message for this request, numbered *number*."""
+        tokens = (
+            f"id={number}",
+            f"kind={self.kind}",
+            f"ns={_NAMESPACES}",
+            f"pid={self.own_pid}",
+            f"last-pid={self.own_pids.stop}",
+            f"cgroups={len(self.cgroups)}",
+            f"fds={len(self.inherited)}",
+            "--",
+            *self.arguments,
+        )
+        return b"".join(token.encode() + b"\0" for token in tokens)
+
+    @contextlib.contextmanager
+    def descriptors(self) -> Iterator[list[int]]:
+        """Open what the message is sent with, in the order of the protocol. Raises OSError."""
+        with contextlib.ExitStack() as opened:
+
+            def keep(fd: int) -> int:
+                opened.callback(os.close, fd)
+                return fd
+
+            directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            fds = [
+                keep(os.pidfd_open(self.init_pid)),
+                keep(os.open(self.image, directory)),
+                keep(os.open(self.image, directory)),
+            ]
+            # Held as long as the message, the supervisor or its CRIU lives, whoever else dies:
+            # see is_working().
+            fcntl.flock(fds[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in self.cgroups:
+                flags = directory if path.is_dir() else os.O_WRONLY | os.O_CLOEXEC
+                fds.append(keep(os.open(path, flags)))
+            for number in self.inherited:
+                flags = (os.O_RDONLY if number == 0 else os.O_WRONLY) | os.O_CLOEXEC
+                fds.append(keep(os.open(f"/proc/{self.init_pid}/fd/{number}", flags)))
+            yield fds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -76,135 +192,84 @@ class Outcome:
     seconds: float
 
 
+class _Connection:
+    """One running server and what it was asked.
+
+    Answers come from the supervisors, which hold the server's socket: they still come when the
+    server itself was killed, and the end of the socket says that none will come any more.
+    """
+
+    def __init__(self, binary: Path) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            ours.setblocking(False)
+            try:
+                # In a process group of its own: it outlives us while a CRIU works.
+                self.pid = os.posix_spawn(
+                    binary,
+                    [str(binary), "serve"],
+                    {},
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
+                    setpgroup=0,
+                )
+            except OSError:
+                ours.close()
+                raise
+        self.socket = ours
+        self.started = time.monotonic()
+        self.waiting: dict[int, Future[Outcome]] = {}
+
+
 class Server:
-    """The running fork server, started on first use and again if it has ended."""
+    """The fork server, started on first use and again if it has ended."""
 
     def __init__(self, loop: Loop, binary: Path) -> None:
         self._loop = loop
         self._binary = binary
-        self._socket: socket.socket | None = None
-        self._pid = 0
+        self._current: _Connection | None = None
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, Future[Outcome]] = {}
 
-    def dump(
-        self, *, init_pid: int, image: Path, arguments: Sequence[str], own_pid: int
-    ) -> Future[Outcome]:
-        """Run a dump; the future fails with NodeError only if CRIU could not be started."""
-        return self._request(
-            kind="dump",
-            namespaces=_NAMESPACES,
-            init_pid=init_pid,
-            image=image,
-            arguments=arguments,
-            own_pid=own_pid,
-            cgroups=(),
-            inherited=(),
-        )
+    @property
+    def pid(self) -> int | None:
+        """The running server's pid; None if there is none."""
+        return None if self._current is None else self._current.pid
 
-    def restore(
-        self,
-        *,
-        init_pid: int,
-        image: Path,
-        arguments: Sequence[str],
-        own_pid: int,
-        cgroups: Sequence[Path],
-        inherited: Sequence[int],
-    ) -> Future[Outcome]:
-        """Run a restore inside *cgroups* (``cgroup.procs`` files), with init's descriptors."""
-        return self._request(
-            kind="restore",
-            namespaces=_NAMESPACES,
-            init_pid=init_pid,
-            image=image,
-            arguments=arguments,
-            own_pid=own_pid,
-            cgroups=cgroups,
-            inherited=inherited,
-        )
+    def run(self, request: Request) -> Future[Outcome]:
+        """Run CRIU and return how it ended.
 
-    def _request(
-        self,
-        *,
-        kind: str,
-        namespaces: str,
-        init_pid: int,
-        image: Path,
-        arguments: Sequence[str],
-        own_pid: int,
-        cgroups: Sequence[Path],
-        inherited: Sequence[int],
-    ) -> Future[Outcome]:
+        The future fails with NodeError where CRIU was not reached, and where nobody is left who
+        would tell: :mod:`.runs` finds out what became of it.
+        """
         number = next(self._numbers)
         future: Future[Outcome] = Future()
-        opened: list[int] = []
-
-        def keep(fd: int) -> int:
-            opened.append(fd)
-            return fd
-
         try:
-            keep(os.pidfd_open(init_pid))
-            directory = keep(os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            # The lock is held as long as we or the forked CRIU live: a restarted keeper sees that
-            # CRIU is still at work.
-            work = keep(os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-            fcntl.flock(work, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            assert directory != work
-            for path in cgroups:
-                keep(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
-            for descriptor in inherited:
-                flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY
-                keep(os.open(f"/proc/{init_pid}/fd/{descriptor}", flags | os.O_CLOEXEC))
-            tokens = [
-                f"id={number}",
-                f"kind={kind}",
-                f"ns={namespaces}",
-                f"pid={own_pid}",
-                f"last-pid={own_pid + 16}",
-                f"cgroups={len(cgroups)}",
-                f"fds={len(inherited)}",
-                "--",
-                *arguments,
-            ]
-            message = b"".join(token.encode() + b"\0" for token in tokens)
-            server = self._running()
-            self._waiting[number] = future
-            server.sendmsg(
-                [message], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", opened))]
-            )
+            with request.descriptors() as fds:
+                server = self._running()
+                try:
+                    server.socket.sendmsg(
+                        [request.message(number)],
+                        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))],
+                    )
+                except (BrokenPipeError, ConnectionResetError):
+                    self._lost(server)
+                    raise
+                server.waiting[number] = future
         except OSError as error:
-            self._waiting.pop(number, None)
             future.set_error(
                 NodeError(
-                    f"cannot start a {kind} of the container with init {init_pid}: {error}",
+                    f"cannot start a {request.kind} of the container with init "
+                    f"{request.init_pid}: {error}",
                     reason="CriuUnavailable",
                     errno=error.errno,
                 )
             )
-        finally:
-            for fd in opened:
-                os.close(fd)
         return future
 
-    def _running(self) -> socket.socket:
-        if self._socket is not None:
-            return self._socket
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        # The server runs in a process group of its own and outlives us while a CRIU works.
-        self._pid = os.posix_spawn(
-            self._binary,
-            [str(self._binary), "serve"],
-            {},
-            file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)],
-            setpgroup=0,
-        )
-        theirs.close()
-        self._socket = ours
-        self._loop.watch(ours.fileno(), self._receive)
-        return ours
+    def _running(self) -> _Connection:
+        if self._current is None:
+            made = self._current = _Connection(self._binary)
+            self._loop.watch(made.socket.fileno(), lambda: self._receive(made))
+        return self._current
 
     def prepare(self) -> None:
         """Start the server now, so that the first wake does not wait for it."""
@@ -213,27 +278,27 @@ class Server:
         except OSError as error:
             log.error("cannot start %s: %s", self._binary, error)
 
-    def _receive(self) -> None:
-        assert self._socket is not None
+    def _receive(self, server: _Connection) -> None:
         while True:
             try:
-                message = self._socket.recv(65536)
+                message = server.socket.recv(65536)
             except BlockingIOError:
                 return
             except ConnectionResetError:
                 message = b""
             if not message:
-                self._lost()
+                self._lost(server)
                 return
-            self._answer(message)
+            self._answer(server, message)
 
-    def _answer(self, message: bytes) -> None:
+    @staticmethod
+    def _answer(server: _Connection, message: bytes) -> None:
         fields = dict(
             token.partition("=")[::2]
             for token in message.decode(errors="replace").split("\0")
             if token
         )
-        future = self._waiting.pop(int(fields.get("id", "0")), None)
+        future = server.waiting.pop(int(fields.get("id", "0")), None)
         if future is None:
             log.error("the CRIU server answered what nobody asked: %r", fields)
         elif "error" in fields:
@@ -245,23 +310,39 @@ class Server:
                 Outcome(status=int(fields["status"]), seconds=int(fields["usec"]) / 1e6)
             )
 
-    def _lost(self) -> None:
-        assert self._socket is not None
-        self._loop.unwatch(self._socket.fileno())
-        self._socket.close()
-        self._socket = None
-        waiting, self._waiting = self._waiting, {}
+    def _lost(self, server: _Connection) -> None:
+        self._retire(server)
+        self._loop.unwatch(server.socket.fileno())
+        server.socket.close()
+        waiting, server.waiting = server.waiting, {}
         for future in waiting.values():
             future.set_error(NodeError("the CRIU server ended", reason="CriuUnavailable"))
 
+    def close(self) -> None:
+        """Let the server end once its runs have; nobody hears of them."""
+        if self._current is not None:
+            self._loop.unwatch(self._current.socket.fileno())
+            self._current.socket.close()
+            self._current = None
+
     def reaped(self, pid: int) -> None:
-        """Learn that child *pid* has ended."""
-        if pid == self._pid:
-            self._pid = 0
+        """Learn that child *pid* has ended; safe in a signal handler."""
+        server = self._current
+        if server is not None and server.pid == pid:
+            # Its supervisors may work on and answer; whatever else is sent there, nobody reads.
+            self._loop.call_from_thread(lambda: self._retire(server))
+
+    def _retire(self, server: _Connection) -> None:
+        if self._current is not server:
+            return
+        self._current = None
+        log.error("the CRIU server %d has ended", server.pid)
+        if time.monotonic() - server.started > WORTH_RESTARTING_SECONDS:
+            self._loop.call_soon(self.prepare)
 
 
 def is_working(image: Path) -> bool:
-    """Whether a CRIU started by an earlier keeper is still at work in *image*."""
+    """Whether a CRIU is at work in *image*, or a request for one is under way, whosever it is."""
     try:
         fd = os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -275,25 +356,29 @@ def is_working(image: Path) -> bool:
     return False
 
 
-def failure(
-    image: Path,
-    kind: str,
-    outcome: Outcome,
-    *,
-    translate: Callable[[str], tuple[str, str]] | None = None,
-) -> NodeError:
-    """Return the error for a failed run, translated from the end of CRIU's log."""
-    path = image / f"{kind}.log"
+def kill(request: Request) -> None:
+    """Kill the CRIU that works on *request*, if there is one; of half a tree :mod:`.runs` knows."""
+    namespace = processes.pid_namespace(request.init_pid)
+    for pid in processes.all_pids():
+        if namespace is None or processes.pid_namespace(pid) != namespace:
+            continue
+        if any(number in request.own_pids for number in processes.ns_pids(pid)[-1:]):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def failure(image: Path, kind: Kind, status: int) -> NodeError:
+    """Return the error for a run that ended with *status*, translated from CRIU's log."""
     try:
-        text = path.read_text(errors="replace")[-65536:]
+        text = (image / f"{kind}.log").read_text(errors="replace")[-65536:]
     except FileNotFoundError:
         text = ""
-    reason, hint = (translate or criu_errors.translate)(text)
+    reason, hint = criu_errors.translate(text)
     lines = [line for line in text.splitlines() if "Error" in line]
     said = lines[-1].strip()[:300] if lines else "nothing"
-    ended = (
-        f"signal {signal.Signals(outcome.status - 128).name}"
-        if 128 < outcome.status < 128 + signal.NSIG
-        else f"status {outcome.status}"
-    )
+    ended = f"status {status}"
+    if status > images.SIGNALLED:
+        ended = f"signal {status - images.SIGNALLED}"
+        if reason == criu_errors.UNKNOWN[0]:
+            reason, hint = "CriuKilled", "the kernel (out of memory?) or somebody killed CRIU"
     return NodeError(f"{kind} ended with {ended}; CRIU said: {said}", reason=reason, hint=hint)

@@ -27,7 +27,13 @@ from architect.core import files
 from architect.core.errors import FormatError, NodeError
 
 VERSION: Final = 1
+SIGNALLED: Final = 128
+"""An exit status above it is this plus the signal that ended CRIU."""
+NOT_REACHED: Final = 255
+"""Exit status that says that CRIU was never started (``NOT_STARTED_STATUS`` of the server)."""
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
+_CORE = re.compile(r"core-(\d+)\.img")
+"""CRIU's image of one process or thread."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,9 +98,40 @@ def prepare(directory: Path) -> Path:
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether CRIU finished the image: it writes the inventory last and its exit status after."""
+    """Whether CRIU wrote the whole image and removed the tree."""
     image = directory / "image"
-    return exit_status(image, "dump") == 0 and (image / "inventory.img").exists()
+    return _has_succeeded(image, "dump") and (image / "inventory.img").exists()
+
+
+def is_restored(directory: Path) -> bool:
+    """Whether the tree runs again: its last restore came to its end."""
+    return _has_succeeded(directory / "image", "restore")
+
+
+def _has_succeeded(image: Path, kind: str) -> bool:
+    """Tell from the exit status or, where nobody lived to write it, from CRIU's own last words.
+
+    CRIU writes ``stats-dump`` after it has killed the tree and ``stats-restore`` after it has let
+    the tree run, only if nothing failed (cr_dump_finish(), restore_root_task()).
+    """
+    status = exit_status(image, kind)
+    if status == NOT_REACHED:
+        return False
+    if status is None or status > SIGNALLED:
+        return (image / f"stats-{kind}").exists()
+    return status == 0
+
+
+def begin_restore(directory: Path) -> None:
+    """Forget how an earlier restore of the image ended."""
+    for name in ("restore.exit", "stats-restore"):
+        (directory / "image" / name).unlink(missing_ok=True)
+
+
+def tree_pids(directory: Path) -> frozenset[int]:
+    """Return the pids, in their namespace, of all processes and threads in the image."""
+    entries = os.listdir(directory / "image")
+    return frozenset(int(found[1]) for found in map(_CORE.fullmatch, entries) if found)
 
 
 def exit_status(image: Path, kind: str) -> int | None:

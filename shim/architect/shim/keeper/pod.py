@@ -17,8 +17,8 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, NodeError, Rejected
-from architect.shim.keeper import criu, images, lifecycle, processes
-from architect.shim.keeper.container import Container, total_resident_bytes
+from architect.shim.keeper import criu, images, lifecycle, processes, runs
+from architect.shim.keeper.container import Container, TreeLost, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
@@ -36,7 +36,7 @@ FAILED_RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
 FRESH_STATUS: Final = 137
 """Exit status of a container ended because its image cannot be restored: as if it was killed."""
 
-_TRANSIENT: Final = frozenset({"Busy", "InFlight", "NotRunning", "NoSpace", "CriuUnavailable"})
+_TRANSIENT: Final = frozenset({"Busy", "InFlight", "NotRunning", "NoSpace", *runs.ACCIDENTS})
 """Reasons that say nothing about the next attempt; others are refused until the pod changes."""
 
 Emit = Callable[[Event, dict[str, Any]], None]
@@ -229,6 +229,7 @@ class Pod:
     def _undo_sleep(self, dumped: list[Container], error: ArchitectError | OSError) -> Task[None]:
         """Bring back what was dumped already, release packets, remember why."""
         lost: list[Container] = []
+        names = [error.container] if isinstance(error, TreeLost) else []
         for container in dumped:
             try:
                 yield from container.restore(self._loop, self._server)
@@ -249,7 +250,7 @@ class Pod:
         if failure.reason not in _TRANSIENT:
             self.refused = failure
         self._save()
-        self._tell(Event.SLEEP_FAILED, **failure.as_dict(), lost=[c.name for c in lost])
+        self._tell(Event.SLEEP_FAILED, **failure.as_dict(), lost=[*names, *(c.name for c in lost)])
         log.warning("%s goes on running: %s", self, error)
 
     # Waking
@@ -263,7 +264,7 @@ class Pod:
             self.network.prepare_wake()
             steps.done("prepare")
             for container in members:
-                if container.tree_root() is None:
+                if not container.is_running():
                     yield from container.restore(self._loop, self._server)
             steps.done("restore")
         except (ArchitectError, OSError) as error:
@@ -315,6 +316,8 @@ class Pod:
         match policy:
             case OnRestoreFailure.FRESH:
                 for container in members:
+                    if container.is_running():
+                        continue
                     images.set_aside(container.directory)
                     container.end(FRESH_STATUS)
                 self.state = PodState.AWAKE

@@ -108,6 +108,19 @@ def ns_pids(pid: int) -> list[int]:
     return []
 
 
+def all_pids() -> list[int]:
+    """Return the pids of all processes that we can see."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def pid_namespace(pid: int) -> int | None:
+    """Return the inode of *pid*'s pid namespace; None if it has ended or is not ours to ask."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
 def is_in_own_network(pid: int) -> bool:
     """Whether *pid* has a network namespace other than ours."""
     return os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino

@@ -21,6 +21,7 @@ class Facts:
 
     is_init_alive: bool
     is_tree_alive: bool
+    """It runs: neither dying after its dump nor half restored."""
     is_image_complete: bool
     is_criu_working: bool
 
@@ -59,3 +60,19 @@ def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
         # All dumped. A pod that was waking has asked for it, and goes on waking.
         return Recovery.FINISH_WAKE if phase is PodState.WAKING else Recovery.ASLEEP
     return Recovery.FINISH_SLEEP if phase is PodState.FALLING else Recovery.FINISH_WAKE
+
+
+class AfterDump(enum.Enum):
+    """What a dump left, whatever was reported about it."""
+
+    ASLEEP = "asleep"
+    RUNNING = "running"
+    """It failed and the tree goes on."""
+    LOST = "lost"
+
+
+def after_dump(found: Facts) -> AfterDump:
+    """Return what became of a container whose dump is over."""
+    if found.is_tree_alive:
+        return AfterDump.RUNNING
+    return AfterDump.ASLEEP if found.is_image_complete else AfterDump.LOST

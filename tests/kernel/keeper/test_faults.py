@@ -1,0 +1,234 @@
+"""Whoever is killed in the middle of a dump or a restore: it converges, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from architect.api.keeper import PodState
+from architect.core.errors import NodeError
+from architect.shim.keeper import container as containers
+from architect.shim.keeper import criu, images, processes, recovery
+from architect.shim.keeper.loop import Future
+from architect.shim.keeper.recovery import Recovery
+from support import runtime
+from support.sleepers import Keeper, Sleeper, stopped
+
+Make = Callable[..., Sleeper]
+
+
+def begin_dump(keeper: Keeper, sleeper: Sleeper) -> Future[None]:
+    return keeper.loop.spawn(sleeper.container.dump(keeper.loop, keeper.server), name="dump")
+
+
+def begin_restore(keeper: Keeper, sleeper: Sleeper) -> Future[None]:
+    return keeper.loop.spawn(sleeper.container.restore(keeper.loop, keeper.server), name="restore")
+
+
+def dump(keeper: Keeper, sleeper: Sleeper) -> None:
+    keeper.until(begin_dump(keeper, sleeper))
+
+
+def restore(keeper: Keeper, sleeper: Sleeper) -> None:
+    keeper.until(begin_restore(keeper, sleeper))
+
+
+def kill_server(keeper: Keeper) -> None:
+    pid = keeper.server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    keeper.turn_until(lambda: keeper.server.pid is None, what="the server's end")
+
+
+def half_a_tree(keeper: Keeper) -> tuple[int, int]:
+    """Return the pids of the supervisor and of its CRIU, stopped with children of its own."""
+    while True:
+        supervisor, pid = keeper.working("restore")
+        os.kill(pid, signal.SIGSTOP)
+        if processes.children(pid):
+            return supervisor, pid
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("whom", ["server", "server and supervisor"])
+def test_a_dump_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
+    sleeper = make(mebibytes=16)
+    work = begin_dump(keeper, sleeper)
+    supervisor, pid = keeper.working("dump")
+    with stopped(pid):
+        if whom != "server":
+            os.kill(supervisor, signal.SIGKILL)
+        kill_server(keeper)
+        for _ in range(5):
+            keeper.turn()
+        assert not work.is_done
+        assert criu.is_working(sleeper.image)
+    keeper.until(work)
+    assert not sleeper.container.is_running()
+    restore(keeper, sleeper)
+    sleeper.goes_on()
+
+
+def test_a_request_is_not_sent_to_a_server_that_only_its_supervisors_outlive(
+    make: Make, keeper: Keeper
+) -> None:
+    slow, other = make(), make()
+    first = begin_dump(keeper, slow)
+    _, pid = keeper.working("dump")
+    with stopped(pid):
+        kill_server(keeper)
+        dump(keeper, other)
+        restore(keeper, other)
+        assert not first.is_done
+    keeper.until(first)
+    other.goes_on()
+
+
+def test_a_killed_dump_leaves_the_application_running(make: Make, keeper: Keeper) -> None:
+    sleeper = make(mebibytes=64)
+    work = begin_dump(keeper, sleeper)
+    _, pid = keeper.working("dump")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(NodeError) as raised:
+        keeper.until(work)
+    assert raised.value.reason == "CriuKilled"
+    sleeper.goes_on()
+    dump(keeper, sleeper)
+    restore(keeper, sleeper)
+    sleeper.goes_on()
+
+
+def test_a_dump_that_takes_too_long_is_ended(
+    make: Make, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 0.3)
+    sleeper = make(mebibytes=64)
+    work = begin_dump(keeper, sleeper)
+    _, pid = keeper.working("dump")
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(NodeError) as raised:
+        keeper.until(work)
+    assert raised.value.reason == "Timeout"
+    assert not criu.is_working(sleeper.image)
+    sleeper.goes_on()
+
+
+def test_an_application_that_ends_before_its_dump_is_not_called_lost(
+    make: Make, keeper: Keeper
+) -> None:
+    sleeper = make()
+    keeper.server.prepare()
+    assert keeper.server.pid is not None
+    with stopped(keeper.server.pid):
+        work = begin_dump(keeper, sleeper)
+        _, application, _ = sleeper.tree()
+        keeper.turn_until(lambda: criu.is_working(sleeper.image), what="the request")
+        os.kill(application, signal.SIGTERM)
+        keeper.turn_until(lambda: sleeper.container.tree_root() is None, what="the tree's end")
+    with pytest.raises(NodeError) as raised:
+        keeper.until(work)
+    assert raised.value.reason == "NotRunning"
+    assert sleeper.real.wait() == 128 + signal.SIGTERM
+
+
+def test_a_tree_without_an_image_ends_its_container_and_is_called_lost(
+    make: Make, keeper: Keeper
+) -> None:
+    sleeper = make()
+    keeper.server.prepare()
+    assert keeper.server.pid is not None
+    with stopped(keeper.server.pid):
+        work = begin_dump(keeper, sleeper)
+        keeper.turn_until(lambda: criu.is_working(sleeper.image), what="the request")
+        os.kill(sleeper.tree()[0], signal.SIGKILL)
+    with pytest.raises(containers.TreeLost) as raised:
+        keeper.until(work)
+    assert raised.value.reason == "ImageLost"
+    assert raised.value.container == sleeper.container.name
+    assert sleeper.real.wait() == 128 + signal.SIGKILL
+
+
+def test_a_dying_tree_is_not_taken_for_a_running_one(make: Make, keeper: Keeper) -> None:
+    sleeper = make()
+    dump(keeper, sleeper)
+    # As if the kernel still took the dumped tree's memory apart: pids as in the image, all dead
+    # but for the moment.
+    root = sleeper.container.tree_root()
+    assert root is None or not sleeper.container.is_running()
+    assert recovery.decide(PodState.FALLING, [sleeper.seen().facts()]) is Recovery.ASLEEP
+
+
+@pytest.mark.parametrize("whom", ["server", "server and supervisor"])
+def test_a_restore_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
+    sleeper = make(mebibytes=16)
+    dump(keeper, sleeper)
+    work = begin_restore(keeper, sleeper)
+    supervisor, pid = half_a_tree(keeper)
+    if whom != "server":
+        os.kill(supervisor, signal.SIGKILL)
+    kill_server(keeper)
+    for _ in range(5):
+        keeper.turn()
+    assert not work.is_done
+    os.kill(pid, signal.SIGCONT)
+    keeper.until(work)
+    sleeper.goes_on()
+
+
+@pytest.mark.parametrize("whom", ["criu", "all"])
+def test_a_restore_cut_in_the_middle_is_done_again(make: Make, keeper: Keeper, whom: str) -> None:
+    sleeper = make(mebibytes=16)
+    dump(keeper, sleeper)
+    work = begin_restore(keeper, sleeper)
+    supervisor, pid = half_a_tree(keeper)
+    if whom == "all":
+        os.kill(supervisor, signal.SIGKILL)
+        kill_server(keeper)
+    os.kill(pid, signal.SIGKILL)
+    keeper.until(work)
+    sleeper.goes_on()
+    assert len(sleeper.tree()) == 3
+    assert len(sleeper.everything()) == 4
+
+
+def test_a_restore_that_takes_too_long_leaves_no_half_tree(
+    make: Make, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = make(mebibytes=16)
+    dump(keeper, sleeper)
+    with monkeypatch.context() as patch:
+        patch.setattr(containers, "RESTORE_LIMIT_SECONDS", 0.3)
+        work = begin_restore(keeper, sleeper)
+        half_a_tree(keeper)
+        with pytest.raises(NodeError) as raised:
+            keeper.until(work)
+    assert raised.value.reason == "Timeout"
+    assert sleeper.everything() == [sleeper.container.init().pid]
+    assert images.is_complete(sleeper.container.directory)
+    restore(keeper, sleeper)
+    sleeper.goes_on()
+
+
+def test_a_new_keeper_does_not_take_half_a_tree_for_a_running_one(
+    make: Make, keeper: Keeper
+) -> None:
+    sleeper = make(mebibytes=16)
+    dump(keeper, sleeper)
+    begin_restore(keeper, sleeper)
+    supervisor, pid = half_a_tree(keeper)
+    seen = sleeper.seen()
+    assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.WAIT
+    os.kill(supervisor, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    # The first keeper does nothing from here on.
+    runtime.eventually(lambda: not criu.is_working(sleeper.image), what="the end of CRIU")
+    assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.FINISH_WAKE
+    sleeper.container.close()
+    sleeper.container = seen
+    restore(keeper.again(), sleeper)
+    sleeper.goes_on()
+    assert len(sleeper.everything()) == 4
+    assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.AWAKE
