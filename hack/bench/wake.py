@@ -1,0 +1,259 @@
+"""Sleep, and the first byte through the Service after it; beside it plain runc and plain CRIU."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+from architect.api import names
+from architect.api.keeper import Event
+from bench import conditions, fleet, pagecache, plan
+from bench.clock import Clock
+from bench.errors import BenchError
+from bench.figures import Result, Spread
+from bench.fleet import BenchPod, Fleet, FleetSpec
+from bench.keeper import Keeper
+from bench.plan import WakeScenario
+from bench.processes import inside
+from bench.stage import REQUEST_SECONDS, Stage
+
+PAUSE_SECONDS: Final = 0.4
+"""Between two measures: what follows a wake (events, labels, requests) is load, too."""
+SETTLE_SECONDS: Final = 20.0
+"""How long labels and requests of a batch may take; what is late is told in the conditions."""
+
+Values = defaultdict[str, list[float]]
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One scenario at work."""
+
+    stage: Stage
+    scenario: WakeScenario
+    fleet: Fleet
+    keeper: Keeper
+    identities: dict[str, str] = field(default_factory=dict)
+    """Pod uid to the identity that only its memory knows."""
+    first_byte: list[float] = field(default_factory=list)
+    sleep: list[float] = field(default_factory=list)
+    awake: list[float] = field(default_factory=list)
+    wake_parts: Values = field(default_factory=lambda: defaultdict(list))
+    sleep_parts: Values = field(default_factory=lambda: defaultdict(list))
+    wake_baseline: Values = field(default_factory=lambda: defaultdict(list))
+    sleep_baseline: Values = field(default_factory=lambda: defaultdict(list))
+    unsettled: int = 0
+    still_cached: int = 0
+    """Most bytes of an image that could not be dropped from the page cache."""
+
+    def meet(self) -> None:
+        """Learn who everybody is, and warm up what only the first request pays for."""
+        for pod in self.fleet.pods:
+            deadline = time.monotonic() + REQUEST_SECONDS
+            while True:
+                try:
+                    self.identities[pod.uid] = str(self._ask(pod)[1]["identity"])
+                    break
+                except BenchError:
+                    # kube-proxy learns of a Service a moment after its pod is ready
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.2)
+
+    def batch(self, runs: range, clock: Clock) -> None:
+        """Put as many pods to sleep, wake them one by one."""
+        pods = self.fleet.pods[: len(runs)]
+        uids = [pod.uid for pod in pods]
+        self._settle(uids, asleep=False)
+        for pod in pods:
+            self._sleep(pod)
+            time.sleep(PAUSE_SECONDS / 2)
+        self._settle(uids, asleep=True)
+        for pod in pods:
+            pagecache.settle(self._images(pod))
+        for run, pod in zip(runs, pods, strict=True):
+            contestants: list[Callable[[], None]] = [partial(self._wake, pod)]
+            if run % self.scenario.baseline_every == 0:
+                contestants += [
+                    partial(self._baseline, "runc"),
+                    partial(self._baseline, "criu"),
+                    self._floor,
+                ]
+            for act in plan.rotated(contestants, run // self.scenario.baseline_every):
+                if clock.is_over:
+                    return
+                time.sleep(PAUSE_SECONDS)
+                act()
+
+    def _settle(self, uids: Sequence[str], *, asleep: bool) -> None:
+        if not self.fleet.settle(uids, asleep=asleep, timeout_seconds=SETTLE_SECONDS):
+            self.unsettled += 1
+
+    def _sleep(self, pod: BenchPod) -> None:
+        self.sleep.append(self.keeper.sleep(pod.uid))
+        told = self.keeper.told(Event.SLEPT, pod.uid)
+        for step, seconds in told["steps"].items():
+            self.sleep_parts[f"keeper: {step}"].append(seconds * 1000)
+
+    def _wake(self, pod: BenchPod) -> None:
+        if self.scenario.is_cold:
+            files = self._images(pod)
+            pagecache.drop(files)
+            left = sum(map(pagecache.cached_bytes, files))
+            self.still_cached = max(self.still_cached, left)
+        first, answer = self._ask(pod)
+        if answer["identity"] != self.identities[pod.uid]:
+            raise BenchError(
+                f"pod {pod.name} woke without its memory: identity {answer['identity']} instead "
+                f"of {self.identities[pod.uid]}"
+            )
+        self.first_byte.append(first)
+        told = self.keeper.told(Event.WOKE, pod.uid)
+        for step, seconds in told["steps"].items():
+            self.wake_parts[f"keeper: {step}"].append(seconds * 1000)
+        outside = first - told["duration_seconds"] * 1000
+        self.wake_parts["network, decision, application"].append(outside)
+        time.sleep(PAUSE_SECONDS / 2)
+        self.awake.append(self._ask(pod)[0])
+
+    def _ask(self, pod: BenchPod) -> tuple[float, dict[str, Any]]:
+        answer = self.stage.client.call(
+            "get",
+            timeout_seconds=REQUEST_SECONDS + 10,
+            **{"address": pod.service_ip, "port": fleet.PORT, "path": "/"},
+            seconds=REQUEST_SECONDS,
+        )
+        if answer["status"] != "200":
+            raise BenchError(f"pod {pod.name} answered {answer}")
+        return float(answer["first_byte_ms"]), dict(json.loads(answer["body"]))
+
+    def _baseline(self, kind: str) -> None:
+        answer = self.stage.baselines.call(
+            "cycle",
+            timeout_seconds=REQUEST_SECONDS * 2,
+            kind=kind,
+            is_cold=self.scenario.is_cold,
+            pause_seconds=PAUSE_SECONDS,
+        )
+        self.still_cached = max(self.still_cached, int(answer["cached_bytes"]))
+        self.wake_baseline[f"plain {kind} restore, first byte"].append(answer["first_byte_ms"])
+        self.sleep_baseline[DUMP_NAMES[kind]].append(answer["dump_ms"])
+
+    def _floor(self) -> None:
+        answer = self.stage.baselines.call(
+            "floor",
+            timeout_seconds=REQUEST_SECONDS,
+            mebibytes=self.scenario.mebibytes,
+            is_cold=self.scenario.is_cold,
+        )
+        source = "disk" if self.scenario.is_cold else "page cache"
+        self.wake_baseline[f"floor: read from {source} into fresh memory"].append(answer["copy_ms"])
+        self.wake_baseline["floor: page faults of fresh memory"].append(answer["page_faults_ms"])
+
+    def _images(self, pod: BenchPod) -> list[Any]:
+        directory = inside(self.stage.node.machine, names.PODS) / pod.uid
+        found = pagecache.files_below(directory)
+        if not any(path.name.startswith("pages-") for path in found):
+            raise BenchError(f"pod {pod.name} has no memory image in {directory}")
+        return found
+
+    def results(self, load: conditions.Load) -> list[Result]:
+        """Return what was measured."""
+        scenario = self.scenario
+        notes = self._notes()
+        said = conditions.line(self.stage.host, load, notes=notes)
+        wake, *sleep = scenario.quantities
+        found = [
+            Result(
+                name=wake.name,
+                unit=wake.unit,
+                spread=Spread.of(self.first_byte),
+                goal=wake.goal,
+                parts=_spreads(self.wake_parts),
+                baseline={**_spreads(self.wake_baseline), "awake": Spread.of(self.awake)},
+                conditions=said,
+                wanted=scenario.runs,
+            )
+        ]
+        found += [
+            Result(
+                name=quantity.name,
+                unit=quantity.unit,
+                spread=Spread.of(self.sleep),
+                goal=quantity.goal,
+                parts=_spreads(self.sleep_parts),
+                baseline=_spreads(self.sleep_baseline),
+                conditions=said,
+                wanted=scenario.runs,
+            )
+            for quantity in sleep
+        ]
+        return found
+
+    def _notes(self) -> tuple[str, ...]:
+        scenario = self.scenario
+        cache = (
+            f"image files dropped from the page cache ({self.still_cached >> 10} KiB stayed)"
+            if scenario.is_cold
+            else "warm page cache"
+        )
+        notes = [
+            f"{scenario.mebibytes} MiB of random memory in a Python HTTP server, a probe every 5 s",
+            f"{scenario.pods} pods asleep at once, woken one by one",
+            f"client in the network of {self.stage.client_place}, pods on {self.stage.node.name}, "
+            "through the ClusterIP",
+            cache,
+            "baselines without a network of their own",
+            f"{self.keeper.busy} sleeps put off by a conversation",
+        ]
+        if self.unsettled:
+            notes.append(
+                f"labels or requests of {self.unsettled} batches were later than "
+                f"{SETTLE_SECONDS:.0f} s"
+            )
+        return tuple(notes)
+
+
+DUMP_NAMES: Final = {"runc": "plain runc checkpoint", "criu": "plain criu dump"}
+
+
+def measure(stage: Stage, scenario: WakeScenario, clock: Clock) -> list[Result]:
+    """Run one scenario. Raises BenchError, LabError, ArchitectError."""
+    progress = stage.cluster.progress
+    load = conditions.Load()
+    spec = FleetSpec(
+        name=f"wake-{scenario.mebibytes}",
+        count=min(scenario.pods, scenario.runs),
+        mebibytes=scenario.mebibytes,
+        node=stage.node.name,
+    )
+    with fleet.running(stage.cluster, spec) as pods, stage.keeper() as keeper:
+        stage.baselines.call(
+            "start",
+            timeout_seconds=REQUEST_SECONDS * 2,
+            code=fleet.CODE.read_text(),
+            mebibytes=scenario.mebibytes,
+        )
+        try:
+            run = _Run(stage=stage, scenario=scenario, fleet=pods, keeper=keeper)
+            run.meet()
+            for numbers in plan.batches(scenario.runs, scenario.pods):
+                if clock.is_over:
+                    break
+                run.batch(numbers, clock)
+                progress.say(
+                    f"  {scenario.name}: {len(run.first_byte)} of {scenario.runs}, "
+                    f"median {Spread.of(run.first_byte).p50:.0f} ms"
+                )
+            return run.results(load)
+        finally:
+            stage.baselines.call("stop", timeout_seconds=REQUEST_SECONDS)
+
+
+def _spreads(values: Values) -> dict[str, Spread]:
+    return {name: Spread.of(found) for name, found in values.items()}
