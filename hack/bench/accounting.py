@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -149,10 +150,11 @@ def cpu_cgroup(top: Path, container_id: str) -> Path:
 
     Raises BenchError if there is none.
     """
-    for directory, names, files in os.walk(top):
+    for directory, names, _ in os.walk(top):
         if container_id in os.path.basename(directory):
             names.clear()
-            if "cpuacct.usage" in files or "cpu.stat" in files:
+            with contextlib.suppress(BenchError):  # another hierarchy's
+                read_cpu_seconds(Path(directory))
                 return Path(directory)
     raise BenchError(f"no cgroup of container {container_id:.12} counts its processor time")
 

@@ -29,9 +29,10 @@ from bench.serving import serve
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
 LIMIT_SECONDS: Final = 120.0
-RUNC_PORT: Final = 39480
-CRIU_PORT: Final = 39481
-"""Neither has a network namespace of its own, which makes both somewhat faster: nothing to lock."""
+FIRST_PORT: Final = {"runc": 39400, "criu": 39500}
+"""They have no network namespace of their own, so a port each. It makes them somewhat faster: there
+is no network to lock and to save."""
+MADV_HUGEPAGE: Final = 14  # <asm-generic/mman-common.h>
 CGROUP: Final = "/architect-bench"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,17 +78,18 @@ def ask(connection: socket.socket, port: int) -> float:
 class PlainRunc:
     """A container of plain runc around the application."""
 
-    def __init__(self, agent: Agent, code: str, mebibytes: int) -> None:
+    def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
         self._agent = agent
-        self._name = f"plain-{mebibytes}"
-        self.image = agent.directory / f"runc-{mebibytes}"
+        self._name = f"plain-{number}"
+        self._port = FIRST_PORT["runc"] + number
+        self.image = agent.directory / f"runc-{number}"
         self._bundle = agent.bundle(
             self._name,
-            [sys.executable, "-Suc", code, str(mebibytes), str(RUNC_PORT)],
+            [sys.executable, "-Suc", code, str(mebibytes), str(self._port)],
         )
         self._pid_file = self._bundle / "pid"
         agent.runc("run", "--detach", "--pid-file", self._pid_file, "-b", self._bundle, self._name)
-        wait_until_served(RUNC_PORT, of=self._name)
+        wait_until_served(self._port, of=self._name)
 
     def dump(self) -> float:
         """Return the seconds of ``runc checkpoint``."""
@@ -109,7 +111,7 @@ class PlainRunc:
                 *("--image-path", self.image, "--work-path", self.image, self._name),
             )
             restored = time.monotonic()
-            first = ask(connection, RUNC_PORT)
+            first = ask(connection, self._port)
         return restored - started, first - started
 
     def close(self) -> None:
@@ -121,12 +123,13 @@ class PlainRunc:
 class PlainCriu:
     """The application as a process without namespaces of its own, below plain criu."""
 
-    def __init__(self, agent: Agent, code: str, mebibytes: int) -> None:
+    def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
         self._agent = agent
-        self.image = agent.directory / f"criu-{mebibytes}"
-        self._pid_file = agent.directory / f"criu-{mebibytes}.pid"
+        self._port = FIRST_PORT["criu"] + number
+        self.image = agent.directory / f"criu-{number}"
+        self._pid_file = agent.directory / f"criu-{number}.pid"
         process = subprocess.Popen(
-            [sys.executable, "-Suc", code, str(mebibytes), str(CRIU_PORT)],
+            [sys.executable, "-Suc", code, str(mebibytes), str(self._port)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -135,7 +138,7 @@ class PlainCriu:
         self._pid = process.pid
         self._pid_file.write_text(str(self._pid))
         process.returncode = 0  # waited for by `reap`, whoever is its parent then
-        wait_until_served(CRIU_PORT, of="the process below criu")
+        wait_until_served(self._port, of="the process below criu")
 
     def dump(self) -> float:
         """Return the seconds of ``criu dump``."""
@@ -153,7 +156,7 @@ class PlainCriu:
             started = time.monotonic()
             self._agent.criu("restore", "-d", "-D", self.image)
             restored = time.monotonic()
-            first = ask(connection, CRIU_PORT)
+            first = ask(connection, self._port)
         return restored - started, first - started
 
     def close(self) -> None:
@@ -183,6 +186,35 @@ def wait_until_served(port: int, *, of: str) -> None:
             time.sleep(0.05)
 
 
+def drop(files: list[Path]) -> int:
+    """Take *files* out of the page cache; return how many bytes of them are still in it."""
+    pagecache.drop(files)
+    return sum(map(pagecache.cached_bytes, files))
+
+
+def read_into_fresh_memory(path: Path, *, is_huge: bool) -> float:
+    """Return the seconds of reading *path* into memory that the process did not have before."""
+    size = path.stat().st_size
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    # What a hypervisor took back comes first: a floor is what is left without such accidents.
+    mmap.mmap(-1, size, flags=flags | mmap.MAP_POPULATE).close()
+    with open(path, "rb", buffering=0) as source:
+        started = time.monotonic()
+        memory = mmap.mmap(-1, size, flags=flags)
+        if is_huge:
+            memory.madvise(MADV_HUGEPAGE)
+        view = memoryview(memory)
+        done = 0
+        while done < size and (read := source.readinto(view[done:])):
+            done += read
+        took = time.monotonic() - started
+    view.release()
+    memory.close()
+    if done != size:
+        raise AgentError(f"{path} ended after {done} bytes instead of {size}")
+    return took
+
+
 class Agent:
     """What the benchmark asks of a machine."""
 
@@ -190,7 +222,7 @@ class Agent:
         self.directory = directory
         self._root = directory / "runc"
         self._rootfs = directory / "rootfs"
-        self._plain: dict[str, PlainRunc | PlainCriu] = {}
+        self._plain: dict[tuple[str, int], PlainRunc | PlainCriu] = {}
         self._count = 0
         _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._sweep()
@@ -204,11 +236,12 @@ class Agent:
 
     # Operations
 
-    def start(self, code: str, mebibytes: int) -> dict[str, Any]:
-        """Start the application with *mebibytes* of memory under plain runc and plain criu."""
+    def start(self, code: str, mebibytes: int, count: int) -> dict[str, Any]:
+        """Start the application with *mebibytes* of memory, *count* times under each of both."""
         self.stop()
-        self._plain["runc"] = PlainRunc(self, code, mebibytes)
-        self._plain["criu"] = PlainCriu(self, code, mebibytes)
+        for number in range(count):
+            self._plain["runc", number] = PlainRunc(self, code, mebibytes, number)
+            self._plain["criu", number] = PlainCriu(self, code, mebibytes, number)
         return {}
 
     def stop(self) -> dict[str, Any]:
@@ -217,50 +250,42 @@ class Agent:
             _, plain = self._plain.popitem()
             plain.close()
             shutil.rmtree(plain.image, ignore_errors=True)
+        for floor in self.directory.glob("floor-*"):
+            floor.unlink()
         return {}
 
-    def cycle(self, kind: str, is_cold: bool, pause_seconds: float) -> dict[str, Any]:
-        """Dump and restore one of them."""
-        plain = self._plain[kind]
-        dumped = plain.dump()
-        files = pagecache.files_below(plain.image)
-        cached = self._prepare(files, is_cold=is_cold)
-        time.sleep(pause_seconds)
+    def dump(self, kind: str, number: int) -> dict[str, Any]:
+        """Dump one of them, and write its image to the disk."""
+        plain = self._plain[kind, number]
+        took = plain.dump()
+        pagecache.settle(pagecache.files_below(plain.image))
+        return {"dump_ms": took * 1000}
+
+    def restore(self, kind: str, number: int, is_cold: bool) -> dict[str, Any]:
+        """Restore one of them, from an image out of the page cache if *is_cold*."""
+        plain = self._plain[kind, number]
+        cached = drop(pagecache.files_below(plain.image)) if is_cold else 0
         restored, first_byte = plain.restore()
         return {
-            "dump_ms": dumped * 1000,
             "restore_ms": restored * 1000,
             "first_byte_ms": first_byte * 1000,
             "cached_bytes": cached,
         }
 
     def floor(self, mebibytes: int, is_cold: bool) -> dict[str, Any]:
-        """Read a file of *mebibytes* into fresh memory, and make as much fresh memory."""
+        """Read a file of *mebibytes* into fresh memory: what no restore can be faster than."""
         path = self.directory / f"floor-{mebibytes}"
-        size = mebibytes << 20
         if not path.exists():
             with open(path, "wb") as target:
                 for _ in range(mebibytes):
                     target.write(os.urandom(1 << 20))
-        self._prepare([path], is_cold=is_cold)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        with open(path, "rb", buffering=0) as source:
-            started = time.monotonic()
-            memory = mmap.mmap(-1, size, flags=flags)
-            view = memoryview(memory)
-            done = 0
-            while done < size and (read := source.readinto(view[done:])):
-                done += read
-            copied = time.monotonic() - started
-        view.release()
-        memory.close()
-        if done != size:
-            raise AgentError(f"{path} has {done} bytes instead of {size}")
-        started = time.monotonic()
-        memory = mmap.mmap(-1, size, flags=flags | mmap.MAP_POPULATE)
-        faulted = time.monotonic() - started
-        memory.close()
-        return {"copy_ms": copied * 1000, "page_faults_ms": faulted * 1000}
+            pagecache.settle([path])
+        answer = {}
+        for name, is_huge in (("small_pages_ms", False), ("huge_pages_ms", True)):
+            if is_cold:
+                drop([path])
+            answer[name] = read_into_fresh_memory(path, is_huge=is_huge) * 1000
+        return answer
 
     def create(self, runtime: str) -> dict[str, Any]:
         """Create and start one unmanaged container; return how long that took."""
@@ -351,14 +376,6 @@ class Agent:
             except ChildProcessError:
                 return
 
-    @staticmethod
-    def _prepare(files: list[Path], *, is_cold: bool) -> int:
-        if not is_cold:
-            pagecache.settle(files)
-            return 0
-        pagecache.drop(files)
-        return sum(map(pagecache.cached_bytes, files))
-
     def _sweep(self) -> None:
         """Remove what we, or a killed one of us, made."""
         if self._root.is_dir():
@@ -382,7 +399,7 @@ class Agent:
 def _kill_ours(pid: int) -> None:
     """Kill *pid* if it is still the application that it was."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        if str(CRIU_PORT).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if b"MEBIBYTES" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)
 
 
@@ -402,7 +419,8 @@ def main() -> None:
             {
                 "start": agent.start,
                 "stop": agent.stop,
-                "cycle": agent.cycle,
+                "dump": agent.dump,
+                "restore": agent.restore,
                 "floor": agent.floor,
                 "create": agent.create,
                 "ping": dict,

@@ -116,16 +116,16 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         goal={"p50": 90, "p99": 250},
         sleep_goal={"p50": 160},
     ),
-    _wake(16, is_cold=False, pods=10, baseline_every=1, weight=2.5, goal={"p50": 45}),
+    _wake(16, is_cold=False, pods=10, baseline_every=2, weight=2.5, goal={"p50": 45}),
     _wake(64, is_cold=True, pods=10, baseline_every=2, weight=2.5),
     EXEC,
     CREATE,
     _wake(16, is_cold=True, pods=10, baseline_every=2, weight=2),
     _wake(256, is_cold=False, pods=5, baseline_every=2, weight=4),
-    _wake(256, is_cold=True, pods=5, baseline_every=5, weight=3),
+    _wake(256, is_cold=True, pods=5, baseline_every=2, weight=3),
     FIFTY,
-    _wake(1024, is_cold=False, pods=2, baseline_every=5, weight=5),
-    _wake(1024, is_cold=True, pods=2, baseline_every=5, weight=5),
+    _wake(1024, is_cold=False, pods=2, baseline_every=4, weight=5),
+    _wake(1024, is_cold=True, pods=2, baseline_every=4, weight=5),
 )
 """Those with a goal first: what the time does not suffice for comes last."""
 

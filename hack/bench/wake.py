@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -66,29 +67,39 @@ class _Run:
                     time.sleep(0.2)
 
     def batch(self, runs: range, clock: Clock) -> None:
-        """Put as many pods to sleep, wake them one by one."""
+        """Put as many pods to sleep, wake them one by one; what stands beside them alike."""
         pods = self.fleet.pods[: len(runs)]
         uids = [pod.uid for pod in pods]
         self._settle(uids, asleep=False)
-        for pod in pods:
-            self._sleep(pod)
-            time.sleep(PAUSE_SECONDS / 2)
+        beside = {
+            run: number for number, run in enumerate(r for r in runs if self._has_baseline(r))
+        }
+        for run, pod in zip(runs, pods, strict=True):
+            dumps: list[Callable[[], None]] = [partial(self._sleep, pod)]
+            if run in beside:
+                dumps += [partial(self._dump, kind, beside[run]) for kind in DUMP_NAMES]
+            for act in self._ordered(dumps, run):
+                act()
+                time.sleep(PAUSE_SECONDS / 2)
         self._settle(uids, asleep=True)
         for pod in pods:
             pagecache.settle(self._images(pod))
         for run, pod in zip(runs, pods, strict=True):
-            contestants: list[Callable[[], None]] = [partial(self._wake, pod)]
-            if run % self.scenario.baseline_every == 0:
-                contestants += [
-                    partial(self._baseline, "runc"),
-                    partial(self._baseline, "criu"),
-                    self._floor,
-                ]
-            for act in plan.rotated(contestants, run // self.scenario.baseline_every):
-                if clock.is_over:
-                    return
+            restores: list[Callable[[], None]] = [partial(self._wake, pod)]
+            if run in beside:
+                restores += [partial(self._restore, kind, beside[run]) for kind in DUMP_NAMES]
+                restores.append(self._floor)
+            for act in self._ordered(restores, run):
                 time.sleep(PAUSE_SECONDS)
                 act()
+            if clock.is_over:
+                return
+
+    def _has_baseline(self, run: int) -> bool:
+        return run % self.scenario.baseline_every == 0
+
+    def _ordered(self, acts: Sequence[Callable[[], None]], run: int) -> list[Callable[[], None]]:
+        return plan.rotated(acts, run // self.scenario.baseline_every)
 
     def _settle(self, uids: Sequence[str], *, asleep: bool) -> None:
         if not self.fleet.settle(uids, asleep=asleep, timeout_seconds=SETTLE_SECONDS):
@@ -116,8 +127,9 @@ class _Run:
         told = self.keeper.told(Event.WOKE, pod.uid)
         for step, seconds in told["steps"].items():
             self.wake_parts[f"keeper: {step}"].append(seconds * 1000)
-        outside = first - told["duration_seconds"] * 1000
-        self.wake_parts["network, decision, application"].append(outside)
+        # The first packets are on their way while the keeper still releases the last.
+        inside_ms = (told["steps"]["prepare"] + told["steps"]["restore"]) * 1000
+        self.wake_parts["all else: network, release, application"].append(first - inside_ms)
         time.sleep(PAUSE_SECONDS / 2)
         self.awake.append(self._ask(pod)[0])
 
@@ -132,28 +144,25 @@ class _Run:
             raise BenchError(f"pod {pod.name} answered {answer}")
         return float(answer["first_byte_ms"]), dict(json.loads(answer["body"]))
 
-    def _baseline(self, kind: str) -> None:
-        answer = self.stage.baselines.call(
-            "cycle",
-            timeout_seconds=REQUEST_SECONDS * 2,
-            kind=kind,
-            is_cold=self.scenario.is_cold,
-            pause_seconds=PAUSE_SECONDS,
-        )
-        self.still_cached = max(self.still_cached, int(answer["cached_bytes"]))
-        self.wake_baseline[f"plain {kind} restore, first byte"].append(answer["first_byte_ms"])
+    def _dump(self, kind: str, number: int) -> None:
+        answer = self._beside("dump", kind=kind, number=number)
         self.sleep_baseline[DUMP_NAMES[kind]].append(answer["dump_ms"])
 
+    def _restore(self, kind: str, number: int) -> None:
+        answer = self._beside("restore", kind=kind, number=number, is_cold=self.scenario.is_cold)
+        self.still_cached = max(self.still_cached, int(answer["cached_bytes"]))
+        self.wake_baseline[f"plain {kind} restore, first byte"].append(answer["first_byte_ms"])
+
     def _floor(self) -> None:
-        answer = self.stage.baselines.call(
-            "floor",
-            timeout_seconds=REQUEST_SECONDS,
-            mebibytes=self.scenario.mebibytes,
-            is_cold=self.scenario.is_cold,
+        answer = self._beside(
+            "floor", mebibytes=self.scenario.mebibytes, is_cold=self.scenario.is_cold
         )
-        source = "disk" if self.scenario.is_cold else "page cache"
-        self.wake_baseline[f"floor: read from {source} into fresh memory"].append(answer["copy_ms"])
-        self.wake_baseline["floor: page faults of fresh memory"].append(answer["page_faults_ms"])
+        source = "the disk" if self.scenario.is_cold else "the page cache"
+        for name, pages in (("small_pages_ms", "fresh small"), ("huge_pages_ms", "fresh huge")):
+            self.wake_baseline[f"floor: read {source} into {pages} pages"].append(answer[name])
+
+    def _beside(self, op: str, **arguments: Any) -> dict[str, Any]:
+        return self.stage.baselines.call(op, timeout_seconds=REQUEST_SECONDS, **arguments)
 
     def _images(self, pod: BenchPod) -> list[Any]:
         directory = inside(self.stage.node.machine, names.PODS) / pod.uid
@@ -236,6 +245,7 @@ def measure(stage: Stage, scenario: WakeScenario, clock: Clock) -> list[Result]:
         stage.baselines.call(
             "start",
             timeout_seconds=REQUEST_SECONDS * 2,
+            count=math.ceil(scenario.pods / scenario.baseline_every),
             code=fleet.CODE.read_text(),
             mebibytes=scenario.mebibytes,
         )

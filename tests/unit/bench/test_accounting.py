@@ -63,7 +63,10 @@ def test_processor_time_is_read_from_both_versions_of_cgroups() -> None:
 
 def test_a_containers_cgroup_is_found_where_processor_time_is_counted(tmp_path: Path) -> None:
     wanted = tmp_path / "cpuacct" / "kubepods" / "pod1" / "abc123"
-    (tmp_path / "memory" / "kubepods" / "pod1" / "abc123").mkdir(parents=True)
+    other = tmp_path / "cpu" / "kubepods" / "pod1" / "abc123"
+    other.mkdir(parents=True)
+    # Version 1 has a file of this name in its other hierarchy, with other things in it.
+    (other / "cpu.stat").write_text("nr_periods 0\nnr_throttled 0\n")
     wanted.mkdir(parents=True)
     (wanted / "cpuacct.usage").write_text("2000000000\n")
     found = accounting.cpu_cgroup(tmp_path, "abc123")
