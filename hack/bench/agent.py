@@ -57,7 +57,7 @@ def run(words: Sequence[str | Path], *, log: Path) -> None:
     ).returncode
     if status != 0:
         said = log.read_text(errors="replace")[-1500:] if log.exists() else ""
-        raise AgentError(f"{' '.join(map(str, words))}: status {status}: {said}")
+        raise AgentError(f"{' '.join(map(str, words))[:500]}: status {status}: {said}")
 
 
 def ask(connection: socket.socket, port: int) -> float:
@@ -80,6 +80,7 @@ class PlainRunc:
 
     def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
         self._agent = agent
+        self.is_dumped = False
         self._name = f"plain-{number}"
         self._port = FIRST_PORT["runc"] + number
         self.image = agent.directory / f"runc-{number}"
@@ -100,6 +101,7 @@ class PlainRunc:
         )
         took = time.monotonic() - started
         self._agent.reap()
+        self.is_dumped = True
         return took
 
     def restore(self) -> tuple[float, float]:
@@ -111,6 +113,7 @@ class PlainRunc:
                 *("--image-path", self.image, "--work-path", self.image, self._name),
             )
             restored = time.monotonic()
+            self.is_dumped = False
             first = ask(connection, self._port)
         return restored - started, first - started
 
@@ -118,6 +121,8 @@ class PlainRunc:
         """End the container."""
         self._agent.runc("delete", "--force", self._name)
         self._agent.reap()
+        for directory in (self._bundle, self.image):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class PlainCriu:
@@ -125,6 +130,7 @@ class PlainCriu:
 
     def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
         self._agent = agent
+        self.is_dumped = False
         self._port = FIRST_PORT["criu"] + number
         self.image = agent.directory / f"criu-{number}"
         self._pid_file = agent.directory / f"criu-{number}.pid"
@@ -148,6 +154,7 @@ class PlainCriu:
         self._agent.criu("dump", "-t", str(self._pid), "-D", self.image)
         took = time.monotonic() - started
         self._agent.reap()  # a zombie would keep the pid that the restore needs
+        self.is_dumped = True
         return took
 
     def restore(self) -> tuple[float, float]:
@@ -156,6 +163,7 @@ class PlainCriu:
             started = time.monotonic()
             self._agent.criu("restore", "-d", "-D", self.image)
             restored = time.monotonic()
+            self.is_dumped = False
             first = ask(connection, self._port)
         return restored - started, first - started
 
@@ -165,6 +173,7 @@ class PlainCriu:
             os.kill(self._pid, signal.SIGKILL)
         self._agent.reap()
         self._pid_file.unlink()
+        shutil.rmtree(self.image, ignore_errors=True)
 
 
 def tcp_socket() -> socket.socket:
@@ -249,7 +258,6 @@ class Agent:
         while self._plain:
             _, plain = self._plain.popitem()
             plain.close()
-            shutil.rmtree(plain.image, ignore_errors=True)
         for floor in self.directory.glob("floor-*"):
             floor.unlink()
         return {}
@@ -257,6 +265,8 @@ class Agent:
     def dump(self, kind: str, number: int) -> dict[str, Any]:
         """Dump one of them, and write its image to the disk."""
         plain = self._plain[kind, number]
+        if plain.is_dumped:  # the other side was interrupted before it asked for the restore
+            plain.restore()
         took = plain.dump()
         pagecache.settle(pagecache.files_below(plain.image))
         return {"dump_ms": took * 1000}

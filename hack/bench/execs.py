@@ -9,13 +9,15 @@ from functools import partial
 from typing import Final
 
 from architect.api.keeper import Event
-from bench import conditions, fleet, plan
+from architect.core.errors import Unavailable
+from bench import conditions, figures, fleet, plan
 from bench.clock import Clock, milliseconds_since
 from bench.figures import Result, Spread
 from bench.fleet import BenchPod, FleetSpec
 from bench.plan import Scenario
 from bench.stage import Stage
 from bench.wake import PAUSE_SECONDS, SETTLE_SECONDS
+from lab import errors
 
 MEBIBYTES: Final = 64
 PODS: Final = 5
@@ -46,15 +48,20 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
     ):
 
         def into_sleeping(pod: BenchPod) -> None:
-            asleep.append(execute(pod))
-            wakes.append(keeper.told(Event.WOKE, pod.uid)["duration_seconds"] * 1000)
+            if not keeper.is_asleep(pod.uid):
+                return
+            since = time.time()
+            took = execute(pod)
+            told = keeper.told(Event.WOKE, pod.uid, since=since)
+            asleep.append(took)
+            wakes.append(told["duration_seconds"] * 1000)
             time.sleep(PAUSE_SECONDS)
             beside["kubectl exec into the same pod awake"].append(execute(pod))
 
         def into_unmanaged() -> None:
             beside["kubectl exec into an unmanaged pod"].append(execute(unmanaged.pods[0]))
 
-        for numbers in plan.batches(scenario.runs, PODS):
+        def batch(numbers: range) -> None:
             pods = managed.pods[: len(numbers)]
             uids = [pod.uid for pod in pods]
             managed.settle(uids, asleep=False, timeout_seconds=SETTLE_SECONDS)
@@ -67,16 +74,25 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
                 for act in plan.rotated(acts, number):
                     time.sleep(PAUSE_SECONDS)
                     act()
+
+        for numbers in plan.batches(scenario.runs, PODS):
+            try:
+                batch(numbers)
+            except (Unavailable, errors.LabError) as error:
+                cluster.progress.say(f"  interrupted: {error}")
+                keeper.reconnect()
             cluster.progress.say(
-                f"  exec: {len(asleep)} of {scenario.runs}, median {Spread.of(asleep).p50:.0f} ms"
+                f"  exec: {len(asleep)} of {scenario.runs}{figures.so_far(asleep, 'ms')}"
             )
             if clock.is_over:
                 break
+        interruptions = keeper.interruptions
     (quantity,) = scenario.quantities
     notes = (
         f"kubectl exec POD -- {COMMAND[0]} from its start to its end, on the host",
         f"{MEBIBYTES} MiB of random memory",
         "warm page cache",
+        f"{interruptions} interruptions by others (keeper or API server)",
     )
     return [
         Result(

@@ -149,6 +149,11 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def so_far(values: Sequence[float], unit: str) -> str:
+    """Return the median of *values* for a line of progress; nothing while there is none."""
+    return f", median {number(percentile(values, 50))} {unit}" if values else ""
+
+
 def write(results: Sequence[Result], target: Path) -> None:
     """Write the results file, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)

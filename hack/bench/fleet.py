@@ -137,7 +137,11 @@ def running(cluster: Cluster, spec: FleetSpec) -> Iterator[Fleet]:
         made.create()
         yield made
     finally:
-        made.delete()
+        try:
+            made.delete()
+        except errors.LabError as error:
+            # Not raised: it would hide why we are here. The namespace goes at the end, too.
+            cluster.progress.say(f"pods of {spec.name} are not gone yet: {error}")
 
 
 def clear(cluster: Cluster) -> None:

@@ -32,7 +32,8 @@ class Remote:
         self._send({"op": op, **arguments})
         answer = self._receive(op, timeout_seconds)
         if answer.pop("ok", None) is not True:
-            raise BenchError(f"{self._name}: {op} {arguments}: {answer.get('error')}")
+            shown = {key: str(value)[:60] for key, value in arguments.items()}
+            raise BenchError(f"{self._name}: {op} {shown}: {answer.get('error')}")
         return answer
 
     def close(self) -> None:

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.keeper import Event
-from bench import conditions, fleet, pagecache, plan
+from architect.core.errors import Unavailable
+from bench import conditions, figures, fleet, pagecache, plan
 from bench.clock import Clock
 from bench.errors import BenchError
 from bench.figures import Result, Spread
@@ -22,6 +23,7 @@ from bench.keeper import Keeper
 from bench.plan import WakeScenario
 from bench.processes import inside
 from bench.stage import REQUEST_SECONDS, Stage
+from lab import errors
 
 PAUSE_SECONDS: Final = 0.4
 """Between two measures: what follows a wake (events, labels, requests) is load, too."""
@@ -49,6 +51,8 @@ class _Run:
     wake_baseline: Values = field(default_factory=lambda: defaultdict(list))
     sleep_baseline: Values = field(default_factory=lambda: defaultdict(list))
     unsettled: int = 0
+    """Batches whose labels or requests did not follow in time."""
+    woken_by_others: int = 0
     still_cached: int = 0
     """Most bytes of an image that could not be dropped from the page cache."""
 
@@ -67,9 +71,23 @@ class _Run:
                     time.sleep(0.2)
 
     def batch(self, runs: range, clock: Clock) -> None:
-        """Put as many pods to sleep, wake them one by one; what stands beside them alike."""
+        """Put as many pods to sleep, wake them one by one; what stands beside them alike.
+
+        Somebody may replace the keeper or stop the API server in between: the rest of the batch is
+        then left out.
+        """
+        try:
+            self._batch(runs, clock)
+        except (Unavailable, errors.LabError) as error:
+            self.stage.cluster.progress.say(f"  interrupted: {error}")
+            self.keeper.reconnect()
+
+    def _batch(self, runs: range, clock: Clock) -> None:
         pods = self.fleet.pods[: len(runs)]
         uids = [pod.uid for pod in pods]
+        for uid in uids:
+            if self.keeper.is_asleep(uid):
+                self.keeper.wake(uid)
         self._settle(uids, asleep=False)
         beside = {
             run: number for number, run in enumerate(r for r in runs if self._has_baseline(r))
@@ -106,25 +124,31 @@ class _Run:
             self.unsettled += 1
 
     def _sleep(self, pod: BenchPod) -> None:
-        self.sleep.append(self.keeper.sleep(pod.uid))
-        told = self.keeper.told(Event.SLEPT, pod.uid)
+        since = time.time()
+        took = self.keeper.sleep(pod.uid)
+        told = self.keeper.told(Event.SLEPT, pod.uid, since=since)
+        self.sleep.append(took)
         for step, seconds in told["steps"].items():
             self.sleep_parts[f"keeper: {step}"].append(seconds * 1000)
 
     def _wake(self, pod: BenchPod) -> None:
+        if not self.keeper.is_asleep(pod.uid):
+            self.woken_by_others += 1
+            return
         if self.scenario.is_cold:
             files = self._images(pod)
             pagecache.drop(files)
             left = sum(map(pagecache.cached_bytes, files))
             self.still_cached = max(self.still_cached, left)
+        since = time.time()
         first, answer = self._ask(pod)
         if answer["identity"] != self.identities[pod.uid]:
             raise BenchError(
                 f"pod {pod.name} woke without its memory: identity {answer['identity']} instead "
                 f"of {self.identities[pod.uid]}"
             )
+        told = self.keeper.told(Event.WOKE, pod.uid, since=since)
         self.first_byte.append(first)
-        told = self.keeper.told(Event.WOKE, pod.uid)
         for step, seconds in told["steps"].items():
             self.wake_parts[f"keeper: {step}"].append(seconds * 1000)
         # The first packets are on their way while the keeper still releases the last.
@@ -225,6 +249,11 @@ class _Run:
                 f"labels or requests of {self.unsettled} batches were later than "
                 f"{SETTLE_SECONDS:.0f} s"
             )
+        if self.keeper.interruptions or self.woken_by_others:
+            notes.append(
+                f"{self.keeper.interruptions} interruptions by others (keeper or API server) and "
+                f"{self.woken_by_others} pods woken by somebody else"
+            )
         return tuple(notes)
 
 
@@ -257,8 +286,8 @@ def measure(stage: Stage, scenario: WakeScenario, clock: Clock) -> list[Result]:
                     break
                 run.batch(numbers, clock)
                 progress.say(
-                    f"  {scenario.name}: {len(run.first_byte)} of {scenario.runs}, "
-                    f"median {Spread.of(run.first_byte).p50:.0f} ms"
+                    f"  {scenario.name}: {len(run.first_byte)} of {scenario.runs}"
+                    f"{figures.so_far(run.first_byte, 'ms')}"
                 )
             return run.results(load)
         finally:

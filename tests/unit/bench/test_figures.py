@@ -121,3 +121,8 @@ def test_a_quantity_without_a_goal_says_so(tmp_path: Path) -> None:
 )
 def test_numbers_have_as_many_digits_as_they_deserve(value: float, expected: str) -> None:
     assert figures.number(value) == expected
+
+
+def test_progress_has_a_median_as_soon_as_there_is_one() -> None:
+    assert figures.so_far([], "ms") == ""
+    assert figures.so_far([3.0, 1.0, 2.0], "ms") == ", median 2 ms"
