@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 NODES ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 LAB := $(PYTHON) -m lab
@@ -86,3 +87,7 @@ demo: build ## Three applications sleep and wake in a real cluster
 .PHONY: demo-down
 demo-down: $(VENV)/.ready ## Remove what the demo made
 	@$(PYTHON) -m demo down
+
+.PHONY: bench
+bench: build ## Percentiles of sleep and wake beside plain runc and CRIU (45 minutes)
+	@$(PYTHON) -m bench --nodes $(NODES) $(BENCH_ARGS)

@@ -1,0 +1,177 @@
+"""What is measured, how often, in which order, and for how long. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from bench.errors import BenchError
+
+RUNS: Final = 50
+RUNS_WITH_P99_GOAL: Final = 200
+"""A 99th percentile of 50 values is their largest."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A figure in the results file."""
+
+    name: str
+    unit: str
+    goal: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is done to measure one or several quantities together."""
+
+    name: str
+    quantities: tuple[Quantity, ...]
+    runs: int
+    weight: float
+    """Share of the whole time, in minutes of a quiet run on two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WakeScenario(Scenario):
+    """A process of one size sleeps and is woken through its Service."""
+
+    mebibytes: int
+    is_cold: bool
+    pods: int
+    """They sleep together and are woken one by one, so that each has slept for a while and what
+    follows its falling asleep (events, labels, the resize of its requests) is over."""
+    baseline_every: int
+    """Runs per run of the baselines, which take far longer."""
+
+
+def _wake(
+    mebibytes: int,
+    *,
+    is_cold: bool,
+    runs: int = RUNS,
+    pods: int,
+    baseline_every: int,
+    weight: float,
+    goal: Mapping[str, float] | None = None,
+    sleep_goal: Mapping[str, float] | None = None,
+) -> WakeScenario:
+    name = f"wake.first_byte.{mebibytes}MB"
+    quantities = [Quantity(name=f"{name}.cold" if is_cold else name, unit="ms", goal=goal or {})]
+    if not is_cold:
+        # What is in the page cache before a sleep does not matter to it: one figure is enough.
+        quantities.append(
+            Quantity(name=f"sleep.{mebibytes}MB", unit="ms", goal=sleep_goal or {}),
+        )
+    return WakeScenario(
+        name=quantities[0].name,
+        quantities=tuple(quantities),
+        runs=runs,
+        weight=weight,
+        mebibytes=mebibytes,
+        is_cold=is_cold,
+        pods=pods,
+        baseline_every=baseline_every,
+    )
+
+
+EXEC: Final = Scenario(
+    name="exec",
+    quantities=(Quantity(name="exec.asleep.64MB", unit="ms", goal={"p50": 350}),),
+    runs=RUNS,
+    weight=2,
+)
+CREATE: Final = Scenario(
+    name="create",
+    quantities=(Quantity(name="create.overhead", unit="ms", goal={"p50": 25}),),
+    runs=RUNS,
+    weight=1,
+)
+FIFTY: Final = Scenario(
+    name="fifty",
+    quantities=(
+        Quantity(name="memory.per_sleeping_pod", unit="MB", goal={"p50": 1}),
+        Quantity(name="memory.keeper", unit="MB", goal={"p99": 30}),
+        Quantity(name="daemon.cpu.50pods", unit="% of a core", goal={"mean": 1}),
+        Quantity(name="daemon.cpu.50pods.asleep", unit="% of a core"),
+        Quantity(name="keeper.cpu.50pods", unit="% of a core"),
+        Quantity(name="keeper.cpu.50pods.asleep", unit="% of a core"),
+    ),
+    runs=RUNS,
+    weight=10,
+)
+"""Its runs are its pods."""
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    _wake(
+        64,
+        is_cold=False,
+        runs=RUNS_WITH_P99_GOAL,
+        pods=10,
+        baseline_every=4,
+        weight=8,
+        goal={"p50": 90, "p99": 250},
+        sleep_goal={"p50": 160},
+    ),
+    _wake(16, is_cold=False, pods=10, baseline_every=2, weight=2.5, goal={"p50": 45}),
+    _wake(64, is_cold=True, pods=10, baseline_every=2, weight=2.5),
+    EXEC,
+    CREATE,
+    _wake(16, is_cold=True, pods=10, baseline_every=2, weight=2),
+    _wake(256, is_cold=False, pods=5, baseline_every=2, weight=4),
+    _wake(256, is_cold=True, pods=5, baseline_every=2, weight=3),
+    FIFTY,
+    _wake(1024, is_cold=False, pods=2, baseline_every=4, weight=5),
+    _wake(1024, is_cold=True, pods=2, baseline_every=4, weight=5),
+)
+"""Those with a goal first: what the time does not suffice for comes last."""
+
+
+def select(wanted: Sequence[str]) -> list[Scenario]:
+    """Return the scenarios for names of quantities or beginnings of such; for none, all.
+
+    ``wake`` and ``wake.first_byte.64MB`` are such beginnings, ``wake.first`` is none.
+    """
+    if not wanted:
+        return list(SCENARIOS)
+    for name in wanted:
+        if not any(_is_meant(q.name, name) for s in SCENARIOS for q in s.quantities):
+            known = ", ".join(q.name for s in SCENARIOS for q in s.quantities)
+            raise BenchError(f"nothing is called {name!r}; there are {known}")
+    return [
+        scenario
+        for scenario in SCENARIOS
+        if any(_is_meant(q.name, name) for q in scenario.quantities for name in wanted)
+    ]
+
+
+def _is_meant(quantity: str, name: str) -> bool:
+    if name.startswith("wake.") and name.endswith("MB"):
+        return quantity == name  # the cold one is a quantity of its own, not a part
+    return quantity == name or quantity.startswith(f"{name}.")
+
+
+def batches(runs: int, pods: int) -> Iterator[range]:
+    """Yield the numbers of the runs that sleep together, *pods* at most."""
+    for first in range(0, runs, pods):
+        yield range(first, min(first + pods, runs))
+
+
+def rotated(contestants: Sequence[_T], run: int) -> list[_T]:
+    """Return *contestants* in the order of one run.
+
+    Each comes first, second, … equally often, so that what grows over a run (heat, a neighbour's
+    load, a full disk queue) falls on all of them alike.
+    """
+    if not contestants:
+        return []
+    at = run % len(contestants)
+    return [*contestants[at:], *contestants[:at]]
+
+
+def allotted_seconds(remaining_seconds: float, weights: Sequence[float]) -> float:
+    """Return what the first of the scenarios with *weights* may take of the time that is left."""
+    return max(0.0, remaining_seconds) * weights[0] / sum(weights)
