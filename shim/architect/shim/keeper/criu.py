@@ -289,8 +289,7 @@ def failure(
     except FileNotFoundError:
         text = ""
     reason, hint = (translate or criu_errors.translate)(text)
-    lines = [line for line in text.splitlines() if "Error" in line]
-    said = lines[-1].strip()[:300] if lines else "nothing"
+    said = criu_errors.cause(text)[:300] or "nothing"
     ended = (
         f"signal {signal.Signals(outcome.status - 128).name}"
         if 128 < outcome.status < 128 + signal.NSIG
