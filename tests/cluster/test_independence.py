@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from architect.api import names
+from lab import errors
 from lab.cluster import Cluster
 from support import parts
 from support.workloads import Workload, answer_of, ask_runtime, eventually, workload
@@ -72,9 +73,18 @@ def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, pa
         eventually(lambda: architect.status()["nodes"][app.node().name], what="the node is Ready")
         assert app.status()["since"] == since
         # Through the restarted part, which must find the container as it left it.
-        app.kubectl("exec", f"deploy/{part}", "--", "true")
+        eventually(lambda: _exec_works(app), what="exec works again")
         assert app.get()["identity"] == before["identity"]
         assert app.restarts() == 0
+
+
+def _exec_works(app: Workload) -> bool:
+    try:
+        app.kubectl("exec", f"deploy/{app.name}", "--", "true")
+    except errors.CommandFailed as error:
+        print(error)  # kubelet knows its pods a moment after it runs
+        return False
+    return True
 
 
 def test_a_request_waits_while_keeper_and_warden_are_both_gone(

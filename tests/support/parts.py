@@ -18,7 +18,7 @@ from support.workloads import eventually
 KEEPER_COMM: Final = "architect-keeper"[:15]
 """As the kernel cuts it."""
 DAEMON_PORT: Final = 9464
-DAEMON: Final = "app.kubernetes.io/component=daemon"
+COMPONENT: Final = "app.kubernetes.io/component"
 NOWHERE: Final = {"tests.architect.dev/nowhere": "true"}
 """A node selector that no node has: takes the daemon off every node."""
 
@@ -58,16 +58,13 @@ def keeper_log(node: Node, *, lines: int = 40) -> str:
 
 def daemon_pod(cluster: Cluster, node: str) -> dict[str, Any]:
     """Return the daemon's pod on *node*."""
-    listed = json.loads(
-        cluster.kubectl(
-            *("-n", release.NAMESPACE, "get", "pods", "-l", DAEMON, "-o", "json"),
-            *("--field-selector", f"spec.nodeName={node}"),
-        )
-    )
-    living = [p for p in listed["items"] if "deletionTimestamp" not in p["metadata"]]
+    living = [
+        pod
+        for pod in pods(cluster, "daemon")
+        if pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+    ]
     assert len(living) == 1, [p["metadata"]["name"] for p in living]
-    found: dict[str, Any] = living[0]
-    return found
+    return living[0]
 
 
 class Numbers:
@@ -104,7 +101,7 @@ def without_parts(cluster: Cluster) -> Iterator[None]:
     try:
         for name in replicas:
             scale(cluster, name, 0)
-        eventually(lambda: not _pods(cluster), what="no pod of Architect's is left")
+        eventually(lambda: not pods(cluster), what="no pod of Architect's is left")
         yield
     finally:
         set_daemon_selector(cluster, dict.fromkeys(NOWHERE))
@@ -134,7 +131,7 @@ def wait_until_ready(cluster: Cluster) -> None:
     """Return once every part is there and ready on every node, and the webhook answers."""
 
     def daemons() -> bool:
-        found = {p["spec"]["nodeName"] for p in _pods(cluster, "-l", DAEMON)}
+        found = {p["spec"]["nodeName"] for p in pods(cluster, "daemon")}
         return found == {n.name for n in cluster.nodes}
 
     def deployments() -> bool:
@@ -151,7 +148,9 @@ def wait_until_ready(cluster: Cluster) -> None:
     )
 
 
-def _pods(cluster: Cluster, *words: str) -> list[dict[str, Any]]:
-    said = cluster.kubectl("-n", release.NAMESPACE, "get", "pods", "-o", "json", *words)
+def pods(cluster: Cluster, component: str | None = None) -> list[dict[str, Any]]:
+    """Return the pods of the release, or of one component, ending ones included."""
+    which = ("-l", f"{COMPONENT}={component}") if component else ()
+    said = cluster.kubectl("-n", release.NAMESPACE, "get", "pods", "-o", "json", *which)
     found: list[dict[str, Any]] = json.loads(said)["items"]
     return found

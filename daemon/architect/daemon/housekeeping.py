@@ -155,6 +155,19 @@ class Housekeeping:
             return str(error)
         return ""
 
+    def start_keeper(self) -> None:
+        """Start the keeper if its parent is gone with it. Any thread may call it.
+
+        Packets to sleeping pods are dropped until it is back, so this does not wait for the next
+        check of the node.
+        """
+        if self._is_removed or self._installer.problem:
+            return
+        try:
+            keeper_link.start(self._host, current=self._layout.current)
+        except NodeError as error:
+            log.error("the keeper cannot be started: %s", error)
+
     def _check_criu(self) -> str:
         is_due = time.monotonic() - self._criu_at > CRIU_CHECK_SECONDS
         if not self._installer.problem and not self._token and (is_due or self._criu):

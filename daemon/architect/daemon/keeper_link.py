@@ -19,6 +19,9 @@ from architect.kube.watch import Backoff
 
 log = logging.getLogger(__name__)
 
+LOST_AFTER: Final = 4
+"""The warden starts a keeper that ended at once; this many tries take about a second."""
+
 EVENT_POLL_SECONDS: Final = 1.0
 """How long the reader of events waits before it looks whether it shall stop."""
 
@@ -102,6 +105,7 @@ class KeeperLink:
         self,
         handle: Callable[[dict[str, Any]], None],
         connected: Callable[[], None],
+        lost: Callable[[], None],
         *,
         stop: threading.Event,
         backoff: Backoff | None = None,
@@ -109,15 +113,28 @@ class KeeperLink:
         """Pass each event to *handle* until *stop*; connect again whenever the stream ends.
 
         *connected* is called after each connect: whatever was missed is in the keeper's list.
+        *lost* is called at each failure in a row from the :data:`LOST_AFTER`-th on: the keeper's
+        own parent seems to be gone too, which nobody else may notice for long.
         """
         backoff = backoff or Backoff(first_seconds=0.1, max_seconds=5.0)
+        failures = 0
+
+        def is_back() -> None:
+            nonlocal failures
+            failures = 0
+            connected()
+
         while not stop.is_set():
             try:
-                self._follow_once(handle, connected, stop=stop, backoff=backoff)
+                self._follow_once(handle, is_back, stop=stop, backoff=backoff)
             except (Unavailable, FormatError, Rejected, NodeError) as error:
-                if not stop.is_set():
-                    log.warning("keeper's events: %s", error)
-                    stop.wait(backoff.next())
+                if stop.is_set():
+                    return
+                log.warning("keeper's events: %s", error)
+                failures += 1
+                if failures >= LOST_AFTER:
+                    lost()
+                stop.wait(backoff.next())
 
     def _follow_once(
         self,

@@ -169,7 +169,12 @@ class Daemon:
             self._sampler.poke()
 
     def _follow_keeper(self) -> None:
-        self._keeper.follow(self._keeper_said, self._keeper_is_back, stop=self._stop)
+        self._keeper.follow(
+            self._keeper_said,
+            self._keeper_is_back,
+            self._housekeeping.start_keeper,
+            stop=self._stop,
+        )
 
     def _write_notes(self) -> None:
         while not self._stop.is_set():

@@ -150,15 +150,37 @@ _KNOWN: Final = (
 )
 
 
+_CONSEQUENCE: Final = re.compile(
+    r"(dumping|restoring) failed\.|failed with -?\d+$|exited, status|setup rlimit_nofile",
+    re.IGNORECASE,
+)
+"""Lines that say only that something failed, and one that is harmless (cr-dump.c, cr-restore.c)."""
+
+
 def translate(text: str) -> tuple[str, str]:
     """Return (reason, hint) for a log, ``Criu`` where nothing known is found.
 
     Only error lines count: warnings name the same things and are harmless.
     """
-    for line in text.splitlines():
-        if "Error (" not in line and not line.startswith("Error"):
-            continue
-        for known in _KNOWN:
-            if known.pattern.search(line):
-                return known.reason, known.hint
+    for line in _errors(text):
+        if (known := _find(line)) is not None:
+            return known.reason, known.hint
     return UNKNOWN
+
+
+def cause(text: str) -> str:
+    """Return the error line of a log that tells most: what :func:`translate` knows, or the first
+    that is not only a consequence. Empty if there is none.
+    """
+    lines = _errors(text)
+    telling = [line for line in lines if _find(line) is not None]
+    telling += [line for line in lines if not _CONSEQUENCE.search(line)]
+    return next(iter([*telling, *lines]), "").strip()
+
+
+def _errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if "Error (" in line or line.startswith("Error")]
+
+
+def _find(line: str) -> _Known | None:
+    return next((known for known in _KNOWN if known.pattern.search(line)), None)

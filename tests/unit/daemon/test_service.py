@@ -16,7 +16,7 @@ import pytest
 from architect.api import names
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import Rejected, Unavailable
-from architect.daemon import housekeeping, install, preflight
+from architect.daemon import housekeeping, install, keeper_link, preflight
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.installer import Installer
@@ -177,6 +177,19 @@ def test_what_happened_while_the_keeper_was_away_is_found_out(
     keeper.pods["uid-web"]["state"] = "asleep"
     keeper.start()
     eventually(lambda: label(cluster) == "SCALED_DOWN")
+
+
+def test_a_keeper_that_stays_away_is_started(
+    running: Daemon, keeper: Any, eventually: Eventually, monkeypatch: Any
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(keeper_link, "start", lambda _, *, current: started.append(current))
+    eventually(lambda: keeper.ops("list"))
+    keeper.stop()
+    eventually(lambda: started)
+    keeper.start()
+    listed = len(keeper.ops("list"))
+    eventually(lambda: len(keeper.ops("list")) > listed)
 
 
 def test_an_outage_of_the_api_loses_nothing(

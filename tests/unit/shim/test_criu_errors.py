@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from architect.shim.criu_errors import UNKNOWN, translate
+from architect.shim.criu_errors import UNKNOWN, cause, translate
 
 LINES = [
     (
@@ -108,3 +108,15 @@ def test_warnings_say_nothing():
 @pytest.mark.parametrize("text", ["", "(00.02) Error (x.c:1): Dumping FAILED.", "\0\xff\n\n"])
 def test_what_is_unknown_points_to_the_log(text):
     assert translate(text) == UNKNOWN
+
+
+def test_the_line_that_is_shown_is_the_cause_and_not_its_consequences() -> None:
+    rlimit = "(00.00) Error (criu/util.c:1534): rlimit: Can't setup RLIMIT_NOFILE for self: EPERM"
+    full = "(00.01) Error (criu/page-xfer.c:269): Unable to spice data: No space left on device"
+    odd = "(00.01) Error (criu/odd.c:1): something that nobody knows"
+    files = "(00.02) Error (criu/cr-dump.c:1545): Dump files (pid: 26476) failed with -1"
+    end = "(00.02) Error (criu/cr-dump.c:1975): Dumping FAILED."
+    assert cause("\n".join([rlimit, odd, full, files, end])) == full
+    assert cause("\n".join([rlimit, odd, files, end])) == odd
+    assert cause("\n".join(["(00.02) Warn  (criu/x.c:1): harmless", end])) == end
+    assert cause("") == ""

@@ -374,8 +374,7 @@ def failure(image: Path, kind: Kind, status: int) -> NodeError:
     except FileNotFoundError:
         text = ""
     reason, hint = criu_errors.translate(text)
-    lines = [line for line in text.splitlines() if "Error" in line]
-    said = lines[-1].strip()[:300] if lines else "nothing"
+    said = criu_errors.cause(text)[:300] or "nothing"
     ended = f"status {status}"
     if status > images.SIGNALLED:
         ended = f"signal {status - images.SIGNALLED}"
