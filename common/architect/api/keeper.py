@@ -20,6 +20,9 @@ Operations (arguments → answer besides ``ok``):
 ``exec``       ``container``, ``argv``                        ``probe``: true if asleep and *argv*
                                                               is an exec probe (answer it without
                                                               waking); else as ensure
+``settle``     ``pod``, ``container``                         ``state``: wakes the pod before
+                                                              *container* comes, which could reach
+                                                              CRIU; its note is on disk
 ``removed``    ``container``                                  – (the engine deleted the container)
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed
@@ -87,7 +90,7 @@ class Event(enum.Enum):
     WAKE_FAILED = "wake-failed"
     """``reason``, ``message``, ``hint``, ``policy``."""
     WAKE_BLOCKED = "wake-blocked"
-    """``needed_bytes``, ``available_bytes``."""
+    """``needed_bytes``, ``available_bytes``; or ``message``: what could reach CRIU (a debugger)."""
     REGISTERED = "registered"
     REMOVED = "removed"
     ACTIVITY = "activity"

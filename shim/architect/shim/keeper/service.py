@@ -62,6 +62,7 @@ class Service:
         self._lasting: dict[str, Callable[[Arguments], Task[Answer]]] = {
             "sleep": self._sleep_op,
             "wake": self._wake_op,
+            "settle": self._settle_op,
             "ensure": self._ensure_op,
             "kill": self._ensure_op,
             "exec": self._exec_op,
@@ -183,6 +184,11 @@ class Service:
         pod = self._pod(arguments)
         yield from pod.wake(reason=str(arguments.get("reason", "asked"))[:200])
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
+
+    def _settle_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        yield from pod.settle(container=_text(arguments, "container"))
+        return {"state": pod.state.value}
 
     def _ensure_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod_of_container(_text(arguments, "container"))
