@@ -27,6 +27,10 @@ Operations (arguments → answer besides ``ok``):
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed
 ``observe``    ``pods`` (list of uids, empty: all)            ``observations``: see below
+``check``      ``pod``                                        ``status``, ``findings``: list of
+                                                              {``container``, ``reason``,
+                                                              ``message``, ``is_blocking``}; empty
+                                                              unless the pod is awake
 ``note``       ``pod``, ``why`` (list of texts),              – (the daemon's verdict, so that
                ``idle_in_seconds``                            ``architect-runtime why`` can tell it)
 ``why``        ``pod``                                        ``why``: list of texts

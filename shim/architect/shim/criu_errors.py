@@ -101,8 +101,9 @@ _KNOWN: Final = (
         "the process has a device or a kind of file open that CRIU cannot save (a GPU, BPF, perf)",
     ),
     _known(
-        r"unsupported proto \d+|unsupported socket family|unsupported type \(\d+\) on socket",
-        "Socket",  # sk-inet.c, sk-unix.c
+        r"unsupported proto \d+|unsupported socket family|unsupported type \(\d+\) on socket"
+        r"|unknown socket collected",
+        "Socket",  # sk-inet.c, sk-unix.c, sockets.c
         "the process has a socket of a kind that CRIU cannot save",
     ),
     _known(

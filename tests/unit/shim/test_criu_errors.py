@@ -18,6 +18,10 @@ LINES = [
     ),
     ("(00.01) Error (criu/sk-inet.c:137): Unsupported proto 262 for socket 1f3a", "Mptcp"),
     ("(00.01) Error (criu/sk-inet.c:137): Unsupported proto 132 for socket 1f3a", "Socket"),
+    (
+        "(00.01) Error (criu/sockets.c:767): sockets: BUG! Unknown socket collected (family 40)",
+        "Socket",
+    ),
     ("(00.01) Error (criu/sk-inet.c:185): In-flight connection (l) for 1f3a", "InFlight"),
     ("(00.01) Error (criu/sk-unix.c:494): In-flight connection on 1f3a", "InFlight"),
     (

@@ -220,7 +220,7 @@ class Pod:
                 reason="Tracer",
                 hint="it can once that has ended; CRIU is root on the node",
             )
-        needed = total_resident_bytes(members) + DISK_FLOOR_BYTES
+        needed = self.needed_bytes()
         free = images.free_bytes()
         if free < needed:
             raise Rejected(
@@ -228,6 +228,10 @@ class Pod:
                 reason="NoSpace",
                 hint="free space on the file system of /var/lib/architect",
             )
+
+    def needed_bytes(self) -> int:
+        """Return the room that a sleep asks for on the images' file system."""
+        return total_resident_bytes(list(self.containers.values())) + DISK_FLOOR_BYTES
 
     def _drain(self, patience_seconds: float) -> Task[None]:
         """Wait until nothing is under way that a dump would cut; then let nothing more begin."""

@@ -13,8 +13,8 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
-from architect.shim import records
-from architect.shim.keeper import criu, images, observe, recovery
+from architect.shim import inspection, records
+from architect.shim.keeper import criu, images, observe, recovery, survey
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -62,6 +62,7 @@ class Service:
         self._lasting: dict[str, Callable[[Arguments], Task[Answer]]] = {
             "sleep": self._sleep_op,
             "wake": self._wake_op,
+            "check": self._check_op,
             "settle": self._settle_op,
             "ensure": self._ensure_op,
             "kill": self._ensure_op,
@@ -179,6 +180,21 @@ class Service:
             is_forced=arguments.get("force") is True,
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+
+    def _check_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        if pod.state is not PodState.AWAKE:
+            return {"status": pod.status(), "findings": []}
+        facts = []
+        for container in list(pod.containers.values()):
+            facts.append((yield from survey.of_container(container, self._loop)))
+        found = inspection.of_pod(
+            facts,
+            refused=pod.refused.as_dict() if pod.refused else None,
+            needed_bytes=0 if any(one.trouble for one in facts) else pod.needed_bytes(),
+            free_bytes=images.free_bytes(),
+        )
+        return {"status": pod.status(), "findings": [vars(one) for one in found]}
 
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)

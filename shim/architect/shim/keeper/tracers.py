@@ -8,6 +8,7 @@ so that there is no moment in which it is not known.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -37,9 +38,14 @@ def found(
 
 
 def held(pid: int) -> int:
-    """Return the mask of capabilities that *pid* has or can get; 0 if it has ended."""
+    """Return the mask of capabilities that *pid* has or can get among the node's processes.
+
+    0 if it has ended, or is in a user namespace of its own: what it holds counts in there only.
+    """
     mask = 0
     try:
+        if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
+            return 0
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
