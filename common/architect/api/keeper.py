@@ -3,7 +3,7 @@
 The keeper listens on :data:`architect.api.names.KEEPER_SOCKET` (0600, root only, checked by
 SO_PEERCRED too) and speaks the frames of :mod:`architect.core.wire`. A pod is named by its uid,
 or by ``namespace/name``; a stand-alone container (``ctr``, Podman) is a pod of its own whose uid is
-the container's id.
+the container's id, and is also named by 12 or more first characters of it.
 
 Operations (arguments → answer besides ``ok``):
 

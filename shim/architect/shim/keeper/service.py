@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PATIENCE_SECONDS: Final = 2.0
 """How long a sleep waits for conversations to drain before it gives up."""
 RECOVERY_STEP_SECONDS: Final = 0.1
+SHORT_ID: Final = 12
+"""Length of an id as engines shorten it; less is not enough to name a container."""
 WAKING_OPS: Final = frozenset({"ensure", "kill", "exec"})
 
 Arguments = dict[str, Any]
@@ -291,10 +293,13 @@ class Service:
         by_container = self._pod_of_container(wanted)
         if by_container is not None:
             same.append(by_container)
+        if not same and len(wanted) >= SHORT_ID:
+            # As Podman and Docker show the id of a stand-alone container.
+            same = [p for p in self._pods.values() if not p.name and p.uid.startswith(wanted)]
         if len(same) == 1:
             return same[0]
         if same:
-            which = ", ".join(f"{p.namespace}/{p.name}" for p in same)
+            which = ", ".join(map(str, same))
             raise Rejected(f"pod {wanted!r:.80} is ambiguous: {which}", reason="Ambiguous")
         raise Rejected(
             f"no managed pod {wanted!r:.80} on this node",
