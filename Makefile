@@ -77,7 +77,7 @@ test-cluster: build ## The chart from this checkout in a real cluster
 
 .PHONY: test
 test: lint deps ## Lint, unit, packaging and kernel tests (the cluster's: make test-cluster)
-	@$(LAB) build helm native
+	@$(LAB) build helm native standalone
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging tests/kernel
 
 .PHONY: demo

@@ -35,6 +35,7 @@ BUILDS = (
     "images",
     "architect",
     "native",
+    "standalone",
     "helm",
     "versitygw",
 )
@@ -164,6 +165,10 @@ def build(cache: Cache, what: list[str]) -> None:
             print(image.name, image.archive)
     if wanted & {"all", "native"}:
         print(dockerfiles.native_programs(cache))
+    if wanted & {"all", "standalone"}:
+        # What the tests of engines without Kubernetes run on.
+        print(rootfs.standalone_root(cache))
+        print(images.application(cache).archive)
     if wanted & {"all", "architect"}:
         for image in dockerfiles.architect(cache):
             print(image.name, image.archive)

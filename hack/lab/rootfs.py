@@ -29,17 +29,29 @@ def node_root(cache: Cache) -> Path:
     ``packages.json`` beside it holds the versions that the build got.
     """
 
+    return _machine_root(cache, "node-root", versions.NODE_PACKAGES, versions.NODE_MINIMUM)
+
+
+def standalone_root(cache: Cache) -> Path:
+    """Return the same for a machine whose engines are used without Kubernetes, with Podman."""
+    packages, minimum = versions.STANDALONE_PACKAGES, versions.STANDALONE_MINIMUM
+    return _machine_root(cache, "standalone-root", packages, minimum)
+
+
+def _machine_root(
+    cache: Cache, name: str, packages: tuple[str, ...], minimum: Mapping[str, str]
+) -> Path:
     def build(directory: Path) -> None:
         root = directory / "root"
-        bootstrap(root, suite=versions.NODE_SUITE, packages=versions.NODE_PACKAGES)
+        bootstrap(root, suite=versions.NODE_SUITE, packages=packages)
         got = installed_packages((root / "var/lib/dpkg/status").read_text())
-        check_minimum(got, versions.NODE_MINIMUM)
+        check_minimum(got, minimum)
         (directory / "packages.json").write_text(json.dumps(got, indent=1, sort_keys=True))
 
     directory = cache.artefact(
-        "node-root",
+        name,
         version=versions.NODE_SUITE,
-        recipe=[versions.NODE_PACKAGES, versions.NODE_MINIMUM, APT_OPTIONS, DPKG_OPTIONS],
+        recipe=[packages, minimum, APT_OPTIONS, DPKG_OPTIONS],
         build=build,
         takes="about 1 min, once",
     )

@@ -48,6 +48,14 @@ NODE_MINIMUM = {
 }
 """The suite rolls on; an older version than these means that the mirror is not what it says."""
 
+STANDALONE_PACKAGES = (
+    *("ca-certificates", "containerd", "iproute2", "kmod", "mount", "netavark", "nftables"),
+    *("podman", "procps", "python3", "runc", "tar", "util-linux"),
+)
+"""A machine without Kubernetes: engines that are used by hand."""
+
+STANDALONE_MINIMUM = {"containerd": "2.1", "podman": "5", "runc": "1.2", "python3": "3.13"}
+
 APPLICATION_PACKAGES = (
     "ca-certificates",
     "curl",

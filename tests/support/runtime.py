@@ -48,6 +48,7 @@ def build_bundle(directory: Path) -> Path:
         [
             *(SYSTEM_PYTHON, CHECKOUT / "shim/bundle.py"),
             *("--output", directory, "--version", "test", "--link-python"),
+            *("--criu", os.environ["ARCHITECT_CRIU"]),
         ],
         check=True,
         stdout=subprocess.DEVNULL,
@@ -63,14 +64,18 @@ class Host:
         self.bundle = bundle
         self.rootfs = directory / "rootfs"
         self.rootfs.mkdir()
+        self.state = directory / "state"
+        """What the namespace sees as /var/lib/architect."""
+        (self.state / "architect").mkdir(parents=True)
         # What a container's init leaves behind comes to us to be waited for, as to an engine.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._holder = subprocess.Popen(
             [
                 *("unshare", "--mount", "--cgroup", "--propagation", "private", "sh", "-ec"),
                 f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {_cgroup_mounts()} '
-                "echo ready; exec cat >/dev/null",
+                'mount --bind "$1" /var/lib; echo ready; exec cat >/dev/null',
                 self.rootfs,
+                self.state,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,12 +118,45 @@ class Host:
             raise AssertionError(f"{words}: exit {done.returncode}: {done.stdout}{done.stderr}")
         return done
 
-    def container(self, spec: Spec, *, runtime: str | Path | None = None) -> Container:
-        """Return a container that is not created yet."""
+    def runtime(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Call ``architect-runtime``."""
+        return self.call(self.bundle / "bin/architect-runtime", *words, check=check)
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        """Return what ``architect-runtime`` answers as JSON, whatever its exit status."""
+        done = self.runtime(*words, "-o", "json", check=False)
+        assert done.stdout, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def wardens(self) -> list[int]:
+        """Return the living wardens of our bundle, of which only tests have any."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and os.readlink(entry / "exe") == str(
+                    self.bundle / "bin/architect-warden"
+                ):
+                    found.append(int(entry.name))
+        return found
+
+    def end_keeper(self) -> None:
+        """End the warden and its keeper, if any."""
+        for pid in self.wardens():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        eventually(lambda: not self.wardens(), what="end of the warden")
+
+    def container(
+        self, spec: Spec, *, runtime: str | Path | None = None, has_pipes: bool = False
+    ) -> Container:
+        """Return a container that is not created yet; *has_pipes*: as engines give them."""
         self._count += 1
         program = self.bundle / "bin/runc-architect" if runtime is None else runtime
         name = f"t{os.getpid()}-{self._count}"
-        return Container(self, name, spec, runtime=program)
+        return Container(self, name, spec, runtime=program, has_pipes=has_pipes)
 
     def close(self) -> None:
         """End the namespace and what is mounted in it."""
@@ -151,8 +189,12 @@ def _cgroup_mounts() -> str:
 class Container:
     """One container and the calls that an engine makes for it."""
 
-    def __init__(self, host: Host, name: str, spec: Spec, *, runtime: str | Path) -> None:
+    def __init__(
+        self, host: Host, name: str, spec: Spec, *, runtime: str | Path, has_pipes: bool = False
+    ) -> None:
         self.host = host
+        self.has_pipes = has_pipes
+        self._pumps: list[subprocess.Popen[bytes]] = []
         self.id = name
         self.runtime = runtime
         self.bundle = host.directory / name
@@ -188,7 +230,7 @@ class Container:
         """
         pid_file = self.bundle / "init.pid"
         words = self.words("create", "--bundle", str(self.bundle), "--pid-file", str(pid_file))
-        with open(self.stdout, "wb") as out, open(self.stderr, "wb") as err:
+        with self._output(self.stdout) as out, self._output(self.stderr) as err:
             status = subprocess.run(
                 self.host.command(*prefix, *words, self.id),
                 pass_fds=pass_fds,
@@ -202,6 +244,21 @@ class Container:
         if status == 0:
             self.pid = int(pid_file.read_text())
         return status
+
+    @contextlib.contextmanager
+    def _output(self, path: Path) -> Iterator[Any]:
+        """Open *path* for what the container writes, behind a pipe where engines have one."""
+        with open(path, "wb") as file:
+            if not self.has_pipes:
+                yield file
+                return
+            reader, writer = os.pipe()
+            self._pumps.append(subprocess.Popen(["cat"], stdin=reader, stdout=file))
+            os.close(reader)
+            try:
+                yield writer
+            finally:
+                os.close(writer)
 
     def start(self) -> Container:
         """Create and start the container."""
@@ -221,6 +278,8 @@ class Container:
                 return pid != 0
 
             eventually(ended, what=f"end of {self.id}: {self.said()}")
+        for pump in self._pumps:
+            pump.wait(DEADLINE_SECONDS)
         assert self.status is not None
         return self.status
 
@@ -265,7 +324,7 @@ class Container:
     def remove(self) -> None:
         """Delete whatever is left."""
         self.call("delete", "--force", self.id, check=False)
-        if self.pid and self.status is None:
+        if self.pid:
             with contextlib.suppress(ChildProcessError):
                 self.wait()
 

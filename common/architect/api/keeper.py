@@ -3,7 +3,7 @@
 The keeper listens on :data:`architect.api.names.KEEPER_SOCKET` (0600, root only, checked by
 SO_PEERCRED too) and speaks the frames of :mod:`architect.core.wire`. A pod is named by its uid,
 or by ``namespace/name``; a stand-alone container (``ctr``, Podman) is a pod of its own whose uid is
-the container's id.
+the container's id, and is also named by 12 or more first characters of it.
 
 Operations (arguments → answer besides ``ok``):
 
@@ -20,10 +20,17 @@ Operations (arguments → answer besides ``ok``):
 ``exec``       ``container``, ``argv``                        ``probe``: true if asleep and *argv*
                                                               is an exec probe (answer it without
                                                               waking); else as ensure
+``settle``     ``pod``, ``container``                         ``state``: wakes the pod before
+                                                              *container* comes, which could reach
+                                                              CRIU; its note is on disk
 ``removed``    ``container``                                  – (the engine deleted the container)
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed
 ``observe``    ``pods`` (list of uids, empty: all)            ``observations``: see below
+``check``      ``pod``                                        ``status``, ``findings``: list of
+                                                              {``container``, ``reason``,
+                                                              ``message``, ``is_blocking``}; empty
+                                                              unless the pod is awake
 ``note``       ``pod``, ``why`` (list of texts),              – (the daemon's verdict, so that
                ``idle_in_seconds``                            ``architect-runtime why`` can tell it)
 ``why``        ``pod``                                        ``why``: list of texts
@@ -87,7 +94,7 @@ class Event(enum.Enum):
     WAKE_FAILED = "wake-failed"
     """``reason``, ``message``, ``hint``, ``policy``."""
     WAKE_BLOCKED = "wake-blocked"
-    """``needed_bytes``, ``available_bytes``."""
+    """``needed_bytes``, ``available_bytes``; or ``message``: what could reach CRIU (a debugger)."""
     REGISTERED = "registered"
     REMOVED = "removed"
     ACTIVITY = "activity"

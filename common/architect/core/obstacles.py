@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
 from architect.api import names
-from architect.core import podspec
+from architect.core import capabilities, podspec
 from architect.core.podspec import Object
 
 GPU_RESOURCES: Final = ("nvidia.com/", "amd.com/", "gpu.intel.com/", "habana.ai/")
@@ -93,6 +93,13 @@ def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> I
             "Privileged",
             f"container {name} is privileged: it may hold devices and mounts of the node",
         )
+    added = podspec.fields(security.get("capabilities"), "capabilities").get("add") or ()
+    if not security.get("privileged") and (refused := capabilities.refused(map(str, added))):
+        yield Obstacle(
+            "Capability",
+            f"container {name} has a capability that reaches CRIU at its work: "
+            f"{capabilities.explained(refused)}",
+        )
     if security.get("procMount") not in (None, "", "Default"):
         yield Obstacle("ProcMount", f"container {name} has procMount {security['procMount']!s:.40}")
     for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
@@ -107,6 +114,11 @@ def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> I
         target = mount.get("mountPath")
         if isinstance(target, str) and target.rstrip("/") == "/dev":
             yield Obstacle("DevMount", f"container {name} mounts a volume over /dev")
+        if isinstance(target, str) and target.rstrip("/") == "/proc":
+            yield Obstacle(
+                "ProcMount",
+                f"container {name} mounts a volume over /proc, from where CRIU has its facts",
+            )
         if mount.get("mountPropagation") == "Bidirectional":
             yield Obstacle(
                 "MountPropagation", f"container {name} has mountPropagation Bidirectional"

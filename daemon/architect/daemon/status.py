@@ -126,10 +126,12 @@ def note_of(
             event_type=EventType.WARNING,
         )
     if event is Event.WAKE_BLOCKED:
-        text = (
-            f"its packets are held: waking needs {_mib(int(message.get('needed_bytes') or 0))}, "
+        # Either the node's memory or somebody who could reach CRIU stands in the way.
+        why = message.get("message") or (
+            f"waking needs {_mib(int(message.get('needed_bytes') or 0))}, "
             f"the node has {_mib(int(message.get('available_bytes') or 0))} available"
         )
+        text = f"its packets are held: {why}"
         return Note(
             reason=names.EVENT_WAKE_BLOCKED,
             text=text,

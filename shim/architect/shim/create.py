@@ -17,6 +17,9 @@ from architect.shim import engine_log, installation, keeper_client, lookpath, oc
 from architect.shim.cli import Call
 from architect.shim.installation import pass_on
 
+SETTLE_SECONDS: Final = 660.0
+"""As long as CRIU may work before a container comes that could reach it; the keeper's own limit for
+it is less. An engine that does not wait as long makes no container."""
 REGISTER_SECONDS: Final = 1.0
 """The keeper finds the record by itself when it is too busy to answer."""
 
@@ -35,6 +38,8 @@ def create(call: Call) -> NoReturn:
         pass_on(call.words)
     found = oci.wanted(spec, container_id=call.container)
     if found is None:
+        if (tracer := oci.tracer(spec)) is not None:
+            _admit_tracer(call, tracer)
         pass_on(call.words)
     if isinstance(found, oci.Wanted) and not oci.is_ours(spec):
         refused = oci.refusal(
@@ -67,6 +72,22 @@ def create(call: Call) -> NoReturn:
     records.write(_record(call, spec, found, init_sha=sha))
     _register(call)
     pass_on(call.words)
+
+
+def _admit_tracer(call: Call, tracer: oci.Refused) -> None:
+    """Have the pod awake, and stay so, before a container comes that could reach CRIU in it."""
+    # First the note, so that no sleep begins after the answer.
+    _note_unmanaged(call, tracer)
+    try:
+        keeper_client.ask(
+            "settle",
+            timeout_seconds=SETTLE_SECONDS,
+            pod=tracer.identity.pod,
+            container=call.container,
+        )
+    except ArchitectError as error:
+        # No CRIU works there: none was started, or it has ended and failed.
+        engine_log.warning(call, f"pod of {call.container} was not woken: {error}")
 
 
 def _register(call: Call) -> None:

@@ -12,6 +12,8 @@ Reasons not to manage a container that asks for it:
 ``UserNamespace``     not supported yet
 ``Terminal``          a terminal cannot be dumped
 ``DevIsBind``         /dev is no tmpfs: our init would leave a trace outside of the container
+``ProcMount``         /proc is not the container's own: CRIU would believe what it finds there
+``Capability``        the container could reach CRIU: see :mod:`architect.core.capabilities`
 ``ExecutableNotFound``  left to the lower runtime, which says it in its own words
 ``IdInUse``           another engine's managed container has the same id (found by :mod:`.create`)
 ====================  =============================================================================
@@ -19,12 +21,13 @@ Reasons not to manage a container that asks for it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import Policy, PolicyError
+from architect.core import capabilities
 from architect.shim import seccomp
 
 Spec = dict[str, Any]
@@ -33,6 +36,9 @@ STAND_ALONE_NAME: Final = "main"
 """The container's name in the policy of a container that no Kubernetes engine started."""
 
 _CONTAINER: Final = "container"
+
+TRACER: Final = "Tracer"
+"""Reason in the note of a container that could reach CRIU in another one of its pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +77,7 @@ def wanted(spec: Spec, *, container_id: str) -> Wanted | Refused | None:
         return _stand_alone(annotations, container_id=container_id)
     if kind != _CONTAINER:
         return None
-    identity = Identity(
-        pod=_first(annotations, names.CRI_POD_UID) or "",
-        namespace=_first(annotations, names.CRI_POD_NAMESPACE) or "",
-        pod_name=_first(annotations, names.CRI_POD_NAME) or "",
-        container=_first(annotations, names.CRI_CONTAINER_NAME) or "",
-        sandbox_id=_first(annotations, names.CRI_SANDBOX_ID),
-    )
+    identity = _identity(annotations)
     text = annotations.get(names.POLICY)
     if text is None:
         if not any(key in annotations for key in names.USER_ANNOTATIONS):
@@ -97,6 +97,37 @@ def wanted(spec: Spec, *, container_id: str) -> Wanted | Refused | None:
     if not identity.pod:
         return Refused(identity=identity, reason="BadPolicy", message="the engine names no pod uid")
     return Wanted(identity=identity, policy=policy)
+
+
+def tracer(spec: Spec) -> Refused | None:
+    """Return why the pod must not sleep or wake while the container of *spec* is there.
+
+    It is an unmanaged one that joins the processes of another (``kubectl debug --target``) with a
+    capability that reaches CRIU.
+    """
+    annotations: Mapping[str, str] = spec.get("annotations") or {}
+    if _first(annotations, names.CRI_CONTAINER_TYPE) != _CONTAINER:
+        return None
+    joined = any(n.get("type") == "pid" and n.get("path") for n in _namespaces(spec))
+    refused = capabilities.refused(held_capabilities(spec)) if joined else []
+    if not refused:
+        return None
+    return Refused(
+        identity=_identity(annotations),
+        reason=TRACER,
+        message="it joins the processes of another container, which cannot sleep or wake "
+        f"meanwhile: {capabilities.explained(refused)}",
+    )
+
+
+def _identity(annotations: Mapping[str, str]) -> Identity:
+    return Identity(
+        pod=_first(annotations, names.CRI_POD_UID) or "",
+        namespace=_first(annotations, names.CRI_POD_NAMESPACE) or "",
+        pod_name=_first(annotations, names.CRI_POD_NAME) or "",
+        container=_first(annotations, names.CRI_CONTAINER_NAME) or "",
+        sandbox_id=_first(annotations, names.CRI_SANDBOX_ID),
+    )
 
 
 def _stand_alone(annotations: Mapping[str, str], *, container_id: str) -> Wanted | Refused | None:
@@ -136,7 +167,7 @@ def refusal(
     process = spec.get("process") or {}
     if not process.get("args"):
         return "NoProcess", "config.json names no command"
-    namespaces = {n.get("type"): n.get("path") for n in _linux(spec).get("namespaces") or ()}
+    namespaces = {n.get("type"): n.get("path") for n in _namespaces(spec)}
     if is_host_network or "network" not in namespaces:
         return "HostNetwork", "the container uses the node's network, whose packets cannot be held"
     if "pid" not in namespaces:
@@ -150,8 +181,16 @@ def refusal(
         return "UserNamespace", "the container has a user namespace (hostUsers: false)"
     if process.get("terminal"):
         return "Terminal", "the container has a terminal (tty: true), which cannot be dumped"
-    if _dev_type(spec) != "tmpfs":
+    if _type_at(spec, "/dev") != "tmpfs":
         return "DevIsBind", "the container's /dev is not a tmpfs of its own"
+    if _type_at(spec, "/proc") != "proc":
+        return "ProcMount", "the container's /proc is not its own"
+    if refused := capabilities.refused(held_capabilities(spec)):
+        return (
+            "Capability",
+            "the container has a capability that reaches CRIU at its work: "
+            f"{capabilities.explained(refused)}",
+        )
     if not is_executable_found:
         return (
             "ExecutableNotFound",
@@ -185,19 +224,17 @@ def managed(
     result = {**spec, "process": process, "mounts": [*(spec.get("mounts") or ()), mount]}
     if not denies_io_uring:
         linux = dict(_linux(spec))
-        profile = seccomp.without_io_uring(
-            linux.get("seccomp"), machine=machine, is_privileged=is_privileged(spec)
-        )
+        profile = seccomp.without_io_uring(linux.get("seccomp"), machine=machine)
         if profile is not None:
             linux["seccomp"] = profile
         result["linux"] = linux
     return result
 
 
-def is_privileged(spec: Spec) -> bool:
-    """Whether the container may do what the node's root may, and was promised no filter."""
-    capabilities = (spec.get("process") or {}).get("capabilities") or {}
-    return "CAP_SYS_ADMIN" in (capabilities.get("bounding") or ())
+def held_capabilities(spec: Spec) -> set[str]:
+    """Return what any process of the container can get, be it by a set-uid program only."""
+    sets = (spec.get("process") or {}).get("capabilities") or {}
+    return {str(name) for names_of_set in sets.values() for name in names_of_set or ()}
 
 
 def without_multipath_tcp(environment: list[str]) -> list[str]:
@@ -216,7 +253,7 @@ def without_multipath_tcp(environment: list[str]) -> list[str]:
 
 def network_namespace(spec: Spec) -> str | None:
     """Return the path of the network namespace that the container joins."""
-    for namespace in _linux(spec).get("namespaces") or ():
+    for namespace in _namespaces(spec):
         if namespace.get("type") == "network":
             return namespace.get("path") or None
     return None
@@ -230,10 +267,15 @@ def _linux(spec: Spec) -> Mapping[str, Any]:
     return spec.get("linux") or {}
 
 
-def _dev_type(spec: Spec) -> str | None:
+def _namespaces(spec: Spec) -> Sequence[Mapping[str, Any]]:
+    return _linux(spec).get("namespaces") or ()
+
+
+def _type_at(spec: Spec, path: str) -> str | None:
+    """Return the type of the last mount on *path*: it covers the ones before."""
     found = None
     for mount in spec.get("mounts") or ():
-        if str(mount.get("destination", "")).rstrip("/") == "/dev":
+        if str(mount.get("destination", "")).rstrip("/") == path:
             found = mount.get("type")
     return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from architect.api import names
 from architect.core import files
@@ -32,6 +32,9 @@ __all__ = [
     "write",
     "write_unmanaged",
 ]
+
+
+UNREADABLE: Final = "Unreadable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,10 @@ def write_unmanaged(note: Unmanaged) -> None:
 
 
 def unmanaged() -> Iterator[Unmanaged]:
-    """Yield why each living container that asked for management has none."""
+    """Yield why each living container that asked for management has none.
+
+    A note that cannot be read, as another version's, is one with the reason ``Unreadable``.
+    """
     if not record_files.UNMANAGED.is_dir():
         return
     for entry in sorted(record_files.UNMANAGED.glob("*.json")):
@@ -118,6 +124,8 @@ def unmanaged() -> Iterator[Unmanaged]:
             value = files.read_json(entry, version=record_files.VERSION)
         except FileNotFoundError:
             continue  # deleted in between
+        except FormatError as error:
+            value = {"id": entry.stem, "reason": UNREADABLE, "message": str(error)}
         wanted = {field.name for field in fields(Unmanaged)}
         yield Unmanaged(**{name: value.get(name, "") for name in wanted})
 

@@ -18,6 +18,10 @@ from architect.shim import installation, keeper_client, records, tables
 
 QUICK_SECONDS: Final = 10.0
 """For what the keeper answers from memory."""
+CHECK_SECONDS: Final = 60.0
+"""For a look at each process of a pod."""
+REFUSED_STATUS: Final = 2
+"""Exit status of ``check`` where something keeps pods from sleeping."""
 TRANSITION_SECONDS: Final = 660.0
 """The keeper gives up on a dump or a restore after 600 s; its answer must arrive."""
 
@@ -73,6 +77,8 @@ def _why(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.pod is None:
+        return _check_node(options)
     from architect.shim import inspection
 
     notes = [
@@ -80,9 +86,10 @@ def _check(options: argparse.Namespace) -> int:
         for note in records.unmanaged()
         if options.pod in (note.pod, note.id, f"{note.namespace}/{note.pod_name}")
     ]
-    findings = [inspection.of_unmanaged(note) for note in notes]
+    found = [vars(inspection.of_unmanaged(note)) for note in notes]
+    state = ""
     try:
-        status = keeper_client.ask("status", timeout_seconds=QUICK_SECONDS, pod=options.pod)
+        answer = keeper_client.ask("check", timeout_seconds=CHECK_SECONDS, pod=options.pod)
     except Unavailable:
         raise
     except ArchitectError:
@@ -90,10 +97,20 @@ def _check(options: argparse.Namespace) -> int:
         if not notes:
             raise
     else:
-        findings += inspection.of_pod(status["status"])
-    value = {"pod": options.pod, "findings": [vars(finding) for finding in findings]}
-    _show(options, value, lambda: tables.findings(findings))
-    return 2 if any(finding.is_blocking for finding in findings) else 0
+        state = answer["status"]["state"]
+        found += answer["findings"]
+    value = {"pod": options.pod, "state": state, "findings": found}
+    _show(options, value, lambda: tables.findings(state, found))
+    return REFUSED_STATUS if any(finding["is_blocking"] for finding in found) else 0
+
+
+def _check_node(options: argparse.Namespace) -> int:
+    from architect.shim import preflight
+
+    checks = [vars(check) for check in preflight.run()]
+    _show(options, {"checks": checks}, lambda: tables.checks(checks))
+    is_bad = any(check["is_blocking"] and not check["is_good"] for check in checks)
+    return REFUSED_STATUS if is_bad else 0
 
 
 def _events(options: argparse.Namespace) -> int:
@@ -153,7 +170,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     wake.add_argument("--reason", default="by hand")
     add("status", _status, "what a pod does, and its containers")
     add("why", _why, "why a pod is awake")
-    add("check", _check, "what keeps a pod from sleeping; exit 2 if something does")
+    text = "what keeps a pod from sleeping, or any on this node; exit 2 if something does"
+    check = add("check", _check, text, needs_pod=False)
+    check.add_argument("pod", metavar="POD", nargs="?", help="without it the node is checked")
     add("list", _list, "every managed pod of this node, and what is not managed", needs_pod=False)
     add("events", _events, "follow sleeps, wakes and failures until interrupted", needs_pod=False)
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)

@@ -22,16 +22,13 @@ _ARCHITECTURES: Final = {
 """Left out, libseccomp would kill whatever runs 32-bit code."""
 
 
-def without_io_uring(
-    profile: dict[str, Any] | None, *, machine: str, is_privileged: bool
-) -> dict[str, Any] | None:
+def without_io_uring(profile: dict[str, Any] | None, *, machine: str) -> dict[str, Any] | None:
     """Return *profile* such that io_uring is denied and nothing else is changed.
 
-    A container without a profile gets one that allows everything else, unless it is privileged: it
-    was promised none. The input is not modified.
+    A container without a profile gets one that allows everything else. The input is not modified.
     """
     if profile is None:
-        if is_privileged or machine not in _ARCHITECTURES:
+        if machine not in _ARCHITECTURES:
             return None
         return {
             "defaultAction": "SCMP_ACT_ALLOW",

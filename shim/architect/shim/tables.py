@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from architect.core.durations import render
-from architect.shim.inspection import Finding
 
 Fields = Mapping[str, Any]
 
@@ -81,14 +80,29 @@ def event(fields: Fields) -> str:
     return f"{at} {fields.get('event', '?')} {fields.get('pod', '')} {rest}".rstrip()
 
 
-def findings(found: Sequence[Finding]) -> str:
-    """Return one line for each finding."""
-    return (
-        "\n".join(
-            f"{'blocks' if one.is_blocking else 'note'}: {one.container}: {one.message}"
+def findings(state: str, found: Sequence[Fields]) -> str:
+    """Return one line for each finding in a pod of *state* (empty: it is not managed)."""
+    lines = [
+        f"{'blocks' if one['is_blocking'] else 'note'}: {one['container']}: {one['reason']}: "
+        f"{one['message']}"
+        for one in found
+    ]
+    if state not in ("", "awake"):
+        lines.append(f"the pod is {state}: nothing to look at")
+    return "\n".join(lines) or "nothing keeps it from sleeping"
+
+
+def checks(found: Sequence[Fields]) -> str:
+    """Return one line for each check of the node."""
+    return columns(
+        [
+            (
+                f"{one['name']}:",
+                "good" if one["is_good"] else "blocks" if one["is_blocking"] else "note",
+                one["message"],
+            )
             for one in found
-        )
-        or "nothing keeps it from sleeping"
+        ]
     )
 
 

@@ -42,5 +42,26 @@ def make(
         return made[-1]
 
     yield managed
-    for container in made:
+    for container in reversed(made):  # one that joined another's processes goes first
+        container.remove()
+
+
+@pytest.fixture
+def node(host: runtime.Host) -> Iterator[runtime.Host]:
+    """A host whose keeper is the real one, started on demand."""
+    yield host
+    host.end_keeper()
+
+
+@pytest.fixture
+def run(node: runtime.Host) -> Iterator[Callable[..., runtime.Container]]:
+    """Start containers below the real keeper; they are deleted at the end."""
+    made: list[runtime.Container] = []
+
+    def started(spec: runtime.Spec, *, lower: str | None = None) -> runtime.Container:
+        made.append(node.container(spec, runtime=lower, has_pipes=True))
+        return made[-1].start()
+
+    yield started
+    for container in reversed(made):  # one that joined another's processes goes first
         container.remove()

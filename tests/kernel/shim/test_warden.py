@@ -242,9 +242,7 @@ def test_sighup_moves_to_the_current_version_with_everything(
         warden.end()
 
 
-def test_create_brings_the_keeper_up_and_the_engine_does_not_wait_for_it(
-    host: Host, bundle: Path
-) -> None:
+def test_create_brings_the_keeper_up_and_the_engine_does_not_wait_for_it(host: Host) -> None:
     container = host.container(spec(["sleep", "1000"], annotations=IDLE))
     # Stands for the pipe from which an engine reads the runtime's output, to its end.
     reader, writer = os.pipe()
@@ -256,25 +254,8 @@ def test_create_brings_the_keeper_up_and_the_engine_does_not_wait_for_it(
         eventually(lambda: os.read(reader, 1) == b"", what="the end of the engine's pipe")
         assert (host.run_directory / "containers" / f"{container.id}.json").exists()
         assert (host.run_directory / "keeper.log").exists()
-        assert wardens(bundle)
+        assert host.wardens()
     finally:
         os.close(reader)
         container.remove()
-        for pid in wardens(bundle):
-            os.kill(pid, signal.SIGTERM)
-        eventually(lambda: not wardens(bundle), what="end of the warden")
-
-
-def wardens(bundle: Path) -> list[int]:
-    """Return the living wardens of *bundle*."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and os.readlink(entry / "exe") == str(
-                bundle / "bin/architect-warden"
-            ):
-                found.append(int(entry.name))
-    return found
+        host.end_keeper()

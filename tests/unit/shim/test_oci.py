@@ -94,6 +94,13 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _over_proc(kind: str) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        config["mounts"].append({"destination": "/proc", "type": kind, "source": "/proc"})
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("reason", "change"),
     [
@@ -116,6 +123,9 @@ def _set(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("Terminal", _set("process.terminal", True)),
         ("DevIsBind", _set("mounts", [{"destination": "/dev/", "type": "bind", "source": "/dev"}])),
         ("DevIsBind", _set("mounts", [])),
+        ("ProcMount", _over_proc("bind")),
+        ("Capability", _set("process.capabilities.bounding", ["CAP_SYS_PTRACE"])),
+        ("Capability", _set("process.capabilities.ambient", ["CAP_SYS_ADMIN"])),
     ],
 )
 def test_what_cannot_be_managed_is_refused_by_name(
@@ -182,8 +192,24 @@ def test_the_users_own_choice_of_multipath_tcp_wins(given: list[str], expected: 
     assert oci.without_multipath_tcp(given) == expected
 
 
-def test_a_privileged_container_gets_no_filter() -> None:
-    config = spec(["app"])
-    config["process"]["capabilities"]["bounding"] = ["CAP_SYS_ADMIN"]
-    result = oci.managed(config, init="/i", machine="x86_64", denies_io_uring=False)
-    assert "seccomp" not in result["linux"]
+@pytest.mark.parametrize(
+    ("held", "path", "is_tracer"),
+    [
+        (["CAP_SYS_PTRACE"], "/proc/7/ns/pid", True),
+        (["CAP_SYS_ADMIN"], "/proc/7/ns/pid", True),
+        (["CAP_KILL"], "/proc/7/ns/pid", False),
+        (["CAP_SYS_PTRACE"], None, False),
+    ],
+)
+def test_a_container_that_joins_others_with_reach_is_a_tracer(
+    held: list[str], path: str | None, is_tracer: bool
+) -> None:
+    config = spec(["sh"], annotations=CRI)
+    config["process"]["capabilities"]["bounding"] = held
+    config["linux"]["namespaces"] = [{"type": "pid", "path": path}, {"type": "network"}]
+    found = oci.tracer(config)
+    assert (found is not None) is is_tracer
+    if found is not None:
+        assert (found.reason, found.identity.pod) == (oci.TRACER, "uid-1")
+    config["annotations"] = {**CRI, "io.kubernetes.cri.container-type": "sandbox"}
+    assert oci.tracer(config) is None

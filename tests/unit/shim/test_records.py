@@ -91,3 +91,16 @@ def test_why_a_container_is_unmanaged_is_kept_until_it_is_deleted() -> None:
     assert list(records.unmanaged()) == [note]
     records.remove("abc")
     assert list(records.unmanaged()) == []
+
+
+def test_a_note_of_another_version_is_told_as_such_and_hides_no_other() -> None:
+    note = Unmanaged(
+        id="b", pod="u", namespace="", pod_name="", container="c", reason="R", message="m",
+        created=1.0,
+    )  # fmt: skip
+    records.write_unmanaged(note)
+    (record_files.UNMANAGED / "a.json").write_text('{"version": 9, "id": "a"}')
+    unreadable, readable = records.unmanaged()
+    assert (unreadable.id, unreadable.reason) == ("a", records.UNREADABLE)
+    assert "a.json" in unreadable.message and "version 9" in unreadable.message
+    assert readable == note

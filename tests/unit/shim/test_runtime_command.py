@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from architect.api import names
-from architect.shim import record_files, records, runtime_command
+from architect.shim import preflight, record_files, records, runtime_command
 from support.runtime import KeeperDouble
 
 POD = {
@@ -107,12 +107,51 @@ def test_the_list_shows_managed_and_unmanaged(run: Run, keeper: KeeperDouble) ->
     assert "shop/tty-0  app        Terminal  has a terminal" in out
 
 
-def test_check_says_what_blocks_and_exits_with_2(run: Run, keeper: KeeperDouble) -> None:
-    keeper.answers["status"] = failure("rejected", "unknown pod")
+def test_check_of_an_unmanaged_pod_is_its_note(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["check"] = failure("rejected", "unknown pod")
     assert run("check", "shop/tty-0")[0] == 2
     note_of(pod_name="tty-0", reason="Terminal", message="has a terminal")
     code, out, _ = run("check", "shop/tty-0")
     assert (code, out) == (2, "blocks: app: Terminal: has a terminal\n")
+
+
+@pytest.mark.parametrize(
+    ("state", "is_blocking", "code", "said"),
+    [
+        ("awake", True, 2, "blocks: app: Mptcp: process 7 (web) has one\n"),
+        ("awake", False, 0, "note: app: Mptcp: process 7 (web) has one\n"),
+        ("awake", None, 0, "nothing keeps it from sleeping\n"),
+        ("asleep", None, 0, "the pod is asleep: nothing to look at\n"),
+    ],
+)
+def test_check_tells_the_keepers_findings(
+    run: Run, keeper: KeeperDouble, state: str, is_blocking: bool | None, code: int, said: str
+) -> None:
+    finding = {
+        "container": "app",
+        "reason": "Mptcp",
+        "message": "process 7 (web) has one",
+        "is_blocking": is_blocking,
+    }
+    keeper.answers["check"] = {
+        "ok": True,
+        "status": {**POD, "state": state},
+        "findings": [] if is_blocking is None else [finding],
+    }
+    assert run("check", "shop/web-0")[:2] == (code, said)
+
+
+def test_check_without_a_pod_looks_at_the_node(
+    run: Run, keeper: KeeperDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        preflight.Check(name="criu", is_good=True, message="Looks good."),
+        preflight.Check(name="space", is_good=False, message="none"),
+    ]
+    monkeypatch.setattr(preflight, "run", lambda: iter(found))
+    code, out, _ = run("check")
+    assert (code, out) == (2, "criu:   good    Looks good.\nspace:  blocks  none\n")
+    assert keeper.calls == []
 
 
 def test_a_duration_that_cannot_be_read_is_said_so(

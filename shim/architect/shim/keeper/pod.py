@@ -17,7 +17,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, NodeError, Rejected
-from architect.shim.keeper import criu, images, lifecycle, processes, runs
+from architect.shim.keeper import criu, images, lifecycle, processes, runs, tracers
 from architect.shim.keeper.container import Container, TreeLost, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -95,6 +95,7 @@ class Pod:
         self._work: Future[None] | None = None
         self._failures = 0
         self._is_closed = False
+        self._settling: set[str] = set()
         network.on_wake = self._woken_by_network
 
     def __str__(self) -> str:
@@ -137,6 +138,17 @@ class Pod:
             except (ArchitectError, OSError):
                 if answer is not Answer.WAIT:
                     raise
+
+    def settle(self, *, container: str) -> Task[None]:
+        """Be awake, with no CRIU at work, before *container* comes, which could reach it.
+
+        Its note keeps the pod from sleeping from then on. Raises NodeError as :meth:`wake` does.
+        """
+        self._settling.add(container)
+        try:
+            yield from self.wake(reason="a debugger comes")
+        finally:
+            self._settling.discard(container)
 
     def _woken_by_network(self, reason: str) -> None:
         """Packets ask for a wake; called by the network side, any number of times."""
@@ -202,7 +214,13 @@ class Pod:
         return members
 
     def _admit_sleep(self, members: list[Container]) -> None:
-        needed = total_resident_bytes(members) + DISK_FLOOR_BYTES
+        if (tracer := self._tracer(members)) is not None:
+            raise Rejected(
+                f"{self} cannot sleep now: {tracer}",
+                reason="Tracer",
+                hint="it can once that has ended; CRIU is root on the node",
+            )
+        needed = self.needed_bytes()
         free = images.free_bytes()
         if free < needed:
             raise Rejected(
@@ -210,6 +228,10 @@ class Pod:
                 reason="NoSpace",
                 hint="free space on the file system of /var/lib/architect",
             )
+
+    def needed_bytes(self) -> int:
+        """Return the room that a sleep asks for on the images' file system."""
+        return total_resident_bytes(list(self.containers.values())) + DISK_FLOOR_BYTES
 
     def _drain(self, patience_seconds: float) -> Task[None]:
         """Wait until nothing is under way that a dump would cut; then let nothing more begin."""
@@ -290,9 +312,22 @@ class Pod:
             "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
         )
 
+    def _tracer(self, members: list[Container]) -> str | None:
+        return tracers.found(self.uid, members, awaited=self._settling)
+
     def _admit_wake(self, members: list[Container]) -> Task[None]:
-        """Hold back a wake that the node's memory cannot take, rather than kill neighbours."""
+        """Hold back a wake that the node's memory cannot take, rather than kill neighbours.
+
+        Also one that would show CRIU to a tracer: it is tried again when that has ended.
+        """
         needed = self.image_bytes + MEMORY_FLOOR_BYTES
+        told = False
+        while (tracer := self._tracer(members)) is not None:
+            if not told:
+                told = True
+                self._tell(Event.WAKE_BLOCKED, message=tracer)
+                log.warning("%s does not wake while this is there: %s", self, tracer)
+            yield self._loop.sleep(BLOCKED_RETRY_SECONDS)
         told = False
         while (available := processes.available_memory_bytes()) < needed:
             if not told:

@@ -13,8 +13,8 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
-from architect.shim import records
-from architect.shim.keeper import criu, images, observe, recovery
+from architect.shim import inspection, records
+from architect.shim.keeper import criu, images, observe, recovery, survey
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 DEFAULT_PATIENCE_SECONDS: Final = 2.0
 """How long a sleep waits for conversations to drain before it gives up."""
 RECOVERY_STEP_SECONDS: Final = 0.1
+SHORT_ID: Final = 12
+"""Length of an id as engines shorten it; less is not enough to name a container."""
 WAKING_OPS: Final = frozenset({"ensure", "kill", "exec"})
 
 Arguments = dict[str, Any]
@@ -62,6 +64,8 @@ class Service:
         self._lasting: dict[str, Callable[[Arguments], Task[Answer]]] = {
             "sleep": self._sleep_op,
             "wake": self._wake_op,
+            "check": self._check_op,
+            "settle": self._settle_op,
             "ensure": self._ensure_op,
             "kill": self._ensure_op,
             "exec": self._exec_op,
@@ -179,10 +183,30 @@ class Service:
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
 
+    def _check_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        if pod.state is not PodState.AWAKE:
+            return {"status": pod.status(), "findings": []}
+        facts = []
+        for container in list(pod.containers.values()):
+            facts.append((yield from survey.of_container(container, self._loop)))
+        found = inspection.of_pod(
+            facts,
+            refused=pod.refused.as_dict() if pod.refused else None,
+            needed_bytes=0 if any(one.trouble for one in facts) else pod.needed_bytes(),
+            free_bytes=images.free_bytes(),
+        )
+        return {"status": pod.status(), "findings": [vars(one) for one in found]}
+
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
         yield from pod.wake(reason=str(arguments.get("reason", "asked"))[:200])
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
+
+    def _settle_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        yield from pod.settle(container=_text(arguments, "container"))
+        return {"state": pod.state.value}
 
     def _ensure_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod_of_container(_text(arguments, "container"))
@@ -269,10 +293,13 @@ class Service:
         by_container = self._pod_of_container(wanted)
         if by_container is not None:
             same.append(by_container)
+        if not same and len(wanted) >= SHORT_ID:
+            # As Podman and Docker show the id of a stand-alone container.
+            same = [p for p in self._pods.values() if not p.name and p.uid.startswith(wanted)]
         if len(same) == 1:
             return same[0]
         if same:
-            which = ", ".join(f"{p.namespace}/{p.name}" for p in same)
+            which = ", ".join(map(str, same))
             raise Rejected(f"pod {wanted!r:.80} is ambiguous: {which}", reason="Ambiguous")
         raise Rejected(
             f"no managed pod {wanted!r:.80} on this node",

@@ -76,6 +76,12 @@ def remove(init_pid: int, own: Counter[int]) -> None:
                 )
 
 
+def attachments(init_pid: int) -> dict[int, int]:
+    """Return how often each segment of the IPC namespace of *init_pid* is attached."""
+    with _namespace(init_pid):
+        return _attachments()
+
+
 def _attachments() -> dict[int, int]:
     """Segment id to number of attachments in our current IPC namespace (proc_sysvipc_shm(5))."""
     lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
