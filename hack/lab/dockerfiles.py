@@ -8,36 +8,66 @@ Dockerfile, the files it copies or its bases change.
 from __future__ import annotations
 
 import hashlib
-import shutil
+import re
 import tarfile
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
-from lab import commands, images
+from lab import commands, errors, images, leftovers
 from lab.cache import Cache
 from lab.images import ARCHIVE, Image
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 BUILD_SECONDS: Final = 1800.0
-PACKAGING: Final = (
-    "pyproject.toml",
-    "README.md",
-    "common",
-    "operator",
-    "webhook",
-    "daemon",
-    "shim",
+CODE: Final = {
+    "operator": ("common/architect", "operator/architect"),
+    "webhook": ("common/architect", "webhook/architect"),
+    "daemon": ("common/architect", "daemon/architect"),
+}
+"""Each part's own code in its image."""
+BUNDLE: Final = (
+    "common/architect/api",
+    "common/architect/core",
+    "shim/architect",
+    "shim/bundle.py",
 )
-"""What the images that install our wheel copy."""
+"""What the bundle for nodes is assembled from, beside the native programs."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a Dockerfile that is built already: builds that start from it copy nothing."""
+
+    name: str
+    directory: Path
+    """An artefact with the stage's image in a store of its own."""
+
+    @property
+    def store(self) -> Path:
+        """The store, as buildah takes it for an additional one to read from."""
+        return self.directory / "store"
+
+
+NONE: Final[Mapping[str, Any]] = MappingProxyType({})
+SOURCE: Final = re.compile(r"(?:FROM |COPY --from=)(\S+)")
+"""Where an instruction takes another stage's or image's files from."""
+
+
+def project() -> dict[str, Any]:
+    """Return the table ``project`` of pyproject.toml."""
+    text = (CHECKOUT / "pyproject.toml").read_text()
+    return dict(tomllib.loads(text)["project"])
 
 
 def version() -> str:
     """Return the project's version, which tags its images."""
-    text = (CHECKOUT / "pyproject.toml").read_text()
-    return str(tomllib.loads(text)["project"]["version"])
+    return str(project()["version"])
 
 
 def native(cache: Cache) -> Image:
@@ -48,22 +78,58 @@ def native(cache: Cache) -> Image:
         dockerfile="shim/native/Dockerfile",
         copies=["shim/native"],
         arguments={"BASE": images.base(cache, "forky")},
+        takes="about 3 min on two cores, once",
     )
 
 
 def architect(cache: Cache) -> list[Image]:
-    """Return the project's images: operator, webhook and daemon."""
-    base = images.base(cache, "trixie")
-    return [
-        build(
-            cache,
-            f"localhost/architect/{part}:{version()}",
-            dockerfile=f"{part}/Dockerfile",
-            copies=PACKAGING,
-            arguments={"BASE": base, **({"NATIVE": native(cache)} if part == "daemon" else {})},
-        )
-        for part in ("operator", "webhook", "daemon")
-    ]
+    """Return the project's images, operator, webhook and daemon, built side by side.
+
+    The stages below our own code are artefacts of their own: after a change of a line there is
+    only the copying of the code left to do.
+    """
+    with futures.ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda part: _part(cache, part), CODE))
+
+
+def _part(cache: Cache, part: str) -> Image:
+    built = {"environment": _environment(cache, part)}
+    if part == "daemon":
+        built["bundle"] = _bundle(cache, built["environment"])
+    return build(
+        cache,
+        f"localhost/architect/{part}:{version()}",
+        dockerfile=f"{part}/Dockerfile",
+        copies=CODE[part],
+        built=built,
+    )
+
+
+def _environment(cache: Cache, part: str) -> Stage:
+    told = project()
+    return stage(
+        cache,
+        f"localhost/architect/{part}-environment:{version()}",
+        dockerfile=f"{part}/Dockerfile",
+        target="environment",
+        copies=["common/environment.py"],
+        # Of pyproject.toml only what the script reads.
+        also=[told["name"], told["dependencies"], told["optional-dependencies"][part]],
+        arguments={"BASE": images.base(cache, "trixie")},
+    )
+
+
+def _bundle(cache: Cache, environment: Stage) -> Stage:
+    return stage(
+        cache,
+        f"localhost/architect/daemon-bundle:{version()}",
+        dockerfile="daemon/Dockerfile",
+        target="bundle",
+        copies=BUNDLE,
+        also=[],
+        arguments={"NATIVE": native(cache)},
+        built={"environment": environment},
+    )
 
 
 def build(
@@ -72,55 +138,162 @@ def build(
     *,
     dockerfile: str,
     copies: Sequence[str],
-    arguments: Mapping[str, Image],
+    arguments: Mapping[str, Image] = NONE,
+    built: Mapping[str, Stage] = NONE,
     context: Path = CHECKOUT,
+    takes: str = "",
 ) -> Image:
-    """Build *dockerfile*; *copies* are the paths below *context* that it uses."""
-    recipe = [
-        (context / dockerfile).read_text(),
-        _digest(context, copies),
-        {key: [image.name, image.archive.parent.name] for key, image in arguments.items()},
-    ]
+    """Build *dockerfile*; *copies* are the paths below *context* that it uses.
+
+    *arguments* are images that it asks for, *built* those of its stages that are there already.
+    """
+    text = instructions((context / dockerfile).read_text(), built=built)
 
     def make(directory: Path) -> None:
-        # Each build has a store of its own: vfs copies whole layers, and nothing is shared anyway.
-        store = directory / "store"
-        buildah = [
-            "buildah",
-            "--storage-driver=vfs",
-            f"--root={store}",
-            f"--runroot={directory / 'run'}",
-        ]
-        pip = directory / "pip.conf"
-        pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
+        _build(directory, name, text, arguments=arguments, built=built, context=context)
         commands.run(
             [
-                *buildah,
-                "build",
-                # What the host trusts: a network may have a certificate authority of its own.
-                f"--volume={CERTIFICATES}:{CERTIFICATES}:ro",
-                f"--volume={pip}:/etc/pip.conf:ro",
-                "--isolation=chroot",
-                "--layers=false",
-                *(
-                    f"--build-arg={key}=oci-archive:{image.archive}"
-                    for key, image in arguments.items()
-                ),
-                f"--file={context / dockerfile}",
-                f"--tag={name}",
-                str(context),
+                *_buildah(directory, built),
+                *("push", name, f"oci-archive:{directory / ARCHIVE}:{name}"),
             ],
             timeout_seconds=BUILD_SECONDS,
-            log=directory / "build.log",
         )
-        commands.run(
-            [*buildah, "push", name, f"oci-archive:{directory / ARCHIVE}:{name}"],
-            timeout_seconds=BUILD_SECONDS,
-        )
-        shutil.rmtree(store)
-        shutil.rmtree(directory / "run", ignore_errors=True)
+        leftovers.discard(directory / "store")
+        leftovers.discard(directory / "run")
 
-    return Image(name, images.artefact(cache, name, recipe, make))
+    recipe = [text, _digest(context, copies), _keys(arguments, built)]
+    return Image(name, images.artefact(cache, name, recipe, make, takes=takes))
+
+
+def stage(
+    cache: Cache,
+    name: str,
+    *,
+    dockerfile: str,
+    target: str,
+    copies: Sequence[str],
+    also: object,
+    arguments: Mapping[str, Image],
+    built: Mapping[str, Stage] = NONE,
+) -> Stage:
+    """Build *dockerfile* up to its stage *target*, whose image gets *name*.
+
+    *copies* are the paths that the stages use, *also* what it depends on beside them.
+    """
+    text = instructions((CHECKOUT / dockerfile).read_text(), target=target, built=built)
+
+    def make(directory: Path) -> None:
+        _build(directory, name, text, arguments=arguments, built=built, context=CHECKOUT)
+        # buildah keeps the stages that were copied from mounted.
+        leftovers.unmount_below(directory)
+        leftovers.discard(directory / "run")
+
+    recipe = [
+        text,
+        _digest(CHECKOUT, copies),
+        also,
+        _keys(arguments, built),
+        _driver(cache.root),
+    ]
+    archive = images.artefact(cache, name, recipe, make, takes="about 1 min, once")
+    return Stage(name, archive.parent)
+
+
+def instructions(text: str, *, target: str | None = None, built: Mapping[str, Stage] = NONE) -> str:
+    """Return what of a Dockerfile is to be done for its stage *target* (default: the last one).
+
+    Comments and stages that are not needed are left out. Stages that are *built* already are not
+    needed; their images stand for them.
+
+    Raises LabError if it has no such stage.
+    """
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    starts = [number for number, line in enumerate(lines) if line.startswith("FROM ")]
+    head = lines[: starts[0]]
+    stages = {
+        lines[start].partition(" AS ")[2]: lines[start:end]
+        for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)
+    }
+    last = list(stages)[-1] if target is None else target
+    if last not in stages:
+        raise errors.LabError(f"no stage {last} in the Dockerfile")
+    needed = {last}
+    for stage_name in reversed(stages):
+        if stage_name in needed:
+            needed.update(
+                match[1]
+                for line in stages[stage_name]
+                if (match := SOURCE.match(line)) and match[1] not in built
+            )
+    kept = [line for name, found in stages.items() if name in needed for line in found]
+    return "".join(f"{_substitute(line, built)}\n" for line in (*head, *kept))
+
+
+def _substitute(line: str, built: Mapping[str, Stage]) -> str:
+    match = SOURCE.match(line)
+    if match is None or match[1] not in built:
+        return line
+    return line[: match.start(1)] + built[match[1]].name + line[match.end(1) :]
+
+
+def _build(
+    directory: Path,
+    name: str,
+    text: str,
+    *,
+    arguments: Mapping[str, Image],
+    built: Mapping[str, Stage],
+    context: Path,
+) -> None:
+    file = directory / "Dockerfile"
+    file.write_text(text)
+    pip = directory / "pip.conf"
+    pip.write_text(f"[global]\ncert = {CERTIFICATES}\n")
+    commands.run(
+        [
+            *_buildah(directory, built),
+            "build",
+            # What the host trusts: a network may have a certificate authority of its own.
+            f"--volume={CERTIFICATES}:{CERTIFICATES}:ro",
+            f"--volume={pip}:/etc/pip.conf:ro",
+            "--isolation=chroot",
+            "--layers=false",
+            *(f"--build-arg={key}=oci-archive:{i.archive}" for key, i in arguments.items()),
+            f"--file={file}",
+            f"--tag={name}",
+            str(context),
+        ],
+        timeout_seconds=BUILD_SECONDS,
+        log=directory / "build.log",
+    )
+
+
+def _buildah(directory: Path, built: Mapping[str, Stage]) -> list[str]:
+    """Return the start of a command line. Each build has a store of its own, in *directory*."""
+    driver = _driver(directory)
+    return [
+        "buildah",
+        f"--storage-driver={driver}",
+        *(f"--storage-opt={driver}.imagestore={each.store}" for each in built.values()),
+        f"--root={directory / 'store'}",
+        f"--runroot={directory / 'run'}",
+    ]
+
+
+def _driver(directory: Path) -> str:
+    """Return buildah's storage driver: vfs, which copies whole layers, only on an overlay."""
+    while not directory.exists():
+        directory = directory.parent
+    kind = commands.run(["stat", "--file-system", "--format=%T", directory]).strip()
+    return "vfs" if kind == "overlayfs" else "overlay"
+
+
+def _keys(arguments: Mapping[str, Image], built: Mapping[str, Stage]) -> object:
+    """Return what a recipe says of what a build starts from: names and artefacts."""
+    return {
+        **{key: [image.name, image.archive.parent.name] for key, image in arguments.items()},
+        **{key: [each.name, each.directory.name] for key, each in built.items()},
+    }
 
 
 def _digest(context: Path, copies: Sequence[str]) -> str:

@@ -109,7 +109,14 @@ def _debian(
         oci.write_archive(directory / ARCHIVE, name=name, layer=layer, command=command)
         layer.unlink()
 
-    recipe = [suite, list(packages), list(command), rootfs.APT_OPTIONS, rootfs.DPKG_OPTIONS]
+    recipe = [
+        suite,
+        list(packages),
+        list(command),
+        rootfs.APT_OPTIONS,
+        rootfs.DPKG_OPTIONS,
+        oci.FORMAT,
+    ]
     return Image(name, artefact(cache, name, recipe, build))
 
 
@@ -130,10 +137,18 @@ def _from_files(
     layer.unlink()
 
 
-def artefact(cache: Cache, name: str, recipe: object, build: Callable[[Path], None]) -> Path:
+def artefact(
+    cache: Cache,
+    name: str,
+    recipe: object,
+    build: Callable[[Path], None],
+    *,
+    takes: str = "",
+) -> Path:
+    """Return the archive of image *name*, built by *build* if it is not in the cache."""
     plain = name.removeprefix("localhost/")
     short, _, tag = plain.partition(":")
     directory = cache.artefact(
-        f"image-{short.replace('/', '-')}", version=tag, recipe=recipe, build=build
+        f"image-{short.replace('/', '-')}", version=tag, recipe=recipe, build=build, takes=takes
     )
     return directory / ARCHIVE

@@ -28,6 +28,12 @@ def discard(directory: Path) -> None:
         what=f"end of what works for {directory}",
         timeout_seconds=KILL_SECONDS,
     )
+    unmount_below(directory)
+    commands.run(["rm", "-rf", "--one-file-system", directory], timeout_seconds=REMOVE_SECONDS)
+
+
+def unmount_below(directory: Path) -> None:
+    """Unmount what is mounted at or below *directory*. Raises LabError if a mount stays."""
     for point in mounts_below(directory, Path("/proc/self/mountinfo").read_text()):
         # Lazily: a mount point vanishes at once, whatever is open below it.
         commands.run(["umount", "--lazy", point])
@@ -36,7 +42,6 @@ def discard(directory: Path) -> None:
         raise errors.LabError(
             f"{left[0]} stays mounted", hint=f"umount it, then remove {directory}"
         )
-    commands.run(["rm", "-rf", "--one-file-system", directory], timeout_seconds=REMOVE_SECONDS)
 
 
 def mounts_below(directory: Path, mountinfo: str) -> list[Path]:

@@ -10,6 +10,9 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+FORMAT = 2
+"""Changes with what is written here, so that archives in the cache are made anew."""
+
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -30,6 +33,8 @@ def write_archive(
             "os": "linux",
             "config": {"Cmd": list(command), "Entrypoint": list(entrypoint), "Env": list(env)},
             "rootfs": {"type": "layers", "diff_ids": [digest]},
+            # One entry per layer: buildah refuses to build on a build on an image without.
+            "history": [{"created_by": "lab"}],
         }
     )
     manifest = _json(
