@@ -18,6 +18,7 @@ from lab import (
     errors,
     gomodules,
     images,
+    prerequisites,
     pruning,
     rootfs,
 )
@@ -68,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
         default=["all"],
         metavar="{" + ",".join(BUILDS) + "}",
     )
+    ready = sub.add_parser("prerequisites", help="install what the host needs, and check it")
+    ready.add_argument("--check", action="store_true", help="install nothing")
     sub.add_parser("prune", help="remove artefacts that this checkout has no use for")
     logs = sub.add_parser("logs", help="gather all logs in a directory")
     logs.add_argument("directory", type=Path)
@@ -91,7 +94,7 @@ def artefact_name(text: str) -> str:
 def main(words: list[str] | None = None) -> int:
     """Run one command; errors of the lab become a line and exit status 1."""
     arguments = parser().parse_args(words)
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and arguments.command != "prerequisites":
         print("lab: namespaces, mounts and cgroups need root", file=sys.stderr)
         return 1
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -134,6 +137,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
             cluster.load_image(archive)
     elif command == "build":
         build(cluster.cache, arguments.what)
+    elif command == "prerequisites":
+        prerequisites.ensure(settings, progress=cluster.progress, is_check=arguments.check)
     elif command == "prune":
         prune(cluster.cache)
     elif command == "logs":
