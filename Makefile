@@ -4,10 +4,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 NODES ?= 2
+# Anything but "yes" leaves the cluster tests out of `make test`, where no cluster can run.
+CLUSTER ?= yes
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+# Debian's own and no version manager's: an environment made from it stays good.
+HOST_PYTHON ?= /usr/bin/python3
 LAB := $(PYTHON) -m lab
 # A skip is a failure where the thing should exist.
 export ARCHITECT_REQUIRE ?= helm,kernel
@@ -16,23 +20,29 @@ export ARCHITECT_REQUIRE ?= helm,kernel
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# A virtual environment dies with the interpreter that it was made from: make it anew then.
+ifneq ($(wildcard $(VENV)/.ready),)
+ifneq ($(shell $(PYTHON) -c 'print("alive")' 2>/dev/null),alive)
+$(shell rm -f $(VENV)/.ready)
+endif
+endif
+
+# No stamp means that the last run was interrupted or that there was none: what is there is no base
+# to go on from. A stamp that is merely older than pyproject.toml is one.
 $(VENV)/.ready: pyproject.toml
-	@echo "==> Python environment (about 1 minute, once)"
-	@python3 -c 'import ensurepip, venv' 2>/dev/null || { apt-get update -qq; apt-get install -y -qq python3 python3-venv; }
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[operator,webhook,daemon,dev]'
+	@[ -x $(HOST_PYTHON) ] || { \
+	  echo "==> Debian package python3 (about 1 minute, once)"; apt-get -qq update; \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends python3; }
+	@cd hack && $(HOST_PYTHON) -B -m lab.packages
+	@echo "==> Python environment in $(VENV) (about 1 minute, once)"
+	@[ -e $@ ] || { rm -rf $(VENV); $(HOST_PYTHON) -m venv $(VENV); }
+	@rm -f $@
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -e '.[operator,webhook,daemon,dev]'
 	@touch $@
 
-# gcc and musl for the static programs, buildah and mmdebstrap for images, runc for the kernel tests.
-PACKAGES := mmdebstrap buildah musl-tools gcc libc6-dev make iproute2 nftables runc git curl ca-certificates
-
 .PHONY: deps
-deps: $(VENV)/.ready ## Install what the host needs (apt, pip)
-	@dpkg -s $(PACKAGES) >/dev/null 2>&1 || { \
-	  echo "==> Debian packages: $(PACKAGES)"; apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); }
-	@command -v go >/dev/null || { \
-	  echo "Go is missing: install Go 1.21 or newer (it fetches the toolchain that is needed)"; exit 1; }
+deps: $(VENV)/.ready ## Install what the host needs (apt, pip; 3 minutes, once) and check it
+	@$(LAB) prerequisites
 
 .PHONY: build
 build: deps ## Build cluster, runtime and images (35 minutes on a fresh machine, then seconds)
@@ -63,11 +73,12 @@ lint: $(VENV)/.ready ## Lint, types, layers
 	$(VENV)/bin/lint-imports
 
 .PHONY: test-unit
-test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, seconds
+test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, 1 minute
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging
 
 .PHONY: test-kernel
-test-kernel: build ## Real kernel, runc and CRIU: root, minutes
+test-kernel: deps ## Real kernel, runc and CRIU: root, 10 minutes
+	@$(LAB) build native standalone
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 
 .PHONY: test-cluster
@@ -75,10 +86,24 @@ test-cluster: build ## The chart from this checkout in a real cluster
 	@$(LAB) up --nodes $(NODES)
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 
+# The quickest first, so that a mistake shows before half an hour of building.
 .PHONY: test
-test: lint deps ## Lint, unit, packaging and kernel tests (the cluster's: make test-cluster)
-	@$(LAB) build helm native standalone
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging tests/kernel
+test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
+	@$(LAB) build helm
+	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging
+	@$(LAB) build native standalone
+	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
+ifeq ($(CLUSTER),yes)
+	@$(LAB) build
+	@$(LAB) up --nodes $(NODES)
+	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
+endif
+
+.PHONY: test-long
+test-long: build ## Kernel and cluster tests in full, where `make test` takes a sample: hours
+	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
+	@$(LAB) up --nodes $(NODES)
+	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 
 .PHONY: demo
 demo: build ## Three applications sleep and wake in a real cluster
