@@ -62,6 +62,11 @@ NODE_READY_LABEL: Final = "architect.dev/node"
 """Node label, ``true`` where the daemon has installed the runtime and its pre-flight passed."""
 NODE_CONDITION: Final = "ArchitectReady"
 
+UNINSTALL: Final = "architect.dev/uninstall"
+"""DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
+UNINSTALLED: Final = "architect.dev/uninstalled"
+"""Node annotation, by the daemon: the uninstall for which no pod sleeps on this node any more."""
+
 RUNTIME_CLASS: Final = "runc-architect"
 RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
 

@@ -1,25 +1,19 @@
 """How an uninstall waits for the nodes: an annotation on the DaemonSet, and one on each node.
 
-The chart's pre-delete hook asks, by writing :data:`REQUESTED` on the daemon's DaemonSet (on the
+The chart's pre-delete hook asks, by writing ``names.UNINSTALL`` on the daemon's DaemonSet (on the
 object, not on its template: nothing is rolled out). Each daemon then puts no pod to sleep any more,
 wakes the sleeping ones, takes away its node's ready label and answers with the same value in
-:data:`DONE` on its node. The value names one uninstall, so that an answer to an earlier one is
-none; the request goes with the DaemonSet.
+``names.UNINSTALLED`` on its node. The value names one uninstall, so that an answer to an earlier
+one is none; the request goes with the DaemonSet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from architect.api import names
-
-REQUESTED: Final = f"{names.GROUP}/uninstall"
-"""DaemonSet annotation, by the hook: the name of the uninstall that is under way."""
-
-DONE: Final = f"{names.GROUP}/uninstalled"
-"""Node annotation, by the daemon: the uninstall for which no pod sleeps on this node any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +26,12 @@ class Progress:
 
 def requested(daemon_set: dict[str, Any]) -> str:
     """Return the name of the uninstall that is asked for, or nothing."""
-    return _annotation(daemon_set, REQUESTED)
+    return _annotation(daemon_set, names.UNINSTALL)
 
 
 def is_answered(node: dict[str, Any], *, token: str) -> bool:
     """Whether the daemon of *node* has said that nothing sleeps there, for this uninstall."""
-    return _annotation(node, DONE) == token
+    return _annotation(node, names.UNINSTALLED) == token
 
 
 def progress(nodes: Iterable[dict[str, Any]], *, among: frozenset[str], token: str) -> Progress:

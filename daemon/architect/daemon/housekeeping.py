@@ -306,8 +306,8 @@ class Housekeeping:
         ref = resources.node(self._settings.node_name)
         if not token:
             node = self._api.get(NODES, self._settings.node_name)
-            if uninstall.DONE in (node["metadata"].get("annotations") or {}):
-                patches.set_metadata(self._api, ref, annotations={uninstall.DONE: None})
+            if names.UNINSTALLED in (node["metadata"].get("annotations") or {}):
+                patches.set_metadata(self._api, ref, annotations={names.UNINSTALLED: None})
             self._has_synced_done = True
             return
         self._uninstall(ref, token)
@@ -331,7 +331,7 @@ class Housekeeping:
                     "docs/daemon.md says",
                     is_warning=True,
                 )
-        patches.set_metadata(self._api, ref, annotations={uninstall.DONE: token})
+        patches.set_metadata(self._api, ref, annotations={names.UNINSTALLED: token})
         self._has_synced_done = True
 
     def _wake_all(self) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from architect.api import names
 from architect.core.durations import render
 from architect.core.errors import Retryable, Unavailable
 from architect.kube import patches, uninstall
@@ -50,7 +51,7 @@ def run(
         return
     token = uninstall.requested(daemon_set) or _token(daemon_set)
     _patiently(
-        lambda: patches.set_metadata(api, ref, annotations={uninstall.REQUESTED: token}),
+        lambda: patches.set_metadata(api, ref, annotations={names.UNINSTALL: token}),
         deadline=deadline,
         clock=clock,
         sleep=sleep,
@@ -84,18 +85,18 @@ def _waiting(api: Api, settings: OperatorSettings, *, token: str) -> tuple[str, 
     """Return the nodes that have not answered; None if the API server cannot say."""
     try:
         daemons = api.list(PODS, namespace=settings.namespace, labels=settings.daemon_selector)
-        names = {(pod.get("spec") or {}).get("nodeName") for pod in daemons.items}
+        found = {(pod.get("spec") or {}).get("nodeName") for pod in daemons.items}
         nodes = api.list(NODES).items
     except Retryable as error:
         log.warning("%s", error)
         return None
-    among = frozenset(name for name in names if name)
+    among = frozenset(name for name in found if name)
     return uninstall.progress(nodes, among=among, token=token).waiting
 
 
 def _take_back(api: Api, ref: ObjectRef) -> None:
     try:
-        patches.set_metadata(api, ref, annotations={uninstall.REQUESTED: None})
+        patches.set_metadata(api, ref, annotations={names.UNINSTALL: None})
     except (NotFound, Retryable) as error:
         log.warning("the announcement stays: %s", error)
 

@@ -29,7 +29,6 @@ from architect.daemon.settings import DaemonSettings, Engine
 from architect.daemon.store import PodStore
 from architect.daemon.workqueue import WorkQueue
 from architect.daemon.writer import Writer
-from architect.kube import uninstall
 from architect.kube.api import Api
 from architect.kube.conditions import find
 from architect.kube.connection import Request
@@ -257,13 +256,13 @@ def test_an_uninstall_wakes_all_and_answers_with_its_token(
     keeper.add("uid-web", state="asleep")
     (tmp_path / "containers").mkdir()
     (tmp_path / "containers/c1.json").write_text("{}")
-    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {names.UNINSTALL: "token-1"}
     cluster.objects[NODE]["metadata"]["labels"] = {names.NODE_READY_LABEL: "true"}
     chores = make_chores(tmp_path, api, keeper, layout)
     chores._look_for_uninstall()
     assert keeper.ops("wake")[0]["pod"] == "uid-web"
     node = cluster.objects[NODE]["metadata"]
-    assert node["annotations"] == {uninstall.DONE: "token-1"}
+    assert node["annotations"] == {names.UNINSTALLED: "token-1"}
     assert names.NODE_READY_LABEL not in node["labels"]
     assert [r.kind.value for r in chores.extra_reasons()] == ["Uninstalling"]
     assert "RuntimeKept" in cluster.events()
@@ -274,7 +273,7 @@ def test_an_uninstall_with_a_pod_that_does_not_wake_is_not_answered(
 ) -> None:
     keeper.add("uid-web", state="failed")
     keeper.refusals["wake"] = {"code": "failed", "reason": "ImageLost", "message": "no image"}
-    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {names.UNINSTALL: "token-1"}
     chores = make_chores(tmp_path, api, keeper, layout)
     chores._look_for_uninstall()
     assert "annotations" not in cluster.objects[NODE]["metadata"]
@@ -283,7 +282,7 @@ def test_an_uninstall_with_a_pod_that_does_not_wake_is_not_answered(
 def test_an_old_answer_to_an_uninstall_is_taken_back(
     tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None
 ) -> None:
-    cluster.objects[NODE]["metadata"]["annotations"] = {uninstall.DONE: "old", "other": "x"}
+    cluster.objects[NODE]["metadata"]["annotations"] = {names.UNINSTALLED: "old", "other": "x"}
     make_chores(tmp_path, api, keeper, layout)._look_for_uninstall()
     assert cluster.objects[NODE]["metadata"]["annotations"] == {"other": "x"}
 

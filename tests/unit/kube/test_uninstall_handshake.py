@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+from architect.api import names
 from architect.kube import uninstall
 
 
 def node(name, done=None):
-    annotations = {} if done is None else {uninstall.DONE: done}
+    annotations = {} if done is None else {names.UNINSTALLED: done}
     return {"metadata": {"name": name, "annotations": annotations}}
 
 
@@ -21,5 +22,5 @@ def test_nodes_without_a_daemon_and_nodes_that_left_are_not_waited_for():
 
 
 def test_what_is_asked_for_stands_on_the_daemon_set():
-    assert uninstall.requested({"metadata": {"annotations": {uninstall.REQUESTED: "t"}}}) == "t"
+    assert uninstall.requested({"metadata": {"annotations": {names.UNINSTALL: "t"}}}) == "t"
     assert uninstall.requested({"metadata": {}}) == ""

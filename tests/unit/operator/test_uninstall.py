@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from architect.api import names
 from architect.core.errors import Unavailable
 from architect.kube.resources import DAEMON_SETS, NODES, PODS
-from architect.kube.uninstall import DONE, REQUESTED
 from architect.operator import uninstall
 from architect.operator.settings import OperatorSettings
 
@@ -42,14 +42,14 @@ def cluster(server):
 
 
 def token(server):
-    return server.objects[DAEMON_SET]["metadata"].get("annotations", {}).get(REQUESTED)
+    return server.objects[DAEMON_SET]["metadata"].get("annotations", {}).get(names.UNINSTALL)
 
 
 def answer(server, *nodes):
     for name in nodes:
         path = NODES.path(name=name)
         value = server.objects[path]
-        value["metadata"]["annotations"] = {DONE: token(server)}
+        value["metadata"]["annotations"] = {names.UNINSTALLED: token(server)}
         server.put(path, value)
 
 
@@ -67,14 +67,16 @@ def test_it_ends_when_every_node_with_a_daemon_has_answered(api, cluster):
 def test_an_answer_to_an_earlier_uninstall_does_not_count(api, cluster):
     for name in ("n1", "n2"):
         path = NODES.path(name=name)
-        cluster.put(path, {"metadata": {"name": name, "annotations": {DONE: "earlier"}}})
+        cluster.put(
+            path, {"metadata": {"name": name, "annotations": {names.UNINSTALLED: "earlier"}}}
+        )
     with pytest.raises(uninstall.Late):
         run(api, Time())
 
 
 def test_a_second_run_goes_on_with_the_first_ones_announcement(api, cluster):
     value = cluster.objects[DAEMON_SET]
-    value["metadata"]["annotations"] = {REQUESTED: "t"}
+    value["metadata"]["annotations"] = {names.UNINSTALL: "t"}
     cluster.put(DAEMON_SET, value)
     answer(cluster, "n1", "n2")
     run(api, Time())
