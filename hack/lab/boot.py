@@ -66,11 +66,12 @@ def main() -> None:
         record(Path(spec["pid_file"]), pid)
         os.write(go_write, b"g")
         return
+    # Our own copy: with it open the end of the parent would not be the end of the pipe.
+    os.close(go_write)
     # Until the pid is on disk a killed lab could not find this process again.
     if os.read(go_read, 1) != b"g":
         sys.exit("the parent died before it recorded the pid")
     os.close(go_read)
-    os.close(go_write)
     os.setsid()
     socket.sethostname(spec["hostname"])
     enter_root(spec)

@@ -103,11 +103,9 @@ class MachineCgroups:
         A hybrid host counts as v1: the controllers are there.
         """
         v1 = tuple(h for h in found if h.version == 1)
-        parent = f"{PARENT}-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
-        places = [h.own for h in found] if v1 else [h.mount for h in found]
         return cls(
             version=1 if v1 else 2,
-            directories=tuple(place / parent / name for place in places),
+            directories=tuple(parent / name for parent in parents(state=state, found=found)),
             hierarchies=tuple(
                 {
                     "options": h.options,
@@ -173,6 +171,7 @@ class MachineCgroups:
         pids = set()
         for directory in self.directories:
             for folder, _, _ in os.walk(directory):
+                _thaw(Path(folder))
                 try:
                     pids.update(Path(folder, "cgroup.procs").read_text().split())
                 except (FileNotFoundError, OSError):
@@ -200,6 +199,40 @@ class MachineCgroups:
             except OSError:
                 continue  # other machines are there
         return True
+
+
+def parents(*, state: Path, found: tuple[Hierarchy, ...]) -> tuple[Path, ...]:
+    """Return the cgroup, in each hierarchy, that holds those of all machines of the lab in *state*.
+
+    A hybrid host counts as v1.
+    """
+    name = f"{PARENT}-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
+    is_first = any(h.version == 1 for h in found)
+    return tuple((h.own if is_first else h.mount) / name for h in found)
+
+
+def present(*, state: Path, found: tuple[Hierarchy, ...]) -> set[str]:
+    """Return the names of the machines of the lab in *state* that have a cgroup somewhere."""
+    return {
+        entry.name
+        for parent in parents(state=state, found=found)
+        if parent.is_dir()
+        for entry in parent.iterdir()
+        if entry.is_dir()
+    }
+
+
+def _thaw(directory: Path) -> None:
+    """Let what is frozen in a cgroup run: with v1 it would not even die before.
+
+    A container is frozen while it is dumped, and whoever froze it may have been killed.
+    """
+    state = directory / "freezer.state"
+    try:
+        if state.exists() and state.read_text().strip() != "THAWED":
+            state.write_text("THAWED")
+    except OSError:
+        return  # removed meanwhile
 
 
 def delegate(directory: Path) -> None:

@@ -40,6 +40,8 @@ API_TIMEOUT_SECONDS = 90.0
 NODE_TIMEOUT_SECONDS = 120.0
 LOCK_TIMEOUT_SECONDS = 900.0
 RELAY_TIMEOUT_SECONDS = 15.0
+KEPT_FAILURES = 5
+"""Gathered logs of failed runs; older ones make room."""
 
 
 class Cluster:
@@ -290,12 +292,16 @@ class Cluster:
         if found:
             with self.progress.step("removing " + ", ".join(m.name for m in found)):
                 _together([m.destroy for m in found])
+        for stray in machine.remove_strays(self.settings):
+            self.progress.say(f"removed {stray}, whose machine's directory is gone")
         netns.forget_control_plane(record=control_plane.netns_record(self.plane.machine))
         for name in ("pki", "node-pki"):
             if (state / name).exists():
                 shutil.rmtree(state / name)
         for name in ("kubeconfig", "cluster.json", "relay.json", "relay.log"):
             (state / name).unlink(missing_ok=True)
+        for left in state.glob("trial-*"):  # of a killed check of the host
+            shutil.rmtree(left)
         sysctls.restore(state / "sysctls.json")
 
     # waiting
@@ -414,6 +420,8 @@ class Cluster:
 
     def _gather_after(self, error: BaseException) -> None:
         target = self.settings.state / "failed-logs" / time.strftime("%Y%m%d-%H%M%S")
+        for old in sorted(target.parent.glob("*"))[: -KEPT_FAILURES + 1]:
+            shutil.rmtree(old)
         self.progress.say(f"failed ({type(error).__name__}); logs are in {target}")
         self.collect_logs(target)
 

@@ -8,6 +8,7 @@ whatever happened to the first one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -157,7 +158,8 @@ class Machine:
         pid = self.pid
         if pid is not None:
             # The kernel kills the rest of a pid namespace with its first process.
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself in between
+                os.kill(pid, signal.SIGKILL)
         record = self.directory / "machine.json"
         if record.exists():
             kept = json.loads(record.read_text())
@@ -400,6 +402,24 @@ class Service:
         """Its process id inside the machine; None while it does not run."""
         value = self.machine.services()[self.name]["pid"]
         return None if value is None else int(value)
+
+
+def remove_strays(settings: Settings) -> list[Path]:
+    """Kill and remove the cgroups of machines that nothing else is left of; return which.
+
+    Whoever deletes the state directory of a running lab leaves its processes behind, and with them
+    its network, in which no other cluster can be made.
+    """
+    found = cgroups.hierarchies()
+    # Before the directories: a machine that is being made has had one for longer than its cgroups.
+    present = cgroups.present(state=settings.state, found=found)
+    known = {one.name for one in all_machines(settings)}
+    removed: list[Path] = []
+    for name in sorted(present - known):
+        plan = cgroups.MachineCgroups.plan(name, state=settings.state, found=found)
+        plan.destroy()
+        removed += plan.directories
+    return removed
 
 
 def all_machines(settings: Settings) -> list[Machine]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import artefacts, dockerfiles, gomodules, gotoolchain, leftovers
+from lab import artefacts, dockerfiles, gomodules, gotoolchain, leftovers, rootfs
 from lab.cache import IDLE_SECONDS, Cache, Entry, artefact_key, superseded
 
 
@@ -63,6 +63,7 @@ def wanted_by_checkout(root: Path) -> Recorder:
     artefacts.build(recorder)
     dockerfiles.architect(recorder)
     dockerfiles.native_programs(recorder)
+    rootfs.standalone_root(recorder)
     gotoolchain.fetched(recorder)
     for tool in gomodules.TOOLS:
         gomodules.tool(recorder, tool)

@@ -32,7 +32,10 @@ def prepare(record: Path, *, proc: Path = PROC) -> None:
     names = [*CHANGED_BY_KUBELET, *AT_LEAST]
     if not record.exists():
         before = {n: (proc / n).read_text().strip() for n in names if (proc / n).exists()}
-        record.write_text(json.dumps(before))
+        # Half a record would stop every later run.
+        temporary = record.with_suffix(".new")
+        temporary.write_text(json.dumps(before))
+        temporary.rename(record)
     for name, least in AT_LEAST.items():
         path = proc / name
         if path.exists() and int(path.read_text()) < least:
@@ -44,6 +47,8 @@ def restore(record: Path, *, proc: Path = PROC) -> None:
     if not record.exists():
         return
     for name, value in json.loads(record.read_text()).items():
-        if (proc / name).read_text().strip() != value:
-            (proc / name).write_text(value)
+        path = proc / name
+        # Settings come and go with modules.
+        if path.exists() and path.read_text().strip() != value:
+            path.write_text(value)
     record.unlink()

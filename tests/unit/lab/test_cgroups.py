@@ -58,3 +58,26 @@ def test_two_labs_do_not_share_cgroups() -> None:
 def test_a_host_without_cgroups_is_refused() -> None:
     with pytest.raises(errors.LabError, match="no cgroup"):
         cgroups.hierarchies("", "")
+
+
+def test_machines_are_found_by_their_cgroups_in_any_hierarchy(tmp_path: Path) -> None:
+    found = tuple(
+        cgroups.Hierarchy(version=1, options=name, name=name, mount=tmp_path, own=tmp_path / name)
+        for name in ("cpu", "memory")
+    )
+    cpu, memory = cgroups.parents(state=Path("/lab"), found=found)
+    (cpu / "node1").mkdir(parents=True)
+    (memory / "node2").mkdir(parents=True)
+    (memory / "cgroup.procs").write_text("")
+    assert cgroups.present(state=Path("/lab"), found=found) == {"node1", "node2"}
+    assert cgroups.present(state=Path("/other"), found=found) == set()
+
+
+def test_what_is_frozen_is_thawed_before_it_is_killed(tmp_path: Path) -> None:
+    inner = tmp_path / "machine" / "pod"
+    inner.mkdir(parents=True)
+    for directory, state in ((inner.parent, "THAWED"), (inner, "FROZEN")):
+        (directory / "freezer.state").write_text(f"{state}\n")
+        (directory / "cgroup.procs").write_text("")
+    cgroups.MachineCgroups(version=1, directories=(inner.parent,), hierarchies=())._kill()
+    assert (inner / "freezer.state").read_text() == "THAWED"
