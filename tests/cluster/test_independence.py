@@ -8,7 +8,14 @@ from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
 from support import parts
-from support.workloads import Workload, answer_of, ask_runtime, eventually, workload
+from support.workloads import (
+    Workload,
+    answer_of,
+    ask_runtime,
+    eventually,
+    wait_for_service,
+    workload,
+)
 
 
 def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
@@ -74,6 +81,8 @@ def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, pa
         assert app.status()["since"] == since
         # Through the restarted part, which must find the container as it left it.
         eventually(lambda: _exec_works(app), what="exec works again")
+        # A kubelet that begins calls no container ready before its first probe, whatever runs it.
+        wait_for_service(architect.plane.machine, app.service_ip())
         assert app.get()["identity"] == before["identity"]
         assert app.restarts() == 0
 

@@ -35,6 +35,8 @@ from architect.kube.resources import DAEMON_SETS, NODES, ObjectRef
 log = logging.getLogger(__name__)
 
 UNINSTALL_POLL_SECONDS: Final = 10.0
+UNINSTALL_RETRY_SECONDS: Final = 1.0
+"""Between looks at whether all is awake and told."""
 CRIU_CHECK_SECONDS: Final = 600.0
 """CRIU's own check forks a dozen processes; what it finds does not change while a kernel runs."""
 
@@ -315,10 +317,13 @@ class Housekeeping:
     def _uninstall(self, ref: ObjectRef, token: str) -> None:
         """Wake all; once nothing sleeps, take the runtime off the host if nobody needs it.
 
-        A pod that cannot be woken is no answer: the hook waits, and names this node in the end.
+        A pod that cannot be woken is no answer: the hook waits, and names this node in the end. So
+        is one of which the API still says that it sleeps: after the answer nobody is left to give
+        it its requests back.
         """
         patches.set_metadata(self._api, ref, labels={names.NODE_READY_LABEL: None})
-        if not self._is_removed and not self._wake_all():
+        if not self._is_removed and not (self._wake_all() and self._is_told()):
+            self._due["uninstall"] = time.monotonic() + UNINSTALL_RETRY_SECONDS
             return
         if not self._is_removed:
             left = installer.uninstall_all(self._settings, self._host, self._layout)
@@ -333,6 +338,14 @@ class Housekeeping:
                 )
         patches.set_metadata(self._api, ref, annotations={names.UNINSTALLED: token})
         self._has_synced_done = True
+
+    def _is_told(self) -> bool:
+        """Whether no pod of the node is said to sleep; requests come back before the label."""
+        return self._store.is_synced and not any(
+            names.STATUS_SCALED_DOWN in pod.labels.values()
+            for pod in self._store.all()
+            if not pod.is_terminating and not pod.is_terminal
+        )
 
     def _wake_all(self) -> bool:
         """Wake every pod; returns whether nothing sleeps any more. Raises Unavailable."""

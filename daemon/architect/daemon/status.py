@@ -13,13 +13,16 @@ from architect.core import durations
 from architect.daemon import resize
 from architect.daemon.observation import KeeperPod
 from architect.daemon.pods import ManagedPod
-from architect.daemon.reasons import Reason, first
+from architect.daemon.reasons import Kind, Reason, first
 from architect.kube.conditions import Condition, Status
 from architect.kube.events import EventType
 
 ASLEEP_STATES: Final = frozenset({PodState.ASLEEP, PodState.FAILED})
 SETTLED_STATES: Final = ASLEEP_STATES | {PodState.AWAKE}
 """States that last; the others are told by the event that ends them."""
+
+FAILURES: Final = frozenset({Kind.SLEEP_FAILED.value, names.EVENT_RESTORE_FAILED})
+"""Reasons of the condition that do not wait: they are rare, and somebody has to act."""
 
 REASON_SLEPT: Final = "Slept"
 REASON_AWAKE: Final = "Awake"
@@ -77,13 +80,13 @@ def condition(keeper: KeeperPod | None, *, reasons: tuple[Reason, ...]) -> Condi
 def is_condition_due(pod: ManagedPod, new: Condition, *, may_update_reason: bool) -> bool:
     """Whether *new* is worth a request.
 
-    A changed status always is; a changed reason once in a while; a changed text never, since its
-    numbers change at every look (the keeper's ``why`` has them fresh).
+    A changed status always is, and a failure; another reason once in a while; a changed text never,
+    since its numbers change at every look (the keeper's ``why`` has them fresh).
     """
     old = pod.conditions.get(new.type)
     if old is None or old.status != new.status.value:
         return True
-    return may_update_reason and old.reason != new.reason
+    return old.reason != new.reason and (may_update_reason or new.reason in FAILURES)
 
 
 def note_of(

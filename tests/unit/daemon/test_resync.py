@@ -90,6 +90,15 @@ def test_a_reason_that_changed_is_written_only_once_in_a_while(make: Any) -> Non
     assert kinds(PodFacts(pod=same, keeper=keeper(PodState.AWAKE), reasons=BUSY)) == []
 
 
+def test_a_failure_is_written_at_once(make: Any) -> None:
+    pod = make.pod(labels=RUNNING, status=awake_condition("Cpu"))
+    failed = (Reason(kind=Kind.SLEEP_FAILED, text="last sleep failed: Mptcp", container=""),)
+    facts = PodFacts(
+        pod=pod, keeper=keeper(PodState.AWAKE), reasons=failed, may_update_reason=False
+    )
+    assert kinds(facts) == ["SetCondition"]
+
+
 def test_a_refused_increase_keeps_the_note_of_the_originals(make: Any) -> None:
     pod = make.pod(containers=LOW, annotations=NOTED, labels=DOWN)
     facts = PodFacts(pod=pod, keeper=keeper(PodState.AWAKE), reasons=BUSY, is_resize_refused=True)

@@ -268,6 +268,23 @@ def test_an_uninstall_wakes_all_and_answers_with_its_token(
     assert "RuntimeKept" in cluster.events()
 
 
+def test_an_uninstall_is_not_answered_while_the_api_says_that_a_pod_sleeps(
+    tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None, make: Any
+) -> None:
+    keeper.add("uid-web", state="awake")
+    (tmp_path / "containers").mkdir()
+    (tmp_path / "containers/c1.json").write_text("{}")
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    down = make.pod_json(labels={"status.architect.dev/app": "SCALED_DOWN"})
+    chores = make_chores(tmp_path, api, keeper, layout, pods=(down,))
+    chores._look_for_uninstall()
+    assert "annotations" not in cluster.objects[NODE]["metadata"]
+    up = make.pod_json(labels={"status.architect.dev/app": "RUNNING"}, resourceVersion="2")
+    chores._store.take(Snapshot(objects=(up,)))
+    chores._look_for_uninstall()
+    assert cluster.objects[NODE]["metadata"]["annotations"] == {uninstall.DONE: "token-1"}
+
+
 def test_an_uninstall_with_a_pod_that_does_not_wake_is_not_answered(
     tmp_path: Path, api: Api, keeper: Any, cluster: Any, layout: Layout, nodes: None
 ) -> None:
@@ -317,14 +334,23 @@ def test_a_node_that_is_not_ready_is_looked_at_again_soon(
     assert chores._due["preflight"] - time.monotonic() <= housekeeping.RECHECK_SECONDS
 
 
-def make_chores(tmp_path: Path, api: Api, keeper: Any, layout: Layout) -> housekeeping.Housekeeping:
+def make_chores(
+    tmp_path: Path,
+    api: Api,
+    keeper: Any,
+    layout: Layout,
+    *,
+    pods: tuple[dict[str, Any], ...] = (),
+) -> housekeeping.Housekeeping:
+    store = PodStore()
+    store.take(Snapshot(objects=pods))
     return housekeeping.Housekeeping(
         config(tmp_path),
         api=api,
         host=Host(root=tmp_path, is_entered=False, proc=tmp_path),
         layout=layout,
         keeper=KeeperLink(timeout_seconds=5, transition_timeout_seconds=5, path=keeper.path),
-        store=PodStore(),
+        store=store,
         registry=Registry(),
         metrics=Metrics(),
         recorder=Recorder(api, component="daemon", instance="node1"),
