@@ -186,7 +186,9 @@ def _objects(spec: FleetSpec, number: int) -> Iterator[dict[str, Any]]:
             "annotations": {} if spec.idle is None else {names.IDLE: spec.idle},
         },
         "spec": {
-            "nodeName": spec.node,
+            # By the scheduler: kubelet would refuse a pod while the node's label is away, as it
+            # is for a moment when the daemon is replaced.
+            "nodeSelector": {"kubernetes.io/hostname": spec.node},
             "restartPolicy": "Never",  # what failed shall be seen, not replaced
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,
