@@ -30,6 +30,8 @@ QUIET_SECONDS: Final = 15.0
 """After the last pod became ready or fell asleep."""
 SETTLE_SECONDS: Final = 120.0
 WARDEN: Final = "architect-warden"
+MEMBERS: Final = {WARDEN: "warden", "architect-criu": "fork server"}
+"""Part of a command line to what it is; the rest of the family is the keeper itself."""
 
 
 @dataclass(kw_only=True)
@@ -77,6 +79,7 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
             settled = False
         after = asleep.keeper_memory[-1]
         private, shims = ours.per_pod(pods)
+        members = ours.keeper_members()
     growth = max(0, after.private - before.private) / count
     notes: tuple[str, ...] = (
         f"{count} pods of {MEBIBYTES} MiB on one node, architect.dev/idle {IDLE}, "
@@ -99,6 +102,9 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
             "memory.per_sleeping_pod": {
                 "processes in the pod (private)": [p / MEGABYTE for p in private],
                 "keeper's growth": [growth / MEGABYTE],
+            },
+            "memory.keeper": {
+                name: [memory.proportional / MEGABYTE] for name, memory in members.items()
             },
         },
         baseline={
@@ -146,6 +152,14 @@ class Ours:
     def keeper_memory(self) -> Memory:
         """Return what keeper, warden and the fork server hold together."""
         return self._table.memory(self._family())
+
+    def keeper_members(self) -> dict[str, Memory]:
+        """Return what each of them holds, by what it is."""
+        found: dict[str, Memory] = {}
+        for process in self._family():
+            name = next((n for part, n in MEMBERS.items() if part in process.command), "keeper")
+            found[name] = found.get(name, accounting.NOTHING) + self._table.memory([process])
+        return found
 
     def watch(self, windows: int, clock: Clock) -> Watch:
         """Look at processor time and memory, window by window; at least one."""
