@@ -27,8 +27,8 @@ from lab.progress import Progress
 BUILD: Final = dockerfiles.CHECKOUT / "build"
 OUTPUT: Final = BUILD / "bench.json"
 LOGS: Final = BUILD / "bench-logs"
-MINUTES: Final = 40.0
-"""For all measures together; what lies around them stays below five more."""
+MINUTES: Final = 41.0
+"""For all measures together; what lies around them stays below four more."""
 FAILURES: Final = (BenchError, lab_errors.LabError, ArchitectError, OSError)
 
 Measure = Callable[[Stage, Any, Clock], list[Result]]
@@ -48,8 +48,8 @@ def main(words: list[str] | None = None) -> int:
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    # A terminated run cleans up as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A terminated run cleans up, and keeps what it has, as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cluster = Cluster(progress=Progress())
     found: list[Result] = []
     failed: list[str] = []

@@ -100,7 +100,12 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
             unit=quantity.unit,
             spread=Spread.of(asleep),
             goal=quantity.goal,
-            parts={"keeper: wake": Spread.of(wakes)},
+            parts={
+                "keeper: wake": Spread.of(wakes),
+                "all else: kubectl, API server, kubelet, engine": Spread.of(
+                    [took - wake for took, wake in zip(asleep, wakes, strict=True)]
+                ),
+            },
             baseline={name: Spread.of(values) for name, values in beside.items()},
             conditions=conditions.line(stage.host, load, notes=notes),
             wanted=scenario.runs,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
+from architect.core.errors import Unavailable
 from bench import accounting, conditions, fleet, plan
 from bench.accounting import Memory, Process, ProcTable
 from bench.clock import Clock
@@ -17,7 +19,7 @@ from bench.keeper import Keeper
 from bench.plan import Scenario
 from bench.processes import inside
 from bench.stage import Stage
-from lab import release
+from lab import errors, release
 
 MEBIBYTES: Final = 1
 MEGABYTE: Final = 1_000_000
@@ -29,7 +31,10 @@ WINDOW_SECONDS: Final = 2.5
 QUIET_SECONDS: Final = 15.0
 """After the last pod became ready or fell asleep."""
 SETTLE_SECONDS: Final = 120.0
+MOST_REPLACED: Final = 20
 WARDEN: Final = "architect-warden"
+MEMBERS: Final = {WARDEN: "warden", "architect-criu": "fork server"}
+"""Part of a command line to what it is; the rest of the family is the keeper itself."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +45,23 @@ class Watch:
     """Percent of a core, one value per window."""
     keeper: list[float] = field(default_factory=list)
     keeper_memory: list[Memory] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """One look at daemon and keeper."""
+
+    at: float
+    daemon: Path
+    daemon_seconds: float
+    keeper: frozenset[int]
+    """Pids of its family."""
+    keeper_seconds: float
+    keeper_memory: Memory
+
+    def is_same(self, other: Sight) -> bool:
+        """Whether both are of the same processes, so that their counters can be subtracted."""
+        return self.daemon == other.daemon and self.keeper == other.keeper
 
 
 def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
@@ -67,7 +89,7 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
         time.sleep(QUIET_SECONDS)
         awake = ours.watch(windows, clock)
         for pod in pods.pods:
-            keeper.sleep(pod.uid)
+            fall_asleep(keeper, pod.uid)
         uids = [pod.uid for pod in pods.pods]
         settled = pods.settle(uids, asleep=True, timeout_seconds=SETTLE_SECONDS)
         time.sleep(QUIET_SECONDS)
@@ -77,11 +99,14 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
             settled = False
         after = asleep.keeper_memory[-1]
         private, shims = ours.per_pod(pods)
+        members = ours.keeper_members()
     growth = max(0, after.private - before.private) / count
     notes: tuple[str, ...] = (
         f"{count} pods of {MEBIBYTES} MiB on one node, architect.dev/idle {IDLE}, "
         "a probe every 5 s each",
     )
+    if ours.replaced:
+        notes += (f"daemon or keeper replaced by others {ours.replaced} times, windows left out",)
     if not settled:
         notes += ("labels or requests of some were later than expected",)
     said = conditions.line(stage.host, load, notes=notes)
@@ -99,6 +124,9 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
             "memory.per_sleeping_pod": {
                 "processes in the pod (private)": [p / MEGABYTE for p in private],
                 "keeper's growth": [growth / MEGABYTE],
+            },
+            "memory.keeper": {
+                name: [memory.proportional / MEGABYTE] for name, memory in members.items()
             },
         },
         baseline={
@@ -121,12 +149,13 @@ class Ours:
     """Our processes on a node."""
 
     def __init__(self, stage: Stage) -> None:
-        machine = stage.node.machine
-        self._table = ProcTable(inside(machine, "/proc"))
-        self._daemon = accounting.cpu_cgroup(
-            inside(machine, "/sys/fs/cgroup"), daemon_container(stage)
-        )
+        self._stage = stage
+        self._table = ProcTable(inside(stage.node.machine, "/proc"))
+        self._cgroups = inside(stage.node.machine, "/sys/fs/cgroup")
+        self._daemon: Path | None = None
         self._top = 0
+        self.replaced = 0
+        """How often the daemon or a process of the keeper's was replaced under our eyes."""
 
     def find(self, keeper: Keeper) -> None:
         """Remember the keeper, or rather the parent that starts it again."""
@@ -147,26 +176,57 @@ class Ours:
         """Return what keeper, warden and the fork server hold together."""
         return self._table.memory(self._family())
 
+    def keeper_members(self) -> dict[str, Memory]:
+        """Return what each of them holds, by what it is."""
+        found: dict[str, Memory] = {}
+        for process in self._family():
+            name = next((n for part, n in MEMBERS.items() if part in process.command), "keeper")
+            found[name] = found.get(name, accounting.NOTHING) + self._table.memory([process])
+        return found
+
     def watch(self, windows: int, clock: Clock) -> Watch:
-        """Look at processor time and memory, window by window; at least one."""
+        """Look at processor time and memory, window by window, until there are *windows* of them.
+
+        One in which the daemon or the keeper was replaced is left out: their start is not what is
+        asked. Raises BenchError if that happens too often.
+        """
         watched = Watch()
-        family = self._family()
-        clocks: list[Callable[[], float]] = [
-            lambda: accounting.read_cpu_seconds(self._daemon),
-            lambda: self._table.cpu_seconds(family),
-        ]
-        last = [time.monotonic(), *(read() for read in clocks)]
-        for _ in range(windows):
-            time.sleep(WINDOW_SECONDS)
-            now = [time.monotonic(), *(read() for read in clocks)]
-            elapsed, daemon, keeper = (b - a for a, b in zip(last, now, strict=True))
-            watched.daemon.append(daemon / elapsed * 100)
-            watched.keeper.append(keeper / elapsed * 100)
+        last: Sight | None = None
+        while len(watched.daemon) < windows:
+            now = self._look()
+            if last is not None and now is not None and now.is_same(last):
+                elapsed = now.at - last.at
+                watched.daemon.append((now.daemon_seconds - last.daemon_seconds) / elapsed * 100)
+                watched.keeper.append((now.keeper_seconds - last.keeper_seconds) / elapsed * 100)
+                watched.keeper_memory.append(now.keeper_memory)
+                if clock.is_over:
+                    break
+            elif last is not None or now is None:
+                self.replaced += 1
+                if self.replaced > MOST_REPLACED:
+                    raise BenchError("daemon and keeper do not stay the same: not at rest")
             last = now
-            watched.keeper_memory.append(self._table.memory(family))
-            if clock.is_over:
-                break
+            time.sleep(WINDOW_SECONDS)
         return watched
+
+    def _look(self) -> Sight | None:
+        """Return what is there now; None while the daemon or the keeper is not."""
+        try:
+            if self._daemon is None:
+                self._daemon = accounting.cpu_cgroup(self._cgroups, daemon_container(self._stage))
+            at, seconds = time.monotonic(), accounting.read_cpu_seconds(self._daemon)
+            family = self._family()
+        except (BenchError, OSError, errors.LabError):
+            self._daemon = None
+            return None
+        return Sight(
+            at=at,
+            daemon=self._daemon,
+            daemon_seconds=seconds,
+            keeper=frozenset(process.pid for process in family),
+            keeper_seconds=self._table.cpu_seconds(family),
+            keeper_memory=self._table.memory(family),
+        )
 
     def per_pod(self, pods: Fleet) -> tuple[list[float], list[float]]:
         """Return the private bytes of what is ours in each pod, and of the engine's shims."""
@@ -184,6 +244,16 @@ class Ours:
                 if parent is not None and "containerd-shim" in parent.command:
                     shims[parent.pid] = self._table.memory([parent]).private
         return private, list(shims.values())
+
+
+def fall_asleep(keeper: Keeper, uid: str) -> None:
+    """Put a pod to sleep, with the next keeper if this one is replaced. Raises Unavailable."""
+    while True:
+        try:
+            keeper.sleep(uid)
+            return
+        except Unavailable:
+            keeper.reconnect()
 
 
 def daemon_container(stage: Stage) -> str:

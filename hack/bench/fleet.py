@@ -22,6 +22,7 @@ CODE: Final = dockerfiles.CHECKOUT / "tests" / "support" / "apps" / "memory.py"
 READY_SECONDS: Final = 600.0
 """For fifty pods on two cores."""
 DELETE_SECONDS: Final = 300
+ATTEMPTS: Final = 3
 LEAST_MEMORY: Final = frozenset({"1Ki", "1024"})
 """What the daemon lowers a sleeping pod's memory request to."""
 
@@ -60,13 +61,32 @@ class Fleet:
         self.pods: tuple[BenchPod, ...] = ()
 
     def create(self) -> None:
-        """Make the pods and return once all are Ready. Raises BenchError, LabError."""
+        """Make the pods and return once all are Ready. Raises BenchError, LabError.
+
+        The webhook lets pods through that it does not see, while it is being replaced, say. They
+        are made again then.
+        """
+        wanted = None if self._spec.idle is None else names.RUNTIME_CLASS
+        for _ in range(ATTEMPTS):
+            self._apply()
+            found = self.objects()
+            classes = {pod["spec"].get("runtimeClassName") for pod in found}
+            if classes == {wanted}:
+                break
+            self._cluster.progress.say(f"  {self._spec.name}: runtime classes {classes}; again")
+            self.delete()
+        else:
+            raise BenchError(f"pods of {self._spec.name}: runtime classes {classes}, not {wanted}")
+        services = {
+            item["metadata"]["name"]: item["spec"]["clusterIP"]
+            for item in self._cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/services")["items"]
+        }
+        self.pods = tuple(_pod(pod, services) for pod in found)
+
+    def _apply(self) -> None:
         items = [o for number in range(self._spec.count) for o in _objects(self._spec, number)]
         self._cluster.kubectl(
-            "apply",
-            "--server-side",
-            "-f",
-            "-",
+            *("apply", "--server-side", "-f", "-"),
             input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}),
             timeout_seconds=300,
         )
@@ -77,18 +97,6 @@ class Fleet:
             interval_seconds=0.5,
             last_seen=self._diagnosis,
         )
-        services = {
-            item["metadata"]["name"]: item["spec"]["clusterIP"]
-            for item in self._cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/services")["items"]
-        }
-        self.pods = tuple(_pod(found, services) for found in self.objects())
-        wanted = None if self._spec.idle is None else names.RUNTIME_CLASS
-        for found in self.objects():
-            if found["spec"].get("runtimeClassName") != wanted:
-                raise BenchError(
-                    f"pod {found['metadata']['name']}: runtime class "
-                    f"{found['spec'].get('runtimeClassName')} instead of {wanted}"
-                )
 
     def objects(self) -> list[dict[str, Any]]:
         """Return the pods as the API server shows them, by name."""
@@ -186,7 +194,9 @@ def _objects(spec: FleetSpec, number: int) -> Iterator[dict[str, Any]]:
             "annotations": {} if spec.idle is None else {names.IDLE: spec.idle},
         },
         "spec": {
-            "nodeName": spec.node,
+            # By the scheduler: kubelet would refuse a pod while the node's label is away, as it
+            # is for a moment when the daemon is replaced.
+            "nodeSelector": {"kubernetes.io/hostname": spec.node},
             "restartPolicy": "Never",  # what failed shall be seen, not replaced
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": False,

@@ -82,7 +82,7 @@ EXEC: Final = Scenario(
     name="exec",
     quantities=(Quantity(name="exec.asleep.64MB", unit="ms", goal={"p50": 350}),),
     runs=RUNS,
-    weight=2,
+    weight=3,
 )
 CREATE: Final = Scenario(
     name="create",
@@ -101,7 +101,7 @@ FIFTY: Final = Scenario(
         Quantity(name="keeper.cpu.50pods.asleep", unit="% of a core"),
     ),
     runs=RUNS,
-    weight=10,
+    weight=8.5,
 )
 """Its runs are its pods."""
 
@@ -112,20 +112,20 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         runs=RUNS_WITH_P99_GOAL,
         pods=10,
         baseline_every=4,
-        weight=8,
+        weight=6.5,
         goal={"p50": 90, "p99": 250},
         sleep_goal={"p50": 160},
     ),
-    _wake(16, is_cold=False, pods=10, baseline_every=2, weight=2.5, goal={"p50": 45}),
-    _wake(64, is_cold=True, pods=10, baseline_every=2, weight=2.5),
+    _wake(16, is_cold=False, pods=10, baseline_every=2, weight=2, goal={"p50": 45}),
+    _wake(64, is_cold=True, pods=10, baseline_every=2, weight=2),
     EXEC,
     CREATE,
     _wake(16, is_cold=True, pods=10, baseline_every=2, weight=2),
-    _wake(256, is_cold=False, pods=5, baseline_every=2, weight=4),
-    _wake(256, is_cold=True, pods=5, baseline_every=2, weight=3),
+    _wake(256, is_cold=False, pods=10, baseline_every=3, weight=3),
+    _wake(256, is_cold=True, pods=10, baseline_every=3, weight=3),
     FIFTY,
-    _wake(1024, is_cold=False, pods=2, baseline_every=4, weight=5),
-    _wake(1024, is_cold=True, pods=2, baseline_every=4, weight=5),
+    _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
+    _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),
 )
 """Those with a goal first: what the time does not suffice for comes last."""
 

@@ -49,7 +49,7 @@ def test_unmanaged_pods_have_no_annotation_and_all_are_on_the_named_node() -> No
     spec = FleetSpec(name="f", count=1, mebibytes=64, node="node1", idle=None, has_service=False)
     (made,) = fleet._objects(spec, 0)
     assert made["metadata"]["annotations"] == {}
-    assert made["spec"]["nodeName"] == "node1"
+    assert made["spec"]["nodeSelector"] == {"kubernetes.io/hostname": "node1"}
     managed, service = fleet._objects(FleetSpec(name="f", count=1, mebibytes=1, node="n"), 7)
     assert managed["metadata"]["annotations"] == {"architect.dev/idle": "1h"}
     assert service["spec"]["selector"] == {"app": managed["metadata"]["labels"]["app"]}
