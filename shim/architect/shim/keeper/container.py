@@ -323,6 +323,14 @@ class Container:
         """End the container with exit status *status*, so that kubelet restarts it."""
         self.page().end(status)
 
+    def end_with_tree(self, status: int) -> None:
+        """End a container whose tree is gone, as the tree ended; with *status* if it had none."""
+        page = self.page()
+        if page.read().target:
+            page.wake()
+        else:
+            page.end(status)
+
     def forget_image(self) -> None:
         """Remove the image of a tree that runs again: old memory must never be used twice."""
         images.discard(self.directory)
