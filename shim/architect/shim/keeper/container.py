@@ -40,6 +40,8 @@ RESTORE_ATTEMPTS: Final = 3
 
 
 KILLED_STATUS: Final = 128 + signal.SIGKILL
+CUT: Final = runs.ACCIDENTS | {"Timeout"}
+"""Reasons that mean that CRIU did not end by itself."""
 
 
 class TreeLost(NodeError):
@@ -216,7 +218,9 @@ class Container:
                     f"container {self.name} ended during its dump", reason="ContainerGone"
                 )
             yield loop.sleep(CLEAR_STEP_SECONDS)
-        if found.is_reaped and found.status != KILLED_STATUS:
+        # A CRIU that is killed while the application runs its code takes it along.
+        was_cut = problem is not None and problem.reason in CUT
+        if found.is_reaped and found.status != KILLED_STATUS and not was_cut:
             return NodeError(
                 f"the application of container {self.name} ended with status {found.status} "
                 "when it was about to be dumped",
