@@ -187,8 +187,11 @@ class Sleeper:
         return self.container.tree()
 
     def has_written_pages(self) -> bool:
-        """Whether a dump is as far as writing memory."""
-        return any(path.stat().st_size for path in self.image.glob("pages-*.img"))
+        """Whether a dump is in the midst of the application's memory (of much more than this).
+
+        A CRIU killed while it still puts its code into the application takes it along.
+        """
+        return any(path.stat().st_size > 8 << 20 for path in self.image.glob("pages-*.img"))
 
     def everything(self) -> list[int]:
         """Return init and all below it."""

@@ -202,6 +202,8 @@ def test_a_restore_cut_in_the_middle_is_done_again(make: Make, keeper: Keeper, w
     dump(keeper, sleeper)
     work = begin_restore(keeper, sleeper)
     supervisor, pid = half_a_tree(keeper)
+    for child in processes.children(pid):
+        os.kill(child, signal.SIGSTOP)  # it keeps what it has of CRIU, the lock on the image too
     if whom == "all":
         os.kill(supervisor, signal.SIGKILL)
         kill_server(keeper)
@@ -242,7 +244,7 @@ def test_a_new_keeper_does_not_take_half_a_tree_for_a_running_one(
     os.kill(supervisor, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     # The first keeper does nothing from here on.
-    runtime.eventually(lambda: not criu.is_working(sleeper.image), what="the end of CRIU")
+    runtime.eventually(lambda: not seen.is_criu_working(), what="the end of CRIU")
     assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.FINISH_WAKE
     sleeper.container.close()
     sleeper.container = seen
