@@ -43,6 +43,7 @@ class Keeper:
     def __init__(self, binary: Path) -> None:
         self._binary = binary
         self.following: list[Keeper] = []
+        self.on_close: list[Callable[[], None]] = []
         self._orphans: set[int] = set()
         self.loop = Loop()
         self.server = criu.Server(self.loop, binary)
@@ -97,6 +98,8 @@ class Keeper:
         """End the server."""
         for each in self.following:
             each.close()
+        for callback in self.on_close:
+            callback()
         for pid in self._orphans:
             _reap(pid)
         server = self.server.pid
@@ -182,6 +185,13 @@ class Sleeper:
     def tree(self) -> list[int]:
         """Return the living tree."""
         return self.container.tree()
+
+    def has_written_pages(self) -> bool:
+        """Whether a dump is in the midst of the application's memory (of much more than this).
+
+        A CRIU killed while it still puts its code into the application takes it along.
+        """
+        return any(path.stat().st_size > 8 << 20 for path in self.image.glob("pages-*.img"))
 
     def everything(self) -> list[int]:
         """Return init and all below it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -53,6 +54,13 @@ def half_a_tree(keeper: Keeper) -> tuple[int, int]:
         os.kill(pid, signal.SIGCONT)
 
 
+def until_pages_are_written(keeper: Keeper, sleeper: Sleeper) -> int:
+    """Turn until a dump is in its longest part; return CRIU's pid."""
+    _, pid = keeper.working("dump")
+    keeper.turn_until(sleeper.has_written_pages, what="pages in the image")
+    return pid
+
+
 @pytest.mark.parametrize("whom", ["server", "server and supervisor"])
 def test_a_dump_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
     sleeper = make(mebibytes=16)
@@ -88,10 +96,9 @@ def test_a_request_is_not_sent_to_a_server_that_only_its_supervisors_outlive(
 
 
 def test_a_killed_dump_leaves_the_application_running(make: Make, keeper: Keeper) -> None:
-    sleeper = make(mebibytes=64)
+    sleeper = make(mebibytes=256)
     work = begin_dump(keeper, sleeper)
-    _, pid = keeper.working("dump")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(until_pages_are_written(keeper, sleeper), signal.SIGKILL)
     with pytest.raises(NodeError) as raised:
         keeper.until(work)
     assert raised.value.reason == "CriuKilled"
@@ -101,14 +108,35 @@ def test_a_killed_dump_leaves_the_application_running(make: Make, keeper: Keeper
     sleeper.goes_on()
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_dump_killed_anywhere_leaves_the_truth(make: Make, keeper: Keeper, turns: int) -> None:
+    sleeper = make(mebibytes=16)
+    work = begin_dump(keeper, sleeper)
+    _, pid = keeper.working("dump")
+    for _ in range(turns):
+        keeper.loop.run_once(at_most_seconds=0.002)
+    with contextlib.suppress(ProcessLookupError):  # it has done all by now
+        os.kill(pid, signal.SIGKILL)
+    try:
+        keeper.until(work)
+    except containers.TreeLost:
+        # Killed while the application ran CRIU's code: it ends, and its container with it.
+        assert sleeper.real.wait() != 0
+    except NodeError as error:
+        assert error.reason == "CriuKilled"
+        sleeper.goes_on()
+    else:
+        restore(keeper, sleeper)
+        sleeper.goes_on()
+
+
 def test_a_dump_that_takes_too_long_is_ended(
     make: Make, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 0.3)
-    sleeper = make(mebibytes=64)
+    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 1.0)
+    sleeper = make(mebibytes=256)
     work = begin_dump(keeper, sleeper)
-    _, pid = keeper.working("dump")
-    os.kill(pid, signal.SIGSTOP)
+    os.kill(until_pages_are_written(keeper, sleeper), signal.SIGSTOP)
     with pytest.raises(NodeError) as raised:
         keeper.until(work)
     assert raised.value.reason == "Timeout"
@@ -151,16 +179,6 @@ def test_a_tree_without_an_image_ends_its_container_and_is_called_lost(
     assert sleeper.real.wait() == 128 + signal.SIGKILL
 
 
-def test_a_dying_tree_is_not_taken_for_a_running_one(make: Make, keeper: Keeper) -> None:
-    sleeper = make()
-    dump(keeper, sleeper)
-    # As if the kernel still took the dumped tree's memory apart: pids as in the image, all dead
-    # but for the moment.
-    root = sleeper.container.tree_root()
-    assert root is None or not sleeper.container.is_running()
-    assert recovery.decide(PodState.FALLING, [sleeper.seen().facts()]) is Recovery.ASLEEP
-
-
 @pytest.mark.parametrize("whom", ["server", "server and supervisor"])
 def test_a_restore_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
     sleeper = make(mebibytes=16)
@@ -184,6 +202,8 @@ def test_a_restore_cut_in_the_middle_is_done_again(make: Make, keeper: Keeper, w
     dump(keeper, sleeper)
     work = begin_restore(keeper, sleeper)
     supervisor, pid = half_a_tree(keeper)
+    for child in processes.children(pid):
+        os.kill(child, signal.SIGSTOP)  # it keeps what it has of CRIU, the lock on the image too
     if whom == "all":
         os.kill(supervisor, signal.SIGKILL)
         kill_server(keeper)
@@ -224,7 +244,7 @@ def test_a_new_keeper_does_not_take_half_a_tree_for_a_running_one(
     os.kill(supervisor, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     # The first keeper does nothing from here on.
-    runtime.eventually(lambda: not criu.is_working(sleeper.image), what="the end of CRIU")
+    runtime.eventually(lambda: not seen.is_criu_working(), what="the end of CRIU")
     assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.FINISH_WAKE
     sleeper.container.close()
     sleeper.container = seen

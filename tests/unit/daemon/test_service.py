@@ -274,7 +274,7 @@ def test_an_uninstall_is_not_answered_while_the_api_says_that_a_pod_sleeps(
     keeper.add("uid-web", state="awake")
     (tmp_path / "containers").mkdir()
     (tmp_path / "containers/c1.json").write_text("{}")
-    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {uninstall.REQUESTED: "token-1"}
+    cluster.objects[DAEMON_SET]["metadata"]["annotations"] = {names.UNINSTALL: "token-1"}
     down = make.pod_json(labels={"status.architect.dev/app": "SCALED_DOWN"})
     chores = make_chores(tmp_path, api, keeper, layout, pods=(down,))
     chores._look_for_uninstall()
@@ -282,7 +282,7 @@ def test_an_uninstall_is_not_answered_while_the_api_says_that_a_pod_sleeps(
     up = make.pod_json(labels={"status.architect.dev/app": "RUNNING"}, resourceVersion="2")
     chores._store.take(Snapshot(objects=(up,)))
     chores._look_for_uninstall()
-    assert cluster.objects[NODE]["metadata"]["annotations"] == {uninstall.DONE: "token-1"}
+    assert cluster.objects[NODE]["metadata"]["annotations"] == {names.UNINSTALLED: "token-1"}
 
 
 def test_an_uninstall_with_a_pod_that_does_not_wake_is_not_answered(

@@ -40,6 +40,8 @@ RESTORE_ATTEMPTS: Final = 3
 
 
 KILLED_STATUS: Final = 128 + signal.SIGKILL
+CUT: Final = runs.ACCIDENTS | {"Timeout"}
+"""Reasons that mean that CRIU did not end by itself."""
 
 
 class TreeLost(NodeError):
@@ -134,11 +136,28 @@ class Container:
             return False
         return not images.is_complete(self.directory) or images.is_restored(self.directory)
 
+    def is_criu_working(self) -> bool:
+        """Whether CRIU has the tree in its hands, or is about to."""
+        if not criu.is_working(self.directory / "image"):
+            return False
+        if not images.is_complete(self.directory) or images.is_restored(self.directory):
+            return True
+        # A restore: half a tree whose CRIU was killed holds the lock, and waits for nobody.
+        try:
+            meta = images.Meta.read(self.directory)
+            pids = images.tree_pids(self.directory)
+        except FileNotFoundError:
+            return True
+        init = self.find_init()
+        if init is None or not _remains(init.pid, pids):
+            return True
+        return criu.find(init.pid, highest_pid=meta.highest_pid) is not None
+
     def facts(self) -> Facts:
         """Return what recovery needs to know."""
         is_init_alive = self.find_init() is not None
         # First: once CRIU is seen to have ended, the others are what it left.
-        is_criu_working = criu.is_working(self.directory / "image")
+        is_criu_working = self.is_criu_working()
         return Facts(
             is_init_alive=is_init_alive,
             is_tree_alive=is_init_alive and self.is_running(),
@@ -153,7 +172,7 @@ class Container:
         by itself. Raises TreeLost if the tree is gone without an image; the container then ends.
         """
         init = self.init()
-        if criu.is_working(self.directory / "image"):
+        if self.is_criu_working():
             raise Rejected(f"CRIU works on container {self.name} already", reason="Busy")
         root = self.tree_root()
         if root is None:
@@ -183,6 +202,7 @@ class Container:
             loop,
             server,
             criu.Request.dump(init_pid=init.pid, image=image, tree_pid=target, highest_pid=highest),
+            is_working=self.is_criu_working,
             limit_seconds=DUMP_LIMIT_SECONDS,
             what=f"dump of container {self.name}",
         )
@@ -216,7 +236,9 @@ class Container:
                     f"container {self.name} ended during its dump", reason="ContainerGone"
                 )
             yield loop.sleep(CLEAR_STEP_SECONDS)
-        if found.is_reaped and found.status != KILLED_STATUS:
+        # A CRIU that is killed while the application runs its code takes it along.
+        was_cut = problem is not None and problem.reason in CUT
+        if found.is_reaped and found.status != KILLED_STATUS and not was_cut:
             return NodeError(
                 f"the application of container {self.name} ended with status {found.status} "
                 "when it was about to be dumped",
@@ -278,6 +300,7 @@ class Container:
                 highest_pid=meta.highest_pid,
                 cgroups=cgroups.entrances(self.cgroups()),
             ),
+            is_working=self.is_criu_working,
             limit_seconds=RESTORE_LIMIT_SECONDS,
             what=f"restore of container {self.name}",
         )
@@ -293,11 +316,11 @@ class Container:
         pids: frozenset[int] | None = None
         deadline = time.monotonic() + CLEAR_LIMIT_SECONDS
         step = CLEAR_STEP_SECONDS
-        while children := list(processes.tree(init.pid))[1:]:
+        while processes.children(init.pid):
             if pids is None:
-                yield from runs.over(loop, self.directory / "image", what=f"container {self.name}")
+                yield from runs.over(loop, self.is_criu_working, what=f"container {self.name}")
                 pids = images.tree_pids(self.directory)
-            left = [pid for pid in children if pids.intersection(processes.ns_pids(pid)[-1:])]
+            left = _remains(init.pid, pids)
             if not left:
                 return
             if time.monotonic() > deadline:
@@ -323,6 +346,14 @@ class Container:
         """End the container with exit status *status*, so that kubelet restarts it."""
         self.page().end(status)
 
+    def end_with_tree(self, status: int) -> None:
+        """End a container whose tree is gone, as the tree ended; with *status* if it had none."""
+        page = self.page()
+        if page.read().target:
+            page.wake()
+        else:
+            page.end(status)
+
     def forget_image(self) -> None:
         """Remove the image of a tree that runs again: old memory must never be used twice."""
         images.discard(self.directory)
@@ -332,6 +363,18 @@ class Container:
         if self._page is not None:
             self._page.close()
             self._page = None
+
+
+def _remains(init_pid: int, pids: frozenset[int]) -> list[int]:
+    """Return what a dump or a cut restore left below init: processes on *pids*, CRIU's helpers.
+
+    Others are there, too: what exec sessions left behind.
+    """
+    return [
+        pid
+        for pid in list(processes.tree(init_pid))[1:]
+        if pids.intersection(processes.ns_pids(pid)[-1:]) or criu.is_own(pid)
+    ]
 
 
 def total_resident_bytes(containers: Sequence[Container]) -> int:

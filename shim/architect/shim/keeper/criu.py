@@ -15,7 +15,6 @@ import fcntl
 import itertools
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -73,10 +72,18 @@ def restore_arguments(*, pipes: dict[str, int], has_own_ipc: bool) -> tuple[list
 _NAMESPACES: Final = "mnt,uts,net"
 """Entered besides the pid namespace. Not IPC: CRIU refuses SysV shared memory of its own one."""
 
+_PROGRAM: Final = "architect-criu"
+"""Its file's name in every version's bundle."""
+
 _PID_GAP: Final = 64
 """CRIU's own processes get pids this far above the tree's highest."""
 _PID_TRIES: Final = 16
 """CRIU gets the first free one of so many pids (PID_TRIES of the fork server)."""
+
+
+def own_pids(highest_pid: int) -> range:
+    """Return the pids, in the container's namespace, of which CRIU itself has one."""
+    return range(highest_pid + _PID_GAP, highest_pid + _PID_GAP + _PID_TRIES)
 
 
 class Kind(enum.StrEnum):
@@ -96,8 +103,8 @@ class Request:
     image: Path
     arguments: tuple[str, ...]
     """CRIU's command line, from the kind on."""
-    own_pid: int
-    """Lowest pid for CRIU itself in the container's namespace."""
+    highest_pid: int
+    """Highest pid of the tree; CRIU's own lies above."""
     cgroups: tuple[Path, ...] = ()
     """What :func:`.cgroups.entrances` returns; empty: CRIU stays in the host's."""
     inherited: tuple[int, ...] = ()
@@ -111,7 +118,7 @@ class Request:
             init_pid=init_pid,
             image=image,
             arguments=tuple(dump_arguments(tree_pid=tree_pid)),
-            own_pid=highest_pid + _PID_GAP,
+            highest_pid=highest_pid,
         )
 
     @classmethod
@@ -131,24 +138,20 @@ class Request:
             init_pid=init_pid,
             image=image,
             arguments=tuple(arguments),
-            own_pid=highest_pid + _PID_GAP,
+            highest_pid=highest_pid,
             cgroups=tuple(cgroups),
             inherited=tuple(inherited),
         )
 
-    @property
-    def own_pids(self) -> range:
-        """The pids in the container's namespace of which CRIU has one."""
-        return range(self.own_pid, self.own_pid + _PID_TRIES)
-
     def message(self, number: int) -> bytes:
         """Return the fork server's message for this request, numbered *number*."""
+        own = own_pids(self.highest_pid)
         tokens = (
             f"id={number}",
             f"kind={self.kind}",
             f"ns={_NAMESPACES}",
-            f"pid={self.own_pid}",
-            f"last-pid={self.own_pids.stop}",
+            f"pid={own.start}",
+            f"last-pid={own.stop}",
             f"cgroups={len(self.cgroups)}",
             f"fds={len(self.inherited)}",
             "--",
@@ -342,7 +345,10 @@ class Server:
 
 
 def is_working(image: Path) -> bool:
-    """Whether a CRIU is at work in *image*, or a request for one is under way, whosever it is."""
+    """Whether a CRIU is at work in *image*, or a request for one is under way, whosever it is.
+
+    The children of a CRIU that was killed in the middle of a restore hold the lock, too.
+    """
     try:
         fd = os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -356,15 +362,27 @@ def is_working(image: Path) -> bool:
     return False
 
 
-def kill(request: Request) -> None:
-    """Kill the CRIU that works on *request*, if there is one; of half a tree :mod:`.runs` knows."""
-    namespace = processes.pid_namespace(request.init_pid)
+def is_own(pid: int) -> bool:
+    """Whether *pid* runs our CRIU's code (a child that has not become the application yet)."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == _PROGRAM
+    except OSError:
+        return False
+
+
+def find(init_pid: int, *, highest_pid: int) -> int | None:
+    """Return the pid of the CRIU that works in the container of *init_pid*; None if none lives.
+
+    It is not among init's descendants, so this looks at every process of the node.
+    """
+    own = own_pids(highest_pid)
+    namespace = processes.pid_namespace(init_pid)
     for pid in processes.all_pids():
         if namespace is None or processes.pid_namespace(pid) != namespace:
             continue
-        if any(number in request.own_pids for number in processes.ns_pids(pid)[-1:]):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        if any(n in own for n in processes.ns_pids(pid)[-1:]) and processes.is_alive(pid):
+            return pid
+    return None
 
 
 def failure(image: Path, kind: Kind, status: int) -> NodeError:

@@ -7,6 +7,7 @@ one runs, requests join it or wait (:mod:`.lifecycle`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -93,6 +94,7 @@ class Pod:
         self._server = server
         self._emit = emit
         self._work: Future[None] | None = None
+        self._recovery: Future[None] | None = None
         self._failures = 0
         self._is_closed = False
         self._settling: set[str] = set()
@@ -105,6 +107,7 @@ class Pod:
 
     def sleep(self, *, reason: str, patience_seconds: float, is_forced: bool = False) -> Task[None]:
         """Put the pod to sleep. Raises Rejected (nothing changed) or NodeError (undone)."""
+        yield from self._recovered()
         answer = lifecycle.sleep_request(self.state)
         if answer is Answer.DONE:
             return
@@ -125,6 +128,7 @@ class Pod:
 
     def wake(self, *, reason: str) -> Task[None]:
         """Wake the pod. Raises NodeError when a restore failed; the image is then kept."""
+        yield from self._recovered()
         while True:
             answer = lifecycle.wake_request(self.state)
             if answer is Answer.DONE:
@@ -149,6 +153,16 @@ class Pod:
             yield from self.wake(reason="a debugger comes")
         finally:
             self._settling.discard(container)
+
+    def recover(self, recovery: Future[None]) -> None:
+        """Make requests wait for *recovery*: until then our state is only a guess."""
+        self._recovery = recovery
+        recovery.when_done(self._report_unwatched)
+
+    def _recovered(self) -> Task[None]:
+        if self._recovery is not None and not self._recovery.is_done:
+            with contextlib.suppress(ArchitectError, OSError):  # told by whoever watches it
+                yield self._recovery
 
     def _woken_by_network(self, reason: str) -> None:
         """Packets ask for a wake; called by the network side, any number of times."""
@@ -279,7 +293,10 @@ class Pod:
 
     def _wake(self, reason: str) -> Task[None]:
         steps = Steps()
-        self._step(Step.WAKE, reason)
+        self._enter(Step.WAKE, reason)
+        # Written while CRIU works: nobody waits for the disk. A keeper that is killed before finds
+        # the pod asleep, or CRIU at work.
+        self._loop.call_soon(self._save)
         members = [c for c in self.containers.values() if c.find_init() is not None]
         try:
             yield from self._admit_wake(members)
@@ -292,7 +309,7 @@ class Pod:
         except (ArchitectError, OSError) as error:
             self._wake_failed(members, error)
             raise
-        self._step(Step.RESTORED, reason)
+        self._enter(Step.RESTORED, reason)
         held = yield from self.network.release()
         steps.done("release")
         self._failures = 0
@@ -393,13 +410,16 @@ class Pod:
         self._woken_by_network("keeper restarted")
 
     def end_lost(self) -> None:
-        """End containers whose tree is gone and has no image; kubelet restarts them."""
+        """End containers whose tree is gone and has no image; kubelet restarts them.
+
+        Those that have an image are still to be picked up.
+        """
         for container in self.containers.values():
             facts = container.facts()
             if facts.is_init_alive and not facts.is_tree_alive and not facts.is_image_complete:
                 log.error("%s: the memory of container %s is lost", self, container.name)
                 images.set_aside(container.directory)
-                container.end(FRESH_STATUS)
+                container.end_with_tree(FRESH_STATUS)
                 self._tell(
                     Event.WAKE_FAILED,
                     reason="ImageLost",
@@ -411,9 +431,12 @@ class Pod:
     # Common
 
     def _step(self, step: Step, reason: str) -> None:
+        self._enter(step, reason)
+        self._save()
+
+    def _enter(self, step: Step, reason: str) -> None:
         self.state = lifecycle.after(self.state, step)
         self.since, self.reason = time.time(), reason
-        self._save()
 
     def _save(self) -> None:
         """Write the phase down; a full disk does not matter, processes and images tell as much."""

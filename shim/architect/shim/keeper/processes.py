@@ -108,6 +108,12 @@ def ns_pids(pid: int) -> list[int]:
     return []
 
 
+def is_alive(pid: int) -> bool:
+    """Whether *pid* runs; a zombie does not."""
+    found = _stat(pid)
+    return found is not None and found.state not in ("Z", "X")
+
+
 def all_pids() -> list[int]:
     """Return the pids of all processes that we can see."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]

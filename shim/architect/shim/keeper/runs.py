@@ -8,9 +8,12 @@ over when the lock on its image is free, and what became of it is told by what i
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
 from architect.core.errors import NodeError
@@ -29,28 +32,36 @@ ACCIDENTS: Final = frozenset({"CriuUnavailable", "CriuKilled"})
 
 
 def finish(
-    loop: Loop, server: criu.Server, request: criu.Request, *, limit_seconds: float, what: str
+    loop: Loop,
+    server: criu.Server,
+    request: criu.Request,
+    *,
+    is_working: Callable[[], bool],
+    limit_seconds: float,
+    what: str,
 ) -> Task[NodeError | None]:
     """Run CRIU and return once it is over: None, or why it did not report success.
 
-    After *limit_seconds* CRIU is killed. That it did not report success does not mean that it had
-    none: look at the image and the tree.
+    *is_working* tells whether CRIU is at work; after *limit_seconds* it is killed. That it did not
+    report success does not mean that it had none: look at the image and the tree.
     """
     # The supervisor of the run before may not have ended yet.
-    yield from over(loop, request.image, what=what)
+    yield from over(loop, lambda: criu.is_working(request.image), what=what)
     problem: NodeError | None = None
     try:
         outcome = yield loop.within(server.run(request), limit_seconds, what=what)
     except TimeoutError as error:
         log.error("%s; CRIU is killed", error)
-        criu.kill(request)
-        yield from over(loop, request.image, what=what)
+        if (pid := criu.find(request.init_pid, highest_pid=request.highest_pid)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        yield from over(loop, is_working, what=what)
         return NodeError(
             str(error), reason="Timeout", hint="is the disk of /var/lib/architect overloaded?"
         )
     except NodeError as error:
         log.error("%s: %s", what, error)
-        yield from over(loop, request.image, what=what)
+        yield from over(loop, is_working, what=what)
         status = images.exit_status(request.image, request.kind)
         problem = error
     else:
@@ -63,16 +74,16 @@ def finish(
     return criu.failure(request.image, request.kind, status)
 
 
-def over(loop: Loop, image: Path, *, what: str) -> Task[None]:
-    """Return when no CRIU is at work in *image*.
+def over(loop: Loop, is_working: Callable[[], bool], *, what: str) -> Task[None]:
+    """Return when no CRIU is at work.
 
     There is no bound: a process that SIGKILL does not end waits in the kernel for its disk, and
     until it goes on or ends its tree is neither running nor asleep. The log says so.
     """
     step, complaint = SHORTEST_STEP_SECONDS, time.monotonic() + COMPLAINT_SECONDS
-    while criu.is_working(image):
+    while is_working():
         if time.monotonic() > complaint:
             complaint += COMPLAINT_SECONDS
-            log.error("%s: CRIU is still at work in %s", what, image)
+            log.error("%s: CRIU is still at work", what)
         yield loop.sleep(step)
         step = min(2 * step, LONGEST_STEP_SECONDS)

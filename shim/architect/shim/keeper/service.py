@@ -324,11 +324,12 @@ class Service:
             except (ArchitectError, OSError) as error:
                 log.error("container %.12s is not picked up: %s", identity, error)
         for pod in list(self._pods.values()):
-            self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}")
+            pod.recover(self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}"))
 
     def _recover_pod(self, pod: Pod) -> Task[None]:
         saved = _saved(pod.uid)
         phase = saved.phase
+        has_ended_lost = False
         while True:
             try:
                 facts = [container.facts() for container in pod.containers.values()]
@@ -336,23 +337,23 @@ class Service:
                 log.error("%s is not picked up: %s", pod, error)
                 return
             decision = recovery.decide(phase, facts)
-            if decision is not Recovery.WAIT:
+            if decision is Recovery.LOST and not has_ended_lost:
+                has_ended_lost = True
+                pod.end_lost()
+            elif decision is not Recovery.WAIT and decision is not Recovery.LOST:
                 break
+            # CRIU is at work, or what is lost ends: what is left is decided on then.
             yield self._loop.sleep(RECOVERY_STEP_SECONDS)
         log.info("%s: was %s, %s", pod, phase.value if phase else "never asleep", decision.value)
         match decision:
-            case Recovery.AWAKE:
+            case Recovery.AWAKE | Recovery.GONE:
+                # Gone: created a moment ago (no init yet), or ended while no keeper ran; a later
+                # `removed` or `register` tells which. What is held goes to whom is there then.
                 pod.resume_awake()
             case Recovery.ASLEEP:
                 pod.resume_asleep(saved.since, saved.network)
             case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
                 pod.resume_waking(saved.network)
-            case Recovery.LOST:
-                pod.end_lost()
-            case Recovery.GONE:
-                # Created a moment ago (no init yet), or ended while no keeper ran; a later
-                # `removed` or `register` tells which.
-                pass
 
     def wake_all(self, reason: str) -> Task[None]:
         """Wake every pod, one after the other; failures are logged."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api.keeper import PodState
-from architect.shim.keeper.recovery import Facts, Recovery, decide
+from architect.shim.keeper.recovery import AfterDump, Facts, Recovery, after_dump, decide
 
 facts = st.builds(
     Facts,
@@ -64,3 +64,11 @@ def test_memory_is_given_up_only_where_neither_processes_nor_an_image_are_left(
         assert all(f.is_tree_alive or f.is_image_complete for f in living)
     if decision is Recovery.GONE:
         assert not living
+
+
+@given(found=facts)
+def test_a_dump_is_judged_by_what_it_left(found: Facts) -> None:
+    left = after_dump(found)
+    assert (left is AfterDump.RUNNING) == found.is_tree_alive
+    if left is AfterDump.LOST:
+        assert not found.is_image_complete

@@ -1,0 +1,72 @@
+"""What the fork server is asked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from architect.shim.keeper import cgroups, criu
+
+
+def dump(image: Path) -> criu.Request:
+    return criu.Request.dump(init_pid=os.getpid(), image=image, tree_pid=7, highest_pid=20)
+
+
+def test_a_request_is_one_message_of_tokens(tmp_path: Path) -> None:
+    tokens = dump(tmp_path).message(3).decode().split("\0")
+    assert tokens[:8] == [
+        *("id=3", "kind=dump", "ns=mnt,uts,net", "pid=84", "last-pid=100", "cgroups=0", "fds=0"),
+        "--",
+    ]
+    assert tokens[8:11] == ["dump", "-t", "7"]
+
+
+def test_a_restore_gets_inits_pipes_in_the_order_of_its_arguments(tmp_path: Path) -> None:
+    request = criu.Request.restore(
+        init_pid=1,
+        image=tmp_path,
+        pipes={"pipe:[12]": 2, "pipe:[11]": 1},
+        highest_pid=20,
+        cgroups=[tmp_path],
+    )
+    assert request.inherited == (1, 2)
+    assert "fd[200]:pipe:[11]" in request.arguments
+    assert "fd[201]:pipe:[12]" in request.arguments
+    assert b"cgroups=1\0fds=2\0" in request.message(1)
+
+
+def test_whoever_has_the_requests_descriptors_is_at_work(tmp_path: Path) -> None:
+    assert not criu.is_working(tmp_path)
+    with dump(tmp_path).descriptors() as fds:
+        assert criu.is_working(tmp_path)
+        copy = os.dup(fds[2])
+        with pytest.raises(BlockingIOError), dump(tmp_path).descriptors():
+            pass
+    assert criu.is_working(tmp_path)
+    os.close(copy)
+    assert not criu.is_working(tmp_path)
+
+
+def test_cgroups_are_entered_without_a_grace_period(tmp_path: Path) -> None:
+    v1, v2 = tmp_path / "cpu,cpuacct", tmp_path / "unified"
+    v1.mkdir()
+    v2.mkdir()
+    (v1 / "tasks").touch()
+    entrances = cgroups.entrances({"cpu": v1, "cpuacct": v1, "": v2})
+    assert entrances == [v1 / "tasks", v2]
+    request = criu.Request.restore(
+        init_pid=os.getpid(), image=tmp_path, pipes={}, highest_pid=9, cgroups=entrances
+    )
+    with request.descriptors() as fds:
+        assert fcntl.fcntl(fds[3], fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+        assert os.readlink(f"/proc/self/fd/{fds[4]}") == str(v2)
+
+
+def test_a_killed_criu_says_nothing_about_the_application(tmp_path: Path) -> None:
+    assert criu.failure(tmp_path, criu.Kind.DUMP, 137).reason == "CriuKilled"
+    (tmp_path / "dump.log").write_text("(00.01) Error (criu/x.c:1): No space left on device\n")
+    assert criu.failure(tmp_path, criu.Kind.DUMP, 1).reason == "NoSpace"
+    assert criu.failure(tmp_path, criu.Kind.DUMP, 128 + 40).reason == "NoSpace"

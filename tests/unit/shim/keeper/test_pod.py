@@ -1,0 +1,216 @@
+"""The order of a pod's sleep and wake, with containers and a network that only remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from architect.api import names
+from architect.api.keeper import Event, PodState
+from architect.api.policy import OnRestoreFailure, Policy
+from architect.core.errors import NodeError
+from architect.shim.keeper import criu, images
+from architect.shim.keeper.container import Container, TreeLost
+from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.network import PodNetwork
+from architect.shim.keeper.pod import FRESH_STATUS, Pod
+
+
+class Node:
+    """What everybody did, in order."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.done: list[str] = []
+        self.events: list[tuple[Event, dict[str, Any]]] = []
+        self.pod: Pod
+
+    def tell(self, event: Event, details: dict[str, Any]) -> None:
+        self.events.append((event, details))
+
+    def run(self, task: Task[None]) -> None:
+        future = self.loop.spawn(task, name="test")
+        for _ in range(10_000):
+            if future.is_done:
+                return future.result()
+            self.loop.run_once(at_most_seconds=0.1)
+        raise AssertionError("the task did not end")
+
+
+class FakeContainer:
+    def __init__(self, node: Node, name: str) -> None:
+        self.node, self.name = node, name
+        self.directory = images.container_directory("uid", name)
+        self.running = True
+        self.fails: dict[str, Exception] = {}
+
+    def find_init(self) -> object:
+        return object()
+
+    def tree_root(self) -> int | None:
+        return 1 if self.running else None
+
+    def tree(self) -> list[int]:
+        return []
+
+    def resident_bytes(self) -> int:
+        return 0
+
+    def is_running(self) -> bool:
+        return self.running
+
+    def _do(self, what: str) -> Task[None]:
+        yield self.node.loop.sleep(0)
+        self.node.done.append(f"{what} {self.name}")
+        if what in self.fails:
+            self.running = self.running and not isinstance(self.fails[what], TreeLost)
+            raise self.fails[what]
+        self.running = what == "restore"
+
+    def dump(self, loop: Loop, server: criu.Server) -> Task[None]:
+        yield from self._do("dump")
+
+    def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
+        yield from self._do("restore")
+
+    def forget_image(self) -> None:
+        self.node.done.append(f"forget {self.name}")
+
+    def end(self, status: int) -> None:
+        self.node.done.append(f"end {self.name} {status}")
+
+
+class FakeNetwork:
+    """Remembers; what it does not define remembers its name and does nothing."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.held_packets = 0
+
+    def busy(self) -> None:
+        return None
+
+    freeze = busy
+    state = busy
+
+    def release(self) -> Task[int]:
+        self.node.done.append(f"release as {self.saved()}")
+        yield self.node.loop.sleep(0)
+        return 0
+
+    @staticmethod
+    def saved() -> str:
+        return str(images.read_pod("uid")["phase"])
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.node.done.append(name)
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    monkeypatch.setattr(names, "STATE", tmp_path)
+    monkeypatch.setattr(names, "PODS", tmp_path / "pods")
+    loop = Loop()
+    made = Node(loop)
+    made.pod = Pod(
+        uid="uid",
+        namespace="shop",
+        name="web-0",
+        policy=Policy(),
+        loop=loop,
+        server=cast(criu.Server, None),
+        network=cast(PodNetwork, FakeNetwork(made)),
+        emit=made.tell,
+    )
+    yield made
+    loop.close()
+
+
+@pytest.fixture
+def pair(node: Node) -> tuple[FakeContainer, FakeContainer]:
+    one, two = FakeContainer(node, "one"), FakeContainer(node, "two")
+    node.pod.containers = {c.name: cast(Container, c) for c in (one, two)}
+    return one, two
+
+
+def asleep(node: Node) -> None:
+    node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.pod.state is PodState.ASLEEP
+    node.done.clear()
+    node.events.clear()
+
+
+def test_a_wake_releases_before_it_writes_that_it_is_awake(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    asleep(node)
+    node.run(node.pod.wake(reason="test"))
+    assert node.done == [
+        *("prepare_wake", "restore one", "restore two", "release as waking"),
+        *("forget one", "forget two"),
+    ]
+    assert node.pod.state is PodState.AWAKE
+    assert images.read_pod("uid")["phase"] == "awake"
+
+
+def test_a_failed_dump_is_undone(node: Node, pair: tuple[FakeContainer, FakeContainer]) -> None:
+    pair[1].fails["dump"] = NodeError("no", reason="IoUring")
+    with pytest.raises(NodeError):
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.done == ["hold", "dump one", "dump two", "restore one", "forget one", "release_now"]
+    assert node.pod.state is PodState.AWAKE
+    assert node.pod.refused is not None
+
+
+def test_what_says_nothing_of_the_pod_is_tried_again(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[0].fails["dump"] = NodeError("killed", reason="CriuKilled")
+    with pytest.raises(NodeError):
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.pod.refused is None
+
+
+def test_a_lost_tree_is_told_and_the_others_come_back(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[1].fails["dump"] = TreeLost("gone", container="two")
+    with pytest.raises(TreeLost):
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert pair[0].running
+    assert "release_now" in node.done
+    (event, details) = node.events[-1]
+    assert event is Event.SLEEP_FAILED
+    assert (details["reason"], details["lost"]) == ("ImageLost", ["two"])
+
+
+def test_only_what_cannot_be_restored_starts_fresh(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    asleep(node)
+    pair[1].fails["restore"] = NodeError("no", reason="FileChanged")
+    node.pod.policy = Policy(on_restore_failure=OnRestoreFailure.FRESH)
+    with pytest.raises(NodeError):
+        node.run(node.pod.wake(reason="test"))
+    assert f"end two {FRESH_STATUS}" in node.done
+    assert f"end one {FRESH_STATUS}" not in node.done
+    assert node.done[-1] == "release_now"
+
+
+def test_requests_wait_until_a_restarted_keeper_knows_what_the_pod_does(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    recovery: Future[None] = Future()
+    node.pod.recover(recovery)
+    sleep = node.loop.spawn(node.pod.sleep(reason="test", patience_seconds=1.0), name="sleep")
+    node.loop.run_once(at_most_seconds=0.01)
+    assert node.done == []
+    node.pod.state = PodState.ASLEEP
+    recovery.set_error(NodeError("the namespace is gone"))
+    while not sleep.is_done:
+        node.loop.run_once(at_most_seconds=0.1)
+    sleep.result()
+    assert node.done == []
