@@ -212,7 +212,12 @@ class Service:
         pod = self._pod_of_container(_text(arguments, "container"))
         if pod is None:
             return {"state": "unmanaged"}
-        yield from pod.wake(reason=str(arguments.get("reason", "a command"))[:200])
+        wake = pod.wake(reason=str(arguments.get("reason", "a command"))[:200])
+        if pod.state is not PodState.AWAKE and pod.is_paused:
+            # A signal waits in the frozen init; the wake goes on when the engine resumes it.
+            self._loop.spawn(wake, name=f"wake {pod}").when_done(_log_failure)
+            return {"state": pod.state.value}
+        yield from wake
         return {"state": pod.state.value}
 
     def _exec_op(self, arguments: Arguments) -> Task[Answer]:
@@ -222,6 +227,8 @@ class Service:
             return {"state": "unmanaged", "probe": False}
         if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, arguments.get("argv")):
             return {"state": pod.state.value, "probe": True}
+        if pod.is_paused:
+            return {"state": pod.state.value, "probe": False}  # the lower runtime refuses
         yield from pod.wake(reason="exec")
         return {"state": pod.state.value, "probe": False}
 
@@ -245,6 +252,7 @@ class Service:
             raise FormatError(
                 f"record of container {identity:.12}: its policy has no {record.container!r:.80}"
             )
+        self._forget_unheard(record)
         pod = self._pods.get(record.pod)
         if pod is None:
             pod = Pod(
@@ -268,6 +276,15 @@ class Service:
         pod.network.add(record, rule)
         self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": identity})
         return pod
+
+    def _forget_unheard(self, record: records.Record) -> None:
+        """Let go of an earlier container with the id of *record*, of whose end nobody told."""
+        pod = self._pods.get(record.pod)
+        old = None if pod is None else pod.containers.get(record.container)
+        if pod is None or old is None or old.record.id != record.id or old.record == record:
+            return
+        if old.find_init() is None:
+            self._remove_container(pod, record.container)
 
     def _remove_container(self, pod: Pod, name: str) -> None:
         container = pod.containers.pop(name)
@@ -385,6 +402,13 @@ def _saved(uid: str) -> _Saved:
     except (FormatError, KeyError, TypeError, ValueError) as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
     return _Saved(phase=None, since=time.time(), network=None)
+
+
+def _log_failure(done: Future[Any]) -> None:
+    try:
+        done.result()
+    except (ArchitectError, OSError) as error:
+        log.error("%s", error)
 
 
 def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
