@@ -59,14 +59,6 @@ class Making:
         return RUNC if self.kind == "runc" else self.host.bundle / "bin/runc-architect"
 
 
-@pytest.fixture(scope="module")
-def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    made = Host(tmp_path_factory.mktemp("behaviour"), bundle=bundle)
-    yield made
-    made.end_keeper()
-    made.close()
-
-
 @pytest.fixture(params=KINDS)
 def make(shared: Host, request: pytest.FixtureRequest) -> Iterator[Making]:
     making = Making(shared, request.param)

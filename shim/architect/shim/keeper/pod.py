@@ -16,7 +16,7 @@ from typing import Any, Final
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
-from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim.keeper import criu, images, lifecycle, paused, processes, tracers
 from architect.shim.keeper.container import Container, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
@@ -362,6 +362,9 @@ class Pod:
     def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
         failure = _described(error)
         policy = self.policy.on_restore_failure
+        if isinstance(error, FormatError):
+            # What another version wrote is not broken: that version can restore it.
+            policy = OnRestoreFailure.FAIL
         self._step(Step.RESTORE_FAILED, failure.reason)
         self._failures += 1
         self._tell(Event.WAKE_FAILED, **failure.as_dict(), policy=policy.value)

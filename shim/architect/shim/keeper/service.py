@@ -177,7 +177,7 @@ class Service:
         if isinstance(patience, bool) or not isinstance(patience, (int, float)):
             raise Rejected("'patience_seconds' is not a number", reason="Protocol")
         yield from pod.sleep(
-            reason=str(arguments.get("reason", "asked"))[:200],
+            reason=_reason(arguments, "asked"),
             patience_seconds=min(max(0.0, float(patience)), 60.0),
             is_forced=arguments.get("force") is True,
         )
@@ -200,7 +200,7 @@ class Service:
 
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
-        yield from pod.wake(reason=str(arguments.get("reason", "asked"))[:200])
+        yield from pod.wake(reason=_reason(arguments, "asked"))
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
@@ -212,7 +212,7 @@ class Service:
         pod = self._pod_of_container(_text(arguments, "container"))
         if pod is None:
             return {"state": "unmanaged"}
-        wake = pod.wake(reason=str(arguments.get("reason", "a command"))[:200])
+        wake = pod.wake(reason=_reason(arguments, "a command"))
         if pod.state is not PodState.AWAKE and pod.is_paused:
             # A signal waits in the frozen init; the wake goes on when the engine resumes it.
             self._loop.spawn(wake, name=f"wake {pod}").when_done(_log_failure)
@@ -423,8 +423,14 @@ def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
     return False
 
 
+def _reason(arguments: Arguments, usual: str) -> str:
+    value = arguments.get("reason", usual)
+    return value[:200] if isinstance(value, str) else usual
+
+
 def _text(arguments: Arguments, key: str) -> str:
     value = arguments.get(key)
     if not isinstance(value, str) or not value or len(value) > 512:
-        raise Rejected(f"{key!r} is {value!r:.80}, not a name", reason="Protocol")
+        what = repr(value[:80]) if isinstance(value, str) else type(value).__name__
+        raise Rejected(f"{key!r} is {what}, not a name", reason="Protocol")
     return value
