@@ -395,10 +395,15 @@ HOSTILE_FILES = {
     "etc/nsswitch.conf": "hosts: evil\n",
     "etc/localtime": "evil",
     "etc/criu/default.conf": "leave-running\n",
+    "etc/criu/runc.conf": "leave-running\n",
+    "etc/criu/crun.conf": "leave-running\n",
     "root/.criu/default.conf": "leave-running\n",
     ".criu/default.conf": "leave-running\n",
     "run/criu.kdat": "evil",
     "usr/lib/criu/evil.so": "evil",
+    "usr/local/lib/criu/evil.so": "evil",
+    "usr/lib/x86_64-linux-gnu/criu/evil.so": "evil",
+    "var/lib/criu/evil.so": "evil",
     "usr/lib/locale/locale-archive": "evil",
     "usr/lib/x86_64-linux-gnu/gconv/gconv-modules": "evil",
     "lib/evil.so": "evil",
@@ -441,7 +446,10 @@ class OpenedFiles:
         return found
 
 
-def test_nothing_of_the_container_is_executed_loaded_or_believed(server, make_container, programs):
+@pytest.fixture
+def hostile(make_container, programs) -> Container:
+    """A container full of what a careless CRIU would load, run or believe."""
+
     def prepare(root: Path) -> None:
         for name, text in HOSTILE_FILES.items():
             path = root / name
@@ -453,23 +461,68 @@ def test_nothing_of_the_container_is_executed_loaded_or_believed(server, make_co
                 shutil.copy(programs / "marker", root / directory / name)
         root.chmod(0o777)
 
-    container = make_container(prepare=prepare)
-    opened = OpenedFiles(container.root)
-    container.lines(2)
-    opened.names()
-    server.expect(server.start_dump(container))
+    container: Container = make_container(prepare=prepare)
+    return container
+
+
+@pytest.fixture
+def opened(hostile) -> Iterator[OpenedFiles]:
+    watch = OpenedFiles(hostile.root)
+    hostile.lines(2)
+    watch.names()
+    yield watch
+    os.close(watch.fd)
+
+
+# CRIU opens what the processes have mapped and the root directory, nothing else.
+ALLOWED = {"init", "app", "rootfs", "/", ""}
+
+
+def test_nothing_of_the_container_is_executed_loaded_or_believed(server, hostile, opened):
+    server.expect(server.start_dump(hostile))
     during_dump = opened.names()
-    container.drain()
-    server.expect(server.start_restore(container))
-    container.goes_on()
-    # CRIU opens what the processes have mapped and the root directory, nothing else.
-    allowed = {"init", "app", "rootfs", "/", ""}
+    hostile.drain()
+    server.expect(server.start_restore(hostile))
+    hostile.goes_on()
     assert "app" in during_dump, "the watch saw nothing"
-    assert (during_dump | opened.names()) <= allowed
-    assert not (container.root / "marked").exists()
-    kdat = container.root / "run/criu.kdat"
+    assert (during_dump | opened.names()) <= ALLOWED
+    assert not (hostile.root / "marked").exists()
+    kdat = hostile.root / "run/criu.kdat"
     assert kdat.read_text() == "evil"
-    os.close(opened.fd)
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE_FILES))
+def test_the_watch_would_see_each_of_them(hostile, opened, name):
+    with open(f"/proc/{hostile.pid}/root/{name}", "rb") as file:
+        assert file.read()
+    assert not opened.names() <= ALLOWED
+
+
+@pytest.mark.parametrize("name", HOSTILE_PROGRAMS)
+def test_the_watch_and_the_mark_would_tell_of_each_program(hostile, opened, name):
+    subprocess.run(["nsenter", "-t", str(hostile.pid), "-m", f"/bin/{name}"], check=True)
+    assert not opened.names() <= ALLOWED
+    assert (hostile.root / "marked").exists()
+
+
+def test_a_careless_criu_is_found_out(server, hostile, opened):
+    # What its command line of our making leaves out (--no-default-config) is put back.
+    careless = ("--config", "/etc/criu/default.conf")
+    server.start("dump", hostile, "-t", str(hostile.tree_pid()), *careless)
+    server.receive()
+    assert opened.names() - ALLOWED == {"default.conf"}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("--action-script", "/bin/tar"), ("--libdir", "/usr/lib/criu")],
+    ids=["script", "plugins"],
+)
+def test_even_on_demand_nothing_of_the_container_is_run_or_loaded(server, hostile, opened, asked):
+    server.start("dump", hostile, "-t", str(hostile.tree_pid()), *asked)
+    assert server.receive()["id"]
+    assert opened.names() <= ALLOWED
+    assert not (hostile.root / "marked").exists()
 
 
 def test_many_requests_run_at_once(server, make_container):

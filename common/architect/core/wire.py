@@ -39,17 +39,32 @@ class Decoder:
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Add *data* and yield each message that it completes."""
+        self.add(data)
+        while (message := self.take()) is not None:
+            yield message
+
+    def add(self, data: bytes) -> None:
+        """Add *data* without looking at it."""
         self._buffer += data
-        while len(self._buffer) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length > MAX_FRAME_BYTES:
-                raise FormatError(f"frame of {length} bytes is longer than {MAX_FRAME_BYTES}")
-            end = _LENGTH.size + length
-            if len(self._buffer) < end:
-                return
-            body = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
-            yield _message(body)
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the next message; None if it is not complete yet. Raises FormatError."""
+        if len(self._buffer) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self._buffer)
+        if length > MAX_FRAME_BYTES:
+            raise FormatError(f"frame of {length} bytes is longer than {MAX_FRAME_BYTES}")
+        end = _LENGTH.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        return _message(body)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of a message that is not complete, or not taken yet, is kept."""
+        return len(self._buffer)
 
     @property
     def is_between_frames(self) -> bool:

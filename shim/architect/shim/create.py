@@ -41,6 +41,8 @@ def create(call: Call) -> NoReturn:
         if (tracer := oci.tracer(spec)) is not None:
             _admit_tracer(call, tracer)
         pass_on(call.words)
+    if (Path(call.root) / call.container).exists():
+        pass_on(call.words)  # the id lives, or was not deleted: refused, and nothing may change
     if isinstance(found, oci.Wanted) and not oci.is_ours(spec):
         refused = oci.refusal(
             spec,

@@ -17,6 +17,8 @@ from architect.shim import installation
 
 START_SECONDS: Final = 2.0
 """How long a keeper may take to come up: an interpreter's start and the recovery of its pods."""
+PATIENT_START_SECONDS: Final = 15.0
+"""The same on a busy node, for whoever has the patience for a long answer anyway."""
 CONNECT_STEP_SECONDS: Final = 0.01
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -37,7 +39,8 @@ def connect(*, timeout_seconds: float) -> Client:
         return Client(names.KEEPER_SOCKET, timeout_seconds=timeout_seconds)
     except Unavailable:
         start_warden()
-    deadline = time.monotonic() + START_SECONDS
+    patience = max(START_SECONDS, min(timeout_seconds, PATIENT_START_SECONDS))
+    deadline = time.monotonic() + patience
     while True:
         try:
             return Client(names.KEEPER_SOCKET, timeout_seconds=timeout_seconds)

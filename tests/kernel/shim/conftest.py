@@ -65,3 +65,15 @@ def run(node: runtime.Host) -> Iterator[Callable[..., runtime.Container]]:
     yield started
     for container in reversed(made):  # one that joined another's processes goes first
         container.remove()
+
+
+@pytest.fixture(scope="module")
+def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[runtime.Host]:
+    """A host with the real keeper for all tests of a module that leave it as it was.
+
+    Not together with `node`: the end of that one's keeper would be the end of this one's.
+    """
+    made = runtime.Host(tmp_path_factory.mktemp("shared"), bundle=bundle)
+    yield made
+    made.end_keeper()
+    made.close()

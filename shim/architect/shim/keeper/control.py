@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -22,8 +23,16 @@ from architect.shim.keeper.loop import Future, Loop
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 256
+"""Beyond them the one that has been idle for longest is closed for a new one."""
+BACKLOG: Final = 1024
 MAX_UNSENT_BYTES: Final = 4 << 20
 """A subscriber that reads nothing is cut off here rather than filling the keeper's memory."""
+MAX_HELD_BYTES: Final = 32 << 20
+"""Of all connections together: half messages, and answers that nobody has read yet."""
+PAUSE_BYTES: Final = 256 << 10
+"""Who has that much to read, or as many requests under way, is not listened to until then."""
+MAX_UNDER_WAY: Final = 64
+MAX_ID_LENGTH: Final = 64
 
 _UCRED = struct.Struct("3i")
 
@@ -47,6 +56,11 @@ class Peer:
         self._decoder = wire.Decoder()
         self._unsent = bytearray()
         self._is_open = True
+        self.under_way = 0
+        """Requests that have no answer yet."""
+        self.last_active = time.monotonic()
+        self.has_room: Callable[[], bool] = lambda: True
+        """Whether the keeper can still hold what this peer sends and does not read."""
         self.on_close: list[Callable[[], None]] = []
 
     @property
@@ -54,13 +68,23 @@ class Peer:
         """Whether answers can still reach the peer."""
         return self._is_open
 
+    @property
+    def held_bytes(self) -> int:
+        """What the keeper holds for it."""
+        return self._decoder.held_bytes + len(self._unsent)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it neither waits for anything nor has subscribed."""
+        return not self.under_way and not self._unsent and not self.on_close
+
     def send(self, message: dict[str, Any]) -> None:
         """Send *message*, later if the peer is slow; closes the connection if it is too slow."""
         if not self._is_open:
             return
         self._unsent += wire.encode(message)
         self.flush()
-        if len(self._unsent) > MAX_UNSENT_BYTES:
+        if len(self._unsent) > MAX_UNSENT_BYTES or (self._unsent and not self.has_room()):
             log.warning("a client of the control socket reads nothing; closing it")
             self.close()
 
@@ -83,13 +107,36 @@ class Peer:
         self._on_message = on_message
         self._watch()
 
+    def answered(self) -> None:
+        """Count one request less; go on with those that waited for it."""
+        self.under_way -= 1
+        if self._is_open and self.under_way == MAX_UNDER_WAY - 1:
+            self._loop.call_soon(self._ready)
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._unsent) > PAUSE_BYTES or self.under_way >= MAX_UNDER_WAY
+
     def _watch(self) -> None:
-        self._loop.watch(self._socket.fileno(), self._ready, write=bool(self._unsent))
+        self._loop.watch(
+            self._socket.fileno(), self._ready, read=not self._is_full, write=bool(self._unsent)
+        )
 
     def _ready(self) -> None:
         self.flush()
         if not self._is_open:
             return
+        try:
+            self._take(b"")  # what had to wait
+            if self._is_open and not self._is_full:
+                self._receive()
+        except FormatError as error:
+            self.send(failed(error))
+            self.close()
+        if self._is_open:
+            self._watch()
+
+    def _receive(self) -> None:
         try:
             data = self._socket.recv(65536)
         except BlockingIOError:
@@ -99,12 +146,19 @@ class Peer:
         if not data:
             self.close()
             return
-        try:
-            for message in self._decoder.feed(data):
-                self._on_message(self, message)
-        except FormatError as error:
-            self.send(failed(error))
-            self.close()
+        self.last_active = time.monotonic()
+        self._take(data)
+        if not self.has_room():
+            raise FormatError(f"more than {MAX_HELD_BYTES} bytes are half sent or not read")
+
+    def _take(self, data: bytes) -> None:
+        """Act on each message that *data* completes, as long as the peer may ask for more."""
+        self._decoder.add(data)
+        while self._is_open and not self._is_full:
+            message = self._decoder.take()
+            if message is None:
+                return
+            self._on_message(self, message)
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless."""
@@ -135,7 +189,8 @@ class Server:
             self._socket.bind(str(temporary))
         finally:
             os.umask(before)
-        self._socket.listen(64)
+        # A client with a time-out is not queued when this is full, but refused: EAGAIN.
+        self._socket.listen(BACKLOG)
         temporary.rename(path)
         loop.watch(self._socket.fileno(), self._accept)
 
@@ -147,6 +202,7 @@ class Server:
                 return
             connection.setblocking(False)
             peer = Peer(self._loop, connection, self._peers.discard)
+            peer.has_room = self._has_room
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
             _, uid, _ = _UCRED.unpack(credentials)
             if uid != 0:
@@ -160,7 +216,7 @@ class Server:
                     )
                 )
                 peer.close()
-            elif len(self._peers) >= MAX_CONNECTIONS:
+            elif not self._make_place():
                 peer.send(
                     failed(Rejected(f"{MAX_CONNECTIONS} connections are open", reason="TooMany"))
                 )
@@ -169,24 +225,45 @@ class Server:
                 self._peers.add(peer)
                 peer.start(self._message)
 
+    def _has_room(self) -> bool:
+        return sum(peer.held_bytes for peer in self._peers) <= MAX_HELD_BYTES
+
+    def _make_place(self) -> bool:
+        """Return whether one more connection can be taken, closing an idle one where needed."""
+        if len(self._peers) < MAX_CONNECTIONS:
+            return True
+        idle = [peer for peer in self._peers if peer.is_idle]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda peer: peer.last_active)
+        oldest.send(failed(Rejected("others need the connection", reason="Idle")))
+        oldest.close()
+        return True
+
     def _message(self, peer: Peer, message: dict[str, Any]) -> None:
         op = message.pop("op", None)
         version = message.pop("v", None)
         number = message.pop("id", None)
         try:
+            if not isinstance(number, (int, str, type(None))) or len(str(number)) > MAX_ID_LENGTH:
+                number = None
+                raise Rejected("'id' is neither a number nor a short text", reason="Protocol")
             if version != wire.PROTOCOL_VERSION:
                 raise Rejected(
-                    f"protocol version {version!r} is not {wire.PROTOCOL_VERSION}",
+                    f"protocol version {version!r:.40} is not {wire.PROTOCOL_VERSION}",
                     reason="Protocol",
                     hint="client and keeper are of different versions of Architect",
                 )
             if not isinstance(op, str):
                 raise Rejected("the request names no operation", reason="Protocol")
             future = self._operations.call(op, message, peer)
-        except ArchitectError as error:
+        except (ArchitectError, RecursionError) as error:
+            if isinstance(error, RecursionError):
+                error = Rejected("the request is nested too deeply", reason="Protocol")
             answer = failed(error)
             peer.send(answer if number is None else {**answer, "id": number})
             return
+        peer.under_way += 1
 
         def reply(done: Future[dict[str, Any]]) -> None:
             try:
@@ -195,7 +272,11 @@ class Server:
                 answer = failed(error)
             except Exception as error:  # noqa: BLE001  # the defect is logged by the loop
                 answer = failed(NodeError(f"{op} ended by a defect: {error!r}", reason="Defect"))
-            peer.send(answer if number is None else {**answer, "id": number})
+            try:
+                peer.send(answer if number is None else {**answer, "id": number})
+            except FormatError as error:
+                peer.send({**failed(error), **({} if number is None else {"id": number})})
+            peer.answered()
 
         future.when_done(reply)
 

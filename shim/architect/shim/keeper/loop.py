@@ -91,9 +91,17 @@ class Loop:
 
     # Descriptors
 
-    def watch(self, fd: int, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call *callback* whenever *fd* can be read (or written, with *write*)."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+    def watch(
+        self, fd: int, callback: Callable[[], None], *, write: bool = False, read: bool = True
+    ) -> None:
+        """Call *callback* whenever *fd* can be read (or written, with *write*).
+
+        Without both, as while a peer must wait, it is forgotten.
+        """
+        events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
+        if not events:
+            self.unwatch(fd)
+            return
         try:
             self._selector.modify(fd, events, callback)
         except KeyError:

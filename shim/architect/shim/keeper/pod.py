@@ -17,8 +17,8 @@ from typing import Any, Final
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
-from architect.core.errors import ArchitectError, NodeError, Rejected
-from architect.shim.keeper import criu, images, lifecycle, processes, runs, tracers
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.shim.keeper import criu, images, lifecycle, paused, processes, runs, tracers
 from architect.shim.keeper.container import Container, TreeLost, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -228,11 +228,11 @@ class Pod:
         return members
 
     def _admit_sleep(self, members: list[Container]) -> None:
-        if (tracer := self._tracer(members)) is not None:
+        if (blocked := self._blocked(members)) is not None:
             raise Rejected(
-                f"{self} cannot sleep now: {tracer}",
-                reason="Tracer",
-                hint="it can once that has ended; CRIU is root on the node",
+                f"{self} cannot sleep now: {blocked.message}",
+                reason=blocked.reason,
+                hint=blocked.hint,
             )
         needed = self.needed_bytes()
         free = images.free_bytes()
@@ -329,21 +329,40 @@ class Pod:
             "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
         )
 
-    def _tracer(self, members: list[Container]) -> str | None:
-        return tracers.found(self.uid, members, awaited=self._settling)
+    def _blocked(self, members: list[Container]) -> Refusal | None:
+        """Return what CRIU must not meet, although nothing is wrong with the application."""
+        for container in members:
+            if container.find_init() is not None and paused.is_paused(container.cgroups()):
+                return Refusal(
+                    reason="Paused",
+                    message=f"container {container.name} is paused",
+                    hint="it can once the engine has resumed it",
+                )
+        tracer = tracers.found(self.uid, members, awaited=self._settling)
+        if tracer is None:
+            return None
+        hint = "it can once that has ended; CRIU is root on the node"
+        return Refusal(reason="Tracer", message=tracer, hint=hint)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether an engine has paused a container, so that a wake cannot end before `resume`."""
+        blocked = self._blocked(list(self.containers.values()))
+        return blocked is not None and blocked.reason == "Paused"
 
     def _admit_wake(self, members: list[Container]) -> Task[None]:
         """Hold back a wake that the node's memory cannot take, rather than kill neighbours.
 
-        Also one that would show CRIU to a tracer: it is tried again when that has ended.
+        Also one that would show CRIU to a tracer or freeze it with a paused container: it goes on
+        when that has ended.
         """
         needed = self.image_bytes + MEMORY_FLOOR_BYTES
         told = False
-        while (tracer := self._tracer(members)) is not None:
+        while (blocked := self._blocked(members)) is not None:
             if not told:
                 told = True
-                self._tell(Event.WAKE_BLOCKED, message=tracer)
-                log.warning("%s does not wake while this is there: %s", self, tracer)
+                self._tell(Event.WAKE_BLOCKED, message=blocked.message)
+                log.warning("%s does not wake as long as %s", self, blocked.message)
             yield self._loop.sleep(BLOCKED_RETRY_SECONDS)
         told = False
         while (available := processes.available_memory_bytes()) < needed:
@@ -361,6 +380,9 @@ class Pod:
     def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
         failure = _described(error)
         policy = self.policy.on_restore_failure
+        if isinstance(error, FormatError):
+            # What another version wrote is not broken: that version can restore it.
+            policy = OnRestoreFailure.FAIL
         self._step(Step.RESTORE_FAILED, failure.reason)
         self._failures += 1
         self._tell(Event.WAKE_FAILED, **failure.as_dict(), policy=policy.value)

@@ -177,7 +177,7 @@ class Service:
         if isinstance(patience, bool) or not isinstance(patience, (int, float)):
             raise Rejected("'patience_seconds' is not a number", reason="Protocol")
         yield from pod.sleep(
-            reason=str(arguments.get("reason", "asked"))[:200],
+            reason=_reason(arguments, "asked"),
             patience_seconds=min(max(0.0, float(patience)), 60.0),
             is_forced=arguments.get("force") is True,
         )
@@ -200,7 +200,7 @@ class Service:
 
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
-        yield from pod.wake(reason=str(arguments.get("reason", "asked"))[:200])
+        yield from pod.wake(reason=_reason(arguments, "asked"))
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
@@ -212,7 +212,12 @@ class Service:
         pod = self._pod_of_container(_text(arguments, "container"))
         if pod is None:
             return {"state": "unmanaged"}
-        yield from pod.wake(reason=str(arguments.get("reason", "a command"))[:200])
+        wake = pod.wake(reason=_reason(arguments, "a command"))
+        if pod.state is not PodState.AWAKE and pod.is_paused:
+            # A signal waits in the frozen init; the wake goes on when the engine resumes it.
+            self._loop.spawn(wake, name=f"wake {pod}").when_done(_log_failure)
+            return {"state": pod.state.value}
+        yield from wake
         return {"state": pod.state.value}
 
     def _exec_op(self, arguments: Arguments) -> Task[Answer]:
@@ -222,6 +227,8 @@ class Service:
             return {"state": "unmanaged", "probe": False}
         if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, arguments.get("argv")):
             return {"state": pod.state.value, "probe": True}
+        if pod.is_paused:
+            return {"state": pod.state.value, "probe": False}  # the lower runtime refuses
         yield from pod.wake(reason="exec")
         return {"state": pod.state.value, "probe": False}
 
@@ -245,6 +252,7 @@ class Service:
             raise FormatError(
                 f"record of container {identity:.12}: its policy has no {record.container!r:.80}"
             )
+        self._forget_unheard(record)
         pod = self._pods.get(record.pod)
         if pod is None:
             pod = Pod(
@@ -268,6 +276,15 @@ class Service:
         pod.network.add(record, rule)
         self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": identity})
         return pod
+
+    def _forget_unheard(self, record: records.Record) -> None:
+        """Let go of an earlier container with the id of *record*, of whose end nobody told."""
+        pod = self._pods.get(record.pod)
+        old = None if pod is None else pod.containers.get(record.container)
+        if pod is None or old is None or old.record.id != record.id or old.record == record:
+            return
+        if old.find_init() is None:
+            self._remove_container(pod, record.container)
 
     def _remove_container(self, pod: Pod, name: str) -> None:
         container = pod.containers.pop(name)
@@ -388,6 +405,13 @@ def _saved(uid: str) -> _Saved:
     return _Saved(phase=None, since=time.time(), network=None)
 
 
+def _log_failure(done: Future[Any]) -> None:
+    try:
+        done.result()
+    except (ArchitectError, OSError) as error:
+        log.error("%s", error)
+
+
 def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
     if not isinstance(argv, list):
         return False
@@ -400,8 +424,14 @@ def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
     return False
 
 
+def _reason(arguments: Arguments, usual: str) -> str:
+    value = arguments.get("reason", usual)
+    return value[:200] if isinstance(value, str) else usual
+
+
 def _text(arguments: Arguments, key: str) -> str:
     value = arguments.get(key)
     if not isinstance(value, str) or not value or len(value) > 512:
-        raise Rejected(f"{key!r} is {value!r:.80}, not a name", reason="Protocol")
+        what = repr(value[:80]) if isinstance(value, str) else type(value).__name__
+        raise Rejected(f"{key!r} is {what}, not a name", reason="Protocol")
     return value
