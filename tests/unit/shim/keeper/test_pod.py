@@ -56,6 +56,12 @@ class FakeContainer:
     def tree(self) -> list[int]:
         return []
 
+    def exec_sessions(self) -> list[int]:
+        return []
+
+    def cgroups(self) -> dict[str, Path]:
+        return {}
+
     def resident_bytes(self) -> int:
         return 0
 
