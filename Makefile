@@ -82,7 +82,7 @@ test-kernel: deps ## Real kernel, runc and CRIU: root, 10 minutes
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 
 .PHONY: test-cluster
-test-cluster: build ## The chart from this checkout in a real cluster
+test-cluster: build ## The chart from this checkout in a real cluster, which stays up
 	@$(LAB) up --nodes $(NODES)
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 
@@ -95,15 +95,14 @@ test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(CLUSTER),yes)
 	@$(LAB) build
-	@$(LAB) up --nodes $(NODES)
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
+	@$(LAB) run --nodes $(NODES) --logs build/test-logs -- $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 endif
 
 .PHONY: test-long
 test-long: build ## Kernel and cluster tests in full, where `make test` takes a sample: hours
 	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
-	@$(LAB) up --nodes $(NODES)
-	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
+	@ARCHITECT_LONG=1 $(LAB) run --nodes $(NODES) --logs build/test-logs -- \
+	  $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 
 .PHONY: demo
 demo: build ## Three applications sleep and wake in a real cluster

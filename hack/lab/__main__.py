@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -49,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     up = sub.add_parser("up", help="make the cluster be there")
     up.add_argument("--nodes", type=int, default=2)
     sub.add_parser("down", help="remove the cluster and every trace of it")
+    whole = sub.add_parser("run", help="run a host command with the cluster up")
+    whole.description = (
+        "Bring the cluster up, run a command, gather the logs if it fails, and take the cluster "
+        "down again unless it was there before."
+    )
+    whole.add_argument("--nodes", type=int, default=2)
+    whole.add_argument("--logs", type=Path, required=True, help="where they go if it fails")
+    whole.add_argument("argv", nargs=argparse.REMAINDER)
     sub.add_parser("status", help="say what runs, as JSON")
     shell = sub.add_parser("shell", help="a shell with KUBECONFIG set, or in a node")
     shell.add_argument("node", nargs="?")
@@ -123,6 +132,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
         cluster.up(arguments.nodes)
     elif command == "down":
         cluster.down()
+    elif command == "run":
+        return run_with(cluster, arguments.nodes, plain(arguments.argv), logs=arguments.logs)
     elif command == "status":
         print(json.dumps(cluster.status(), indent=1))
     elif command == "shell":
@@ -146,6 +157,21 @@ def dispatch(arguments: argparse.Namespace) -> int:
     elif command == "machine":
         return single(arguments, settings, cluster.cache)
     return 0
+
+
+def run_with(cluster: Cluster, nodes: int, argv: list[str], *, logs: Path) -> int:
+    """Run *argv* while the cluster is up and return its status; see ``lab run --help``."""
+    was_up = cluster.plane.machine.pid is not None
+    try:
+        cluster.up(nodes)
+        status = subprocess.run(argv, check=False).returncode
+        if status != 0:
+            cluster.collect_logs(logs)
+            cluster.progress.say(f"logs of all machines are in {logs}")
+    finally:
+        if not was_up:
+            cluster.down()
+    return status
 
 
 def shell(cluster: Cluster, node: str | None) -> int:  # noqa: RET503 - execve does not return
