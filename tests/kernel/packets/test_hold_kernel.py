@@ -16,10 +16,11 @@ import pytest
 from architect.core.errors import NodeError
 from architect.shim.packets.gate import Knowledge, Listener, Mode, Origin, SavedConnection
 from architect.shim.packets.headers import Flow, Packet
-from architect.shim.packets.hold import Gate
+from architect.shim.packets.hold import MAX_HELD, Gate
 from architect.shim.packets.nfqueue import NfQueue, read_status
 from architect.shim.packets.ruleset import Plan, Ruleset, State
 from kernel.packets.topology import (
+    CLIENT,
     HOST,
     POD,
     Topology,
@@ -234,7 +235,13 @@ def test_what_a_killed_keeper_held_is_delivered_by_the_next(
     request = topology.connect(version, port=PORT)
     status = read_status(topology.pod)
     assert status is not None and status.waiting == 81
-    gate = Gate.adopt(warden, netns=topology.pod, state=state, find_origin=remote)
+    gate = Gate.adopt(
+        warden,
+        netns=topology.pod,
+        knowledge=everything(version),
+        state=state,
+        find_origin=remote,
+    )
     assert gate.unknown == 50
     assert gate.held == 81
     assert gate.wake is not None
@@ -276,7 +283,7 @@ def test_a_queue_that_was_unread_since_the_state_was_written_wakes_nobody(
     fd = os.dup(gate.fileno())
     gate.close()
     with contextlib.closing(
-        Gate.adopt(fd, netns=topology.pod, state=state, find_origin=remote)
+        Gate.adopt(fd, netns=topology.pod, knowledge=knowledge, state=state, find_origin=remote)
     ) as heir:
         assert heir.held >= 1
         assert heir.wake is None
@@ -435,3 +442,93 @@ def test_a_second_reader_is_told_that_the_queue_is_taken(topology: Topology) -> 
         pytest.raises(NodeError, match="another process reads the queue"),
     ):
         NfQueue.bind(topology.pod)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_two_killed_keepers_held_is_delivered_as_it_is_read(
+    topology: Topology, ruleset: Ruleset, version: int
+) -> None:
+    """More than the application's socket takes at once, and all of it read before by others."""
+    server = topology.udp_server(version, port=UDP_PORT)
+    client = topology.udp(version)
+    queue = NfQueue.bind(topology.pod)
+    ruleset.apply(Plan(state=State.HOLDING))
+    gate = Gate(
+        queue,
+        netns=topology.pod,
+        knowledge=everything(version),
+        find_origin=remote,
+        mode=Mode.ASLEEP,
+    )
+    other = topology.udp_server(version, port=UDP_PORT + 1)
+    for number in range(1000):
+        client.sendto(struct.pack("!I", number), (POD[version], UDP_PORT))
+        # What passes leaves gaps between the numbers of what waits.
+        client.sendto(b"x", (POD[version], UDP_PORT + 1))
+        if number % 50 == 0:
+            gate.pump()
+            received(other)
+        if number == 300:
+            state = gate.export()
+            assert state.oldest == 1
+    until(lambda: gate.pump() == 0 and gate.held == 1000, what="all wait")
+    for _ in range(2):
+        warden = os.dup(gate.fileno())
+        gate.close()
+        gate = Gate.adopt(
+            warden,
+            netns=topology.pod,
+            knowledge=everything(version),
+            state=state,
+            find_origin=remote,
+        )
+        assert (gate.unknown, gate.held) == (1000, 1000)
+        state = gate.export()
+    numbers: list[int] = []
+
+    def step() -> bool:
+        done = gate.release_step() is None
+        while (data := received(server)) is not None:
+            numbers.append(*struct.unpack("!I", data))
+        return done
+
+    until(step, what="the release")
+    ruleset.apply(Plan(state=State.AWAKE))
+    gate.close()
+    assert numbers == list(range(1000))
+
+
+def opening(source_port: int, port: int) -> bytes:
+    """A TCP header that asks for a connection, from the client to the pod."""
+    header = struct.pack("!HHIIBBHHH", source_port, port, 7, 0, 5 << 4, 2, 1024, 0, 0)
+    pseudo = socket.inet_aton(CLIENT[4]) + socket.inet_aton(POD[4]) + struct.pack("!HH", 6, 20)
+    total = sum(struct.unpack("!16H", pseudo + header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return header[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[18:]
+
+
+def test_a_flood_of_requests_leaves_room_to_notice_a_real_one(holder: Holder) -> None:
+    """More than is held, all to a port that wakes nobody; the real one is dropped and repeated."""
+    topology = holder.topology
+    knowledge = Knowledge(
+        listeners=(
+            Listener(protocol="tcp", address=POD[4], port=PORT),
+            Listener(protocol="tcp", address=POD[4], port=PORT + 1, wakes=False),
+        )
+    )
+    gate = holder.hold(knowledge)
+    server = topology.listen(4, port=PORT)
+    flood = topology.keep(topology.client.open_socket(socket.AF_INET, socket.SOCK_RAW, 6))
+    flood.connect((POD[4], 0))
+    for number in range(MAX_HELD + 500):
+        flood.send(opening(1024 + number, PORT + 1))
+        if number % 256 == 0:
+            gate.pump()
+    holder.pump_until(lambda: gate.stats.overflow_tcp == 500, what="the flood is judged")
+    assert gate.held == MAX_HELD and gate.wake is None
+    client = topology.connect(4, port=PORT)
+    holder.pump_until(lambda: gate.wake, what="the real request is noticed")
+    assert gate.held == MAX_HELD, "and dropped, for TCP to repeat"
+    holder.release()
+    until(lambda: connected(client), what="its repetition is served")
+    topology.keep(accepted(server))

@@ -1,477 +1,335 @@
-"""The network side of a pod's sleep: rules, queue, gate and stand-in, each at its time.
+"""The network side of a pod's sleep: which of its parts does what, and when.
 
-Awake, the rules count and a watched queue tells kubelet's probes from other connections of the
-node. Falling asleep, the same queue begins to hold; asleep, the stand-in answers kubelet on the
-application's ports; waking, what was held goes out in order and the queue is watched again.
+===========  ==============================  ==========================  =====================
+state        :mod:`.podrules`                :mod:`.podhold`             :mod:`.podstandins`
+===========  ==============================  ==========================  =====================
+awake        count, watch who asks           –                           –
+falling      queue everything                requests wait, talk passes  –
+asleep       queue everything                requests wait and wake      answer kubelet
+waking       queue everything                everything waits            give the ports back
+===========  ==============================  ==========================  =====================
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from architect.api import names
-from architect.api.policy import ContainerPolicy, ProbeKind, WakeOn
-from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.api.policy import ContainerPolicy, WakeOn
+from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.shim.keeper import listeners, processes
 from architect.shim.keeper.container import Container
+from architect.shim.keeper.listeners import Member
 from architect.shim.keeper.loop import Loop, Task
+from architect.shim.keeper.nodeshared import NodeShared
+from architect.shim.keeper.podhold import PodHold
+from architect.shim.keeper.podrules import PodRules
+from architect.shim.keeper.podstandins import PodStandIns
 from architect.shim.keeper.warden import Warden
-from architect.shim.packets import connections, quiescence
-from architect.shim.packets.gate import Knowledge, Mode, SavedConnection
-from architect.shim.packets.headers import Flow
-from architect.shim.packets.hold import Gate
-from architect.shim.packets.holdstate import HoldState
-from architect.shim.packets.netns import Netns
-from architect.shim.packets.nfqueue import NfQueue
-from architect.shim.packets.origin import Origins
-from architect.shim.packets.ruleset import Plan, Ruleset, State, Support, detect
-from architect.shim.packets.sockdiag import SockDiag, Socket
-from architect.shim.packets.watch import Watch
-from architect.shim.records import Record
-from architect.shim.standin import ports
-from architect.shim.standin.dialogue import Health, Kind
-from architect.shim.standin.server import StandIn
-from architect.shim.standin.tls import Certificate
+from architect.shim.packets import connections, quiescence, unheld
+from architect.shim.packets.gate import Mode
+from architect.shim.packets.ruleset import State
+from architect.shim.packets.sockdiag import ESTABLISHED, Socket
 
 log = logging.getLogger(__name__)
 
-LATE_SECONDS: Final = 0.5
-"""After such a pause the sender of a packet may have given up: kubelet's probes do after 1 s."""
 HOUSEKEEPING_SECONDS: Final = 5.0
-STANDIN_LIMIT_SECONDS: Final = 35.0
-"""By then every conversation of a stand-in has ended by its own bounds."""
-ESTABLISHED: Final = 1
+HANDSHAKE_SECONDS: Final = 0.05
+"""For the last packet of a handshake between kubelet and a stand-in: both are on this host."""
+_HANDSHAKE_STEP_SECONDS: Final = 0.0005
 
 
 class NodeNetwork:
-    """What all pods of the node share."""
+    """The network sides of the node's pods."""
 
     def __init__(self, loop: Loop, warden: Warden) -> None:
-        self.loop = loop
-        self.warden = warden
-        self.origins = Origins()
-        self.certificate = Certificate(names.STANDIN_CERTIFICATE)
-        self._support: Support | None = None
+        self._shared = NodeShared(loop, warden)
+        self.origins = self._shared.origins
+        """Who sends packets, for all pods."""
         self._pods: dict[str, PodNetwork] = {}
         loop.watch(self.origins.addresses.fileno(), self._addresses_changed)
         loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
 
     def pod(self, uid: str) -> PodNetwork:
         """Return the network side of pod *uid*, made on first use."""
-        return self._pods.setdefault(uid, PodNetwork(self, uid))
+        found = self._pods.get(uid)
+        if found is None:
+            found = PodNetwork(self._shared, uid, on_close=lambda: self._forget(uid))
+            self._pods[uid] = found
+        return found
 
-    def forget(self, uid: str) -> None:
-        """Let go of pod *uid*."""
+    def _forget(self, uid: str) -> None:
         self._pods.pop(uid, None)
 
-    def support(self, netns: Netns) -> Support:
-        """Return what this kernel can do, found out once."""
-        if self._support is None:
-            self._support = detect(netns)
-            log.info("packets are queued by %s", self._support.mechanism.value)
-        return self._support
-
     def _addresses_changed(self) -> None:
-        before = self.origins.addresses.generation
-        self.origins.addresses.current()
-        if self.origins.addresses.generation != before:
+        addresses = self.origins.addresses
+        before = addresses.generation
+        addresses.current()
+        if addresses.generation != before:
             for pod in self._pods.values():
-                pod.refresh_rules()
+                pod.rules.refresh()
 
     def _keep_house(self) -> None:
         for pod in list(self._pods.values()):
             pod.keep_house()
-        self.loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
+        self._shared.loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
 
 
 class PodNetwork:
-    """One pod's network namespace."""
+    """One pod's network namespace, through its sleep."""
 
-    def __init__(self, node: NodeNetwork, uid: str) -> None:
+    def __init__(self, shared: NodeShared, uid: str, *, on_close: Callable[[], None]) -> None:
         self.on_wake: Callable[[str], None] = lambda _: None
-        """Called with the reason whenever a packet wants the sleeping pod awake."""
-        self._node = node
-        self._loop = node.loop
+        """Called with the reason whenever a packet wants the sleeping pod awake, any number of
+        times; whether it may wake now is the pod's to decide."""
+        self.rules = PodRules(shared, uid)
+        self._hold = PodHold(shared, uid)
+        self._standins = PodStandIns(shared, uid)
+        self._hold.on_wake = self._standins.on_wake = lambda reason: self.on_wake(reason)
+        self.is_between_keepers = False
+        """Packets may be held that an earlier keeper was responsible for, and nobody has decided
+        yet what becomes of them: until a resumption nothing is touched."""
+        self._is_releasing = False
+        self._shared = shared
+        self._on_close = on_close
         self._uid = uid
         self._path: str | None = None
         self._policies: dict[str, ContainerPolicy] = {}
-        self._netns: Netns | None = None
-        self._rules: Ruleset | None = None
-        self._plan = Plan(state=State.AWAKE)
-        self._watch: Watch | None = None
-        self._gate: Gate | None = None
-        self._standins: list[StandIn] = []
-        self._retired: list[tuple[float, StandIn]] = []
-        self._ready: dict[str, bool] = {}
-        self._inodes: set[int] = set()
-        """Sockets of the trees at the last hold."""
-        self._standin_listeners: Mapping[str, tuple[ports.Listener, ...]] = {}
-        self._adopted = node.warden.take(f"queue:{uid}")
+        self._members: Sequence[Container] = ()
+        """Who is falling asleep."""
+        self._inodes: frozenset[int] = frozenset()
+        """Sockets of their trees, as last seen."""
 
     # Life
 
-    def add(self, record: Record, policy: ContainerPolicy) -> None:
+    def add(self, path: str | None, container: str, policy: ContainerPolicy) -> None:
         """Take in a container; :meth:`open` or a resumption follows."""
-        self._policies[record.container] = policy
-        self._path = record.netns or self._path
+        self._policies[container] = policy
+        self._path = path or self._path
+        self.rules.plan_shadow({p for each in self._policies.values() for p in each.shadow_ports})
 
     def open(self, init_pid: int | None) -> bool:
-        """Make the rules, once the namespace can be found; whether it could."""
-        if self._netns is None:
-            try:
-                if self._path is not None:
-                    self._netns = Netns.open(self._path)
-                elif init_pid is not None:
-                    if not processes.is_in_own_network(init_pid):
-                        raise Rejected(
-                            "the container shares the host's network", reason="HostNetwork"
-                        )
-                    self._netns = Netns.of_process(init_pid)
-                else:
-                    return False
-            except FileNotFoundError:
-                return False
-            self._rules = Ruleset(self._netns, support=self._node.support(self._netns))
-            self._watch_queue(None)
-            self.refresh_rules()
-        return True
+        """Make the rules, once the namespace can be found; whether they are made.
 
-    def refresh_rules(self) -> None:
-        """Bring the rules to what is planned now."""
-        if self._rules is None:
-            return
-        shadow = {port for p in self._policies.values() for port in p.shadow_ports}
-        self._plan = replace(
-            self._plan,
-            watch=True,
-            shadow_ports=frozenset(shadow),
-            node_addresses=self._node.origins.addresses.current(),
-        )
-        try:
-            self._rules.apply(self._plan)
-        except NodeError as error:
-            log.error("pod %s: %s", self._uid, error)
+        Raises Rejected for the host's own namespace, NodeError.
+        """
+        if self.is_between_keepers:
+            return False
+        was_found = self.rules.is_found
+        if not self.rules.find(self._path, init_pid):
+            return False
+        if not was_found:
+            self.rules.watch(None)
+            self.rules.refresh()
+        return True
 
     def close(self) -> None:
         """Let go of the namespace; it ends with its pod."""
-        self._close_standins(at_once=True)
-        if self._watch is not None:
-            self._loop.unwatch(self._watch.fileno())
-            self._watch.detach().close()
-            self._watch = None
-        if self._gate is not None:
-            self._loop.unwatch(self._gate.fileno())
-            self._gate.close()
-            self._gate = None
-            self._node.warden.drop(f"queue:{self._uid}")
-        if self._rules is not None:
-            self._rules.close()
-            self._rules = None
-        if self._netns is not None:
-            self._netns.close()
-            self._netns = None
-        self._node.forget(self._uid)
+        self._standins.close()
+        self._hold.close()
+        self.rules.close()
+        self._on_close()
+
+    def keep_house(self) -> None:
+        """Do what is due every few seconds."""
+        self._hold.tick()
+        self._standins.tick()
 
     # Falling asleep
 
     def hold(self, members: Sequence[Container]) -> None:
-        """Make new requests wait; what is under way goes on. Raises NodeError."""
+        """Make new requests wait; what is under way goes on.
+
+        Raises Rejected where it cannot be held, NodeError, OSError.
+        """
         if not self.open(members[0].init().pid):
             raise Rejected("the pod has no network namespace yet", reason="NotRunning")
-        assert self._rules is not None
-        assert self._netns is not None
-        knowledge = self._knowledge(members)
-        if self._watch is not None:
-            self._loop.unwatch(self._watch.fileno())
-            queue = self._watch.detach()
-            queue.set_fail_open(False)
-            self._watch = None
-        else:
-            queue = NfQueue.bind(self._netns)
-        self._gate = Gate(
-            queue,
-            netns=self._netns,
-            knowledge=knowledge,
-            find_origin=self._node.origins.find,
-            mode=Mode.DRAIN,
-        )
-        self._node.warden.store(f"queue:{self._uid}", self._gate.fileno())
-        self._plan = replace(self._plan, state=State.HOLDING)
-        self._rules.apply(self._plan)
-        self._watch_gate()
+        if self._hold.is_on:
+            raise Rejected("what waited for the pod is still being delivered", reason="Busy")
+        self._members = members
+        sockets = self.rules.sockets()
+        inodes = {c.name: processes.socket_inodes(c.tree()) for c in members}
+        self._inodes = frozenset[int]().union(*inodes.values())
+        if (found := unheld.find(self.rules.netns, self._inodes)) is not None:
+            raise Rejected(
+                f"the application has {found}, whose packets cannot wait",
+                reason="UnheldSocket",
+                hint="it can sleep once the socket is closed",
+            )
+        running = [Member.running(c.policy, sockets, inodes[c.name]) for c in members]
+        # The reader first, then the rules: without a reader they drop.
+        queue = self.rules.lend_queue()
+        self._hold.begin(queue, netns=self.rules.netns, knowledge=listeners.knowledge(running))
+        self.rules.plan(State.HOLDING)
+        self.rules.apply()
 
     def busy(self) -> str | None:
-        """Return what is under way that a dump would cut, by name; None if nothing is."""
-        assert self._gate is not None
-        self._gate.pump()
-        return quiescence.busy(self._sockets(), inodes=self._inodes)
+        """Return what is under way that a dump would cut, by name; None if nothing seems to be."""
+        self._hold.gate.pump()
+        return quiescence.busy(self.rules.sockets(), inodes=self._inodes)
 
     def freeze(self) -> str | None:
-        """Make everything wait, unless something began meanwhile: then say what, and undo it."""
-        assert self._gate is not None
-        self._gate.enter(Mode.DUMP)
-        reason = quiescence.busy(self._sockets(), inodes=self._inodes)
+        """Make everything wait, unless something is under way: then say what, and undo it."""
+        gate = self._hold.gate
+        gate.enter(Mode.DUMP)
+        # In this order: a connection that is accepted in between stands in the backlog of the
+        # first list. And anew: connections accepted while draining have sockets of their own.
+        sockets = self.rules.sockets()
+        trees = (processes.socket_inodes(container.tree()) for container in self._members)
+        self._inodes = frozenset[int]().union(*trees)
+        reason = quiescence.busy(sockets, inodes=self._inodes)
         if reason is not None:
-            self._gate.enter(Mode.DRAIN)
+            gate.enter(Mode.DRAIN)
         return reason
 
     def sleep(self, members: Sequence[Container]) -> None:
-        """Judge what came meanwhile, and stand in for the application."""
-        assert self._gate is not None
-        before = self._gate.export().knowledge
-        saved: dict[Flow, SavedConnection] = {}
-        for container in members:
-            found = connections.read_image(
-                container.directory / "image",
-                quiet=container.policy.wake_on is WakeOn.EXEC,
-                shadow_ports=container.policy.shadow_ports,
+        """Judge what came meanwhile by what is in the images, and stand in for the application.
+
+        Raises FormatError, OSError for an image that cannot be read.
+        """
+        asleep = {c.name: _of_image(c) for c in members}
+        self._stand_in(asleep)
+        self._hold.gate.enter(Mode.ASLEEP, knowledge=listeners.knowledge([*asleep.values()]))
+        self._hold.look_for_wake()
+
+    def _stand_in(self, members: dict[str, Member]) -> None:
+        for name, member in members.items():
+            self._standins.open(
+                name, member.policy, member.standin, enter_netns=self.rules.netns.entered
             )
-            saved.update(found.connections)
-        self._stand_in(members)
-        self._gate.enter(Mode.ASLEEP, knowledge=replace(before, connections=saved))
-        self._look_for_wake()
-
-    def _knowledge(self, members: Sequence[Container]) -> Knowledge:
-        sockets = self._sockets()
-        inodes = {c.name: processes.socket_inodes(c.tree()) for c in members}
-        self._inodes = set().union(*inodes.values())
-        found = listeners.of_containers(
-            sockets, {c.name: (c.policy, inodes[c.name]) for c in members}
-        )
-        self._standin_listeners = found.standin
-        return Knowledge(listeners=found.gate, probe_ports=found.probe_ports)
-
-    # Asleep
-
-    def _stand_in(self, members: Sequence[Container]) -> None:
-        assert self._netns is not None
-        for container in members:
-            wanted = self._standin_listeners.get(container.name, ())
-            if not wanted:
-                continue
-            probed: dict[int, set[Kind]] = {}
-            for probe in container.policy.probes:
-                if probe.kind is not ProbeKind.EXEC and probe.port is not None:
-                    probed.setdefault(probe.port, set()).add(Kind(probe.kind.value))
-            ready = self._ready.get(container.name, True)
-            try:
-                standin = StandIn(
-                    wanted,
-                    enter_netns=self._netns.entered,
-                    health=Health(healthy=ready, reason="asleep"),
-                    certificate=self._node.certificate,
-                    probed=probed,
-                )
-            except OSError as error:
-                log.error("pod %s: probes will not be answered: %s", self._uid, error)
-                continue
-            for skipped in standin.skipped:
-                log.warning("pod %s: %s", self._uid, skipped)
-            self._standins.append(standin)
-            self._loop.watch(standin.fileno(), lambda s=standin: self._serve(s))  # type: ignore[misc]
-
-    def _serve(self, standin: StandIn) -> None:
-        standin.ready()
-        if standin.wake_reason is not None and standin in self._standins:
-            self.on_wake(standin.wake_reason)
-
-    def _watch_gate(self) -> None:
-        assert self._gate is not None
-        self._loop.watch(self._gate.fileno(), self._pump)
-
-    def _pump(self) -> None:
-        if self._gate is not None:
-            self._gate.pump(late=self._loop.last_turn_seconds > LATE_SECONDS)
-            self._look_for_wake()
-
-    def _pump_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.pump(late=self._loop.last_turn_seconds > LATE_SECONDS)
-
-    def _look_for_wake(self) -> None:
-        if self._gate is not None and self._gate.wake is not None:
-            self.on_wake(self._gate.wake[1])
 
     def set_ready(self, containers: dict[str, bool]) -> None:
         """Learn kubelet's verdict; the stand-in repeats it."""
-        self._ready.update(containers)
+        self._standins.set_ready(containers)
 
     # Waking
 
     def prepare_wake(self) -> None:
         """Free the application's ports; from here on everything waits."""
-        if self._gate is not None:
-            self._gate.enter(Mode.RESTORE)
-        for standin in self._standins:
-            standin.close_listeners()
+        if self._hold.is_on:
+            self._hold.gate.enter(Mode.RESTORE)
+            self._finish_handshakes()
+        self._standins.free_ports()
+
+    def _finish_handshakes(self) -> None:
+        """Let begun handshakes with stand-ins end: closing a listener resets them."""
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        taken = self._standins.taken_ports
+        while taken and quiescence.has_half_open(self.rules.sockets(), ports=taken):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(_HANDSHAKE_STEP_SECONDS)
+            self._hold.gate.pump()
 
     def release(self) -> Task[int]:
         """Let go what was held, in order, and watch again; return how many packets waited."""
-        gate = self._gate
-        if gate is None:
-            self.refresh_rules()
+        if not self._hold.is_on:
+            self.rules.refresh()
             return 0
-        held = gate.held
-        while (pause := gate.release_step()) is not None:
-            yield self._loop.sleep(pause)
-        self._end_gate()
+        if self._is_releasing:
+            return 0
+        self._is_releasing = True
+        try:
+            held = yield from self._hold.release()
+            if self._hold.is_on:
+                self._end_hold()
+        finally:
+            self._is_releasing = False
         return held
 
     def release_now(self) -> None:
         """As :meth:`release`, at once."""
-        if self._gate is not None:
-            self._gate.release()
-            self._end_gate()
-        self.refresh_rules()
+        if self._hold.is_on:
+            self._hold.gate.release()
+            self._end_hold()
+        else:
+            self.rules.refresh()
 
-    def _end_gate(self) -> None:
-        assert self._gate is not None
-        self._plan = replace(self._plan, state=State.AWAKE)
-        self.refresh_rules()
-        self._loop.unwatch(self._gate.fileno())
-        queue = self._gate.detach()
-        self._gate = None
-        self._node.warden.drop(f"queue:{self._uid}")
-        self._watch_queue(queue)
-        self._close_standins()
-
-    def _watch_queue(self, queue: NfQueue | None) -> None:
-        assert self._netns is not None
-        assert self._rules is not None
-        try:
-            if queue is None:
-                queue = NfQueue.bind(self._netns, fail_open=True)
-            else:
-                queue.set_fail_open(True)
-        except (NodeError, OSError) as error:
-            log.error("pod %s: probes cannot be told from traffic: %s", self._uid, error)
-            return
-        self._watch = Watch(queue, ruleset=self._rules, find_origin=self._node.origins.find)
-        self._loop.watch(self._watch.fileno(), self._pump_watch)
+    def _end_hold(self) -> None:
+        self.rules.plan(State.AWAKE)
+        self.rules.refresh()
+        self.rules.watch(self._hold.end())
+        self._standins.retire()
 
     def fail(self, reason: str) -> None:
-        """Go on sleeping after a failed restore: hold, and fail kubelet's probes."""
-        if self._gate is not None:
-            for standin in self._standins:
-                standin.set_health(Health(healthy=False, reason=reason[:200]))
-                standin.open_listeners()
-            self._gate.wake = None
-            self._gate.enter(Mode.ASLEEP)
+        """Go on sleeping after a failed restore: hold, and fail kubelet's probes.
 
-    def _close_standins(self, *, at_once: bool = False) -> None:
-        deadline = time.monotonic() + STANDIN_LIMIT_SECONDS
-        for standin in self._standins:
-            standin.close_listeners()
-            standin.application_is_back()
-            self._retired.append((deadline, standin))
-        self._standins = []
-        self._bury(at_once=at_once)
-
-    def _bury(self, *, at_once: bool = False) -> None:
-        """Close retired stand-ins whose conversations have ended."""
-        now, staying = time.monotonic(), []
-        for deadline, standin in self._retired:
-            if at_once or not standin.conversations or now > deadline:
-                self._loop.unwatch(standin.fileno())
-                standin.close()
-            else:
-                staying.append((deadline, standin))
-        self._retired = staying
-
-    def keep_house(self) -> None:
-        """Do what is due every few seconds."""
-        if self._gate is not None:
-            self._gate.tick()
-        for standin in [*self._standins, *(s for _, s in self._retired)]:
-            standin.tick()
-        self._bury()
+        What waits is judged again and wants the pod awake as before; the pod decides when.
+        """
+        if self._hold.is_on:
+            self._standins.fail(reason)
+            self._hold.gate.wake = None
+            self._hold.gate.enter(Mode.ASLEEP)
 
     # After a restart of the keeper
 
     def resume_sleep(self, members: Sequence[Container], saved: dict[str, Any] | None) -> None:
-        """Hold again, with the queue that the warden kept or, without one, a new one."""
+        """Hold again, with the queue that the warden kept or, without one, a new one.
+
+        What the gate must know is read from the images: the earlier keeper may have been killed
+        before it wrote anything down. Raises NodeError.
+        """
         living = [c for c in members if c.find_init() is not None]
-        if self._netns is None and not self._open_for_resume(living):
+        self.is_between_keepers = False
+        if not living or not self.rules.find(self._path, living[0].init().pid):
             raise NodeError("the pod's network namespace is gone", reason="NotRunning")
-        assert self._rules is not None
-        assert self._netns is not None
-        try:
-            state = HoldState.from_dict(saved)
-        except FormatError as error:
-            log.error("pod %s: %s; all its TCP and UDP wakes it", self._uid, error)
-            state = HoldState(mode=Mode.ASLEEP, knowledge=Knowledge())
-        state = replace(state, mode=Mode.ASLEEP)
-        self._standin_listeners = listeners.from_knowledge(
-            state.knowledge, {c.name: c.policy for c in living}
-        )
-        self._stand_in(living)
-        if self._adopted is not None:
-            self._gate = Gate.adopt(
-                self._adopted,
-                netns=self._netns,
-                state=state,
-                find_origin=self._node.origins.find,
-            )
-            self._adopted = None
-        else:
-            self._gate = Gate(
-                NfQueue.bind(self._netns),
-                netns=self._netns,
-                knowledge=state.knowledge,
-                find_origin=self._node.origins.find,
-                mode=Mode.ASLEEP,
-            )
-            self._node.warden.store(f"queue:{self._uid}", self._gate.fileno())
-        self._plan = replace(self._plan, state=State.HOLDING)
-        self.refresh_rules()
-        self._watch_gate()
-        self._look_for_wake()
+        found = self._found(living)
+        # Where nothing is known, everything waits, and the pod is woken.
+        mode = Mode.ASLEEP if found is not None else Mode.DUMP
+        known = listeners.knowledge([*(found or {}).values()])
+        if found is not None:
+            self._stand_in({c.name: found[c.name] for c in living if not c.is_running()})
+        self._hold.resume(netns=self.rules.netns, knowledge=known, mode=mode, saved=saved)
+        self.rules.plan(State.HOLDING)
+        self.rules.refresh()
+        if mode is Mode.DUMP:
+            self.on_wake("its image cannot be read")
+        self._hold.look_for_wake()
 
-    def resume_awake(self) -> None:
-        """Release what an earlier keeper held, and watch."""
-        if self._adopted is not None and self._open_for_resume([]):
-            assert self._netns is not None
-            self._gate = Gate.adopt(
-                self._adopted,
-                netns=self._netns,
-                state=HoldState(mode=Mode.DUMP, knowledge=Knowledge()),
-                find_origin=self._node.origins.find,
-            )
-            self._adopted = None
-            self.release_now()
-        else:
-            self.open(None)
+    def resume_awake(
+        self, members: Sequence[Container], saved: dict[str, Any] | None = None
+    ) -> None:
+        """Release what an earlier keeper held, and watch.
 
-    def _open_for_resume(self, living: Sequence[Container]) -> bool:
-        """Open the namespace without binding a queue or touching its rules."""
-        if self._netns is not None:
-            return True
+        *saved* is what :meth:`state` gave that keeper, if it is known.
+        """
+        self.is_between_keepers = False
+        living = [c for c in members if c.find_init() is not None]
+        init_pid = living[0].init().pid if living else None
+        if self._hold.has_adopted and self.rules.find(self._path, init_pid):
+            known = listeners.knowledge([*(self._found(living) or {}).values()])
+            self._hold.resume(netns=self.rules.netns, knowledge=known, mode=Mode.DUMP, saved=saved)
+            # Not at once: what came while no keeper ran may be more than a socket's buffer takes.
+            self._shared.loop.spawn(self.release(), name=f"release {self._uid}")
+        else:
+            self.open(init_pid)
+
+    def _found(self, living: Sequence[Container]) -> dict[str, Member] | None:
+        """What is found of a pod in between, whose containers may run still, or again."""
         try:
-            if self._path is not None:
-                self._netns = Netns.open(self._path)
-            elif living:
-                self._netns = Netns.of_process(living[0].init().pid)
-            else:
-                return False
-        except FileNotFoundError:
-            return False
-        self._rules = Ruleset(self._netns, support=self._node.support(self._netns))
-        return True
+            sockets = self.rules.sockets()
+            return {
+                c.name: Member.running(c.policy, sockets, processes.socket_inodes(c.tree()))
+                if c.is_running()
+                else _of_image(c)
+                for c in living
+            }
+        except (ArchitectError, OSError) as error:
+            log.error("pod %s: what it listens on is not known: %s", self._uid, error)
+            return None
 
     # Facts
 
     @property
     def held_packets(self) -> int:
         """How many packets wait."""
-        return 0 if self._gate is None else self._gate.held
+        return self._hold.packets
 
     def state(self) -> dict[str, Any] | None:
         """Return what :meth:`resume_sleep` needs; None while awake."""
-        return None if self._gate is None else self._gate.export().to_dict()
+        return self._hold.state()
 
     def observe(self, members: Sequence[Container]) -> dict[str, Any]:
         """Return the network part of an observation (see :mod:`architect.api.keeper`)."""
@@ -481,46 +339,35 @@ class PodNetwork:
                 return {}
         except ArchitectError:
             return {}
-        assert self._rules is not None
-        counters = self._rules.counters()
-        sockets = self._sockets()
+        counters = self.rules.counters()
+        sockets = self.rules.sockets()
         inodes = {c.name: processes.socket_inodes(c.tree()) for c in living}
-        found = listeners.of_containers(
-            sockets, {c.name: (c.policy, inodes[c.name]) for c in living}
-        )
-        counted = listeners.counted_ports(found.gate)
-        if counted != self._plan.listening:
-            self._plan = replace(self._plan, listening=counted)
-            self.refresh_rules()
-        own = set().union(*inodes.values())
+        running = [Member.running(c.policy, sockets, inodes[c.name]) for c in living]
+        self.rules.count(listeners.counted_ports(running))
+        own = frozenset[int]().union(*inodes.values())
         return {
             "packets": counters.remote.packets + counters.local.packets,
             "node_packets": counters.node.packets,
-            "last_real_syn": self._last_real_syn(),
+            "last_real_syn": self.rules.last_real_request(),
             "connections": [_connection(s) for s in sockets if _is_conversation(s, own)],
             "listening": [
-                {"proto": entry.protocol, "address": entry.address, "port": entry.port}
-                for entry in found.gate
+                {"proto": each.protocol, "address": each.address, "port": each.port}
+                for member in running
+                for each in member.listeners
             ],
         }
 
-    def _last_real_syn(self) -> dict[str, Any] | None:
-        if self._watch is None or self._watch.last_real is None:
-            return None
-        last = self._watch.last_real
-        return {
-            "seconds_ago": time.monotonic() - last.monotonic,
-            "from": f"{last.source}:{last.source_port}",
-            "port": last.port,
-        }
 
-    def _sockets(self) -> list[Socket]:
-        assert self._netns is not None
-        with SockDiag.of(self._netns) as diag:
-            return diag.sockets()
+def _of_image(container: Container) -> Member:
+    image = connections.read_image(
+        container.directory / "image",
+        quiet=container.policy.wake_on is WakeOn.EXEC,
+        shadow_ports=container.policy.shadow_ports,
+    )
+    return Member.asleep(container.policy, image)
 
 
-def _is_conversation(found: Socket, own: set[int]) -> bool:
+def _is_conversation(found: Socket, own: frozenset[int]) -> bool:
     return found.protocol == "tcp" and found.state == ESTABLISHED and found.inode in own
 
 

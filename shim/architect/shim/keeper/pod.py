@@ -37,7 +37,9 @@ FAILED_RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
 FRESH_STATUS: Final = 137
 """Exit status of a container ended because its image cannot be restored: as if it was killed."""
 
-_TRANSIENT: Final = frozenset({"Busy", "InFlight", "NotRunning", "NoSpace", *runs.ACCIDENTS})
+_TRANSIENT: Final = frozenset(
+    {"Busy", "InFlight", "NotRunning", "NoSpace", "UnheldSocket", *runs.ACCIDENTS}
+)
 """Reasons that say nothing about the next attempt; others are refused until the pod changes."""
 
 Emit = Callable[[Event, dict[str, Any]], None]
@@ -165,13 +167,27 @@ class Pod:
                 yield self._recovery
 
     def _woken_by_network(self, reason: str) -> None:
-        """Packets ask for a wake; called by the network side, any number of times."""
-        if self.state is PodState.ASLEEP or (
-            self.state is PodState.FAILED
-            and self.policy.on_restore_failure is not OnRestoreFailure.FAIL
-        ):
-            self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
-            self._work.when_done(self._report_unwatched)
+        """Packets ask for a wake; called by the network side, any number of times.
+
+        After a failed restore they have no say: what waits asks at once again, and again.
+        """
+        if self.state is PodState.ASLEEP:
+            self._wake_unwatched(reason)
+
+    def _wake_unwatched(self, reason: str) -> None:
+        self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
+        self._work.when_done(self._report_unwatched)
+
+    def _retry_later(self) -> None:
+        """Try again after a pause, unless a command has tried meanwhile."""
+        attempt = self._failures
+
+        def retry() -> None:
+            if self.state is PodState.FAILED and self._failures == attempt and not self._is_closed:
+                self._wake_unwatched("retry")
+
+        pause = FAILED_RETRY_SECONDS[min(attempt, len(FAILED_RETRY_SECONDS)) - 1]
+        self._loop.call_later(pause, retry)
 
     def _report_unwatched(self, done: Future[None]) -> None:
         try:
@@ -278,7 +294,7 @@ class Pod:
         else:
             self._step(Step.WAKE, "sleep failed")
             self._step(Step.RESTORED, "sleep failed")
-        self.network.release_now()
+        yield from self.network.release()
         for container in lost:
             images.set_aside(container.directory)
             container.end(FRESH_STATUS)
@@ -398,32 +414,43 @@ class Pod:
                 self.network.release_now()
             case OnRestoreFailure.RETRY:
                 self.network.fail(failure.message)
-                pause = FAILED_RETRY_SECONDS[min(self._failures, len(FAILED_RETRY_SECONDS)) - 1]
-                self._loop.call_later(pause, lambda: self._woken_by_network("retry"))
+                self._retry_later()
             case OnRestoreFailure.FAIL:
                 self.network.fail(failure.message)
         self._save()
 
     # After a restart of the keeper
 
-    def resume_awake(self) -> None:
-        """Pick up a running pod: release what an earlier keeper held."""
+    def resume_awake(self, network: dict[str, Any] | None = None) -> None:
+        """Pick up a running pod: release what an earlier keeper held.
+
+        *network* is what :meth:`PodNetwork.state` gave it.
+        """
         self.state, self.reason = PodState.AWAKE, "keeper restarted"
         for container in self.containers.values():
             if container.find_init() is not None:
                 container.settle_awake()
                 container.forget_image()
-        self.network.resume_awake()
+        self.network.resume_awake(list(self.containers.values()), network)
         self._save()
 
-    def resume_asleep(self, since: float, network: dict[str, Any] | None) -> None:
+    def resume_asleep(
+        self, since: float, network: dict[str, Any] | None, *, has_failed: bool = False
+    ) -> None:
         """Pick up a sleeping pod: hold packets again and look for a reason to wake.
 
-        *network* is what :meth:`PodNetwork.state` gave the earlier keeper.
+        *network* is what :meth:`PodNetwork.state` gave the earlier keeper; *has_failed* says that
+        its last restore had failed, so that the policy for that goes on.
         """
-        self.state, self.since, self.reason = PodState.ASLEEP, since, "keeper restarted"
+        self.state = PodState.FAILED if has_failed else PodState.ASLEEP
+        self.since, self.reason = since, "keeper restarted"
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
         self.network.resume_sleep(list(self.containers.values()), network)
+        if has_failed:
+            self._failures = 1
+            self.network.fail("the last restore failed")
+            if self.policy.on_restore_failure is not OnRestoreFailure.FAIL:
+                self._retry_later()
         self._save()
 
     def resume_waking(self, network: dict[str, Any] | None) -> None:

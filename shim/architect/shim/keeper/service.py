@@ -273,7 +273,7 @@ class Service:
         pod.policy = policy
         pod.refused = None
         pod.containers[record.container] = Container(record, rule)
-        pod.network.add(record, rule)
+        pod.network.add(record.netns, record.container, rule)
         self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": identity})
         return pod
 
@@ -341,6 +341,7 @@ class Service:
             except (ArchitectError, OSError) as error:
                 log.error("container %.12s is not picked up: %s", identity, error)
         for pod in list(self._pods.values()):
+            pod.network.is_between_keepers = True
             pod.recover(self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}"))
 
     def _recover_pod(self, pod: Pod) -> Task[None]:
@@ -366,9 +367,11 @@ class Service:
             case Recovery.AWAKE | Recovery.GONE:
                 # Gone: created a moment ago (no init yet), or ended while no keeper ran; a later
                 # `removed` or `register` tells which. What is held goes to whom is there then.
-                pod.resume_awake()
+                pod.resume_awake(saved.network)
             case Recovery.ASLEEP:
-                pod.resume_asleep(saved.since, saved.network)
+                pod.resume_asleep(
+                    saved.since, saved.network, has_failed=saved.phase is PodState.FAILED
+                )
             case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
                 pod.resume_waking(saved.network)
 

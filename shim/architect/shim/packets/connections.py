@@ -71,7 +71,9 @@ def read_image(
                         port=local_port,
                         v6only=bool(_integer(fields, 15, path, default=0)),
                         wakes=wakes,
-                        connected=protocol == UDP and remote_port != 0,
+                        peer=(_address(fields, 12, path), remote_port)
+                        if protocol == UDP and remote_port
+                        else None,
                     )
                 )
                 continue

@@ -81,12 +81,19 @@ class Listener:
     v6only: bool = False
     #: False for shadow ports and containers that only exec wakes.
     wakes: bool = True
-    #: A connected UDP socket: what comes are answers to the application's own questions.
-    connected: bool = False
+    #: Address and port to which a UDP socket is connected; nobody else's datagrams reach it.
+    peer: tuple[str, int] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether what comes are answers to the application's own questions."""
+        return self.peer is not None
 
     def takes(self, packet: Packet) -> bool:
         """Whether the packet would reach this socket."""
         if packet.destination_port != self.port:
+            return False
+        if self.peer is not None and self.peer != (packet.source, packet.source_port):
             return False
         if self.address == "0.0.0.0":
             return packet.version == 4
@@ -211,8 +218,10 @@ def _decide_udp(packet: Packet, mode: Mode, knowledge: Knowledge) -> Decision:
 def _decide_opening(packet: Packet, mode: Mode, knowledge: Knowledge, origin: Origin) -> Decision:
     listener = knowledge.listener(packet)
     if listener is None:
-        # The kernel refuses it, or another container takes it; frozen, ours may yet come.
-        return _HOLD if mode is Mode.DUMP else _PASS
+        # The kernel refuses it, or another container takes it; frozen, ours may yet come. To a
+        # sleeping connection it is a stray, which the connection itself answers.
+        stray = mode is not Mode.DRAIN and packet.flow in knowledge.connections
+        return _HOLD if mode is Mode.DUMP or stray else _PASS
     port = packet.destination_port
     if port in knowledge.answered_ports and mode is Mode.ASLEEP:
         return Decision(Action.STANDIN, f"answered on port {port}")

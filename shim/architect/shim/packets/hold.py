@@ -7,6 +7,7 @@ when it is readable and `tick` now and then, and looks at `wake`.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from .sockdiag import SockDiag
 
 #: Packets that one pod may keep waiting. TCP beyond it is dropped, not lost: it is sent again.
 MAX_HELD: Final = 8192
+#: Payload of those; a local peer's segments have up to 64 KiB each.
+MAX_HELD_TCP_BYTES: Final = 64 << 20
 #: UDP is not sent again: the oldest goes first, as from a full socket buffer.
 MAX_HELD_UDP: Final = 4096
 MAX_HELD_UDP_BYTES: Final = 16 << 20
@@ -34,10 +37,14 @@ _RELEASE_PAUSE_SECONDS: Final = 0.001
 _RELEASE_PATIENCE_SECONDS: Final = 3.0
 _MAX_STANDIN_FLOWS: Final = 1024
 _MAX_FRAGMENTS: Final = 256
+#: The kernel itself gives up a datagram whose fragments do not come (net.ipv4.ipfrag_time).
+_FRAGMENT_SECONDS: Final = 30.0
+#: In so many steps even a wide range of numbers is gone through within a second.
+_UNKNOWN_STEPS: Final = 4096
 #: An adopted queue is read to its end, else what is unknown in it could not be counted.
 _READ_ALL: Final = 1 << 20
 
-#: A request that wakes nobody is given up by its sender after tcp_syn_retries = 6: 127 s
+#: A request that nobody answers is given up by its sender after tcp_syn_retries = 6: 127 s
 #: (tcp(7)); the widest gap between two attempts is 64 s.
 _ABANDONED_SECONDS: Final = 130.0
 
@@ -105,14 +112,17 @@ class Gate:
         self._segments: dict[_Segment, int] = {}
         self._udp: OrderedDict[int, int] = OrderedDict()
         self._udp_bytes = 0
+        self._tcp_bytes = 0
         self._standin_flows: OrderedDict[Flow, None] = OrderedDict()
-        self._fragments: OrderedDict[FragmentKey, Action] = OrderedDict()
+        self._firsts: OrderedDict[FragmentKey, tuple[Packet, Origin | None]] = OrderedDict()
+        self._fragments: dict[FragmentKey, Action] = {}
         self._keepalives = KeepaliveAnswerer(netns)
         self._sockets: SockDiag | None = None
         self._release_until: float | None = None
         self._last_identifier = 0
         #: Packets that an earlier keeper judged; they wait, but what they are is not known.
         self.unknown = 0
+        self._unknown_range = 0, 0
         #: (monotonic time, reason) of the first packet that wants the pod awake.
         self.wake: tuple[float, str] | None = None
         self.stats = HoldStats()
@@ -123,8 +133,10 @@ class Gate:
         fd: int,
         *,
         netns: Netns,
+        knowledge: Knowledge,
         state: HoldState,
         find_origin: FindOrigin,
+        mode: Mode = Mode.ASLEEP,
         clock: Callable[[], float] = time.monotonic,
     ) -> Gate:
         """Go on where another keeper stopped, with a duplicate of its queue's descriptor.
@@ -137,9 +149,9 @@ class Gate:
         made = cls(
             queue,
             netns=netns,
-            knowledge=state.knowledge,
+            knowledge=knowledge,
             find_origin=find_origin,
-            mode=state.mode,
+            mode=mode,
             clock=clock,
         )
         made.wake = state.wake
@@ -151,6 +163,7 @@ class Gate:
         first = packets[0].identifier if packets else newest + 1
         read = sum(_not_after(packet.identifier, newest) for packet in packets)
         made.unknown = max(0, status.waiting - read) if status is not None else 0
+        made._unknown_range = state.first_possible, first
         made._judge_all(packets, late=True)
         judged_by_nobody_known = made.unknown and first != state.last_identifier + 1
         if judged_by_nobody_known and made.wake is None:
@@ -173,30 +186,26 @@ class Gate:
 
     def export(self) -> HoldState:
         """What to write down so that another keeper can `adopt` the queue."""
-        return HoldState(
-            mode=self._mode,
-            knowledge=self._knowledge,
-            wake=self.wake,
-            last_identifier=self._last_identifier,
-        )
+        oldest = self._unknown_range[0] if self.unknown else next(iter(self._held), 0)
+        return HoldState(wake=self.wake, last_identifier=self._last_identifier, oldest=oldest)
 
-    def pump(self, *, late: bool = False) -> int:
+    def pump(self, *, late: bool = False, limit: int = 4096) -> int:
         """Judge what has come; gives the number of packets.
 
         `late` says that the caller did not look for so long (about half a second) that the
-        sender of a packet may have given up meanwhile.
+        sender of a packet may have given up meanwhile. At most about `limit` packets are read.
         """
-        packets = self._queue.read()
+        packets = self._queue.read(limit=limit)
         self._judge_all(packets, late=late)
         return len(packets)
 
     def tick(self) -> None:
         """Let go what nobody waits for any more; call it every few seconds."""
-        limit = self._clock() - _ABANDONED_SECONDS
+        now = self._clock()
         abandoned = [
             identifier
             for identifier, held in self._held.items()
-            if held.seen < limit and not held.wakes and held.packet.opening
+            if now - held.seen > self._patience_seconds(held.packet)
         ]
         for identifier in abandoned:
             self._forget(identifier)
@@ -204,18 +213,30 @@ class Gate:
         self.stats.abandoned += len(abandoned)
         self._queue.flush()
 
+    def _patience_seconds(self, packet: Packet) -> float:
+        """After how long without a repetition nobody waits any more for what a packet begins."""
+        if packet.opening:
+            return _ABANDONED_SECONDS
+        if packet.kind is Kind.FRAGMENT and packet.fragment not in self._fragments:
+            return _FRAGMENT_SECONDS
+        return math.inf
+
     def enter(self, mode: Mode, *, knowledge: Knowledge | None = None) -> None:
         """Change the mode, and what is known, and judge again what waits, in order."""
         self.pump()
         self._mode = mode
         if knowledge is not None:
             self._knowledge = knowledge
-        self._fragments.clear()
+        # Fragments that come yet follow their first one even where it has passed already.
+        self._fragments = {
+            key: self._decide(packet, origin).action
+            for key, (packet, origin) in self._firsts.items()
+        }
         waiting = list(self._held.items())
         self._held.clear()
         self._segments.clear()
         self._udp.clear()
-        self._udp_bytes = 0
+        self._udp_bytes = self._tcp_bytes = 0
         for identifier, held in waiting:
             self._judge(identifier, held)
         self._queue.flush()
@@ -232,10 +253,13 @@ class Gate:
         now = self._clock()
         if self._release_until is None:
             self._release_until = now + _RELEASE_PATIENCE_SECONDS
-        if len(self._udp) <= _UDP_BURST or now >= self._release_until:
+        if len(self._udp) + self.unknown <= _UDP_BURST or now >= self._release_until:
             self.release()
             return None
         if self._unread_datagram_bytes() > _UDP_BURST_BYTES:
+            return _RELEASE_PAUSE_SECONDS
+        if self.unknown:
+            self._release_unknown()
             return _RELEASE_PAUSE_SECONDS
         last = next(itertools.islice(self._udp, _UDP_BURST - 1, None))
         self._queue.accept_through(last)
@@ -243,12 +267,27 @@ class Gate:
         gone = list(itertools.takewhile(lambda identifier: identifier != last, self._held))
         for identifier in (*gone, last):
             self._forget(identifier)
-        self.unknown = 0
         return _RELEASE_PAUSE_SECONDS
+
+    def _release_unknown(self) -> None:
+        """Let some go of what only an earlier keeper knew: by their numbers, which have gaps."""
+        low, end = self._unknown_range
+        span = (end - low) & 0xFFFFFFFF
+        step = max(_UDP_BURST, span // _UNKNOWN_STEPS)
+        if span <= step:
+            self._queue.accept_through((end - 1) & 0xFFFFFFFF)
+            self.unknown = 0
+            return
+        self._queue.accept_through((low + step - 1) & 0xFFFFFFFF)
+        self._unknown_range = (low + step) & 0xFFFFFFFF, end
+        status = read_status(self._netns)
+        self.unknown = max(0, status.waiting - len(self._held)) if status is not None else 0
 
     def _unread_datagram_bytes(self) -> int:
         """The fullest receive queue of the ports to which datagrams are held."""
         ports = {self._held[identifier].packet.destination_port for identifier in self._udp}
+        if self.unknown:
+            ports |= {port for protocol, port in self._knowledge.by_port if protocol == "udp"}
         if self._sockets is None:
             self._sockets = SockDiag.of(self._netns)
         return max(
@@ -268,7 +307,7 @@ class Gate:
         self._held.clear()
         self._segments.clear()
         self._udp.clear()
-        self._udp_bytes = 0
+        self._udp_bytes = self._tcp_bytes = 0
         self.unknown = 0
         # Answers to what was just delivered come in at once; the last batch let them go too.
         self.stats.packets += len(self._queue.read())
@@ -305,17 +344,21 @@ class Gate:
 
     def _judge(self, identifier: int, held: _Held) -> None:
         packet = held.packet
-        decision = gate.decide(
+        decision = self._decide(packet, held.origin)
+        self._carry_out(identifier, held, decision)
+        if packet.fragment is not None and packet.kind is not Kind.FRAGMENT:
+            self._firsts[packet.fragment] = packet, held.origin
+            self._settle_fragments(packet.fragment, decision.action)
+
+    def _decide(self, packet: Packet, origin: Origin | None) -> Decision:
+        return gate.decide(
             packet,
             mode=self._mode,
             knowledge=self._knowledge,
-            origin=held.origin,
+            origin=origin,
             standin_flows=self._standin_flows,
             fragments=self._fragments,
         )
-        self._carry_out(identifier, held, decision)
-        if packet.fragment is not None and packet.kind is not Kind.FRAGMENT:
-            self._settle_fragments(packet.fragment, decision.action)
 
     def _carry_out(self, identifier: int, held: _Held, decision: Decision) -> None:
         action, packet = decision.action, held.packet
@@ -362,11 +405,13 @@ class Gate:
                 # A bare acknowledgement: the newest one has the window that counts.
                 self._forget(earlier)
                 self._queue.drop(earlier)
-            if len(self._held) >= MAX_HELD:
+            full = self._tcp_bytes + packet.payload_bytes > MAX_HELD_TCP_BYTES
+            if len(self._held) >= MAX_HELD or (packet.payload_bytes and full):
                 self._queue.drop(identifier)
                 self.stats.overflow_tcp += 1
                 return
             self._segments[segment] = identifier
+            self._tcp_bytes += packet.payload_bytes
         else:
             self._udp[identifier] = held.packet_bytes
             self._udp_bytes += held.packet_bytes
@@ -383,15 +428,17 @@ class Gate:
         held = self._held.pop(identifier)
         if held.packet.kind is Kind.TCP:
             self._segments.pop(_segment(held.packet), None)
+            self._tcp_bytes -= held.packet.payload_bytes
         else:
             self._udp_bytes -= self._udp.pop(identifier, 0)
 
     def _settle_fragments(self, key: FragmentKey, action: Action) -> None:
         """Remember the first fragment's fate, and give it to those that had overtaken it."""
         self._fragments[key] = action
-        self._fragments.move_to_end(key)
-        if len(self._fragments) > _MAX_FRAGMENTS:
-            self._fragments.popitem(last=False)
+        self._firsts.move_to_end(key)
+        if len(self._firsts) > _MAX_FRAGMENTS:
+            oldest, _ = self._firsts.popitem(last=False)
+            self._fragments.pop(oldest, None)
         if action in gate.HOLDING:
             return
         overtaken = [

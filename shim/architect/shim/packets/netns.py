@@ -25,13 +25,17 @@ class NetnsIdentity(NamedTuple):
 
 
 def _setns(fd: int) -> None:
-    """setns(2); `os.setns` exists from Python 3.12 on."""
-    native = getattr(os, "setns", None)
+    _call("setns", fd, CLONE_NEWNET)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """setns(2) or unshare(2); `os` has them from Python 3.12 on."""
+    native = getattr(os, name, None)
     if native is not None:
-        native(fd, CLONE_NEWNET)
+        native(*arguments)
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(fd, CLONE_NEWNET) != 0:
+    if getattr(libc, name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
@@ -59,6 +63,19 @@ class Netns:
     def own(cls) -> Netns:
         """The namespace of the calling thread."""
         return cls.open("/proc/thread-self/ns/net")
+
+    @classmethod
+    def fresh(cls) -> Netns:
+        """A new namespace, which ends with `close`. OSError."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _call("unshare", CLONE_NEWNET)
+            try:
+                return cls.own()
+            finally:
+                _setns(home)
+        finally:
+            os.close(home)
 
     def fileno(self) -> int:
         """The descriptor, for a poller or for a child."""

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from . import sockdiag
-from .gate import Listener
 from .sockdiag import Socket
 
 #: The ages of data are those of jiffies (1 to 10 ms): a request right behind a reply looks older
@@ -105,32 +104,9 @@ def _busy_connection(row: Socket, *, serving: bool) -> str | None:
     return None
 
 
-def listeners_of(
-    sockets: Iterable[Socket],
-    *,
-    inodes: Collection[int],
-    quiet_inodes: Collection[int] = (),
-    shadow_ports: Collection[int] = (),
-) -> tuple[Listener, ...]:
-    """Where the containers that own `inodes` take requests, for `gate.Knowledge`.
-
-    Requests to `shadow_ports` and to sockets of `quiet_inodes` (containers that only exec wakes)
-    do not wake.
-    """
-    return tuple(
-        Listener(
-            protocol=row.protocol,
-            address=row.local,
-            port=row.local_port,
-            v6only=row.v6only,
-            wakes=row.inode not in quiet_inodes and row.local_port not in shadow_ports,
-            connected=row.protocol == "udp" and row.remote_port != 0,
-        )
-        for row in sockets
-        if row.inode in inodes
-        and row.local_port
-        and (row.protocol == "udp" or row.state == sockdiag.LISTEN)
-    )
+def has_half_open(sockets: Iterable[Socket], *, ports: Collection[int]) -> bool:
+    """Whether a handshake with one of these local TCP ports has begun and not ended."""
+    return any(row.state in _HALF_OPEN and row.local_port in ports for row in sockets)
 
 
 def _peer(row: Socket) -> str:

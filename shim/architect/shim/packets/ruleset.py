@@ -140,6 +140,9 @@ class Counters:
 def detect(netns: Netns) -> Support:
     """Find out by trying, in transactions that leave nothing behind.
 
+    Never try where packets are held: whenever a chain with a hook is removed, the kernel drops all
+    that waits in the queues of that namespace (nf_queue_nf_hook_drop).
+
     NodeError if the kernel has no nf_tables for IPv4; without it for IPv6, IPv6 is left alone.
     """
     with netns.netlink(netlink.NETLINK_NETFILTER) as sock:

@@ -166,7 +166,14 @@ def test_a_failed_dump_is_undone(node: Node, pair: tuple[FakeContainer, FakeCont
     pair[1].fails["dump"] = NodeError("no", reason="IoUring")
     with pytest.raises(NodeError):
         node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
-    assert node.done == ["hold", "dump one", "dump two", "restore one", "forget one", "release_now"]
+    assert node.done == [
+        "hold",
+        "dump one",
+        "dump two",
+        "restore one",
+        "forget one",
+        "release as awake",
+    ]
     assert node.pod.state is PodState.AWAKE
     assert node.pod.refused is not None
 
@@ -187,7 +194,7 @@ def test_a_lost_tree_is_told_and_the_others_come_back(
     with pytest.raises(TreeLost):
         node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
     assert pair[0].running
-    assert "release_now" in node.done
+    assert node.done[-1] == "release as awake"
     (event, details) = node.events[-1]
     assert event is Event.SLEEP_FAILED
     assert (details["reason"], details["lost"]) == ("ImageLost", ["two"])

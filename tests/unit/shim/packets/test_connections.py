@@ -76,6 +76,7 @@ def test_connections_and_listeners_are_read(tmp_path: Path) -> None:
         inet(ino=0xCD, local=("::ffff:10.0.0.2", 80), remote=("::ffff:10.0.0.8", 1), packed=True),
         inet(state=10, local=("::", 80), remote=nobody6),
         inet(protocol=17, state=7, local=("0.0.0.0", 53), remote=nobody4),
+        inet(protocol=17, state=1, local=("10.0.0.2", 40000), remote=("10.0.0.53", 53)),
         inet(ino=0xEE, state=7),
     )
     write(
@@ -92,6 +93,7 @@ def test_connections_and_listeners_are_read(tmp_path: Path) -> None:
     assert found.listeners == (
         Listener(protocol="tcp", address="::", port=80),
         Listener(protocol="udp", address="0.0.0.0", port=53, wakes=False),
+        Listener(protocol="udp", address="10.0.0.2", port=40000, peer=("10.0.0.53", 53)),
     )
 
 

@@ -23,6 +23,7 @@ APP, SHADOW, HEALTH, DNS, QUIET_UDP, CLOSED = 80, 9090, 8081, 53, 54, 4444
 POD, PEER = "10.0.0.2", "10.0.0.9"
 FLOW = Flow(PEER, 5000, POD, APP)
 QUIET_FLOW = Flow(PEER, 5001, POD, SHADOW)
+OWN_FLOW = Flow(PEER, 5432, POD, 40000)
 NEXT = 0x00000000  # so that the keepalive's sequence number wraps
 
 KNOWLEDGE = Knowledge(
@@ -32,10 +33,11 @@ KNOWLEDGE = Knowledge(
         Listener(protocol="tcp", address="0.0.0.0", port=HEALTH),
         Listener(protocol="udp", address="0.0.0.0", port=DNS),
         Listener(protocol="udp", address="0.0.0.0", port=QUIET_UDP, wakes=False),
-        Listener(protocol="udp", address=POD, port=33333, connected=True),
+        Listener(protocol="udp", address=POD, port=33333, peer=(PEER, 53)),
     ),
     connections={
         FLOW: SavedConnection(receive_next=NEXT, window=100),
+        OWN_FLOW: SavedConnection(receive_next=NEXT, window=100),
         QUIET_FLOW: SavedConnection(receive_next=NEXT, window=100, wakes=False),
     },
     probe_ports=frozenset({APP}),
@@ -52,8 +54,8 @@ def segment(flow: Flow, *, flags: int = ACK, size: int = 0, sequence: int = NEXT
     return Packet(Kind.TCP, 4, *flow, flags, sequence, 1, size)
 
 
-def datagram(port: int) -> Packet:
-    return Packet(Kind.UDP, 4, PEER, 7000, POD, port)
+def datagram(port: int, *, source_port: int = 7000) -> Packet:
+    return Packet(Kind.UDP, 4, PEER, source_port, POD, port)
 
 
 def act(packet: Packet, mode: Mode, origin: Origin | None = None) -> Action:
@@ -71,7 +73,10 @@ def act(packet: Packet, mode: Mode, origin: Origin | None = None) -> Action:
         # Datagrams: requests, quiet ones, answers to the application's own questions.
         (datagram(DNS), "hold-and-wake", "hold-and-wake", "hold-and-wake", "hold-and-wake"),
         (datagram(QUIET_UDP), "hold", "hold", "hold", "hold"),
-        (datagram(33333), "pass", "hold-and-wake", "hold-and-wake", "hold-and-wake"),
+        (datagram(33333, source_port=53), "pass", "hold-and-wake", "hold-and-wake",
+         "hold-and-wake"),
+        # A stranger's, which the kernel refuses for a connected socket.
+        (datagram(33333), "pass", "hold", "pass", "pass"),
         (datagram(CLOSED), "pass", "hold", "pass", "pass"),
         # Conversations that sleep.
         (segment(FLOW, flags=ACK | PSH, size=9), "pass", "hold", "hold-and-wake", "hold-and-wake"),
@@ -87,6 +92,9 @@ def act(packet: Packet, mode: Mode, origin: Origin | None = None) -> Action:
          "answer-keepalive"),
         (segment(FLOW, sequence=0xFFFFFFFF, size=2), "pass", "hold", "hold-and-wake",
          "hold-and-wake"),
+        # A request with the ends of a sleeping connection of the application's own.
+        (Packet(Kind.TCP, 4, *OWN_FLOW, SYN), "pass", "hold", "hold", "hold"),
+        (segment(OWN_FLOW, size=9), "pass", "hold", "hold-and-wake", "hold-and-wake"),
         # Conversations of nobody's, or of others.
         (segment(Flow(PEER, 1, POD, APP), size=5), "pass", "hold", "pass", "pass"),
         (Packet(Kind.MALFORMED), "pass", "pass", "pass", "pass"),

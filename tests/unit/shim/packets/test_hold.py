@@ -197,14 +197,77 @@ def test_too_many_segments_are_dropped_for_tcp_to_send_again(
     assert bench.gate.stats.overflow_tcp == 2
 
 
-def test_requests_that_wake_nobody_go_when_nobody_repeats_them(bench: Bench) -> None:
-    bench.come(segment(90, source_port=1), segment(90, source_port=2), segment(80))
+def test_payload_that_waits_is_bounded_and_requests_are_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold, "MAX_HELD_TCP_BYTES", 1000)
+    flow = Flow("10.0.0.9", 5000, "10.0.0.2", 80)
+    saved = SavedConnection(receive_next=1, window=1)
+    bench.gate.enter(
+        Mode.ASLEEP, knowledge=Knowledge(listeners=KNOWLEDGE.listeners, connections={flow: saved})
+    )
+    data = [segment(80, flags=ACK, sequence=1 + 600 * n, data=bytes(600)) for n in range(2)]
+    assert bench.come(*data, segment(80, source_port=9)) == [("drop", 2)]
+    assert bench.gate.held == 2
+    # Judged again they are counted anew.
+    bench.gate.enter(Mode.RESTORE)
+    assert bench.gate.held == 2
+    bench.gate.release()
+    assert bench.come(data[1]) == []
+
+
+def test_requests_go_when_nobody_repeats_them(bench: Bench) -> None:
+    bench.come(segment(90, source_port=1), segment(90, source_port=2), segment(80), datagram(53))
     bench.now += 100
     bench.come(segment(90, source_port=2))
     bench.now += 100
     bench.gate.tick()
-    assert bench.queue.log == [("drop", 4), ("drop", 1)]
+    assert bench.queue.log == [("drop", 5), ("drop", 1), ("drop", 3)]
     assert bench.gate.held == 2
+
+
+def fragment(number: int, *, port: int = 0) -> bytes:
+    """A piece of a datagram: the first one with its *port*, or a later one."""
+    whole = bytearray(datagram(port) if port else packet(17, bytes(16)))
+    struct.pack_into("!HH", whole, 4, number, 0x2000 if port else 0x0002)
+    return bytes(whole)
+
+
+def test_fragments_without_a_first_one_go_when_the_kernel_would_drop_them(bench: Bench) -> None:
+    bench.come(fragment(1), fragment(2, port=53), fragment(2))
+    assert bench.gate.held == 3
+    bench.now += 31
+    bench.gate.tick()
+    assert bench.queue.log == [("drop", 1)]
+
+
+def test_a_fragment_follows_its_first_one_across_a_change_of_mode(bench: Bench) -> None:
+    assert bench.come(fragment(1, port=81)) == [("accept", 1)]
+    bench.gate.enter(Mode.DUMP)
+    assert bench.come(fragment(1)) == [], "everything waits"
+    bench.gate.enter(Mode.ASLEEP)
+    assert bench.queue.log[-1] == ("accept", 2)
+    assert bench.gate.held == 0
+
+
+def test_a_first_fragment_that_had_passed_never_lets_another_reach_what_sleeps(
+    bench: Bench,
+) -> None:
+    bench.origin = Origin.KUBELET
+    bench.gate.enter(Mode.DRAIN)
+    flow = Flow("10.0.0.9", 5000, "10.0.0.2", 80)
+    first = bytearray(segment(80, flags=ACK, sequence=7, data=bytes(8)))
+    struct.pack_into("!HH", first, 4, 3, 0x2000)
+    assert bench.come(bytes(first)) == [("accept", 1)]
+    later = bytearray(packet(6, bytes(16)))
+    struct.pack_into("!HH", later, 4, 3, 0x0004)
+    bench.gate.enter(Mode.DUMP)
+    assert bench.come(bytes(later)) == []
+    saved = SavedConnection(receive_next=7, window=1)
+    bench.gate.enter(
+        Mode.ASLEEP, knowledge=Knowledge(listeners=KNOWLEDGE.listeners, connections={flow: saved})
+    )
+    assert bench.gate.held == 1
 
 
 def test_release_lets_all_go_and_forgets_them(bench: Bench) -> None:
@@ -231,21 +294,13 @@ def test_a_conversation_with_the_stand_in_passes_until_it_ends(bench: Bench) -> 
 
 
 def test_the_state_survives_json(bench: Bench) -> None:
-    flow = Flow("fd00::9", 5000, "fd00::2", 80)
-    knowledge = Knowledge(
-        listeners=KNOWLEDGE.listeners,
-        connections={flow: SavedConnection(receive_next=9, window=8, wakes=False)},
-        probe_ports=frozenset({80}),
-        answered_ports=frozenset({81}),
-    )
-    bench.gate.enter(Mode.ASLEEP, knowledge=knowledge)
     bench.come(segment(80))
     state = bench.gate.export()
     assert state.last_identifier == 1 and state.wake is not None
     assert HoldState.from_dict(state.to_dict()) == state
 
 
-@pytest.mark.parametrize("value", [None, {}, [], {"version": 2}, {"version": 1, "mode": "no"}])
+@pytest.mark.parametrize("value", [None, {}, [], {"version": 1}, {"version": 2, "wake": 5}])
 def test_a_state_that_cannot_be_read_is_refused(value: object) -> None:
     with pytest.raises(FormatError):
         HoldState.from_dict(value)

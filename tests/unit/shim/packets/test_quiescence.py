@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from architect.shim.packets import sockdiag
-from architect.shim.packets.gate import Listener
-from architect.shim.packets.quiescence import busy, listeners_of
+from architect.shim.packets.quiescence import busy, has_half_open
 from architect.shim.packets.sockdiag import Socket, TcpAges
 
 OURS = frozenset({10, 11, 12})
@@ -96,14 +95,8 @@ def test_an_ipv6_peer_is_named_in_brackets() -> None:
     )
 
 
-def test_listeners_are_the_managed_sockets_that_take_requests() -> None:
-    connected = Socket("udp", 4, 1, "10.0.0.2", 33333, "10.0.0.53", 53, 0, 0, 12)
-    rows = [listener(), listener(port=9090), listener(port=81, inode=99),
-            connection(), datagrams(unread=0), connected]  # fmt: skip
-    found = listeners_of(rows, inodes=OURS, quiet_inodes={12}, shadow_ports={9090})
-    assert found == (
-        Listener(protocol="tcp", address="0.0.0.0", port=80),
-        Listener(protocol="tcp", address="0.0.0.0", port=9090, wakes=False),
-        Listener(protocol="udp", address="0.0.0.0", port=53, wakes=False),
-        Listener(protocol="udp", address="10.0.0.2", port=33333, wakes=False, connected=True),
-    )
+def test_a_begun_handshake_is_seen_on_the_ports_that_matter() -> None:
+    rows = [listener(), connection(state=sockdiag.NEW_SYN_RECV, inode=0)]
+    assert has_half_open(rows, ports={80})
+    assert not has_half_open(rows, ports={81})
+    assert not has_half_open([listener(), connection()], ports={80})
