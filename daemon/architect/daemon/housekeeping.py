@@ -183,7 +183,9 @@ class Housekeeping:
         node = self._api.get(NODES, self._settings.node_name)
         ref = resources.node(self._settings.node_name)
         labels = preflight.node_labels(
-            self._standing, existing=node["metadata"].get("labels") or {}
+            self._standing,
+            existing=node["metadata"].get("labels") or {},
+            is_used=self._is_used(),
         )
         patches.set_metadata(self._api, ref, labels=labels)
         condition = Condition(
@@ -321,7 +323,10 @@ class Housekeeping:
         is one of which the API still says that it sleeps: after the answer nobody is left to give
         it its requests back.
         """
-        patches.set_metadata(self._api, ref, labels={names.NODE_READY_LABEL: None})
+        no_label: dict[str, str | None] = {names.NODE_READY_LABEL: None}
+        if not self._is_used():
+            # Before the runtime goes: no pod that needs it shall come meanwhile.
+            patches.set_metadata(self._api, ref, labels=no_label)
         if not self._is_removed and not (self._wake_all() and self._is_told()):
             self._due["uninstall"] = time.monotonic() + UNINSTALL_RETRY_SECONDS
             return
@@ -336,8 +341,17 @@ class Housekeeping:
                     "docs/daemon.md says",
                     is_warning=True,
                 )
-        patches.set_metadata(self._api, ref, annotations={names.UNINSTALLED: token})
+        patches.set_metadata(
+            self._api,
+            ref,
+            labels=no_label if self._is_removed else {},
+            annotations={names.UNINSTALLED: token},
+        )
         self._has_synced_done = True
+
+    def _is_used(self) -> bool:
+        """Whether managed pods are on the node, as far as is known."""
+        return not self._store.is_synced or any(not p.is_terminal for p in self._store.all())
 
     def _is_told(self) -> bool:
         """Whether no pod of the node is said to sleep; requests come back before the label."""

@@ -201,9 +201,16 @@ def probe_packet_queue() -> str:
     return ""
 
 
-def node_labels(standing: Standing, *, existing: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the node labels that must change."""
+def node_labels(
+    standing: Standing, *, existing: Mapping[str, str], is_used: bool
+) -> dict[str, str | None]:
+    """Return the node labels that must change.
+
+    A managed pod has the label in its nodeSelector, from its runtime class. Kubelet checks that
+    again when it restarts (and would fail the pod) and at every resize (and would not give a woken
+    pod its requests back), so a label that is there stays while *is_used* says that such pods are.
+    """
     wanted = "true" if standing.is_ready else None
-    if existing.get(names.NODE_READY_LABEL) == wanted:
+    if existing.get(names.NODE_READY_LABEL) == wanted or (wanted is None and is_used):
         return {}
     return {names.NODE_READY_LABEL: wanted}

@@ -59,11 +59,18 @@ def test_a_ready_node_is_not_taken_down_by_one_failed_check() -> None:
 
 def test_labels_change_only_when_they_must() -> None:
     ready = Standing(report=preflight.assess(GOOD))
-    assert preflight.node_labels(ready, existing={}) == {"architect.dev/node": "true"}
-    assert preflight.node_labels(ready, existing={"architect.dev/node": "true"}) == {}
-    assert preflight.node_labels(Standing(), existing={"architect.dev/node": "true"}) == {
+    label = {"architect.dev/node": "true"}
+    assert preflight.node_labels(ready, existing={}, is_used=False) == label
+    assert preflight.node_labels(ready, existing=label, is_used=False) == {}
+    assert preflight.node_labels(Standing(), existing=label, is_used=False) == {
         "architect.dev/node": None
     }
+
+
+def test_a_label_that_managed_pods_depend_on_stays_and_none_is_set_for_them() -> None:
+    label = {"architect.dev/node": "true"}
+    assert preflight.node_labels(Standing(), existing=label, is_used=True) == {}
+    assert preflight.node_labels(Standing(), existing={}, is_used=True) == {}
 
 
 def test_the_file_system_is_that_of_the_innermost_mount() -> None:
