@@ -5,26 +5,34 @@
 // by execv at once. Managed ones are handled by architect.shim in the bundle's own interpreter.
 //
 //   create, run               managed: config.json mentions our annotations and is no sandbox
-//   exec, kill, delete        managed: an argument is the id of a container with a record
+//   exec, kill                managed: an argument is the id of a container with a record, and the
+//                             keeper does not say at once that its pod is awake
+//   delete                    managed: an argument is the id of a container with a record
 //   anything else             the lower runtime's
 //
 // The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
 // (written by the daemon), else the first runc on the fixed search path.
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "bundle.h"
 
 #define RECORDS "/run/architect/containers"  // names.CONTAINER_RECORDS
 #define UNMANAGED "/run/architect/unmanaged"  // record_files.UNMANAGED
+#define KEEPER_SOCKET "/run/architect/keeper.sock"  // names.KEEPER_SOCKET
 #define PREFIX "architect.dev/"               // of names.POLICY and of the user's annotations
 
 // Engines write config.json without spaces; a sandbox that is not recognised here is recognised by
@@ -91,6 +99,41 @@ static int has_record(const char *directory, const char *id) {
   return access(path, F_OK) == 0;
 }
 
+// Sends one request to the keeper and reads the beginning of its answer; 0 if there is none in time.
+static size_t ask_keeper(const char *body, char *answer, size_t size) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = KEEPER_SOCKET};
+  struct timeval patience = {.tv_sec = 1};
+  uint32_t length = (uint32_t)strlen(body), big = htonl(length);
+  char frame[512];
+  size_t got = 0;
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0 || length > sizeof frame - sizeof big) return 0;
+  memcpy(frame, &big, sizeof big);
+  memcpy(frame + sizeof big, body, length);
+  length += sizeof big;
+  if (!setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) &&
+      !setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience) &&
+      !connect(fd, (struct sockaddr *)&address, sizeof address) &&
+      send(fd, frame, length, MSG_NOSIGNAL) == (ssize_t)length) {
+    // A short answer comes in one piece; what is cut off means "not known to be awake".
+    ssize_t now = recv(fd, answer, size, 0);
+    if (now > (ssize_t)sizeof big) got = (size_t)now;
+  }
+  close(fd);
+  return got;
+}
+
+// An exec probe of an awake pod comes every few seconds and need not cost an interpreter.
+static int is_awake(const char *id) {
+  static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-";
+  char body[320], answer[512];
+  if (id[strspn(id, safe)]) return 0;
+  snprintf(body, sizeof body, "{\"v\":1,\"op\":\"awake\",\"container\":\"%s\"}", id);
+  size_t length = ask_keeper(body, answer, sizeof answer);
+  return length && contains(answer, length, "\"ok\":true") &&
+         contains(answer, length, "\"state\":\"awake\"");
+}
+
 static int is_ours(int argc, char **argv) {
   int at = command_index(argc, argv);
   if (at >= argc) return 0;
@@ -99,8 +142,11 @@ static int is_ours(int argc, char **argv) {
     return wants_management(bundle_of(argc, argv, at));
   int is_delete = !strcmp(command, "delete");
   if (!is_delete && strcmp(command, "exec") && strcmp(command, "kill")) return 0;
-  for (int i = at + 1; i < argc; i++)
-    if (has_record(RECORDS, argv[i]) || (is_delete && has_record(UNMANAGED, argv[i]))) return 1;
+  for (int i = at + 1; i < argc; i++) {
+    // Also a word of the command may be some container's id: all must be awake.
+    if (has_record(RECORDS, argv[i]) && (is_delete || !is_awake(argv[i]))) return 1;
+    if (is_delete && has_record(UNMANAGED, argv[i])) return 1;
+  }
   return 0;
 }
 

@@ -387,7 +387,8 @@ class KeeperDouble:
     def _serve(self) -> None:
         while True:
             connection, _ = self._socket.accept()
-            with connection:
+            # A client may leave before it has read its answer.
+            with connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 decoder = wire.Decoder()
                 while data := connection.recv(65536):
                     for message in decoder.feed(data):

@@ -17,6 +17,9 @@ Operations (arguments → answer besides ``ok``):
 ``ensure``     ``container``, ``reason``                      ``state``: wakes the container's pod
                                                               if it is not awake, then answers
 ``kill``       ``container``, ``signal``                      as ensure: before a signal goes out
+``awake``      ``container``                                  ``state``: changes nothing; the
+                                                              launcher asks so before it starts
+                                                              an interpreter
 ``exec``       ``container``, ``argv``                        ``probe``: true if asleep and *argv*
                                                               is an exec probe (answer it without
                                                               waking); else as ensure

@@ -180,6 +180,42 @@ def test_exec_asks_the_keeper_and_then_runs(make: Make, keeper: KeeperDouble) ->
     assert (call["op"], call["argv"]) == ("exec", ["echo", "hello"])
 
 
+@pytest.mark.parametrize("name", ["exec", "kill"])
+def test_of_an_awake_pod_only_the_launcher_asks(
+    make: Make, keeper: KeeperDouble, name: str
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    keeper.answers["awake"] = {"ok": True, "state": "awake"}
+    before = len(keeper.calls)
+    if name == "exec":
+        assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
+    else:
+        container.kill("TERM")
+        assert container.wait() == 143
+    assert keeper.ops()[before:] == ["awake"]
+    assert keeper.calls[-1]["container"] == container.id
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ok": True, "state": "asleep"},
+        {"ok": True, "state": "falling"},
+        {"ok": True, "state": "unmanaged"},
+        {"ok": True, "padding": "x" * 5000, "state": "awake"},
+        {"ok": False, "error": {"code": "rejected", "message": '"state":"awake"'}},
+    ],
+    ids=lambda answer: str(answer.get("state", "refused")) + str(len(answer)),
+)
+def test_whatever_else_the_keeper_says_the_interpreter_decides(
+    make: Make, keeper: KeeperDouble, answer: dict[str, Any]
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    keeper.answers["awake"] = answer
+    assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
+    assert keeper.ops()[-2:] == ["awake", "exec"]
+
+
 @pytest.mark.parametrize("form", ["--process", "-p", "--process=", "words"])
 def test_an_exec_probe_of_a_sleeping_container_is_answered_by_init(
     make: Make, keeper: KeeperDouble, form: str

@@ -55,6 +55,7 @@ class Service:
             "removed": self._removed_op,
             "list": self._list_op,
             "status": self._status_op,
+            "awake": self._awake_op,
             "observe": self._observe_op,
             "forget": self._forget_op,
             "note": self._note_op,
@@ -129,6 +130,10 @@ class Service:
 
     def _status_op(self, arguments: Arguments) -> Answer:
         return {"status": self._pod(arguments).status()}
+
+    def _awake_op(self, arguments: Arguments) -> Answer:
+        pod = self._pod_of_container(_text(arguments, "container"))
+        return {"state": "unmanaged" if pod is None else pod.state.value}
 
     def _observe_op(self, arguments: Arguments) -> Answer:
         wanted = arguments.get("pods") or []
