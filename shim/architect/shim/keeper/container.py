@@ -116,10 +116,14 @@ class Container:
         return [] if root is None else list(processes.tree(root))
 
     def exec_sessions(self) -> list[int]:
-        """Return the first processes of exec sessions: in the container, outside of its tree."""
+        """Return the first processes of exec sessions: in the container, outside of its tree.
+
+        What a killed CRIU left of itself and of a tree is none: the next restore ends it.
+        """
         init = self.init()
-        own = {init.pid, *self.tree()}
-        members = set(cgroups.members(self.cgroups())) - own
+        pids = images.tree_pids(self.directory)
+        own = {init.pid, *self.tree(), *(_remains(init.pid, pids) if pids else ())}
+        members = {pid for pid in cgroups.members(self.cgroups()) if not criu.is_own(pid)} - own
         return sorted(pid for pid in members if processes.parent(pid) not in members)
 
     def resident_bytes(self) -> int:

@@ -129,8 +129,11 @@ def begin_restore(directory: Path) -> None:
 
 
 def tree_pids(directory: Path) -> frozenset[int]:
-    """Return the pids, in their namespace, of all processes and threads in the image."""
-    entries = os.listdir(directory / "image")
+    """Return the pids, in their namespace, of all processes and threads in the image, if any."""
+    try:
+        entries = os.listdir(directory / "image")
+    except FileNotFoundError:
+        return frozenset()
     return frozenset(int(found[1]) for found in map(_CORE.fullmatch, entries) if found)
 
 
