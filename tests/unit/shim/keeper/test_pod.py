@@ -12,6 +12,7 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.errors import NodeError
+from architect.shim import record_files
 from architect.shim.keeper import criu, images
 from architect.shim.keeper.container import Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -119,6 +120,7 @@ class FakeNetwork:
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setattr(names, "STATE", tmp_path)
     monkeypatch.setattr(names, "PODS", tmp_path / "pods")
+    monkeypatch.setattr(record_files, "UNMANAGED", tmp_path / "unmanaged")
     loop = Loop()
     made = Node(loop)
     made.pod = Pod(
