@@ -159,12 +159,14 @@ class Sleeper:
         return self.container.directory / "image"
 
     def lines(self, wanted: int) -> list[tuple[int, str]]:
-        """Return the next *wanted* pairs of count and checksum."""
+        """Return the next *wanted* pairs of count and checksum. Raises EOFError after its end."""
         lines = []
         for _ in range(wanted):
             ready, _, _ = select.select([self.output], [], [], runtime.DEADLINE_SECONDS)
             assert ready, "the application says nothing"
             words = self.output.readline().decode().split()
+            if not words:
+                raise EOFError("the application has ended")
             lines.append((int(words[0]), words[1]))
         return lines
 

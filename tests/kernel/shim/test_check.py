@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +144,6 @@ def test_the_node_is_checked_without_a_pod(node: Host) -> None:
     assert found["keeper"]["message"] == "not started yet"
     assert not node.wardens(), "looking has started the keeper"
     assert node.runtime("check").returncode == 0
-    assert os.readlink("/proc/self/ns/net") == os.readlink(f"/proc/{os.getppid()}/ns/net")
 
 
 def test_a_node_that_cannot_is_told_why(node: Host) -> None:
