@@ -90,8 +90,16 @@ def test_each_contestant_is_first_equally_often() -> None:
     assert plan.rotated([], 3) == []
 
 
-def test_the_time_is_shared_by_weight_and_what_one_leaves_goes_to_the_rest() -> None:
-    assert plan.allotted_seconds(100, [3, 1, 1]) == 60
-    assert plan.allotted_seconds(70, [1, 1]) == 35
+def test_the_first_may_take_more_than_its_share_and_the_last_what_is_left() -> None:
+    assert plan.allotted_seconds(100, [1, 3]) == pytest.approx(25 * plan.GENEROSITY)
+    assert plan.allotted_seconds(100, [3, 1]) == 100
     assert plan.allotted_seconds(35, [1]) == 35
     assert plan.allotted_seconds(-1, [1]) == 0
+
+
+def test_even_if_all_take_what_they_may_everybody_gets_something() -> None:
+    left, weights = 2460.0, [scenario.weight for scenario in plan.SCENARIOS]
+    for at in range(len(weights)):
+        allotted = plan.allotted_seconds(left, weights[at:])
+        assert allotted > 60
+        left -= allotted
