@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from architect.shim.keeper import cgroups, cpuquota
 from support.runtime import IDLE, Container, Host, children, eventually, spec
 
 Run = Callable[..., Container]
@@ -62,6 +63,15 @@ def test_limits_that_change_meanwhile_hold_after_the_wake(node: Host, asleep: Co
     assert len(cgroups) == 1
     (inner,) = children(asleep.pid)
     assert Path(f"/proc/{inner}/cgroup").read_text() in cgroups
+
+
+def test_a_cpu_quota_holds_again_after_the_wake(node: Host, asleep: Container) -> None:
+    asleep.call("update", "--cpu-period", "100000", "--cpu-quota", "10000", asleep.id)
+    before = asleep.output()
+    node.runtime("wake", asleep.id)
+    goes_on(asleep, before)
+    (quota,) = cpuquota.found(asleep.id, [cgroups.of_process(asleep.pid)])
+    assert quota.value.split()[0] == "10000"
 
 
 def test_forced_delete_ends_it_without_a_wake(node: Host, asleep: Container) -> None:

@@ -18,7 +18,16 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
-from architect.shim.keeper import criu, images, lifecycle, paused, processes, runs, tracers
+from architect.shim.keeper import (
+    cpuquota,
+    criu,
+    images,
+    lifecycle,
+    paused,
+    processes,
+    runs,
+    tracers,
+)
 from architect.shim.keeper.container import Container, TreeLost, total_resident_bytes
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -318,8 +327,9 @@ class Pod:
             yield from self._admit_wake(members)
             self.network.prepare_wake()
             steps.done("prepare")
-            for container in members:
-                if not container.is_running():
+            asleep = [c for c in members if not c.is_running()]
+            with cpuquota.lifted(self.uid, [c.cgroups() for c in asleep]):
+                for container in asleep:
                     yield from container.restore(self._loop, self._server)
             steps.done("restore")
         except (ArchitectError, OSError) as error:

@@ -14,7 +14,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim import inspection, records
-from architect.shim.keeper import criu, images, observe, recovery, survey
+from architect.shim.keeper import cpuquota, criu, images, observe, recovery, survey
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -340,6 +340,7 @@ class Service:
 
     def recover(self) -> None:
         """Take in every container that has a record, and pick up each pod where it was."""
+        cpuquota.recover()
         for identity in records.identities():
             try:
                 self.register(identity)
