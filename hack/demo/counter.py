@@ -88,6 +88,7 @@ def story(app: Application) -> Story:
         application=app,
         subject="web application, 64 MiB",
         observe=observe,
+        close=kept.close,
         wakes=(
             Wake(
                 title="HTTP request through the Service's ClusterIP",

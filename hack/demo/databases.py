@@ -76,6 +76,7 @@ def postgresql(app: Application) -> Story:
         application=app,
         subject=f"PostgreSQL, {ROWS} rows",
         observe=observe,
+        close=session.close,
         wakes=(
             Wake(title="query in a session that was open all the time", act=same_session),
             Wake(title="new connection through the Service", act=new_session),
@@ -130,6 +131,7 @@ def valkey(app: Application) -> Story:
         application=app,
         subject=f"Valkey, {KEYS} keys, append-only file",
         observe=observe,
+        close=session.close,
         wakes=(
             Wake(title="command in a session that was open all the time", act=same_session),
             Wake(title="new connection through the Service", act=new_session),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,12 +41,19 @@ class Story:
     """What it is and holds, for the table."""
     observe: Callable[[], State]
     wakes: Sequence[Wake]
+    close: Callable[[], None] = lambda: None
+    """Ends what is open over all sleeps."""
     results: list[Result] = field(default_factory=list)
 
     def run(self) -> list[Result]:
         """Go through all wakes and return what was measured. Raises ProofFailed."""
-        for wake in self.wakes:
-            self._cycle(wake)
+        try:
+            for wake in self.wakes:
+                self._cycle(wake)
+        finally:
+            # After a failed proof the other side may have gone; what failed is the news then.
+            with contextlib.suppress(OSError):
+                self.close()
         return self.results
 
     def _cycle(self, wake: Wake) -> None:

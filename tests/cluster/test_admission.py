@@ -12,7 +12,13 @@ import pytest
 from architect.api import names
 from lab.cluster import Cluster
 from support import parts
-from support.workloads import eventually, memory_server, pod_template, workload
+from support.workloads import (
+    eventually,
+    memory_server,
+    pod_template,
+    wait_for_service,
+    workload,
+)
 
 WEBHOOK = "architect-webhook"
 VENDOR = names.VENDOR_PREFIX
@@ -141,6 +147,7 @@ def test_a_pod_created_without_the_webhook_runs_and_the_operator_tells_the_remed
             app.kubectl("rollout", "status", "deployment/late", "--timeout=60s")
             eventually(lambda: app.uid() != old and app.is_ready(), what="the new pod stands alone")
             assert app.pod()["spec"]["runtimeClassName"] == names.RUNTIME_CLASS
+            wait_for_service(architect.plane.machine, app.service_ip())
             identity = app.get()["identity"]
             app.sleep()
             assert app.get()["identity"] == identity

@@ -72,7 +72,8 @@ def namespace(api: Api) -> Iterator[str]:
 def spec_of(namespace: str, **more: Any) -> dict[str, Any]:
     name = f"web-{secrets.token_hex(4)}"
     ref = pod(namespace, name, uid=secrets.token_hex(16))
-    spec = CheckpointSpec(pod=ref, trigger=Trigger.SLEEP, template_hash="", containers=("app",))
+    # Of a deleted pod: an operator that is there collects those of sleeping pods it cannot find.
+    spec = CheckpointSpec(pod=ref, trigger=Trigger.DELETION, template_hash="", containers=("app",))
     value = checkpoints.build(spec, is_owned_by_pod=False)
     value["spec"] |= more
     return value
