@@ -59,13 +59,13 @@ def main(words: list[str] | None = None) -> int:
                 cluster.up(options.nodes)
                 release.install(cluster)
         with stage.opened(cluster, logs=LOGS) as opened:
-            run(opened, scenarios, Clock(options.minutes * 60), found=found, failed=failed)
+            clock = Clock(options.minutes * 60)
+            run(opened, scenarios, clock, output=options.output, found=found, failed=failed)
     except FAILURES as error:
         failed.append(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         failed.append("interrupted")
     if found:
-        figures.write(found, options.output)
         print(f"\n{figures.table(found)}\n\nwritten to {options.output}")
         print(figures.verdict(found))
     for text in failed:
@@ -119,10 +119,14 @@ def run(
     scenarios: Sequence[Scenario],
     clock: Clock,
     *,
+    output: Path,
     found: list[Result],
     failed: list[str],
 ) -> None:
-    """Go through *scenarios*; one that fails is told in *failed*, and the next one begins."""
+    """Go through *scenarios*; one that fails is told in *failed*, and the next one begins.
+
+    *output* is written after each: whatever happens later, what was measured is there.
+    """
     progress = opened.cluster.progress
     weights = [scenario.weight for scenario in scenarios]
     for at, scenario in enumerate(scenarios):
@@ -131,6 +135,7 @@ def run(
         try:
             with progress.step(f"{scenario.name}: {scenario.runs} runs, {seconds:.0f} s at most"):
                 found += _measure_of(scenario)(opened, scenario, Clock(seconds))
+            figures.write(found, output)
         except FAILURES as error:
             text = f"{scenario.name}: {type(error).__name__}: {error}"
             progress.say(text)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from architect.api.keeper import Event
-from architect.core.errors import Unavailable
+from architect.core.errors import ArchitectError
 from bench import conditions, figures, fleet, plan
 from bench.clock import Clock, milliseconds_since
 from bench.figures import Result, Spread
@@ -78,7 +78,7 @@ def measure(stage: Stage, scenario: Scenario, clock: Clock) -> list[Result]:
         for numbers in plan.batches(scenario.runs, PODS):
             try:
                 batch(numbers)
-            except (Unavailable, errors.LabError) as error:
+            except (ArchitectError, errors.LabError) as error:
                 cluster.progress.say(f"  interrupted: {error}")
                 keeper.reconnect()
             cluster.progress.say(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from architect.core.errors import Unavailable
+from architect.core.errors import ArchitectError
 from bench import accounting, conditions, fleet, plan
 from bench.accounting import Memory, Process, ProcTable
 from bench.clock import Clock
@@ -247,12 +247,12 @@ class Ours:
 
 
 def fall_asleep(keeper: Keeper, uid: str) -> None:
-    """Put a pod to sleep, with the next keeper if this one is replaced. Raises Unavailable."""
+    """Put a pod to sleep, with the next keeper if this one is replaced."""
     while True:
         try:
             keeper.sleep(uid)
             return
-        except Unavailable:
+        except ArchitectError:
             keeper.reconnect()
 
 
@@ -260,9 +260,11 @@ def daemon_container(stage: Stage) -> str:
     """Return the id of the daemon's container on the node. Raises BenchError."""
     for pod in stage.cluster.api.get(f"/api/v1/namespaces/{release.NAMESPACE}/pods")["items"]:
         owners = {owner["kind"] for owner in pod["metadata"].get("ownerReferences", [])}
-        if pod["spec"].get("nodeName") == stage.node.name and "DaemonSet" in owners:
-            (status,) = pod["status"]["containerStatuses"]
-            return str(status["containerID"]).rpartition("//")[2]
+        if pod["spec"].get("nodeName") != stage.node.name or "DaemonSet" not in owners:
+            continue
+        for status in pod["status"].get("containerStatuses", []):
+            if "running" in status["state"]:  # one that ends or starts has a pod, too
+                return str(status["containerID"]).rpartition("//")[2]
     raise BenchError(f"no daemon runs on {stage.node.name}")
 
 

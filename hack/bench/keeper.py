@@ -18,6 +18,8 @@ SLEEP_SECONDS: Final = 120.0
 PATIENCE_SECONDS: Final = 10.0
 RECONNECT_SECONDS: Final = 30.0
 MOST_INTERRUPTIONS: Final = 20
+INTERRUPTION_SECONDS: Final = 2.0
+"""Left to whoever interrupts."""
 BUSY: Final = frozenset({"Busy", "InFlight"})
 
 
@@ -38,8 +40,11 @@ class Keeper:
         self._events.call("subscribe")
 
     def reconnect(self) -> None:
-        """Find the next keeper. Raises Unavailable when this has happened too often."""
+        """Find the next keeper. Raises BenchError when this has happened too often."""
         self.interruptions += 1
+        if self.interruptions > MOST_INTERRUPTIONS:
+            raise BenchError(f"interrupted by others {MOST_INTERRUPTIONS} times")
+        time.sleep(INTERRUPTION_SECONDS)
         self.close()
         deadline = time.monotonic() + RECONNECT_SECONDS
         while True:
@@ -47,7 +52,7 @@ class Keeper:
                 self._connect()
                 return
             except Unavailable:
-                if time.monotonic() > deadline or self.interruptions > MOST_INTERRUPTIONS:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
 

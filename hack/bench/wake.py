@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.keeper import Event
-from architect.core.errors import Unavailable
+from architect.core.errors import ArchitectError
 from bench import conditions, figures, fleet, pagecache, plan
 from bench.clock import Clock
 from bench.errors import BenchError
@@ -73,12 +73,12 @@ class _Run:
     def batch(self, runs: range, clock: Clock) -> None:
         """Put as many pods to sleep, wake them one by one; what stands beside them alike.
 
-        Somebody may replace the keeper or stop the API server in between: the rest of the batch is
-        then left out.
+        Somebody may replace the keeper, stop the API server or fill the disk in between: the rest
+        of the batch is then left out.
         """
         try:
             self._batch(runs, clock)
-        except (Unavailable, errors.LabError) as error:
+        except (ArchitectError, errors.LabError) as error:
             self.stage.cluster.progress.say(f"  interrupted: {error}")
             self.keeper.reconnect()
 
@@ -251,7 +251,7 @@ class _Run:
             )
         if self.keeper.interruptions or self.woken_by_others:
             notes.append(
-                f"{self.keeper.interruptions} interruptions by others (keeper or API server) and "
+                f"{self.keeper.interruptions} interruptions by others (keeper, API server, disk), "
                 f"{self.woken_by_others} pods woken by somebody else"
             )
         return tuple(notes)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -39,6 +40,31 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Any:
         return ours, ours.watch(2, Clock(3600))
 
     return look_at
+
+
+def test_a_daemon_that_is_being_replaced_is_passed_over() -> None:
+    def pod(node: str, kind: str, *statuses: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "metadata": {"ownerReferences": [{"kind": kind}]},
+            "spec": {"nodeName": node},
+            "status": {"containerStatuses": list(statuses)} if statuses else {},
+        }
+
+    running = {"state": {"running": {}}, "containerID": "containerd://abc"}
+    items = [
+        pod("node2", "DaemonSet", running),
+        pod("node1", "ReplicaSet", running),
+        pod("node1", "DaemonSet"),
+        pod("node1", "DaemonSet", {"state": {"waiting": {}}}),
+    ]
+    stage = SimpleNamespace(
+        node=SimpleNamespace(name="node1"),
+        cluster=SimpleNamespace(api=SimpleNamespace(get=lambda path: {"items": items})),
+    )
+    with pytest.raises(BenchError, match="no daemon runs on node1"):
+        fifty.daemon_container(cast(Any, stage))
+    items.append(pod("node1", "DaemonSet", running))
+    assert fifty.daemon_container(cast(Any, stage)) == "abc"
 
 
 def test_a_window_is_the_share_of_a_core_between_two_looks(watch: Any) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from bench import __main__ as main
+from bench.clock import Clock
 from bench.errors import BenchError
+from bench.figures import Result, Spread
 from bench.plan import SCENARIOS
+from lab.progress import SILENT
 
 
 def test_the_number_of_runs_holds_for_every_scenario_chosen() -> None:
@@ -32,6 +40,30 @@ def test_runs_are_whole_numbers_above_zero(wrong: str, capsys: pytest.CaptureFix
 
 def test_every_scenario_has_a_measure() -> None:
     assert len({main._measure_of(scenario).__module__ for scenario in SCENARIOS}) == 4
+
+
+def test_what_was_measured_is_written_before_the_next_can_fail(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    output = tmp_path / "bench.json"
+    result = Result(name="a", unit="ms", spread=Spread.of([1.0]), conditions="")
+    outcomes: list[Any] = [[result], BenchError("first"), KeyError("a defect")]
+
+    def measure(*_: object) -> list[Result]:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return list(outcome)
+
+    monkeypatch.setattr(main, "_measure_of", lambda scenario: measure)
+    stage = cast(Any, SimpleNamespace(cluster=SimpleNamespace(progress=SILENT)))
+    found: list[Result] = []
+    failed: list[str] = []
+    with pytest.raises(KeyError):
+        main.run(stage, SCENARIOS[:3], Clock(60), output=output, found=found, failed=failed)
+    assert [entry["name"] for entry in json.loads(output.read_text())] == ["a"]
+    assert len(failed) == 1
+    assert "BenchError: first" in failed[0]
 
 
 def test_only_can_be_repeated() -> None:
