@@ -23,7 +23,7 @@ from support.workloads import (
     workload,
 )
 
-KILLS = sized(8, 80)
+KILLS = sized(6, 80)
 KILL_WITHIN_SECONDS = 0.5
 """A sleep and the wake that follows take about this long, with what starts them."""
 

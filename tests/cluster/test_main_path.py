@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from lab import errors
 from lab.cluster import Cluster
@@ -64,17 +63,6 @@ def test_exec_wakes_a_sleeping_pod(architect: Cluster, namespace: str) -> None:
         assert app.get()["identity"] == identity
 
 
-def test_kubelets_probes_are_answered_without_waking(architect: Cluster, namespace: str) -> None:
-    with workload(architect, namespace, "probes") as app:
-        app.sleep()
-        since = app.runtime("status")
-        # The readiness probe runs each second: ten of them pass before the pod is looked at again.
-        eventually(lambda: _seconds_asleep(app.runtime("status")) > 10, what="ten probes have come")
-        assert app.state() == "asleep", since
-        assert app.is_ready()
-        assert app.restarts() == 0
-
-
 def test_a_datagram_wakes_a_sleeping_pod_and_is_answered(
     architect: Cluster, namespace: str
 ) -> None:
@@ -105,9 +93,3 @@ def test_an_annotation_that_cannot_be_read_is_refused_by_key_and_value(
         assert "soon" in str(error)
     else:
         raise AssertionError("the pod was admitted")
-
-
-def _seconds_asleep(answer: dict[str, object]) -> float:
-    status = answer.get("status", answer)
-    assert isinstance(status, dict)
-    return time.time() - float(status["since"])
