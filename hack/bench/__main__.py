@@ -58,7 +58,7 @@ def main(words: list[str] | None = None) -> int:
             with cluster.progress.step(f"cluster of {options.nodes} nodes with Architect"):
                 cluster.up(options.nodes)
                 release.install(cluster)
-        with stage.opened(cluster, logs=LOGS) as opened:
+        with stage.opened(cluster, node=options.node, logs=LOGS) as opened:
             clock = Clock(options.minutes * 60)
             run(opened, scenarios, clock, output=options.output, found=found, failed=failed)
     except FAILURES as error:
@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         "--minutes", type=float, default=MINUTES, help="for all measures (default: %(default)g)"
     )
     made.add_argument("--nodes", type=positive, default=2)
+    made.add_argument("--node", metavar="NAME", help="on which the pods run (default: the first)")
     made.add_argument(
         "--attach",
         action="store_true",

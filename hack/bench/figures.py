@@ -63,7 +63,7 @@ class Result:
     parts: Mapping[str, Spread] = field(default_factory=dict)
     """What the quantity is made of, as far as it was told, in the same unit."""
     wanted: int = 0
-    """How many runs were planned; more than ``spread.n`` if the time was over."""
+    """How many runs were planned; more than ``spread.n`` if time or others cut it short."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the entry of the results file."""
@@ -103,7 +103,7 @@ def misses(results: Sequence[Result]) -> list[str]:
 def shortfalls(results: Sequence[Result]) -> list[str]:
     """Return one sentence for each quantity that has fewer runs than planned."""
     return [
-        f"{result.name}: {result.spread.n} runs instead of {result.wanted}: the time was over"
+        f"{result.name}: {result.spread.n} runs instead of {result.wanted}"
         for result in results
         if result.spread.n < result.wanted
     ]

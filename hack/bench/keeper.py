@@ -35,26 +35,27 @@ class Keeper:
         self._connect()
 
     def _connect(self) -> None:
-        self._client = Client(self._socket, timeout_seconds=SLEEP_SECONDS)
-        self._events = Client(self._socket, timeout_seconds=SLEEP_SECONDS)
-        self._events.call("subscribe")
+        """Connect, waiting for a keeper that is being replaced. Raises Unavailable."""
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while True:
+            try:
+                self._client = Client(self._socket, timeout_seconds=SLEEP_SECONDS)
+                self._events = Client(self._socket, timeout_seconds=SLEEP_SECONDS)
+                self._events.call("subscribe")
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def reconnect(self) -> None:
         """Find the next keeper. Raises BenchError when this has happened too often."""
         self.interruptions += 1
         if self.interruptions > MOST_INTERRUPTIONS:
             raise BenchError(f"interrupted by others {MOST_INTERRUPTIONS} times")
-        time.sleep(INTERRUPTION_SECONDS)
         self.close()
-        deadline = time.monotonic() + RECONNECT_SECONDS
-        while True:
-            try:
-                self._connect()
-                return
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
+        time.sleep(INTERRUPTION_SECONDS)
+        self._connect()
 
     def close(self) -> None:
         """Close both."""

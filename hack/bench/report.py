@@ -1,4 +1,4 @@
-"""The results file as a Markdown table: ``python -m bench.report build/bench.json``.
+"""Results files as Markdown tables: ``python -m bench.report build/bench.json…``.
 
 The tables of ``docs/performance.md`` are its output, so that no figure is written by hand.
 """
@@ -18,8 +18,8 @@ Entry = Mapping[str, Any]
 
 
 def main() -> None:
-    """Print the tables of the file that the argument names."""
-    entries = json.loads(Path(sys.argv[1]).read_text())
+    """Print the tables of the files that the arguments name."""
+    entries = [entry for path in sys.argv[1:] for entry in json.loads(Path(path).read_text())]
     print(results(entries))
     print()
     print(baselines(entries))

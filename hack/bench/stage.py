@@ -68,10 +68,11 @@ class Stage:
 
 
 @contextmanager
-def opened(cluster: Cluster, *, logs: Path) -> Iterator[Stage]:
-    """Make everything ready, and remove it afterwards."""
+def opened(cluster: Cluster, *, node: str | None, logs: Path) -> Iterator[Stage]:
+    """Make everything ready, and remove it afterwards. *node*: where pods run; None: the first."""
     logs.mkdir(parents=True, exist_ok=True)
-    node, *others = cluster.nodes
+    chosen = cluster.nodes[0] if node is None else cluster.node(node)
+    others = [other for other in cluster.nodes if other.name != chosen.name]
     place: Machine = others[0].machine if others else cluster.plane.machine
     progress = cluster.progress
     with ExitStack() as stack:
@@ -84,12 +85,12 @@ def opened(cluster: Cluster, *, logs: Path) -> Iterator[Stage]:
             plain = stack.enter_context(baseline.machine(cluster.cache, cluster.settings))
             baselines = processes.agent(plain, logs=logs)
             stack.callback(baselines.close)
-            stack.callback(processes.forget, node.machine)
-            in_node = processes.agent(node.machine, logs=logs)
+            stack.callback(processes.forget, chosen.machine)
+            in_node = processes.agent(chosen.machine, logs=logs)
             stack.callback(in_node.close)
         yield Stage(
             cluster=cluster,
-            node=node,
+            node=chosen,
             client=client,
             client_place=place.name,
             baselines=baselines,

@@ -74,7 +74,7 @@ def test_the_verdict_counts_goals_and_names_what_was_cut_short() -> None:
     assert said == [
         "1 of 2 goals met",
         "MISSED  wake: p50 100 ms, goal 90 ms (11 % over)",
-        "SHORT   wake: 1 runs instead of 200: the time was over",
+        "SHORT   wake: 1 runs instead of 200",
     ]
 
 
