@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from architect.api import names
 from lab import dockerfiles, errors, waiting
 from lab.cluster import Cluster
 
 NAME: Final = "architect"
 NAMESPACE: Final = "architect"
-NODE_LABEL: Final = "architect.dev/node"
 READY_SECONDS: Final = 300.0
 WORKLOADS: Final = (
     "deployment/architect-operator",
@@ -67,7 +67,7 @@ def is_ready(cluster: Cluster) -> bool:
     return (
         bool(pods)
         and all(_is_pod_ready(pod) for pod in pods)
-        and all(node["metadata"]["labels"].get(NODE_LABEL) == "true" for node in nodes)
+        and all(node["metadata"]["labels"].get(names.NODE_READY_LABEL) == "true" for node in nodes)
     )
 
 

@@ -1,7 +1,8 @@
 """The CRIU fork server against real processes in real containers of the lower runtime.
 
 A container's root is a tmpfs with nothing but two static programs, and where wanted with files that
-would show if CRIU ever believed one of them.
+would show if CRIU ever believed one of them. Longer than a module should be: its harness for
+servers and containers serves no other test.
 """
 
 from __future__ import annotations

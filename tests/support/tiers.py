@@ -1,4 +1,4 @@
-"""How much of the cluster tests runs: a sample each time, the whole with ``ARCHITECT_LONG=1``."""
+"""How much of a test runs: a sample each time, the whole with ``ARCHITECT_LONG=1``."""
 
 from __future__ import annotations
 

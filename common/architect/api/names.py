@@ -70,18 +70,19 @@ UNINSTALLED: Final = "architect.dev/uninstalled"
 RUNTIME_CLASS: Final = "runc-architect"
 RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
 
-# Reasons of events on pods, each with durations in its message.
-EVENT_SLEEPING: Final = "Sleeping"
+# Reasons of events on pods; those of sleeps and wakes tell durations.
 EVENT_SLEPT: Final = "Slept"
-EVENT_WAKING: Final = "Waking"
 EVENT_WOKE: Final = "Woke"
 EVENT_WAKE_BLOCKED: Final = "WakeBlocked"
 EVENT_SLEEP_FAILED: Final = "SleepFailed"
 EVENT_RESTORE_FAILED: Final = "RestoreFailed"
-EVENT_CAPTURED: Final = "Captured"
-EVENT_RESTORED: Final = "Restored"
-EVENT_COLD_STARTED: Final = "ColdStarted"
+EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_UNMANAGED: Final = "Unmanaged"
+EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
+
+# Reasons of events on nodes.
+EVENT_NODE_UNSERVED: Final = "NodeUnserved"
+EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

@@ -335,10 +335,10 @@ class Housekeeping:
             self._is_removed = left == 0
             if left:
                 self._tell_node(
-                    "RuntimeKept",
+                    names.EVENT_RUNTIME_KEPT,
                     f"{left} managed containers still run here; the runtime stays on the host for "
                     "them. Remove it later with `architect-daemon uninstall`, or by hand as "
-                    "docs/daemon.md says",
+                    "docs/operations.md says",
                     is_warning=True,
                 )
         patches.set_metadata(

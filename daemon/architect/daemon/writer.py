@@ -39,8 +39,6 @@ IDLE_SECONDS: Final = 5.0
 """How long the thread waits for work before it shows that it is alive."""
 
 LIMITS_CACHE_SECONDS: Final = 60.0
-RESIZE_REASON: Final = "ResizePending"
-"""Event reason: the requests are not what they should be."""
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """``uname -m`` → node label ``kubernetes.io/arch``."""
@@ -208,7 +206,7 @@ class Writer:
         self._metrics.failures.labels("resize", "Rejected").inc()
         what = "its requests stay" if action.is_lowering else "its requests stay lowered"
         note = status.Note(
-            reason=RESIZE_REASON,
+            reason=names.EVENT_RESIZE_PENDING,
             text=f"{what}: {said}",
             action="Resize",
             event_type=EventType.WARNING,
@@ -235,7 +233,10 @@ class Writer:
         self._tell(
             pod,
             status.Note(
-                reason=RESIZE_REASON, text=text, action="Resize", event_type=EventType.WARNING
+                reason=names.EVENT_RESIZE_PENDING,
+                text=text,
+                action="Resize",
+                event_type=EventType.WARNING,
             ),
         )
 

@@ -21,8 +21,6 @@ FINISHED_PHASES: Final = ("Succeeded", "Failed")
 
 ACCEPTED: Final = "Accepted"
 NOT_SUPPORTED: Final = "NotSupportedYet"
-EVENT_DRIFTED: Final = "PolicyDrifted"
-EVENT_UNSERVED: Final = "NodeUnserved"
 
 NOT_SUPPORTED_CONDITION: Final = Condition(
     type=ACCEPTED,
@@ -147,7 +145,7 @@ def for_pod(pod: JsonObject) -> Report | None:
             return _report(ref, names.EVENT_UNMANAGED, note)
         case admission.Drifted(differences=differences):
             note = f"is managed by the policy it was created with. {'; '.join(differences)}"
-            return _report(ref, EVENT_DRIFTED, note)
+            return _report(ref, names.EVENT_POLICY_DRIFTED, note)
         case _:
             return None
 
@@ -223,7 +221,7 @@ def for_nodes(
                 f"has no daemon: its managed pods run and wake, but do not sleep. Label "
                 f"{names.NODE_READY_LABEL} stays while they run"
             )
-            actions.append(_report(ref, EVENT_UNSERVED, note))
+            actions.append(_report(ref, names.EVENT_NODE_UNSERVED, note))
         else:
             actions.append(Unlabel(node=ref, why="no daemon runs there"))
     return NodesView(actions=tuple(actions), labelled=labelled, unserved=frozenset(unserved))

@@ -1,6 +1,6 @@
 """Sleep and wake under traffic, again and again: no request fails, no connection is reset.
 
-With ARCHITECT_LONG=1 ten times as often.
+`make test` takes a sample of the cycles.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import time
 from kernel.packets.topology import POD, Topology
 from support import runtime, traffic
 from support.realpod import Node
+from support.tiers import sized
 
-LONG = os.environ.get("ARCHITECT_LONG") == "1"
-CYCLES = 100 if LONG else 10
-KILLS = 20 if LONG else 4
+CYCLES = sized(10, 100)
+KILLS = sized(4, 20)
 SEED = int(os.environ.get("ARCHITECT_SEED", "1"))
 TALKER = runtime.CHECKOUT / "tests/support/apps/talker.py"
 

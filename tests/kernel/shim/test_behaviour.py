@@ -3,6 +3,8 @@
 Every test runs three times: what fails under runc is wrong in the test, what differs when managed
 is a decision, written here with `by_kind` and in docs/runtime.md ("What changes in a managed
 container"). Unmanaged containers differ in nothing.
+
+Longer than a module should be, because it is one list: the whole of what a runtime promises.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_a_changed_annotation_on_a_running_pod_is_told():
     admitted["metadata"]["annotations"] = {**admitted["metadata"]["annotations"], names.IDLE: "5s"}
     report = plan.for_pod(admitted)
     assert isinstance(report, Report)
-    assert report.reason == plan.EVENT_DRIFTED
+    assert report.reason == names.EVENT_POLICY_DRIFTED
 
 
 @pytest.mark.parametrize(

@@ -99,12 +99,16 @@ def test_by_setting_it_goes_on_after_the_time_out(api, cluster):
 
 
 def test_without_a_daemon_set_there_is_nothing_to_do(api, server):
-    run(api, Time())
+    run(api, time := Time())
+    assert time.now == 0
+    assert DAEMON_SET not in server.objects
 
 
 def test_without_daemons_there_is_nobody_to_wait_for(api, server):
     server.put(DAEMON_SET, {"metadata": {"name": "architect-daemon"}})
-    run(api, Time())
+    run(api, time := Time())
+    assert time.now == 0
+    assert token(server)
 
 
 def test_an_api_server_that_restarts_is_waited_for(api, cluster):
@@ -113,6 +117,8 @@ def test_an_api_server_that_restarts_is_waited_for(api, cluster):
         lambda: setattr(cluster, "fail", lambda _: None), lambda: answer(cluster, "n1", "n2")
     )
     run(api, time)
+    assert time.now == 2 * uninstall.POLL_SECONDS
+    assert token(cluster)
 
 
 def test_an_api_server_that_stays_away_ends_it_in_time(api, cluster):

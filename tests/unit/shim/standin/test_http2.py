@@ -139,4 +139,6 @@ def test_garbage_raises_nothing_and_is_answered_in_whole_frames(pieces: list[byt
 
 @given(st.binary(max_size=100))
 def test_garbage_instead_of_the_preface_raises_nothing(data: bytes) -> None:
-    Http2(lambda: ASLEEP).receive(data)
+    dialogue = Http2(lambda: ASLEEP)
+    dialogue.receive(data)
+    assert dialogue.progress is not Progress.ANSWERED

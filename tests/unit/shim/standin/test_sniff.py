@@ -64,3 +64,4 @@ def test_garbage_raises_nothing(pieces: list[bytes]) -> None:
     for piece in pieces:
         dialogue.receive(piece)
     dialogue.application_is_back()
+    assert dialogue.progress is not Progress.WAITING
