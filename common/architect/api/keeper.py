@@ -70,7 +70,6 @@ Counters only grow within one life of the pod's rules; a smaller value means the
 from __future__ import annotations
 
 import enum
-from typing import Final
 
 
 class PodState(enum.Enum):
@@ -102,7 +101,3 @@ class Event(enum.Enum):
     REMOVED = "removed"
     ACTIVITY = "activity"
     """A real connection from a node address (see ``last_real_syn``)."""
-
-
-RUNNING_STATES: Final = frozenset({PodState.AWAKE, PodState.FALLING})
-"""States in which the application runs or still can."""

@@ -99,8 +99,6 @@ CRI_POD_NAMESPACE: Final = ("io.kubernetes.cri.sandbox-namespace", "io.kubernete
 INSTALL: Final = Path("/opt/architect")
 """Bundles lie side by side as ``/opt/architect/<version>``; ``current`` links to the one in use."""
 CURRENT: Final = INSTALL / "current"
-INITS: Final = INSTALL / "init"
-"""``init/<sha256>/init``: never removed while an image refers to it."""
 
 RUN: Final = Path("/run/architect")
 """State that ends with the machine's run: sockets and the records of living containers."""

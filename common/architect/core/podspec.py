@@ -74,11 +74,6 @@ def runtime_class(pod: Object) -> str | None:
     return text(spec(pod).get("runtimeClassName"), "spec.runtimeClassName")
 
 
-def restart_policy(pod: Object) -> str:
-    """Return the pod's restart policy; ``Always`` is the API's default."""
-    return text(spec(pod).get("restartPolicy"), "spec.restartPolicy") or "Always"
-
-
 def containers(pod: Object) -> Sequence[tuple[str, Object]]:
     """Return name and spec of each app container."""
     found = []

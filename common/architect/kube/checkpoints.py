@@ -37,7 +37,6 @@ RESTORED: Final = "Restored"
 """Whether a pod goes on from it."""
 FAILED: Final = "Failed"
 """Whether capture or restore failed, and why."""
-CONDITIONS: Final = (CAPTURED, AVAILABLE, CLAIMED, RESTORED, FAILED)
 
 
 class Trigger(enum.Enum):

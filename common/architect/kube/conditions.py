@@ -85,8 +85,3 @@ def timestamp(at: datetime.datetime) -> str:
 def micro_timestamp(at: datetime.datetime) -> str:
     """Return a metav1.MicroTime."""
     return at.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def read_timestamp(text: str) -> datetime.datetime:
-    """Return the time that a metav1.Time or MicroTime stands for. Raises ValueError."""
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))

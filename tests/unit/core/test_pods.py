@@ -97,11 +97,6 @@ def test_init_containers_are_not_app_containers() -> None:
     assert [c.name for c in podspec.app_containers(value)] == ["app"]
 
 
-def test_the_restart_policy_has_the_apis_default() -> None:
-    assert podspec.restart_policy(pod()) == "Always"
-    assert podspec.restart_policy(pod(restartPolicy="Never")) == "Never"
-
-
 def container(**fields: Any) -> Json:
     return {"containers": [{"name": "app", **fields}]}
 

@@ -331,6 +331,7 @@ def test_a_replica_that_is_told_to_stop_before_it_has_a_certificate_ends() -> No
         webhook = Webhook(Settings(host="127.0.0.1", port=0), source)
         webhook.stop()
         await asyncio.wait_for(webhook.run(), DEADLINE_SECONDS)
+        assert not webhook.listening.done(), "it has begun to serve"
 
     asyncio.run(scenario())
 

@@ -64,11 +64,6 @@ class Peer:
         self.on_close: list[Callable[[], None]] = []
 
     @property
-    def is_open(self) -> bool:
-        """Whether answers can still reach the peer."""
-        return self._is_open
-
-    @property
     def held_bytes(self) -> int:
         """What the keeper holds for it."""
         return self._decoder.held_bytes + len(self._unsent)

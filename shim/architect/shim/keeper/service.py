@@ -29,7 +29,6 @@ DEFAULT_PATIENCE_SECONDS: Final = 2.0
 RECOVERY_STEP_SECONDS: Final = 0.1
 SHORT_ID: Final = 12
 """Length of an id as engines shorten it; less is not enough to name a container."""
-WAKING_OPS: Final = frozenset({"ensure", "kill", "exec"})
 
 Arguments = dict[str, Any]
 Answer = dict[str, Any]
@@ -380,14 +379,6 @@ class Service:
                 )
             case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
                 pod.resume_waking(saved.network)
-
-    def wake_all(self, reason: str) -> Task[None]:
-        """Wake every pod, one after the other; failures are logged."""
-        for pod in list(self._pods.values()):
-            try:
-                yield from pod.wake(reason=reason)
-            except (ArchitectError, OSError) as error:
-                log.error("%s: %s", pod, error)
 
 
 @dataclass(frozen=True, kw_only=True)
