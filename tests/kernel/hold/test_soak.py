@@ -9,11 +9,14 @@ import os
 import random
 import time
 
+import pytest
+
 from kernel.packets.topology import POD, Topology
 from support import runtime, traffic
 from support.realpod import Node
 from support.tiers import sized
 
+pytestmark = pytest.mark.timeout(sized(300, 1800))
 CYCLES = sized(10, 100)
 KILLS = sized(4, 20)
 SEED = int(os.environ.get("ARCHITECT_SEED", "1"))
