@@ -1,4 +1,4 @@
-# Everything a contributor or CI runs. Each target says what it does and how long it took.
+# Everything a contributor or CI runs. What takes long tells its steps, with the time so far.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
