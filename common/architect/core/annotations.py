@@ -42,6 +42,16 @@ LABELS_ONLY: Final = frozenset({names.FRESH, names.NODE_READY_LABEL})
 QUICK_SECONDS: Final = 1.0
 """A shorter idle time is legal and odd: a dump and a restore take a tenth of a second or more."""
 
+_DOES_NO_MORE: Final = MappingProxyType(
+    {
+        names.MIGRATE: "only opts the pod in: this version moves nothing",
+        names.START_FROM: "only opts the pod in: this version starts nothing from a "
+        "PersistentCheckpoint",
+        names.PRIORITY: "has no effect: this version moves nothing, so no pod goes first",
+    }
+)
+"""What is read and kept for a later version, and what it does in this one."""
+
 _RUNTIMES: Final = {"runc": names.RUNTIME_CLASS, "runsc": names.RUNTIME_CLASS_GVISOR}
 _MOVING: Final = (Migrate.ALWAYS, Migrate.EVICTION)
 _ALLOWED_IDLE: Final = f"{values.ALLOWED_DURATION} or never"
@@ -116,20 +126,22 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
     )
     chosen_class = _runtime_class(reader, runtime_class)
 
-    opted_in = names.IDLE in present or names.START_FROM in present or migrate in _MOVING
+    moves = migrate in _MOVING
+    opted_in = names.IDLE in present or names.START_FROM in present or moves
     if not opted_in:
         for key in present:
             if key != names.MIGRATE:
                 reader.warn(f"{key} has no effect without one of {', '.join(OPT_IN)}")
         return Reading(runtime_class=chosen_class, warnings=tuple(reader.warnings))
 
+    for key, text in _DOES_NO_MORE.items():
+        if key in present and (key != names.MIGRATE or moves):
+            reader.warn(f"{key} {text}")
     if chosen_class == names.RUNTIME_CLASS_GVISOR:
         idle = _without_idle_time(reader, idle)
-        migrate = _without_migration(reader, migrate, because="a gVisor pod does not move")
-    elif start_from is not None:
-        migrate = _without_migration(
-            reader, migrate, because=f"{names.START_FROM} is the only source of its state"
-        )
+    if chosen_class == names.RUNTIME_CLASS_GVISOR or start_from is not None:
+        # A gVisor pod does not move; a PersistentCheckpoint is the only source of its pod's state.
+        migrate = Migrate.NEVER
     policy = Policy(
         containers=MappingProxyType(
             {
@@ -178,12 +190,6 @@ def _without_idle_time(reader: Reader, idle: Mapping[str, float | None]) -> dict
     if any(seconds is not None for seconds in idle.values()):
         reader.warn(f"{names.IDLE} has no effect: a gVisor pod does not sleep by itself")
     return dict.fromkeys(idle)
-
-
-def _without_migration(reader: Reader, migrate: Migrate | None, *, because: str) -> Migrate:
-    if migrate in _MOVING:
-        reader.warn(f"{names.MIGRATE} has no effect: {because}")
-    return Migrate.NEVER
 
 
 def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | None]) -> None:

@@ -74,6 +74,13 @@ def _of_pod(pod: Object) -> Iterator[Obstacle]:
 
 def _of_runtime_class(pod: Object, wanted: str | None) -> Iterator[Obstacle]:
     present = podspec.runtime_class(pod)
+    if names.RUNTIME_CLASS_GVISOR in (present, wanted):
+        # Under a class without a handler no container starts at all.
+        yield Obstacle(
+            "Gvisor",
+            f"runtime class {names.RUNTIME_CLASS_GVISOR} (gVisor): this version manages pods of "
+            f"{names.RUNTIME_CLASS} only",
+        )
     allowed = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR) if wanted is None else (wanted,)
     if present is not None and present not in allowed:
         yield Obstacle(

@@ -97,8 +97,28 @@ def test_migration_alone_opts_in_without_sleep() -> None:
 def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> None:
     assert policy({names.START_FROM: "warm"}).start_from == "warm"
     assert policy({names.START_FROM: "warm"}).migrate is Migrate.NEVER
-    (said,) = warnings({names.START_FROM: "warm", names.MIGRATE: "true"})
-    assert "no effect" in said
+    both = {names.START_FROM: "warm", names.MIGRATE: "true"}
+    assert policy(both).migrate is Migrate.NEVER
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (names.MIGRATE, "true", "only opts the pod in: this version moves nothing"),
+        (names.MIGRATE, "eviction", "only opts the pod in: this version moves nothing"),
+        (names.START_FROM, "warm", "only opts the pod in: this version starts nothing from a "),
+        (names.PRIORITY, "7", "has no effect: this version moves nothing"),
+    ],
+)
+def test_what_does_nothing_in_this_version_is_said_to_do_nothing(
+    key: str, value: str, said: str
+) -> None:
+    (warning,) = warnings({names.IDLE: "60s", key: value})
+    assert warning.startswith(f"{key} {said}")
+
+
+def test_a_pod_that_must_not_move_is_told_nothing_about_it() -> None:
+    assert warnings({names.IDLE: "60s", names.MIGRATE: "false"}) == ()
 
 
 def test_keys_without_an_opt_in_are_said_to_have_no_effect() -> None:
@@ -295,6 +315,14 @@ def test_the_vendors_keys_are_translated_exactly() -> None:
     assert (app.wake_on, db.wake_on) == (WakeOn.PACKETS, WakeOn.CONNECTIONS)
     assert (app.shadow_ports, db.shadow_ports) == ((9090,), ())
     assert found.start_from == "warm"
+
+
+def test_the_vendors_start_from_is_said_to_have_no_effect_in_this_version() -> None:
+    key = f"{VENDOR}start-from-persistent-checkpoint"
+    said = warnings({f"{VENDOR}managed-containers": '["app"]', key: "warm"})
+    assert said == (
+        f"{key} has no effect: this version starts nothing from a PersistentCheckpoint",
+    )
 
 
 def test_probes_of_the_vendors_proxy_are_led_to_the_applications_port() -> None:

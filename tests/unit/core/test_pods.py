@@ -117,6 +117,7 @@ OBSTACLES: list[tuple[str, Json]] = [
     ("Windows", {"os": {"name": "windows"}}),
     ("RuntimeClass", {"runtimeClassName": "kata"}),
     ("RuntimeClass", {"runtimeClassName": "runc"}),
+    ("Gvisor", {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}),
     ("Device", {"resourceClaims": [{"name": "gpu"}]}),
     ("Device", container(volumeDevices=[{"name": "v", "devicePath": "/dev/x"}])),
     ("Tty", container(tty=True)),

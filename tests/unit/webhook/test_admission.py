@@ -154,6 +154,17 @@ def test_unreadable_annotations_are_refused_with_every_problem() -> None:
     assert '(2) architect.dev/priority: "high"' in answer.message
 
 
+@pytest.mark.parametrize(
+    "annotations", [{**IDLE, names.RUNTIME: "runsc"}, {f"{VENDOR}managed-pod": "true"}]
+)
+def test_a_pod_for_which_there_is_no_handler_is_not_given_the_class(
+    annotations: dict[str, str],
+) -> None:
+    answer = admission.mutate(asked(pod(annotations)))
+    assert (answer.result, answer.message, answer.patch) == (admission.UNMANAGED, "", [])
+    assert answer.warnings[0].startswith("not managed by Architect (Gvisor): ")
+
+
 def test_an_unmanageable_pod_is_allowed_with_a_warning() -> None:
     answer = admission.mutate(asked(pod(IDLE, hostNetwork=True)))
     assert (answer.result, answer.message, answer.patch) == (admission.UNMANAGED, "", [])
