@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,6 +120,23 @@ def test_a_pod_in_the_nodes_network_is_warned_of_and_starts_unmanaged(
         lambda: "HostNetwork" in _events(architect, theme, "host", "Unmanaged"),
         what="event Unmanaged",
     )
+
+
+def test_a_pod_of_an_excluded_namespace_is_admitted_untouched(architect: Cluster) -> None:
+    name = f"excluded-{uuid.uuid4().hex[:8]}"
+    # Refused anywhere else.
+    status, said = _create(architect, "kube-system", _pod(name, {names.IDLE: "soon"}))
+    try:
+        assert status == 0, said
+        assert "Warning" not in said
+        pod = json.loads(architect.kubectl("-n", "kube-system", "get", "pod", name, "-o", "json"))
+        assert pod["metadata"]["annotations"] == {names.IDLE: "soon"}
+        assert not pod["metadata"].get("labels")
+        assert "runtimeClassName" not in pod["spec"]
+    finally:
+        architect.kubectl(
+            *("-n", "kube-system", "delete", "pod", name, "--ignore-not-found", "--wait=false")
+        )
 
 
 def test_a_pod_created_without_the_webhook_runs_and_the_operator_tells_the_remedy(

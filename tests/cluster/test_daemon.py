@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from architect.api import names
+from architect.daemon.reasons import Kind
 from lab.cluster import Cluster
 from support import parts
 from support.loads import load
@@ -130,17 +131,28 @@ def _cause(app: Workload, cause: str) -> AbstractContextManager[object]:
 
 
 @pytest.mark.parametrize(
-    ("cause", "text"),
+    ("cause", "text", "reasons"),
     [
-        ("traffic", r"app: \d+ packets? "),
-        ("connection", r"app: 1 established connection, last from "),
-        ("exec", r"app: exec session: cat \(pid \d+\)"),
-        ("cpu", r"app: cpu [\d.]+% of a core \(threshold 2%\)"),
+        # A packet that opens a connection is both.
+        ("traffic", r"app: \d+ packets? ", {Kind.PACKETS, Kind.CONNECTION}),
+        (
+            "connection",
+            r"app: 1 established connection, last from ",
+            {Kind.OPEN_CONNECTIONS},
+        ),
+        ("exec", r"app: exec session: cat \(pid \d+\)", {Kind.EXEC}),
+        ("cpu", r"app: cpu [\d.]+% of a core \(threshold 2%\)", {Kind.CPU}),
     ],
 )
-def test_why_names_what_keeps_a_pod_awake(talkative: Workload, cause: str, text: str) -> None:
+def test_why_names_what_keeps_a_pod_awake(
+    talkative: Workload, cause: str, text: str, reasons: set[Kind]
+) -> None:
     with _cause(talkative, cause):
         eventually(lambda: re.search(text, talkative.why()), what=f"why says {text!r}")
+        # Later: another reason is written at most twice a minute.
+        words = {reason.value for reason in reasons}
+        eventually(lambda: talkative.asleep_reason()[1] in words, what=f"condition {words}")
+        assert talkative.asleep_reason()[0] == "False"
 
 
 def test_a_warm_up_keeps_a_pod_awake_and_is_named(architect: Cluster, theme: str) -> None:
