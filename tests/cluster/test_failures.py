@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -108,6 +109,51 @@ def test_a_full_disk_refuses_a_sleep_before_anything_is_held(
         _runs_on(app, identity)
         app.sleep()
         _runs_on(app, identity)
+
+
+@pytest.mark.parametrize("disk", ["full", "too small for the dump"])
+def test_a_pod_that_is_awake_for_want_of_disk_says_so(
+    architect: Cluster, theme: str, disk: str
+) -> None:
+    name = f"disk-{disk[:4].strip()}"
+    # Longer than mounting takes: a pod that slept before would miss its image.
+    annotations = {names.IDLE: "10s"}
+    with workload(architect, theme, name, mebibytes=48, annotations=annotations) as app:
+        node, uid = app.node(), app.uid()
+        is_full = disk == "full"
+
+        def failures() -> float:
+            return parts.daemon_numbers(architect, node.name).value(
+                "architect_failures_total", operation="sleep", reason="NoSpace"
+            )
+
+        counted = failures()
+        text = r"MiB are free for images" if is_full else r"NoSpace|[Nn]o space left"
+        with contextlib.ExitStack() as stack:
+            with load("new", app.service_ip(), machine=architect.plane.machine, rate=5):
+                before = app.get("/digest")
+                stack.enter_context(
+                    nodefiles.full_disk(node, free_mebibytes=64)
+                    if is_full
+                    else nodefiles.small_disk_for(node, uid, kibibytes=16 << 10)
+                )
+                assert app.state() == "awake"
+            eventually(lambda: failures() > counted, what="the daemon's metric counts it")
+            eventually(lambda: re.search(text, app.why()), what=f"why says {text!r}")
+            # It is tried again when there may be space, later each time.
+            eventually(lambda: app.asleep_reason()[1] == "BackOff", what="condition BackOff")
+            status, _, message = app.asleep_reason()
+            assert status == "False"
+            assert re.search(text, message)
+            said = eventually(lambda: app.events("SleepFailed"), what="event SleepFailed")
+            assert re.search(text, said[0])
+            assert "NoSpace" in said[0]
+            assert app.labels() == {"app": names.STATUS_RUNNING}
+            after = app.get("/digest")
+            assert (after["identity"], after["digest"]) == (before["identity"], before["digest"])
+        # There is space again: it falls asleep by itself.
+        eventually(lambda: app.state() == "asleep", what="it sleeps")
+        _runs_on(app, before["identity"])
 
 
 @contextlib.contextmanager

@@ -21,6 +21,9 @@ ASLEEP_STATES: Final = frozenset({PodState.ASLEEP, PodState.FAILED})
 SETTLED_STATES: Final = ASLEEP_STATES | {PodState.AWAKE}
 """States that last; the others are told by the event that ends them."""
 
+NO_SPACE: Final = "NoSpace"
+"""The keeper's word for a disk that has no room for an image."""
+
 FAILURES: Final = frozenset({Kind.SLEEP_FAILED.value, names.EVENT_RESTORE_FAILED})
 """Reasons of the condition that do not wait: they are rare, and somebody has to act."""
 
@@ -95,7 +98,8 @@ def note_of(
     """Return the Kubernetes event for one event of the keeper, or None if it is not worth one.
 
     *is_refused*: a failed sleep is not tried again. One that is tried again is no event: it would
-    come every few seconds from a pod that is simply busy.
+    come every few seconds from a pod that is simply busy. A disk without space is one all the same:
+    somebody has to do something about it.
     """
     took = durations.render(float(message.get("duration_seconds") or 0.0))
     reason = str(message.get("reason") or "")
@@ -109,7 +113,8 @@ def note_of(
         return Note(reason=names.EVENT_WOKE, text=text, action="Wake")
     said = _said(message)
     if event is Event.SLEEP_FAILED:
-        if not is_refused and not message.get("lost"):
+        is_worth = is_refused or message.get("lost") or message.get("reason") == NO_SPACE
+        if not is_worth:
             return None
         text = f"goes on running: {said}"
         if lost := message.get("lost"):

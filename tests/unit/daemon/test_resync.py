@@ -187,6 +187,8 @@ def test_a_sleep_that_is_tried_again_is_no_event() -> None:
     busy = {"reason": "Busy", "message": "a request is unanswered", "lost": []}
     assert status.note_of(Event.SLEEP_FAILED, busy, pod=None, is_refused=False) is None
     assert status.note_of(Event.SLEEP_FAILED, busy, pod=None, is_refused=True) is not None
+    full = {**busy, "reason": "NoSpace"}  # somebody has to make room
+    assert status.note_of(Event.SLEEP_FAILED, full, pod=None, is_refused=False) is not None
     lost = {**busy, "lost": ["app"]}
     note = status.note_of(Event.SLEEP_FAILED, lost, pod=None, is_refused=False)
     assert note is not None

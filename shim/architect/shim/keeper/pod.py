@@ -262,11 +262,13 @@ class Pod:
         needed = self.needed_bytes()
         free = images.free_bytes()
         if free < needed:
-            raise Rejected(
+            refusal = Rejected(
                 f"{self}: {free >> 20} MiB are free for images, {needed >> 20} MiB are needed",
                 reason="NoSpace",
                 hint="free space on the file system of /var/lib/architect",
             )
+            self._tell(Event.SLEEP_FAILED, **_described(refusal).as_dict(), lost=[])
+            raise refusal
 
     def needed_bytes(self) -> int:
         """Return the room that a sleep asks for on the images' file system."""

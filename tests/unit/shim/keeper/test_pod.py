@@ -11,7 +11,7 @@ import pytest
 from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
-from architect.core.errors import NodeError
+from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
 from architect.shim.keeper import criu, images
 from architect.shim.keeper.container import Container, TreeLost
@@ -187,6 +187,19 @@ def test_what_says_nothing_of_the_pod_is_tried_again(
     with pytest.raises(NodeError):
         node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
     assert node.pod.refused is None
+
+
+def test_a_full_disk_is_told_and_nothing_is_touched(
+    node: Node, pair: tuple[FakeContainer, FakeContainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "free_bytes", lambda: 1 << 20)
+    with pytest.raises(Rejected, match="1 MiB are free for images"):
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.done == []
+    assert (node.pod.state, node.pod.refused) == (PodState.AWAKE, None)
+    ((event, details),) = node.events
+    assert event is Event.SLEEP_FAILED
+    assert (details["reason"], details["lost"]) == ("NoSpace", [])
 
 
 def test_a_lost_tree_is_told_and_the_others_come_back(
