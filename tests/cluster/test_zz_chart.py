@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +14,15 @@ from architect.api import names
 from lab import dockerfiles, errors, release
 from lab.cluster import Cluster
 from support import nodefiles, parts
+from support.tiers import IS_LONG
 from support.workloads import BarePod, Workload, ask_runtime, bare_pod, eventually, workload
 
 CHART = dockerfiles.CHECKOUT / "charts" / "architect"
 WHERE = ("--namespace", release.NAMESPACE)
-TOO_MUCH = "daemon.images.freeFloor=900Ti"
-"""A changed value whose effect is seen: no disk has so much space, so no pod falls asleep."""
+QUOTA = "daemon.images.quota=1Mi"
+"""A changed value whose effect is seen: no image is so small, so no pod falls asleep."""
+ONE_AT_A_TIME = "daemon.maxConcurrentSleeps=1"
+CROWD = 4
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -62,7 +67,7 @@ def test_an_upgrade_leaves_sleeping_pods_asleep_and_waking(
             pod.sleep()
         since = {pod.name: pod.status()["since"] for pod in (first, last)}
         daemons = {name: parts.daemon_pod(architect, name)["metadata"]["uid"] for name in nodes}
-        _upgrade(architect, values, TOO_MUCH)
+        _upgrade(architect, values, QUOTA)
         for name in nodes:
             assert parts.daemon_pod(architect, name)["metadata"]["uid"] != daemons[name]
         assert {pod.name: pod.status()["since"] for pod in (first, last)} == since
@@ -71,8 +76,54 @@ def test_an_upgrade_leaves_sleeping_pods_asleep_and_waking(
             assert pod.restarts() == 0
     # And the changed value acts, and says so.
     with workload(architect, theme, "spacious", annotations={names.IDLE: "2s"}) as app:
-        eventually(lambda: "are free for images" in app.why(), what="why names the disk")
-        assert app.state() == "awake"
+        _is_awake_for_the_quota(app)
+
+
+def _is_awake_for_the_quota(app: Workload) -> None:
+    text = "of the quota of 1 MiB"
+    eventually(lambda: text in app.why(), what="why names the quota")
+    eventually(lambda: app.asleep_reason()[1] == "DiskSpace", what="condition DiskSpace")
+    status, _, message = app.asleep_reason()
+    assert status == "False"
+    assert text in message
+    assert app.state() == "awake"
+    numbers = parts.daemon_numbers(app.cluster, app.node().name)
+    assert numbers.value("architect_awake_pods", reason="DiskSpace") >= 1
+
+
+if IS_LONG:  # two upgrades for one sentence of the reference
+
+    def test_pods_that_are_idle_at_the_same_moment_fall_asleep_one_by_one(
+        architect: Cluster, theme: str, values: Path
+    ) -> None:
+        _upgrade(architect, values, QUOTA)
+        node = architect.nodes[0].name
+        with contextlib.ExitStack() as stack:
+            pods = [
+                stack.enter_context(
+                    bare_pod(
+                        architect, theme, f"crowd-{i}", node=node, annotations={names.IDLE: "5s"}
+                    )
+                )
+                for i in range(CROWD)
+            ]
+            # The quota keeps them awake until a daemon comes that sees all of them at once.
+            for pod in pods:
+                _is_awake_for_the_quota(pod)
+            _upgrade(architect, values, ONE_AT_A_TIME)
+            for pod in pods:
+                eventually(lambda pod=pod: pod.state() == "asleep", what=f"{pod.name} sleeps")
+            sleeps = sorted(_sleep_of(pod) for pod in pods)
+            print(sleeps)
+            for (_, end), (begin, _) in itertools.pairwise(sleeps):
+                assert end <= begin, sleeps
+
+
+def _sleep_of(pod: BarePod) -> tuple[float, float]:
+    """Return begin and end of the sleep's own work, by the node's clock."""
+    status = pod.status()
+    end, took = float(status["since"]), float(status["last_sleep_seconds"])
+    return end - took, end
 
 
 def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect(
