@@ -56,13 +56,19 @@ Pod status::
 Observation of one pod (raw facts; the daemon decides what they mean)::
 
     {"pod": uid, "state": …, "now": monotonic seconds of the keeper,
-     "packets": int, "node_packets": int,
+     "packets": int, "local_packets": int, "node_packets": int,
+     "last_source": {"seconds_ago": float, "from": ip, "port": int, "sources": int}|null,
      "last_real_syn": {"seconds_ago": float, "from": "ip:port", "port": int}|null,
      "connections": [{"local": "ip:port", "remote": "ip:port", "idle_seconds": float}],
      "listening": [{"proto": "tcp|udp", "address": str, "port": int}],
      "exec_sessions": [{"pid": int, "command": str, "container": name}],
      "containers": {name: {"cpu_seconds": float, "memory_bytes": int, "started": unix seconds,
                            "processes": int}}}
+
+``packets`` came to listening ports; ``local_packets`` of them over the pod's own loopback.
+``last_source`` sent the last of the others, to ``port`` of the pod, and was one of ``sources``
+addresses within ten minutes; null where nobody did or the kernel cannot note it. An older keeper
+leaves out ``local_packets`` and ``last_source``.
 
 Counters only grow within one life of the pod's rules; a smaller value means they were made anew.
 """

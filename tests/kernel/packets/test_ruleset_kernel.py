@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from architect.shim.packets import nftables, talkers
 from architect.shim.packets.ruleset import (
     Count,
     Counters,
@@ -18,7 +22,17 @@ from architect.shim.packets.ruleset import (
     Support,
     detect,
 )
-from kernel.packets.topology import HOST, POD, Topology, accepted, connected, run, until
+from kernel.packets.topology import (
+    CLIENT,
+    HOST,
+    POD,
+    Topology,
+    accepted,
+    connected,
+    received,
+    run,
+    until,
+)
 
 VERSIONS = (4, 6)
 PORT, SHADOW, UDP_PORT = 8080, 9090, 5353
@@ -93,12 +107,14 @@ def test_requests_are_counted_by_where_they_come_from_and_go_to(
 def test_datagrams_are_counted_with_their_bytes(
     topology: Topology, counting: Ruleset, version: int
 ) -> None:
-    topology.udp_server(version, port=UDP_PORT)
+    server = topology.udp_server(version, port=UDP_PORT)
     client = topology.udp(version)
 
     def send() -> None:
         for _ in range(10):
             client.sendto(bytes(100), (POD[version], UDP_PORT))
+            # Neighbour discovery, and a busy kernel's deferred work, come before delivery.
+            until(lambda: received(server) == bytes(100), what="the datagram")
 
     header = 28 if version == 4 else 48
     assert difference(counting, send) == {"remote": Count(10, 10 * (100 + header))}
@@ -155,6 +171,24 @@ def test_detection_leaves_nothing_behind(topology: Topology) -> None:
     assert tables(topology) == ""
 
 
+def test_a_kernel_that_cannot_note_talkers_is_found_out_and_counts(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without:
+        # As with an expression that it does not know, the kernel answers ENOENT.
+        without.setattr(nftables, "update", lambda name: nftables.lookup(f"no-{name}"))
+        found = detect(topology.pod)
+    assert tables(topology) == ""
+    assert found == replace(detect(topology.pod), names_talkers=False)
+    ruleset = Ruleset(topology.pod, support=found)
+    try:
+        ruleset.apply(Plan(state=State.AWAKE))
+        assert set(difference(ruleset, lambda: talk(topology, 4, port=PORT))) == {"remote"}
+        assert ruleset.last_talker() is None
+    finally:
+        ruleset.close()
+
+
 def test_a_kernel_without_queues_drops_and_counts(topology: Topology) -> None:
     families = detect(topology.pod).families
     ruleset = Ruleset(topology.pod, support=Support(Mechanism.DROP, families))
@@ -203,3 +237,151 @@ def test_sets_follow_the_plan_without_new_rules(topology: Topology, counting: Ru
     assert set(difference(counting, lambda: talk(topology, 4, port=PORT + 1, source="host"))) == {
         "remote"
     }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_last_talker_is_named_whatever_its_protocol(
+    topology: Topology, counting: Ruleset, support: Support, version: int
+) -> None:
+    assert support.names_talkers
+    assert counting.last_talker() is None
+    # Not of what `remote` counts: a node, the pod itself, a shadow port, nobody's port.
+    talk(topology, version, port=PORT, source="host")
+    talk(topology, version, port=PORT, source="pod")
+    talk(topology, version, port=SHADOW)
+    talk(topology, version, port=PORT + 1)
+    assert counting.last_talker() is None
+    topology.udp_server(version, port=UDP_PORT)
+    with topology.udp(version) as client:
+        client.sendto(b"x", (POD[version], UDP_PORT))
+    until(counting.last_talker, what="the datagram is noted")
+    first = counting.last_talker()
+    assert first is not None
+    assert (first.address, first.port, first.sources) == (CLIENT[version], UDP_PORT, 1)
+    assert 0 <= first.seconds_ago < 60
+    # Only the order is told by time: ticks of the kernel, not how fast this machine is.
+    until(
+        lambda: (found := counting.last_talker()) is not None and found.seconds_ago > 0.1,
+        what="the entry grows older",
+    )
+    talk(topology, version, port=PORT)
+    second = counting.last_talker()
+    assert second is not None
+    assert (second.address, second.port, second.sources) == (CLIENT[version], PORT, 1)
+
+
+def test_the_youngest_talker_of_both_families_is_the_last(
+    topology: Topology, counting: Ruleset
+) -> None:
+    server = {v: topology.udp_server(v, port=UDP_PORT) for v in VERSIONS}
+
+    def say(version: int) -> str:
+        with topology.udp(version) as client:
+            client.sendto(b"x", (POD[version], UDP_PORT))
+        until(lambda: received(server[version]) == b"x", what="the datagram")
+        found = counting.last_talker()
+        assert found is not None
+        until(
+            lambda: (f := counting.last_talker()) is not None and f.seconds_ago > 0.1,
+            what="the entry grows older",
+        )
+        return found.address
+
+    assert [say(v) for v in (4, 6, 4)] == [CLIENT[4], CLIENT[6], CLIENT[4]]
+    last = counting.last_talker()
+    assert last is not None and last.sources == 2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_flood_of_sources_is_bounded_loses_nothing_and_hides_nobody_for_long(
+    topology: Topology, counting: Ruleset, version: int
+) -> None:
+    more = talkers.BOUND + 50
+    first = int(ipaddress.ip_address("10.77.8.1" if version == 4 else "fd77:0:0:0:8::1"))
+    flood = [str(ipaddress.ip_address(first + i)) for i in range(more)]
+    kind = "-4" if version == 4 else "-6"
+    host_bits = "32" if version == 4 else "128"
+    _addresses(topology, kind, [f"{a}/{host_bits}" for a in flood])
+    run("ip", "-n", topology.names["pod"], kind, "route", "add", "default", "dev", "eth0")
+    server = topology.udp_server(version, port=UDP_PORT)
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+
+    def say(address: str) -> None:
+        with topology.client.open_socket(family, socket.SOCK_DGRAM) as client:
+            client.bind((address, 0))
+            client.sendto(address.encode(), (POD[version], UDP_PORT))
+
+    def heard(address: str) -> bool:
+        return received(server) == address.encode()
+
+    def flooded() -> None:
+        for address in flood:
+            say(address)
+            until(partial(heard, address), what=f"the datagram from {address}")
+
+    assert difference(counting, flooded)["remote"].packets == more
+    full = counting.last_talker()
+    assert full is not None
+    assert full.sources == talkers.BOUND
+    assert full.address in flood[: talkers.BOUND]
+    # The look emptied the set: the next one is named.
+    say(CLIENT[version])
+    until(partial(heard, CLIENT[version]), what="the datagram")
+    last = counting.last_talker()
+    assert last is not None
+    assert (last.address, last.sources) == (CLIENT[version], 1)
+
+
+def _addresses(topology: Topology, kind: str, addresses: list[str]) -> None:
+    lines = "".join(
+        f"address add {a} dev eth0{' nodad' if kind == '-6' else ''}\n" for a in addresses
+    )
+    subprocess.run(
+        ["ip", "-n", topology.names["client"], kind, "-batch", "-"],
+        input=lines,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_talkers_stay_known_across_states_and_rules_made_again(
+    topology: Topology, counting: Ruleset, support: Support
+) -> None:
+    talk(topology, 4, port=PORT)
+    counting.apply(Plan(state=State.HOLDING))
+    counting.apply(Plan(state=State.AWAKE))
+    # As the next keeper does.
+    following = Ruleset(topology.pod, support=support)
+    try:
+        following.apply(Plan(state=State.AWAKE))
+        last = following.last_talker()
+        assert last is not None
+        assert (last.address, last.port) == (CLIENT[4], PORT)
+    finally:
+        following.close()
+
+
+def test_rules_of_an_older_keeper_learn_to_name_and_those_without_name_nobody(
+    topology: Topology, support: Support
+) -> None:
+    older = Ruleset(topology.pod, support=Support(support.mechanism, support.families))
+    newer = Ruleset(topology.pod, support=support)
+    try:
+        older.apply(Plan(state=State.AWAKE))
+        assert newer.last_talker() is None
+        talk(topology, 4, port=PORT)
+        assert older.counters().remote.packets
+        assert older.last_talker() is None
+        newer.apply(Plan(state=State.AWAKE))
+        talk(topology, 4, port=PORT)
+        last = newer.last_talker()
+        assert last is not None and last.address == CLIENT[4]
+        # And back: an older keeper's rules leave the set alone.
+        again = Ruleset(topology.pod, support=Support(support.mechanism, support.families))
+        again.apply(Plan(state=State.AWAKE))
+        assert set(difference(again, lambda: talk(topology, 4, port=PORT))) == {"remote"}
+        again.close()
+    finally:
+        older.close()
+        newer.close()

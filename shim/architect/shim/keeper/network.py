@@ -347,7 +347,9 @@ class PodNetwork:
         own = frozenset[int]().union(*inodes.values())
         return {
             "packets": counters.remote.packets + counters.local.packets,
+            "local_packets": counters.local.packets,
             "node_packets": counters.node.packets,
+            "last_source": self.rules.last_source(),
             "last_real_syn": self.rules.last_real_request(),
             "connections": [_connection(s) for s in sockets if _is_conversation(s, own)],
             "listening": [

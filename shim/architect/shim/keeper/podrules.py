@@ -149,6 +149,24 @@ class PodRules:
         assert self._rules is not None
         return self._rules.counters()
 
+    def last_source(self) -> dict[str, Any] | None:
+        """Who sent the last packet of the counter `remote`, for an observation."""
+        assert self._rules is not None
+        try:
+            talker = self._rules.last_talker()
+        except (NodeError, OSError) as error:
+            # It only says whose the packets are; that they came is in the counters.
+            log.warning("pod %s: who speaks to it is not known: %s", self._uid, error)
+            return None
+        if talker is None:
+            return None
+        return {
+            "seconds_ago": talker.seconds_ago,
+            "from": talker.address,
+            "port": talker.port,
+            "sources": talker.sources,
+        }
+
     def sockets(self) -> list[Socket]:
         """The TCP and UDP sockets in the namespace. Raises OSError."""
         with SockDiag.of(self.netns) as diag:

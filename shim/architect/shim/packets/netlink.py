@@ -74,14 +74,17 @@ def messages(data: bytes) -> Iterator[Message]:
 
 def attributes(data: bytes, *, offset: int = 0) -> dict[int, bytes]:
     """The attributes from `offset` on; of a repeated kind the last one."""
-    found: dict[int, bytes] = {}
+    return dict(each_attribute(data, offset=offset))
+
+
+def each_attribute(data: bytes, *, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Kind and content of the attributes from `offset` on, in order."""
     while offset + 4 <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
         if size < 4 or offset + size > len(data):
             break
-        found[kind & _NLA_TYPE_MASK] = data[offset + 4 : offset + size]
+        yield kind & _NLA_TYPE_MASK, data[offset + 4 : offset + size]
         offset += (size + 3) & ~3
-    return found
 
 
 def error_number(body: bytes) -> int:

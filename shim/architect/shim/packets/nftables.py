@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from architect.core.errors import NodeError
 
@@ -29,12 +29,14 @@ _NEWTABLE, _DELTABLE = 0, 2
 _NEWCHAIN = 3
 _NEWRULE, _DELRULE = 6, 8
 _NEWSET = 9
-_NEWSETELEM, _DELSETELEM = 12, 14
+_NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
 _NEWOBJ, _GETOBJ = 18, 19
 
 _PREROUTING: Final = 0  # NF_INET_PRE_ROUTING
 _OBJECT_COUNTER: Final = 1
 _SET_TIMEOUT: Final = 0x10
+_SET_EVAL: Final = 0x20
+_DYNSET_UPDATE: Final = 1
 
 #: Registers of 4 bytes; a value of several words takes those that follow (NFT_REG32_00).
 REGISTER: Final = 8
@@ -106,6 +108,13 @@ def lookup(set_name: str, *, absent: bool = False) -> bytes:
     return _expression("lookup", _text(1, set_name), _number(2, REGISTER), *inverted)
 
 
+def update(set_name: str) -> bytes:
+    """Put the registers' value into a set, or set its time-out anew; a full set ends the rule."""
+    return _expression(
+        "dynset", _text(1, set_name), _number(3, _DYNSET_UPDATE), _number(4, REGISTER)
+    )
+
+
 def count(counter: str) -> bytes:
     """Add the packet to a named counter."""
     return _expression("objref", _number(1, _OBJECT_COUNTER), _text(2, counter))
@@ -145,6 +154,11 @@ class Batch:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._labels: list[str] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self._labels
 
     def _add(self, family: int, kind: int, label: str, *attributes: bytes, flags: int = 0) -> None:
         self._labels.append(label)
@@ -239,21 +253,33 @@ class Batch:
         types: tuple[int, ...],
         length: int,
         timeout_seconds: int = 0,
+        collect_seconds: int = 0,
+        dynamic_bound: int = 0,
     ) -> None:
-        """Make a set unless it is there; with a time-out its elements go by themselves."""
+        """Make a set unless it is there; with a time-out its elements go by themselves.
+
+        `collect_seconds` is how often the kernel frees those that went (0: each second). With
+        `dynamic_bound` rules may `update` the set, up to that many elements.
+        """
         key_type = 0
         for kind in types:
             key_type = key_type << _TYPE_BITS | kind
         extra: tuple[bytes, ...] = ()
         if timeout_seconds:
             extra = (attribute(11, struct.pack("!Q", timeout_seconds * 1000)),)
+        if collect_seconds:
+            extra += (_number(12, collect_seconds * 1000),)
+        if dynamic_bound:
+            extra += (nested(9, _number(1, dynamic_bound)),)
+        flags = _SET_TIMEOUT if timeout_seconds else 0
+        flags |= _SET_EVAL if dynamic_bound else 0
         self._add(
             family,
             _NEWSET,
             f"add set {table} {set_name}",
             _text(1, table),
             _text(2, set_name),
-            _number(3, _SET_TIMEOUT if timeout_seconds else 0),
+            _number(3, flags),
             _number(4, key_type),
             _number(5, length),
             _number(10, len(self._labels) + 1),
@@ -353,4 +379,40 @@ def read_counters(sock: socket.socket, table: str) -> dict[tuple[int, str], tupl
                 int.from_bytes(values[2], "big"),
                 int.from_bytes(values[1], "big"),
             )
+    return found
+
+
+class Element(NamedTuple):
+    """One element of a set."""
+
+    key: bytes
+    #: Until it goes; None where elements stay.
+    expires_milliseconds: int | None
+
+
+def read_elements(sock: socket.socket, family: int, table: str, set_name: str) -> list[Element]:
+    """The elements of a set; none if there is no such set. OSError."""
+    request = netlink.message(
+        _SUBSYSTEM << 8 | _GETSETELEM,
+        struct.pack("!BBH", family, 0, 0) + _text(1, table) + _text(2, set_name),
+        flags=netlink.NLM_F_DUMP,
+    )
+    found: list[Element] = []
+    try:
+        for answer in netlink.dump(sock, request, what=f"read set {set_name} of nf_tables {table}"):
+            found += parse_elements(answer.body)
+    except FileNotFoundError:
+        return []
+    return found
+
+
+def parse_elements(body: bytes) -> list[Element]:
+    """The elements in one message of a dump."""
+    found: list[Element] = []
+    listed = netlink.attributes(body, offset=4).get(3, b"")
+    for _, value in netlink.each_attribute(listed):
+        fields = netlink.attributes(value)
+        key = netlink.attributes(fields.get(1, b"")).get(1, b"")
+        left = fields.get(5)
+        found.append(Element(key, None if left is None else int.from_bytes(left, "big")))
     return found

@@ -19,7 +19,7 @@ from typing import Final
 
 from architect.core.errors import NodeError
 
-from . import headers, netlink, nftables
+from . import headers, netlink, nftables, talkers
 from .netns import Netns
 from .nftables import (
     NETWORK_HEADER,
@@ -29,6 +29,7 @@ from .nftables import (
     TRANSPORT_HEADER,
     Batch,
 )
+from .talkers import Talker
 
 TABLE: Final = "architect"
 _TRIAL_TABLE: Final = "architect-try"
@@ -88,6 +89,8 @@ class Support:
 
     mechanism: Mechanism
     families: tuple[int, ...]
+    #: Whether rules can note who speaks; without it packets are counted and nobody is named.
+    names_talkers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,10 +150,12 @@ def detect(netns: Netns) -> Support:
     """
     with netns.netlink(netlink.NETLINK_NETFILTER) as sock:
 
-        def works(family: int, *expressions: bytes) -> NodeError | None:
+        def works(family: int, *expressions: bytes, noting: bool = False) -> NodeError | None:
             batch = Batch()
             batch.add_table(family, _TRIAL_TABLE)
             batch.add_prerouting(family, _TRIAL_TABLE, _CHAIN, priority=_PRIORITY)
+            if noting:
+                talkers.add_set(batch, family, _TRIAL_TABLE)
             if expressions:
                 batch.add_rule(family, _TRIAL_TABLE, _CHAIN, *expressions)
             batch.delete_table(family, _TRIAL_TABLE)
@@ -171,10 +176,28 @@ def detect(netns: Netns) -> Support:
         families: tuple[int, ...] = (NFPROTO_IPV4,)
         if works(NFPROTO_IPV6) is None:
             families = (NFPROTO_IPV4, NFPROTO_IPV6)
+        names_talkers = all(works(f, *_note(f), noting=True) is None for f in families)
         for mechanism in (Mechanism.NATIVE, Mechanism.XTABLES):
             if works(NFPROTO_IPV4, _queue(mechanism, bypass=False)) is None:
-                return Support(mechanism, families)
-        return Support(Mechanism.DROP, families)
+                return Support(mechanism, families, names_talkers)
+        return Support(Mechanism.DROP, families, names_talkers)
+
+
+def _source(family: int) -> tuple[bytes, int]:
+    """Load the source address; the register that is free behind it."""
+    offset, length = (12, 4) if family == NFPROTO_IPV4 else (8, 16)
+    return nftables.payload(NETWORK_HEADER, offset=offset, length=length), REGISTER + length // 4
+
+
+def _note(family: int) -> tuple[bytes, ...]:
+    """Note who speaks and to which port.
+
+    Each step may end its rule (a later fragment has no ports, a full set takes nobody): what has
+    to happen stands before.
+    """
+    source, behind = _source(family)
+    port = nftables.payload(TRANSPORT_HEADER, offset=2, length=2, register=behind)
+    return source, port, nftables.update(talkers.SET)
 
 
 def _queue(mechanism: Mechanism, *, bypass: bool) -> bytes:
@@ -194,7 +217,7 @@ def transaction(plan: Plan, support: Support, *, before: Plan | None = None) -> 
     """
     batch = Batch()
     for family in support.families:
-        writer = _Writer(batch, family, plan, support.mechanism)
+        writer = _Writer(batch, family, plan, support)
         if before is None or _shape(before) != _shape(plan):
             writer.write_all()
         else:
@@ -210,15 +233,15 @@ def _shape(plan: Plan) -> tuple[bool, bool]:
 class _Writer:
     """Writes the messages for one address family."""
 
-    def __init__(self, batch: Batch, family: int, plan: Plan, mechanism: Mechanism) -> None:
+    def __init__(self, batch: Batch, family: int, plan: Plan, support: Support) -> None:
         self._batch = batch
         self._family = family
         self._plan = plan
-        self._mechanism = mechanism
+        self._mechanism = support.mechanism
+        self._names_talkers = support.names_talkers
         version4 = family == NFPROTO_IPV4
         self._address_type = nftables.TYPE_IPV4 if version4 else nftables.TYPE_IPV6
         self._address_length = 4 if version4 else 16
-        self._address_offset = 12 if version4 else 8
 
     def write_all(self) -> None:
         self._skeleton()
@@ -266,6 +289,8 @@ class _Writer:
             length=size + 4,
             timeout_seconds=_PROBE_SECONDS,
         )
+        if self._names_talkers:
+            talkers.add_set(batch, family, TABLE)
 
     def _fill(self) -> None:
         batch, family, plan = self._batch, self._family, self._plan
@@ -305,20 +330,14 @@ class _Writer:
             nftables.count("local"),
             accept,
         )
-        source = nftables.payload(
-            NETWORK_HEADER, offset=self._address_offset, length=self._address_length
-        )
+        source, behind = _source(self._family)
         self._rule(_COUNTED, source, nftables.lookup(_NODES), nftables.goto(_NODE))
-        self._rule(_COUNTED, nftables.count("remote"))
+        noted = _note(self._family) if self._names_talkers else ()
+        self._rule(_COUNTED, nftables.count("remote"), *noted)
         self._rule(
             _NODE,
             source,
-            nftables.payload(
-                TRANSPORT_HEADER,
-                offset=0,
-                length=2,
-                register=REGISTER + self._address_length // 4,
-            ),
+            nftables.payload(TRANSPORT_HEADER, offset=0, length=2, register=behind),
             nftables.lookup(_PROBES),
             nftables.count("probe"),
             accept,
@@ -382,6 +401,12 @@ class Ruleset:
             if name in sums:
                 sums[name] += Count(packets, size)
         return Counters(**sums)
+
+    def last_talker(self) -> Talker | None:
+        """Who sent the last packet that `remote` counted; None if not known. OSError, NodeError."""
+        if not self._support.names_talkers:
+            return None
+        return talkers.read(self._sock, TABLE, self._support.families)
 
     def remove(self) -> None:
         """Remove all that `apply` made; nothing there is fine."""

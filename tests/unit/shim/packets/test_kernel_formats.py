@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from architect.shim.packets import netlink, nftables
+from architect.shim.packets import netlink, nftables, talkers
 from architect.shim.packets.addresses import parse_address
 from architect.shim.packets.gate import Origin, SavedConnection
 from architect.shim.packets.headers import ACK, Kind, Packet, parse
@@ -28,6 +28,40 @@ def test_the_native_queue_expression_has_the_layout_of_nf_tables_h() -> None:
     )  # fmt: skip
 
 
+def test_the_expression_that_notes_a_talker_has_the_layout_of_nf_tables_h() -> None:
+    # Name, then NFTA_DYNSET_SET_NAME, _OP (1: update) and _SREG_KEY.
+    assert nftables.update("talkers") == bytes.fromhex(
+        "30000180" "0b000100" "64796e73657400" "00"
+        "20000280" "0c000100" "74616c6b65727300" "08000300" "00000001" "08000400" "00000008"
+    )  # fmt: skip
+
+
+def entry(address: str, port: int, milliseconds: int | None) -> bytes:
+    """NFTA_LIST_ELEM as a dump has it: the key, and NFTA_SET_ELEM_EXPIRATION."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    key = socket.inet_pton(family, address) + struct.pack("!Hxx", port)
+    expiry = b"" if milliseconds is None else netlink.attribute(5, struct.pack("!Q", milliseconds))
+    return netlink.nested(1, netlink.nested(1, netlink.attribute(1, key)), expiry)
+
+
+def test_the_entry_with_the_most_time_left_spoke_last() -> None:
+    whole = talkers.SECONDS * 1000
+    listed = [
+        entry("10.0.0.7", 80, whole - 9000),
+        entry("fd00::7", 443, whole - 2500),
+        entry("10.0.0.7", 81, whole - 3000),
+        entry("10.0.0.8", 80, None),
+    ]
+    elements = nftables.parse_elements(bytes(4) + netlink.nested(3, *listed))
+    assert len(elements) == 4
+    assert talkers.last(elements) == talkers.Talker("fd00::7", 443, 2.5, sources=2)
+    # A tick more than the whole is no time to come.
+    late = nftables.parse_elements(bytes(4) + netlink.nested(3, entry("10.0.0.7", 80, whole + 4)))
+    assert talkers.last(late) == talkers.Talker("10.0.0.7", 80, 0.0, sources=1)
+    assert talkers.last([]) is None
+    assert talkers.last([nftables.Element(b"short", 5)]) is None
+
+
 def test_attributes_come_back_as_they_went() -> None:
     data = netlink.attribute(5, b"abc") + netlink.nested(6, netlink.attribute(1, b"x"))
     assert netlink.attributes(data) == {5: b"abc", 6: netlink.attribute(1, b"x")}
@@ -38,6 +72,7 @@ def test_garbage_from_a_socket_is_read_without_raising(data: bytes) -> None:
     # Nothing is read twice, and nothing that is not there.
     assert sum(len(message.body) for message in netlink.messages(data)) <= len(data)
     assert sum(map(len, netlink.attributes(data).values())) <= len(data)
+    nftables.parse_elements(data)
     parse_socket(data, protocol="tcp")
     parse_address(data)
 
