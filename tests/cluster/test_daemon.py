@@ -13,11 +13,14 @@ import pytest
 
 from architect.api import names
 from architect.daemon.reasons import Kind
+from lab import addresses
 from lab.cluster import Cluster
 from support import parts
 from support.loads import load
 from support.workloads import Workload, bare_pod, eventually, workload
 
+CLIENT = re.escape(addresses.CONTROL_PLANE_V4)
+"""Where the clients of `load` ask from."""
 DURATION = r"[\d.]+(ms|s)"
 
 
@@ -133,8 +136,13 @@ def _cause(app: Workload, cause: str) -> AbstractContextManager[object]:
 @pytest.mark.parametrize(
     ("cause", "text", "reasons"),
     [
-        # A packet that opens a connection is both.
-        ("traffic", r"app: \d+ packets? ", {Kind.PACKETS, Kind.CONNECTION}),
+        # A packet that opens a connection is both. No pod's address, so kube-proxy masquerades it:
+        # as the same, the control plane has but this one.
+        (
+            "traffic",
+            rf"app: \d+ packets?, last from {CLIENT} to port 8080 ",
+            {Kind.PACKETS, Kind.CONNECTION},
+        ),
         (
             "connection",
             r"app: 1 established connection, last from ",

@@ -49,6 +49,9 @@ CPU_WINDOW_SECONDS: Final = 10.0
 CPU_WINDOW_MIN_SECONDS: Final = 1.0
 """cgroup v1's cpuacct and v2's usage_usec are exact, but a shorter window sees single timers."""
 
+SOURCE_SLACK_SECONDS: Final = 0.5
+"""The kernel dates a source in ticks, and the keeper reads its clock before it reads the rules."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
@@ -77,6 +80,7 @@ class PodTrack:
 
     observed_at: float
     packets: int
+    local_packets: int
     containers: Mapping[str, ContainerTrack]
 
 
@@ -117,7 +121,7 @@ def advance(
         track = None
     shadow = frozenset(p for c in pod.policy.containers.values() for p in c.shadow_ports)
     accepted = tuple(c for c in seen.connections if _is_accepted(c, seen, shadow))
-    arrived = _grown(track, seen)
+    arrived = _arrived(track, seen)
     containers: dict[str, ContainerTrack] = {}
     for name in pod.managed:
         usage = seen.containers.get(name)
@@ -148,7 +152,10 @@ def advance(
             open_connections=accepted if policy.wake_on is WakeOn.CONNECTIONS else (),
         )
     return PodTrack(
-        observed_at=seen.now, packets=seen.packets, containers=MappingProxyType(containers)
+        observed_at=seen.now,
+        packets=seen.packets,
+        local_packets=seen.local_packets,
+        containers=MappingProxyType(containers),
     )
 
 
@@ -216,12 +223,12 @@ def _network(
     seen: Observation,
     accepted: tuple[Connection, ...],
     *,
-    arrived: int,
+    arrived: str,
     shadow: frozenset[int],
 ) -> dict[Kind, Signal]:
     new: dict[Kind, Signal] = {}
-    if arrived > 0:
-        new[Kind.PACKETS] = Signal(at=seen.now, text=_plural(arrived, "packet"))
+    if arrived:
+        new[Kind.PACKETS] = Signal(at=seen.now, text=arrived)
     syn = seen.last_real_syn
     if syn is not None and syn.port not in shadow:
         text = f"connection from {syn.source} to port {syn.port}"
@@ -281,11 +288,28 @@ def _is_accepted(connection: Connection, seen: Observation, shadow: frozenset[in
     return port not in shadow and (not seen.listening_tcp or port in seen.listening_tcp)
 
 
-def _grown(track: PodTrack | None, seen: Observation) -> int:
-    """Return the packets since the last look. Rules made anew count from zero."""
+def _arrived(track: PodTrack | None, seen: Observation) -> str:
+    """Say how many packets came since the last look, and from whom; empty if none did."""
     if track is None:
-        return 0
-    return seen.packets - track.packets if seen.packets >= track.packets else seen.packets
+        return ""
+    # Rules made anew count from zero, all counters at once.
+    anew = seen.packets < track.packets
+    packets = seen.packets - (0 if anew else track.packets)
+    if packets <= 0:
+        return ""
+    inside = seen.local_packets - (0 if anew else track.local_packets)
+    text = _plural(packets, "packet")
+    if inside == packets:
+        return f"{text} from inside the pod"
+    # More than all there were: an older keeper, which did not tell, gave way to this one.
+    if 0 < inside < packets:
+        text += f" ({inside} from inside the pod)"
+    last = seen.last_source
+    if last is None or seen.now - last.seconds_ago < track.observed_at - SOURCE_SLACK_SECONDS:
+        # An older keeper or kernel, or a source that was not noted: the one known is another.
+        return text
+    text += f", last from {last.address} to port {last.port}"
+    return text + (f" (one of {last.sources} sources)" if last.sources > 1 else "")
 
 
 def _is_restarted(old: ContainerTrack, usage: ContainerUsage) -> bool:

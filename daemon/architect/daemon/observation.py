@@ -62,6 +62,18 @@ class Syn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """Who sent the last packet from outside the pod and its node."""
+
+    seconds_ago: float
+    address: str
+    port: int
+    """The pod's."""
+    sources: int = 1
+    """How many addresses did so lately, this one included."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExecSession:
     """A process that was exec'd into a container."""
 
@@ -90,7 +102,10 @@ class Observation:
     now: float
     """Monotonic seconds of the keeper."""
     packets: int
+    local_packets: int = 0
+    """Those of `packets` that came over the pod's own loopback."""
     node_packets: int = 0
+    last_source: Source | None = None
     last_real_syn: Syn | None = None
     connections: tuple[Connection, ...] = ()
     listening_tcp: frozenset[int] = frozenset()
@@ -139,12 +154,22 @@ def read_observation(value: Mapping[str, Any]) -> Observation:
     """Read one observation. Raises FormatError."""
     try:
         syn = value.get("last_real_syn")
+        source = value.get("last_source")
         return Observation(
             uid=str(value["pod"]),
             state=PodState(value["state"]),
             now=float(value["now"]),
             packets=int(value["packets"]),
+            local_packets=int(value.get("local_packets") or 0),
             node_packets=int(value.get("node_packets") or 0),
+            last_source=None
+            if source is None
+            else Source(
+                seconds_ago=max(0.0, float(source["seconds_ago"])),
+                address=str(source.get("from") or "?"),
+                port=int(source.get("port") or 0),
+                sources=int(source.get("sources") or 1),
+            ),
             last_real_syn=None
             if syn is None
             else Syn(

@@ -11,7 +11,7 @@ from architect.api.keeper import PodState
 from architect.api.policy import ContainerPolicy, Policy, Probe, ProbeKind, WakeOn
 from architect.daemon import activity
 from architect.daemon.activity import PodTrack, Verdict
-from architect.daemon.observation import Connection, ExecSession, Observation, Syn
+from architect.daemon.observation import Connection, ExecSession, Observation, Source, Syn
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Kind
 
@@ -46,6 +46,58 @@ def test_packets_begin_the_idle_time_again_and_are_counted(make: Any) -> None:
     _, verdict = follow(make.pod(), seen)
     assert [str(r) for r in verdict.reasons] == ["app: 3 packets 20s ago"]
     assert verdict.idle_in_seconds == pytest.approx(40)
+
+
+CLIENT = Source(seconds_ago=3.0, address="10.244.1.7", port=8080)
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"last_source": CLIENT}, "12 packets, last from 10.244.1.7 to port 8080"),
+        (
+            {"last_source": replace(CLIENT, address="fd00::7", sources=3)},
+            "12 packets, last from fd00::7 to port 8080 (one of 3 sources)",
+        ),
+        ({"local_packets": 12}, "12 packets from inside the pod"),
+        # Who spoke long ago did not speak now.
+        ({"local_packets": 12, "last_source": CLIENT}, "12 packets from inside the pod"),
+        (
+            {"local_packets": 5, "last_source": CLIENT},
+            "12 packets (5 from inside the pod), last from 10.244.1.7 to port 8080",
+        ),
+        ({"last_source": replace(CLIENT, seconds_ago=11)}, "12 packets"),
+        ({"local_packets": 5}, "12 packets (5 from inside the pod)"),
+        # An older keeper, and the look after it gave way to one that counts these apart.
+        ({}, "12 packets"),
+        ({"local_packets": 900}, "12 packets"),
+    ],
+)
+def test_packets_are_told_with_their_last_source(
+    make: Any, fields: dict[str, Any], text: str
+) -> None:
+    seen = [
+        make.observation(0, packets=1000),
+        make.observation(10, packets=1012, **fields),
+        make.observation(14, packets=1012, **fields),
+    ]
+    _, verdict = follow(make.pod(), seen)
+    assert f"app: {text} 4s ago" in [str(r) for r in verdict.reasons]
+
+
+def test_local_packets_are_counted_since_the_last_look(make: Any) -> None:
+    seen = [
+        make.observation(0, packets=1000, local_packets=400),
+        make.observation(10, packets=1003, local_packets=403),
+        make.observation(20, packets=7, local_packets=6),
+    ]
+    assert "app: 3 packets from inside the pod 0ms ago" in map(
+        str, follow(make.pod(), seen[:2])[1].reasons
+    )
+    # Rules made anew.
+    assert "app: 7 packets (6 from inside the pod) 0ms ago" in map(
+        str, follow(make.pod(), seen)[1].reasons
+    )
 
 
 def test_a_counter_that_began_anew_counts_from_zero(make: Any) -> None:
