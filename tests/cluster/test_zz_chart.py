@@ -111,8 +111,7 @@ if IS_LONG:  # two upgrades for one sentence of the reference
             for pod in pods:
                 _is_awake_for_the_quota(pod)
             _upgrade(architect, values, ONE_AT_A_TIME)
-            for pod in pods:
-                eventually(lambda pod=pod: pod.state() == "asleep", what=f"{pod.name} sleeps")
+            eventually(lambda: all(p.state() == "asleep" for p in pods), what="all sleep")
             sleeps = sorted(_sleep_of(pod) for pod in pods)
             print(sleeps)
             for (_, end), (begin, _) in itertools.pairwise(sleeps):
