@@ -20,7 +20,7 @@ RECONNECT_SECONDS: Final = 30.0
 MOST_INTERRUPTIONS: Final = 20
 INTERRUPTION_SECONDS: Final = 2.0
 """Left to whoever interrupts."""
-BUSY: Final = frozenset({"Busy", "InFlight"})
+BUSY: Final = frozenset({"Busy", "InFlight", "NotReady"})
 
 
 class Keeper:

@@ -81,6 +81,7 @@ def test_a_dump_that_runs_out_of_disk_is_undone_and_repeated_when_there_is_space
     architect: Cluster, theme: str
 ) -> None:
     with workload(architect, theme, "nospace", mebibytes=48) as app:
+        app.sleep()  # it can
         before = app.get("/digest")
         node, uid = app.node(), app.uid()
         with nodefiles.small_disk_for(node, uid, kibibytes=16 << 10):
@@ -98,6 +99,7 @@ def test_a_full_disk_refuses_a_sleep_before_anything_is_held(
     architect: Cluster, theme: str
 ) -> None:
     with workload(architect, theme, "full") as app:
+        app.sleep()  # it can
         identity = app.get()["identity"]
         with (
             nodefiles.full_disk(app.node(), free_mebibytes=64),
@@ -250,6 +252,7 @@ def test_a_keeper_killed_at_any_moment_loses_no_request_and_no_state(
     lenient = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 120}
     container = {"readinessProbe": lenient}
     with workload(architect, theme, "killed", mebibytes=64, container=container) as app:
+        app.sleep()  # it can
         before = app.get("/digest")
         node, uid, address = app.node(), app.uid(), app.service_ip()
         machine = architect.plane.machine

@@ -25,6 +25,7 @@ def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
         workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
         workload(architect, theme, "waker") as waker,
     ):
+        waker.sleep()  # it can
         asleep, awake = sleeper.get("/digest"), waker.get()
         before = {app.name: app.requests() for app in (sleeper, waker)}
         addresses = {app.name: app.service_ip() for app in (sleeper, waker)}

@@ -111,11 +111,15 @@ if IS_LONG:  # two upgrades for one sentence of the reference
             for pod in pods:
                 _is_awake_for_the_quota(pod)
             _upgrade(architect, values, ONE_AT_A_TIME)
-            eventually(lambda: all(p.state() == "asleep" for p in pods), what="all sleep")
+            for pod in pods:
+                _falls_asleep(pod)
             sleeps = sorted(_sleep_of(pod) for pod in pods)
-            print(sleeps)
             for (_, end), (begin, _) in itertools.pairwise(sleeps):
                 assert end <= begin, sleeps
+
+
+def _falls_asleep(pod: BarePod) -> None:
+    eventually(lambda: pod.state() == "asleep", what=f"{pod.name} sleeps")
 
 
 def _sleep_of(pod: BarePod) -> tuple[float, float]:

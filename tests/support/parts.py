@@ -61,7 +61,7 @@ def daemon_pod(cluster: Cluster, node: str) -> dict[str, Any]:
     living = [
         pod
         for pod in pods(cluster, "daemon")
-        if pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+        if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]
     ]
     assert len(living) == 1, [p["metadata"]["name"] for p in living]
     return living[0]
@@ -131,7 +131,7 @@ def wait_until_ready(cluster: Cluster) -> None:
     """Return once every part is there and ready on every node, and the webhook answers."""
 
     def daemons() -> bool:
-        found = {p["spec"]["nodeName"] for p in pods(cluster, "daemon")}
+        found = {p["spec"].get("nodeName") for p in pods(cluster, "daemon")}
         return found == {n.name for n in cluster.nodes}
 
     def deployments() -> bool:

@@ -20,6 +20,8 @@ from lab.node import Node
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE_SECONDS = 120.0
+NOT_NOW = ("Busy", "does not come to rest", "is waking", "is not ready")
+"""In the words of a refusal that says nothing about the next try."""
 RUNTIME = names.CURRENT / "bin" / "architect-runtime"
 
 
@@ -216,11 +218,11 @@ def ask_runtime(node: Node, verb: str, *words: str) -> dict[str, Any]:
 
 
 def try_to_sleep(sleep: Callable[[], object]) -> bool:
-    """Call *sleep*; return False where the pod was only busy with a conversation or a wake."""
+    """Call *sleep*; return False where the pod was only busy, waking, or not known to be ready."""
     try:
         sleep()
     except errors.CommandFailed as error:
-        if any(word in str(error) for word in ("Busy", "does not come to rest", "is waking")):
+        if any(word in str(error) for word in NOT_NOW):
             return False
         raise
     return True

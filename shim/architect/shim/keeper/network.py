@@ -204,6 +204,10 @@ class PodNetwork:
         """Learn kubelet's verdict; the stand-in repeats it."""
         self._standins.set_ready(containers)
 
+    def unready(self) -> tuple[str, ...]:
+        """Return the containers of which kubelet says that they are not ready."""
+        return self._standins.unready()
+
     # Waking
 
     def prepare_wake(self) -> None:

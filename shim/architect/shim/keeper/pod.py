@@ -259,6 +259,15 @@ class Pod:
                 reason=blocked.reason,
                 hint=blocked.hint,
             )
+        unready = [c.name for c in members if c.name in self.network.unready()]
+        if unready:
+            # Kubelet would get this answer as long as it sleeps, to its liveness probes too, and
+            # restart the container.
+            raise Rejected(
+                f"{self}: container {', '.join(unready)} is not ready",
+                reason="NotReady",
+                hint="only what is in good health is put to sleep; wait until its probes succeed",
+            )
         needed = self.needed_bytes()
         free = images.free_bytes()
         if free < needed:

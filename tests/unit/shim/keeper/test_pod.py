@@ -96,12 +96,16 @@ class FakeNetwork:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.held_packets = 0
+        self.unready_containers: tuple[str, ...] = ()
 
     def busy(self) -> None:
         return None
 
     freeze = busy
     state = busy
+
+    def unready(self) -> tuple[str, ...]:
+        return self.unready_containers
 
     def release(self) -> Task[int]:
         self.node.done.append(f"release as {self.saved()}")
@@ -200,6 +204,17 @@ def test_a_full_disk_is_told_and_nothing_is_touched(
     ((event, details),) = node.events
     assert event is Event.SLEEP_FAILED
     assert (details["reason"], details["lost"]) == ("NoSpace", [])
+
+
+def test_a_container_that_is_not_ready_is_not_put_to_sleep(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    cast(FakeNetwork, node.pod.network).unready_containers = ("two",)
+    with pytest.raises(Rejected, match="container two is not ready") as refused:
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert refused.value.reason == "NotReady"
+    assert (node.done, node.events) == ([], [])
+    assert (node.pod.state, node.pod.refused) == (PodState.AWAKE, None)
 
 
 def test_a_lost_tree_is_told_and_the_others_come_back(
