@@ -24,11 +24,12 @@ from pathlib import Path
 
 import pytest
 
+from support.patience import patient
 from support.runtime import eventually
 
 pytestmark = pytest.mark.kernel
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = patient(60.0)
 OPTIONS = (
     *("-v2", "--tcp-established", "--network-lock", "skip", "--file-locks"),
     *("--manage-cgroups=ignore", "--ghost-limit", "64M", "--link-remap"),

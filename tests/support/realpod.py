@@ -18,8 +18,9 @@ from typing import Any
 from architect.core import wire
 from architect.core.errors import Rejected, Unavailable
 from support import runtime
+from support.patience import patient
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = patient(60.0)
 UID = "11111111-2222-3333-4444-555555555555"
 
 

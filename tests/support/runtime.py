@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from architect.core import wire
+from support.patience import patient
+from support.unified import Unified
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = patient(30.0)
 CHECKOUT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
 PR_SET_CHILD_SUBREAPER = 36
@@ -69,19 +71,22 @@ class Host:
         (self.state / "architect").mkdir(parents=True)
         # What a container's init leaves behind comes to us to be waited for, as to an engine.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._cgroup = Unified() if Unified.is_needed() else None
+        words = [
+            *("unshare", "--mount", "--cgroup", "--propagation", "private", "sh", "-ec"),
+            f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {_cgroup_mounts()} '
+            'mount --bind "$1" /var/lib; echo ready; exec cat >/dev/null',
+            *map(str, (self.rootfs, self.state)),
+        ]
         self._holder = subprocess.Popen(
-            [
-                *("unshare", "--mount", "--cgroup", "--propagation", "private", "sh", "-ec"),
-                f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {_cgroup_mounts()} '
-                'mount --bind "$1" /var/lib; echo ready; exec cat >/dev/null',
-                self.rootfs,
-                self.state,
-            ],
+            self._cgroup.rooted(words) if self._cgroup else words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"ready\n"
+        if self._cgroup:
+            self._cgroup.hand_down(self._holder.pid)
         self._count = 0
         self._cgroups_before = set(self._warden_cgroups())
 
@@ -104,7 +109,8 @@ class Host:
     def command(self, *words: str | Path) -> list[str]:
         """Return *words* as a command line that runs in the namespace."""
         spaces = f"/proc/{self._holder.pid}/ns"
-        return ["nsenter", f"--mount={spaces}/mnt", f"--cgroup={spaces}/cgroup", *map(str, words)]
+        enter = ["nsenter", f"--mount={spaces}/mnt", f"--cgroup={spaces}/cgroup", *map(str, words)]
+        return self._cgroup.inside(enter) if self._cgroup else enter
 
     def call(
         self, *words: str | Path, check: bool = True, **options: Any
@@ -171,6 +177,8 @@ class Host:
         self._holder.wait(DEADLINE_SECONDS)
         assert self._holder.stdout is not None
         self._holder.stdout.close()
+        if self._cgroup:
+            self._cgroup.remove()
 
 
 def _cgroup_mounts() -> str:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from architect.shim.packets.netns import Netns
+from support.patience import patient
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = patient(60.0)
 PORT = 8080
 SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from architect.shim.packets.netns import Netns
+from support.patience import patient
 
 HOST = {4: "10.77.0.1", 6: "fd77::1"}
 POD = {4: "10.77.0.2", 6: "fd77::2"}
 CLIENT = {4: "10.77.0.3", 6: "fd77::3"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = patient(20.0)
 
 
 def run(*argv: str) -> None:

@@ -122,6 +122,23 @@ def test_a_paused_one_does_not_fall_asleep(node: Host, run: Run) -> None:
     assert state(node, container) == "asleep"
 
 
+def test_a_keeper_that_comes_between_create_and_start_knows_it(node: Host) -> None:
+    container = node.container(spec(["sh", "-c", COUNTING], annotations=IDLE), has_pipes=True)
+    container.create()
+    (warden,) = node.wardens()
+    (keeper,) = children(warden)
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+    assert state(node, container) == "awake"
+    container.call("start", container.id)
+    container.until("3\n")
+    node.runtime("sleep", container.id)
+    before = container.output()
+    node.runtime("wake", container.id)
+    goes_on(container, before)
+    container.remove()
+
+
 def test_the_end_of_a_sleeping_ones_init_is_the_end(node: Host, asleep: Container) -> None:
     os.kill(asleep.pid, signal.SIGKILL)
     assert asleep.wait() == 137

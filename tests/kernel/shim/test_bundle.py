@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from support.patience import patient
 from support.runtime import CHECKOUT, SYSTEM_PYTHON
 
-DEADLINE_SECONDS = 240.0
+DEADLINE_SECONDS = patient(240.0)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Final
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
-from architect.shim.keeper.initpage import InitPage, InitState
+from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import AfterDump, Facts
 from architect.shim.records import Record
@@ -102,6 +102,16 @@ class Container:
             self._cgroups = cgroups.of_process(self.init().pid)
         return self._cgroups
 
+    def is_starting(self) -> bool:
+        """Whether its init lives and has not begun the application yet. Raises NodeError."""
+        if self.find_init() is None:
+            return False
+        try:
+            reading = self.page().read()
+        except NotOurInit:
+            return True
+        return reading.state is InitState.AWAKE and not reading.target
+
     def tree_root(self) -> int | None:
         """Return the host's pid of the application's tree; None while it is not there."""
         init = self.find_init()
@@ -160,11 +170,13 @@ class Container:
     def facts(self) -> Facts:
         """Return what recovery needs to know."""
         is_init_alive = self.find_init() is not None
+        is_starting = self.is_starting()
         # First: once CRIU is seen to have ended, the others are what it left.
         is_criu_working = self.is_criu_working()
         return Facts(
             is_init_alive=is_init_alive,
-            is_tree_alive=is_init_alive and self.is_running(),
+            is_starting=is_starting,
+            is_tree_alive=is_init_alive and not is_starting and self.is_running(),
             is_image_complete=images.is_complete(self.directory),
             is_criu_working=is_criu_working,
         )

@@ -10,6 +10,7 @@ nothing read here is trusted beyond it.
 from __future__ import annotations
 
 import enum
+import errno
 import mmap
 import os
 import signal
@@ -29,6 +30,10 @@ _STATE_OFFSET: Final = 8
 _TARGET_OFFSET: Final = 12
 _STATUS_OFFSET: Final = 20
 _SEEN_OFFSET: Final = 28
+
+
+class NotOurInit(NodeError):
+    """Descriptor 3 is not our page: before ``start`` PID 1 is the lower runtime's own."""
 
 
 class InitState(enum.IntEnum):
@@ -62,19 +67,20 @@ class InitPage:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            raise NodeError(
+            kind = NotOurInit if error.errno == errno.ENOENT else NodeError
+            raise kind(
                 f"cannot open the control page of init {init_pid}: {error.strerror}",
                 reason="InitUnreachable",
                 errno=error.errno,
-                hint="the container's init is not ours, or it has ended",
+                hint="the container is not started, its init is not ours, or it has ended",
             ) from error
         try:
             target = os.readlink(path)
             if "memfd:architect-init" not in target:
-                raise NodeError(
+                raise NotOurInit(
                     f"descriptor {DESCRIPTOR} of init {init_pid} is {target}, not our page",
                     reason="InitUnreachable",
-                    hint="the container runs without our init",
+                    hint="the container is not started, or runs without our init",
                 )
             self._map = mmap.mmap(fd, mmap.PAGESIZE)
         finally:

@@ -449,7 +449,7 @@ class Pod:
         """
         self.state, self.reason = PodState.AWAKE, "keeper restarted"
         for container in self.containers.values():
-            if container.find_init() is not None:
+            if container.find_init() is not None and not container.is_starting():
                 container.settle_awake()
                 container.forget_image()
         self.network.resume_awake(list(self.containers.values()), network)
@@ -486,6 +486,8 @@ class Pod:
         """
         for container in self.containers.values():
             facts = container.facts()
+            if facts.is_starting:
+                continue
             if facts.is_init_alive and not facts.is_tree_alive and not facts.is_image_complete:
                 log.error("%s: the memory of container %s is lost", self, container.name)
                 images.set_aside(container.directory)

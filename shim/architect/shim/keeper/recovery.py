@@ -20,6 +20,8 @@ class Facts:
     """What is found about one managed container."""
 
     is_init_alive: bool
+    is_starting: bool
+    """Its init has not begun the application yet."""
     is_tree_alive: bool
     """It runs: neither dying after its dump nor half restored."""
     is_image_complete: bool
@@ -30,7 +32,7 @@ class Recovery(enum.Enum):
     """How a pod is picked up."""
 
     WAIT = "wait"
-    """CRIU is at work: look again when it has ended."""
+    """CRIU is at work, or a container starts beside sleeping ones: look again."""
     AWAKE = "awake"
     """Release what is held; nothing else to do."""
     ASLEEP = "asleep"
@@ -42,18 +44,20 @@ class Recovery(enum.Enum):
     LOST = "lost"
     """A tree is gone and has no image: end that container so that kubelet restarts it."""
     GONE = "gone"
-    """No container is left."""
+    """No container is left, or there is none yet."""
 
 
 def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
     """Return how to pick up a pod whose last written phase is *phase* (None: never slept)."""
-    living = [c for c in containers if c.is_init_alive]
+    living = [c for c in containers if c.is_init_alive and not c.is_starting]
     if not living:
         return Recovery.GONE
     if any(c.is_criu_working for c in living):
         return Recovery.WAIT
     if all(c.is_tree_alive for c in living):
         return Recovery.AWAKE
+    if any(c.is_starting for c in containers):
+        return Recovery.WAIT
     if any(not c.is_tree_alive and not c.is_image_complete for c in living):
         return Recovery.LOST
     if not any(c.is_tree_alive for c in living):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from architect.shim.keeper.recovery import AfterDump, Facts, Recovery, after_dum
 facts = st.builds(
     Facts,
     is_init_alive=st.booleans(),
+    is_starting=st.just(False),
     is_tree_alive=st.booleans(),
     is_image_complete=st.booleans(),
     is_criu_working=st.booleans(),
@@ -20,8 +23,15 @@ phases = st.none() | st.sampled_from(PodState)
 
 def container(*, tree: bool, image: bool, working: bool = False, init: bool = True) -> Facts:
     return Facts(
-        is_init_alive=init, is_tree_alive=tree, is_image_complete=image, is_criu_working=working
+        is_init_alive=init,
+        is_starting=False,
+        is_tree_alive=tree,
+        is_image_complete=image,
+        is_criu_working=working,
     )
+
+
+STARTING = dataclasses.replace(container(tree=False, image=False), is_starting=True)
 
 
 def test_a_running_pod_is_left_running_whatever_the_disk_says() -> None:
@@ -50,6 +60,13 @@ def test_nothing_is_decided_while_criu_works() -> None:
     assert (
         decide(PodState.FALLING, [container(tree=True, image=False, working=True)]) is Recovery.WAIT
     )
+
+
+def test_a_container_that_is_not_started_yet_is_not_lost() -> None:
+    for phase in (None, *PodState):
+        assert decide(phase, [STARTING]) is Recovery.GONE
+        assert decide(phase, [STARTING, container(tree=True, image=False)]) is Recovery.AWAKE
+        assert decide(phase, [STARTING, container(tree=False, image=True)]) is Recovery.WAIT
 
 
 @given(phase=phases, found=st.lists(facts, max_size=4))
