@@ -113,7 +113,7 @@ def test_a_full_disk_refuses_a_sleep_before_anything_is_held(
         _runs_on(app, identity)
 
 
-@pytest.mark.parametrize("disk", ["full", "too small for the dump"])
+@pytest.mark.parametrize("disk", sized(["full"], ["full", "too small for the dump"]))
 def test_a_pod_that_is_awake_for_want_of_disk_says_so(
     architect: Cluster, theme: str, disk: str
 ) -> None:
