@@ -6,6 +6,8 @@ SHELL := /bin/bash
 NODES ?= 2
 # Anything but "yes" leaves the cluster tests out of `make test`, where no cluster can run.
 CLUSTER ?= yes
+# The same for `make test-long` and the virtual machine, which is made for amd64 only.
+VM ?= yes
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 VENV := .venv
@@ -101,8 +103,15 @@ endif
 .PHONY: test-long
 test-long: build ## Kernel and cluster tests in full, where `make test` takes a sample: hours
 	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
+ifeq ($(VM),yes)
+	@$(PYTHON) -m vm
+endif
 	@ARCHITECT_LONG=1 $(LAB) run --nodes $(NODES) --logs build/test-logs -- \
 	  $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
+
+.PHONY: test-vm
+test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine (25 minutes)
+	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
 
 .PHONY: demo
 demo: build ## Three applications sleep and wake in a real cluster

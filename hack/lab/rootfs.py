@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lab import commands, errors, mirror, versions
@@ -58,20 +58,28 @@ def _machine_root(
     return directory / "root"
 
 
-def bootstrap(target: Path, *, suite: str, packages: Iterable[str]) -> None:
-    """Install *packages* of *suite* into a directory, or into a tar file if it ends in ``.tar``."""
+def bootstrap(
+    target: Path, *, suite: str, packages: Iterable[str], options: Sequence[str] = ()
+) -> None:
+    """Install *packages* of *suite* into a directory, or into a tar file if it ends in ``.tar``.
+
+    *options* are further ones of mmdebstrap.
+    """
     log = target.parent / "mmdebstrap.log"
     archive = mirror.host_mirror()
-    options = [f"--aptopt={option}" for option in APT_OPTIONS]
-    options += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
-    options.append(f"--include={','.join(packages)}")
+    words = [f"--aptopt={option}" for option in APT_OPTIONS]
+    words += [f"--dpkgopt={option}" for option in DPKG_OPTIONS]
+    words.append(f"--include={','.join(packages)}")
     kept = "".join(f"{option};\n" for option in APT_OPTIONS)
     # What mmdebstrap is told for itself is not kept; a later `apt-get update` needs it too.
-    options.append(
+    words.append(
         f"--customize-hook=printf %s '{kept}' > \"$1/etc/apt/apt.conf.d/90lab\"",
     )
     commands.run(
-        ["mmdebstrap", "--mode=root", "--variant=minbase", *options, suite, target, archive],
+        [
+            *("mmdebstrap", "--mode=root", "--variant=minbase", *words, *options),
+            *(suite, target, archive),
+        ],
         timeout_seconds=BUILD_TIMEOUT_SECONDS,
         log=log,
     )

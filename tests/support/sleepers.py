@@ -80,12 +80,17 @@ class Keeper:
         self.following.append(Keeper(self._binary))
         return self.following[-1]
 
-    def working(self, kind: str) -> tuple[int, int]:
-        """Turn until a CRIU works; return the pids of its supervisor and of itself."""
+    def working(self, kind: str, *, of: Future[None] | None = None) -> tuple[int, int]:
+        """Turn until a CRIU works; return the pids of its supervisor and of itself.
+
+        Raises the error of what it should work for, *of*, if that ends before.
+        """
         server: int | None = None
         deadline = time.monotonic() + runtime.DEADLINE_SECONDS
         while time.monotonic() < deadline:
             self.turn()
+            if of is not None and of.is_done:
+                of.result()
             server = self.server.pid or server
             for supervisor in processes.children(server) if server else []:
                 if _name(supervisor).startswith(kind):

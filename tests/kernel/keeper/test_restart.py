@@ -63,10 +63,10 @@ class Running:
         self.keeper.server.close()
 
 
-def stop_in(keeper: Keeper, kind: str, sleeper: Sleeper) -> tuple[int, int]:
+def stop_in(keeper: Keeper, kind: str, sleeper: Sleeper, of: Future[None]) -> tuple[int, int]:
     """Stop CRIU in the middle of its work; return its supervisor's pid and its own."""
     while True:
-        supervisor, pid = keeper.working(kind)
+        supervisor, pid = keeper.working(kind, of=of)
         if kind == "dump":
             keeper.turn_until(sleeper.has_written_pages, what="pages in the image")
         os.kill(pid, signal.SIGSTOP)
@@ -80,8 +80,7 @@ def test_a_keeper_killed_while_a_pod_falls_asleep(
     sleeper: Sleeper, keeper: Keeper, ending: str
 ) -> None:
     first = Running(keeper, sleeper)
-    first.sleep()
-    _, pid = stop_in(keeper, "dump", sleeper)
+    _, pid = stop_in(keeper, "dump", sleeper, first.sleep())
     first.die()
     second = Running(keeper.again(), sleeper)
     wake = second.wake()
@@ -101,8 +100,7 @@ def test_a_keeper_killed_while_a_pod_falls_asleep(
 def test_a_keeper_killed_while_a_pod_wakes(sleeper: Sleeper, keeper: Keeper, ending: str) -> None:
     first = Running(keeper, sleeper)
     keeper.until(first.sleep())
-    first.wake()
-    supervisor, pid = stop_in(keeper, "restore", sleeper)
+    supervisor, pid = stop_in(keeper, "restore", sleeper, first.wake())
     first.die()
     second = Running(keeper.again(), sleeper)
     wake = second.wake()

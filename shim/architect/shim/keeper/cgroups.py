@@ -7,6 +7,7 @@ mounts, so both agree wherever the keeper runs.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,13 @@ def members(directories: Mapping[str, Path]) -> list[int]:
         return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        # A threaded cgroup of version 2 lists threads only: the lower runtime makes one where the
+        # parent has processes of its own, as a login session has.
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+    threads = (directory / "cgroup.threads").read_text().split()
+    return sorted({pid for thread in threads if (pid := _process(int(thread)))})
 
 
 def usage(directories: Mapping[str, Path]) -> Usage:
@@ -93,6 +101,11 @@ def _mounts() -> dict[str, Path]:
     return found
 
 
+def _process(thread: int) -> int:
+    """Return the pid of the process that *thread* is one of; 0 if it has ended."""
+    return _field(Path(f"/proc/{thread}/status"), "Tgid:")
+
+
 def _number(path: Path) -> int:
     try:
         return int(path.read_text())
@@ -106,7 +119,7 @@ def _field(path: Path, name: str) -> int:
     except FileNotFoundError:
         return 0
     for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
-            return int(value)
+        words = line.split()
+        if words and words[0] == name:
+            return int(words[1])
     return 0

@@ -29,7 +29,7 @@ def observe(pod: Pod) -> dict[str, Any]:
         "refused": pod.refused.as_dict() if pod.refused else None,
     }
     for name, container in pod.containers.items():
-        if container.find_init() is None:
+        if container.find_init() is None or container.is_starting():
             continue
         observation["containers"][name] = _usage(container)
         if pod.state is PodState.AWAKE:
