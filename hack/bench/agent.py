@@ -29,9 +29,10 @@ from bench.serving import serve
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
 LIMIT_SECONDS: Final = 120.0
-FIRST_PORT: Final = {"runc": 39400, "criu": 39500}
+FIRST_PORT: Final = {"runc": 9400, "criu": 9500}
 """They have no network namespace of their own, so a port each. It makes them somewhat faster: there
-is no network to lock and to save."""
+is no network to lock and to save. Below the ephemeral ports: a connection to one of those, while
+nobody listens there yet, can be made with itself."""
 MADV_HUGEPAGE: Final = 14  # <asm-generic/mman-common.h>
 CGROUP: Final = "/architect-bench"
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,18 +79,23 @@ def ask(connection: socket.socket, port: int) -> float:
 class PlainRunc:
     """A container of plain runc around the application."""
 
-    def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
+    def __init__(self, agent: Agent, number: int) -> None:
         self._agent = agent
-        self.is_dumped = False
         self._name = f"plain-{number}"
         self._port = FIRST_PORT["runc"] + number
-        self.image = agent.directory / f"runc-{number}"
-        self._bundle = agent.bundle(
-            self._name,
-            [sys.executable, "-Suc", code, str(mebibytes), str(self._port)],
-        )
+        self._bundle = agent.directory / self._name
         self._pid_file = self._bundle / "pid"
-        agent.runc("run", "--detach", "--pid-file", self._pid_file, "-b", self._bundle, self._name)
+        self.image = agent.directory / f"runc-{number}"
+        self.is_dumped = False
+
+    def begin(self, code: str, mebibytes: int) -> None:
+        """Start the application and return when it serves."""
+        argv = [sys.executable, "-Suc", code, str(mebibytes), str(self._port)]
+        self._agent.write_bundle(self._bundle, argv)
+        self._agent.runc(
+            *("run", "--detach", "--pid-file", self._pid_file),
+            *("--bundle", self._bundle, self._name),
+        )
         wait_until_served(self._port, of=self._name)
 
     def dump(self) -> float:
@@ -128,12 +134,16 @@ class PlainRunc:
 class PlainCriu:
     """The application as a process without namespaces of its own, below plain criu."""
 
-    def __init__(self, agent: Agent, code: str, mebibytes: int, number: int) -> None:
+    def __init__(self, agent: Agent, number: int) -> None:
         self._agent = agent
-        self.is_dumped = False
         self._port = FIRST_PORT["criu"] + number
-        self.image = agent.directory / f"criu-{number}"
         self._pid_file = agent.directory / f"criu-{number}.pid"
+        self._pid = 0
+        self.image = agent.directory / f"criu-{number}"
+        self.is_dumped = False
+
+    def begin(self, code: str, mebibytes: int) -> None:
+        """Start the application and return when it serves."""
         process = subprocess.Popen(
             [sys.executable, "-Suc", code, str(mebibytes), str(self._port)],
             stdin=subprocess.DEVNULL,
@@ -141,9 +151,9 @@ class PlainCriu:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        process.returncode = 0  # waited for by `reap`, whoever is its parent then
         self._pid = process.pid
         self._pid_file.write_text(str(self._pid))
-        process.returncode = 0  # waited for by `reap`, whoever is its parent then
         wait_until_served(self._port, of="the process below criu")
 
     def dump(self) -> float:
@@ -169,10 +179,11 @@ class PlainCriu:
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        self._agent.reap()
-        self._pid_file.unlink()
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            self._agent.reap()
+        self._pid_file.unlink(missing_ok=True)
         shutil.rmtree(self.image, ignore_errors=True)
 
 
@@ -249,8 +260,10 @@ class Agent:
         """Start the application with *mebibytes* of memory, *count* times under each of both."""
         self.stop()
         for number in range(count):
-            self._plain["runc", number] = PlainRunc(self, code, mebibytes, number)
-            self._plain["criu", number] = PlainCriu(self, code, mebibytes, number)
+            for kind, make in (("runc", PlainRunc), ("criu", PlainCriu)):
+                # Known before it begins, so that it is removed if it does not.
+                plain = self._plain[kind, number] = make(self, number)
+                plain.begin(code, mebibytes)
         return {}
 
     def stop(self) -> dict[str, Any]:
@@ -301,7 +314,8 @@ class Agent:
         """Create and start one unmanaged container; return how long that took."""
         self._count += 1
         name = f"create-{self._count}"
-        bundle = self.bundle(name, ["/bin/sleep", "1000"])
+        bundle = self.directory / name
+        self.write_bundle(bundle, ["/bin/sleep", "1000"])
         log = bundle / "log.json"
         head: list[str | Path] = [
             runtime,
@@ -343,9 +357,8 @@ class Agent:
         log = Path(words[words.index("-D") + 1], f"{verb}.log")
         run(["criu", verb, *words, "-o", log.name], log=log)
 
-    def bundle(self, name: str, argv: list[str]) -> Path:
+    def write_bundle(self, bundle: Path, argv: list[str]) -> None:
         """Write a bundle whose root is the machine's own, read-only."""
-        bundle = self.directory / name
         bundle.mkdir()
         capabilities = ["CAP_KILL", "CAP_NET_BIND_SERVICE"]
         configuration = {
@@ -370,12 +383,11 @@ class Agent:
                 {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
             ],
             "linux": {
-                "cgroupsPath": f"{CGROUP}/{name}",
+                "cgroupsPath": f"{CGROUP}/{bundle.name}",
                 "namespaces": [{"type": t} for t in ("pid", "ipc", "uts", "mount")],
             },
         }
         (bundle / "config.json").write_text(json.dumps(configuration))
-        return bundle
 
     def reap(self) -> None:
         """Wait for what has ended and was left to us."""
