@@ -27,6 +27,9 @@ Task = Generator["Future[Any]", Any, T]
 
 log = logging.getLogger(__name__)
 
+TIMERS_SWEPT = 256
+"""With so many timers, cancelled ones are looked for; beyond, whenever their number has doubled."""
+
 
 class Future(Generic[T]):
     """A result that comes later, once."""
@@ -73,12 +76,26 @@ class Future(Generic[T]):
             self._callbacks.append(callback)
 
 
+class Timer:
+    """A call that :meth:`Loop.call_later` has promised."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Never call it, and let go of what it holds."""
+        self.callback = None
+
+
 class Loop:
     """Runs until :meth:`stop`."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sweep_at = TIMERS_SWEPT
         self._ready: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count()
         self._stopped = False
@@ -114,9 +131,16 @@ class Loop:
 
     # Time
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call *callback* once, *seconds* from now."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), callback))
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call *callback* once, *seconds* from now, unless the timer is cancelled before."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), timer))
+        if len(self._timers) >= self._sweep_at:
+            # Most bounds are cancelled long before they are due; without this they would pile up.
+            self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+            heapq.heapify(self._timers)
+            self._sweep_at = max(TIMERS_SWEPT, 2 * len(self._timers))
+        return timer
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call *callback* in the next turn of the loop."""
@@ -139,15 +163,16 @@ class Loop:
         bounded: Future[T] = Future()
 
         def copy(done: Future[T]) -> None:
+            timer.cancel()
             try:
                 bounded.set_result(done.result())
             except BaseException as error:  # noqa: BLE001  # handed on, not swallowed
                 bounded.set_error(error)
 
-        future.when_done(copy)
-        self.call_later(
+        timer = self.call_later(
             seconds, lambda: bounded.set_error(TimeoutError(f"{what}: no result in {seconds} s"))
         )
+        future.when_done(copy)
         return bounded
 
     # Tasks
@@ -220,7 +245,9 @@ class Loop:
             self._guard(key.data)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._guard(heapq.heappop(self._timers)[2])
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                self._guard(timer.callback)
         self._served_seconds = time.monotonic() - began
 
     @staticmethod

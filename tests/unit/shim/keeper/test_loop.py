@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from architect.core.errors import NodeError
-from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.loop import TIMERS_SWEPT, Future, Loop, Task
 
 
 @pytest.fixture
@@ -78,6 +78,27 @@ def test_a_bounded_wait_fails_with_its_name(loop: Loop) -> None:
     run_until(loop, bounded)
     with pytest.raises(TimeoutError, match="the disk"):
         bounded.result()
+
+
+def test_a_bound_that_was_not_needed_leaves_nothing_behind(loop: Loop) -> None:
+    for _ in range(10_000):
+        done: Future[str] = Future()
+        bounded = loop.within(done, 600, what="work")
+        done.set_result("x" * 100)
+        assert bounded.result() == "x" * 100
+    assert len(loop._timers) <= TIMERS_SWEPT
+
+
+def test_a_cancelled_timer_does_not_fire_and_the_others_do(loop: Loop) -> None:
+    fired: list[str] = []
+    loop.call_later(0.001, lambda: fired.append("cancelled")).cancel()
+    for number in range(2 * TIMERS_SWEPT):
+        loop.call_later(600, fired.clear).cancel()
+        if number == 7:
+            loop.call_later(0.002, lambda: fired.append("kept"))
+    while not fired:
+        loop.run_once(at_most_seconds=1)
+    assert fired == ["kept"]
 
 
 def test_a_defect_in_one_task_does_not_stop_the_others(loop: Loop) -> None:
