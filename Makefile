@@ -104,7 +104,7 @@ endif
 test-long: build ## Kernel and cluster tests in full, where `make test` takes a sample: hours
 	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(VM),yes)
-	@$(PYTHON) -m vm
+	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
 endif
 	@ARCHITECT_LONG=1 $(LAB) run --nodes $(NODES) --logs build/test-logs -- \
 	  $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster

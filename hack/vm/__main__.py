@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--accelerator", default=size.accelerator, choices=("tcg", "kvm"))
     made.add_argument("--patience", type=float, default=PATIENCE, help="factor for all deadlines")
     made.add_argument(
-        "argv", nargs=argparse.REMAINDER, help="pytest's arguments; without any, a sample"
+        "argv", nargs=argparse.REMAINDER, help="pytest's arguments; without a path, a sample"
     )
     return made
 
@@ -112,7 +112,8 @@ def pytest(argv: list[str], *, patience: float) -> list[str]:
         # Debian's /tmp is a tmpfs, where the product keeps no memory images.
         *("--basetemp=/var/tmp/tests", "-o", "tmp_path_retention_policy=failed"),
         f"--timeout={TEST_SECONDS * patience:.0f}",
-        *(asked or SAMPLE),
+        *asked,
+        *(() if any(word.startswith("tests/") for word in asked) else SAMPLE),
     ]
 
 

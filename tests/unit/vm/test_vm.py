@@ -51,10 +51,15 @@ def test_a_job_holds_the_checkout_without_what_tools_have_written(tmp_path: Path
     assert not [name for name in names if "__pycache__" in name or "_cache/" in name]
 
 
-def test_without_arguments_a_sample_runs(tmp_path: Path) -> None:
-    whole = command_line.pytest([], patience=2)
-    assert tuple(whole[-len(command_line.SAMPLE) :]) == command_line.SAMPLE
-    assert command_line.pytest(["--", "-k", "x"], patience=2)[-2:] == ["-k", "x"]
+def test_without_a_path_a_sample_runs() -> None:
+    whole = command_line.pytest(["--", "-k", "x"], patience=2)
+    sample = len(command_line.SAMPLE)
+    assert (whole[-sample - 2 : -sample], tuple(whole[-sample:])) == (
+        ["-k", "x"],
+        command_line.SAMPLE,
+    )
+    one = command_line.pytest(["--", "-x", "tests/kernel/shim"], patience=2)
+    assert one[-2:] == ["-x", "tests/kernel/shim"]
     assert f"--timeout={2 * command_line.TEST_SECONDS:.0f}" in whole
 
 
