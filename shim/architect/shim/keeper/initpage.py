@@ -33,7 +33,7 @@ _SEEN_OFFSET: Final = 28
 
 
 class NotOurInit(NodeError):
-    """Descriptor 3 is not our page: before ``start`` PID 1 is the lower runtime's own."""
+    """Descriptor 3 is not our page, or not yet: before ``start`` PID 1 is the lower runtime's."""
 
 
 class InitState(enum.IntEnum):
@@ -82,10 +82,15 @@ class InitPage:
                     reason="InitUnreachable",
                     hint="the container is not started, or runs without our init",
                 )
+            if os.fstat(fd).st_size < mmap.PAGESIZE:
+                raise NotOurInit(f"init {init_pid} is making its page", reason="InitUnreachable")
             self._map = mmap.mmap(fd, mmap.PAGESIZE)
         finally:
             os.close(fd)
         magic, version, *_ = _HEAD.unpack_from(self._map)
+        if version == 0:  # init writes it last
+            self._map.close()
+            raise NotOurInit(f"init {init_pid} is filling its page", reason="InitUnreachable")
         if magic != MAGIC or version != PAGE_VERSION:
             self._map.close()
             raise NodeError(

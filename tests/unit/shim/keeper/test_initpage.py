@@ -1,0 +1,67 @@
+"""The page of an init, at every moment of its making."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from architect.core.errors import NodeError
+from architect.shim.keeper import initpage
+
+Init = Callable[[bytes], int]
+
+
+@pytest.fixture
+def init() -> Iterator[Init]:
+    """Start a process that has a page with the given content at descriptor 3."""
+    started: list[int] = []
+
+    def start(content: bytes) -> int:
+        fd = os.memfd_create("architect-init")
+        os.write(fd, content)
+        place = [(os.POSIX_SPAWN_DUP2, fd, initpage.DESCRIPTOR)]
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, file_actions=place)
+        os.close(fd)
+        started.append(pid)
+        return pid
+
+    yield start
+    for pid in started:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def page(*head: int) -> bytes:
+    return struct.pack(f"<{len(head)}I", *head).ljust(mmap.PAGESIZE, b"\0")
+
+
+@pytest.mark.parametrize("content", [b"", page(), page(initpage.MAGIC, 0)])
+def test_a_page_that_is_not_complete_is_none_yet(init: Init, content: bytes) -> None:
+    with pytest.raises(initpage.NotOurInit):
+        initpage.InitPage(init(content))
+
+
+def test_a_process_without_a_page_is_not_our_init() -> None:
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        with pytest.raises(initpage.NotOurInit):
+            initpage.InitPage(process.pid)
+    finally:
+        process.communicate()
+
+
+def test_a_page_of_another_version_is_told_from_none(init: Init) -> None:
+    with pytest.raises(NodeError, match="version 2") as caught:
+        initpage.InitPage(init(page(initpage.MAGIC, 2)))
+    assert not isinstance(caught.value, initpage.NotOurInit)
+
+
+def test_a_complete_page_is_read(init: Init) -> None:
+    reading = initpage.InitPage(init(page(initpage.MAGIC, 1, 0, 17, 0, 0))).read()
+    assert (reading.state, reading.target) == (initpage.InitState.AWAKE, 17)
