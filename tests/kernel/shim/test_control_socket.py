@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -237,6 +238,16 @@ def test_whoever_never_reads_is_not_listened_to(keeper: Path) -> None:
         assert seen == list(range(500))
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """More than the usual 1024 for what the test itself opens."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_thousands_of_idle_connections_keep_nobody_out(keeper: Path) -> None:
     pid = keeper_pid(keeper)
     with ExitStack() as stack:

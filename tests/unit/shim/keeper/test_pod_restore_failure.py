@@ -14,7 +14,7 @@ from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.core.errors import NodeError
 from architect.shim.keeper import criu
 from architect.shim.keeper.container import Container
-from architect.shim.keeper.loop import Loop, Task
+from architect.shim.keeper.loop import Loop, Task, Timer
 from architect.shim.keeper.network import PodNetwork
 from architect.shim.keeper.pod import FAILED_RETRY_SECONDS, Pod
 
@@ -26,8 +26,9 @@ class NoTime(Loop):
         self.timers: list[tuple[float, Callable[[], None]]] = []
         super().__init__()
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
         self.timers.append((seconds, callback))
+        return Timer(callback)
 
     def settle(self) -> None:
         while self._ready:
