@@ -110,7 +110,7 @@ endif
 	  $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
 
 .PHONY: test-vm
-test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine (25 minutes)
+test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine (10 minutes)
 	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
 
 .PHONY: demo
