@@ -184,7 +184,8 @@ def test_exec_asks_the_keeper_and_then_runs(make: Make, keeper: KeeperDouble) ->
 def test_of_an_awake_pod_only_the_launcher_asks(
     make: Make, keeper: KeeperDouble, name: str
 ) -> None:
-    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    container = make(spec(["sh", "-c", "echo up; exec sleep 1000"], annotations=IDLE)).start()
+    container.until("up\n")  # before that PID 1 ignores signals, as every PID 1 does
     keeper.answers["awake"] = {"ok": True, "state": "awake"}
     before = len(keeper.calls)
     if name == "exec":
