@@ -187,7 +187,7 @@ def test_a_failed_restore_with_fresh_keeps_the_image_and_starts_anew(
             eventually(lambda: app.restarts() == 1, what="kubelet has restarted the container")
         eventually(app.is_ready, what="the new container is ready")
         assert app.container_status()["lastState"]["terminated"]["exitCode"] == 137
-        assert app.get()["identity"] != identity
+        assert app.get_when_reachable()["identity"] != identity
         said = eventually(lambda: app.events("RestoreFailed"), what="event RestoreFailed")
         assert "on-restore-failure is fresh" in said[0]
         eventually(lambda: failed_wakes() > counted, what="the metric counts the failure")
@@ -212,6 +212,7 @@ def test_a_failed_restore_with_retry_is_repeated_until_it_works(
             assert request.poll() is None, "the request was not held"
         # The image is whole again: the same request is answered, by the same memory.
         assert answer_of(request)["identity"] == identity
+        assert app.get_when_reachable()["identity"] == identity
         _runs_on(app, identity)
 
 
@@ -237,6 +238,7 @@ def test_a_failed_restore_with_fail_stays_asleep_and_says_so(
             assert app.restarts() == 0
         app.runtime("wake")
         eventually(app.is_ready, what="it is ready again")
+        assert app.get_when_reachable()["identity"] == identity
         _runs_on(app, identity)
 
 

@@ -20,6 +20,8 @@ from lab.node import Node
 
 APPS = Path(__file__).parent / "apps"
 DEADLINE_SECONDS = 120.0
+CURL_REFUSED = 7
+"""curl's exit status where nobody takes the connection."""
 NOT_NOW = ("Busy", "does not come to rest", "is waking", "is not ready")
 """In the words of a refusal that says nothing about the next try."""
 RUNTIME = names.CURRENT / "bin" / "architect-runtime"
@@ -159,6 +161,25 @@ class Workload:
         """Ask the application through its Service (or at *host*) from outside the nodes."""
         where = _in_url(host or self.service_ip())
         return ask(self.cluster, f"http://{where}:{port}{path}")
+
+    def get_when_reachable(self, path: str = "/") -> dict[str, Any]:
+        """As :meth:`get`, but again while the Service leads nowhere.
+
+        After a restart of its container, or of kubelet, a pod is not ready for a moment, and
+        kube-proxy, which refuses connections then, follows both changes in its own time.
+        """
+        found: list[dict[str, Any]] = []
+
+        def answers() -> bool:
+            try:
+                found.append(self.get(path))
+            except errors.CommandFailed as error:
+                if error.status != CURL_REFUSED:
+                    raise
+            return bool(found)
+
+        eventually(answers, what=f"the Service of {self.name} leads to it")
+        return found[0]
 
     @contextmanager
     def pending_request(self, *, seconds: float = 140) -> Iterator[subprocess.Popen[str]]:
