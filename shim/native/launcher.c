@@ -5,9 +5,10 @@
 // by execv at once. Managed ones are handled by architect.shim in the bundle's own interpreter.
 //
 //   create, run               managed: config.json mentions our annotations and is no sandbox
-//   exec, kill                managed: an argument is the id of a container with a record, and the
+//   exec                      managed: an argument is the id of a container with a record, and the
 //                             keeper does not say at once that its pod is awake
-//   delete                    managed: an argument is the id of a container with a record
+//   start                     managed: the container was created to be restored
+//   kill, delete              managed: an argument is the id of a container with a record
 //   anything else             the lower runtime's
 //
 // The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
@@ -77,16 +78,21 @@ static int contains(const char *text, size_t length, const char *wanted) {
   return memmem(text, length, wanted, strlen(wanted)) != NULL;
 }
 
-static int wants_management(const char *bundle) {
-  char path[PATH_MAX];
-  if (snprintf(path, sizeof path, "%s/config.json", bundle) >= (int)sizeof path) return 0;
+static const char *text_of(const char *path, size_t *length) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   struct stat info;
-  if (fd < 0 || fstat(fd, &info) || info.st_size == 0) return 0;
-  size_t length = (size_t)info.st_size;
-  char *text = mmap(NULL, length, PROT_READ, MAP_PRIVATE, fd, 0);
-  if (text == MAP_FAILED) return 0;
-  if (!contains(text, length, PREFIX)) return 0;
+  if (fd < 0 || fstat(fd, &info) || info.st_size == 0) return NULL;
+  *length = (size_t)info.st_size;
+  char *text = mmap(NULL, *length, PROT_READ, MAP_PRIVATE, fd, 0);
+  return text == MAP_FAILED ? NULL : text;
+}
+
+static int wants_management(const char *bundle) {
+  char path[PATH_MAX];
+  size_t length;
+  if (snprintf(path, sizeof path, "%s/config.json", bundle) >= (int)sizeof path) return 0;
+  const char *text = text_of(path, &length);
+  if (!text || !contains(text, length, PREFIX)) return 0;
   for (size_t i = 0; i < sizeof SANDBOX / sizeof *SANDBOX; i++)
     if (contains(text, length, SANDBOX[i])) return 0;
   return 1;
@@ -97,6 +103,17 @@ static int has_record(const char *directory, const char *id) {
   if (!*id || *id == '.' || *id == '-' || strchr(id, '/') || strlen(id) > 200) return 0;
   snprintf(path, sizeof path, "%s/%s.json", directory, id);
   return access(path, F_OK) == 0;
+}
+
+// Whether the container was created without its application, which is restored when it is started.
+static int is_hollow(const char *id) {
+  char path[PATH_MAX];
+  size_t length;
+  if (!has_record(RECORDS, id)) return 0;
+  snprintf(path, sizeof path, "%s/%s.json", RECORDS, id);
+  const char *text = text_of(path, &length);
+  // As records.write() writes it; no name of a pod or a path can hold a quote.
+  return text && contains(text, length, "\"hollow\": true");
 }
 
 // Sends one request to the keeper and reads the beginning of its answer; 0 if there is none in time.
@@ -140,11 +157,15 @@ static int is_ours(int argc, char **argv) {
   const char *command = argv[at];
   if (!strcmp(command, "create") || !strcmp(command, "run"))
     return wants_management(bundle_of(argc, argv, at));
-  int is_delete = !strcmp(command, "delete");
-  if (!is_delete && strcmp(command, "exec") && strcmp(command, "kill")) return 0;
+  int is_delete = !strcmp(command, "delete"), is_start = !strcmp(command, "start");
+  // A signal may be the end of a pod that is to be saved for its successor, awake or not.
+  int always = is_delete || !strcmp(command, "kill");
+  if (!always && !is_start && strcmp(command, "exec")) return 0;
   for (int i = at + 1; i < argc; i++) {
+    if (is_start && is_hollow(argv[i])) return 1;
+    if (is_start) continue;
     // Also a word of the command may be some container's id: all must be awake.
-    if (has_record(RECORDS, argv[i]) && (is_delete || !is_awake(argv[i]))) return 1;
+    if (has_record(RECORDS, argv[i]) && (always || !is_awake(argv[i]))) return 1;
     if (is_delete && has_record(UNMANAGED, argv[i])) return 1;
   }
   return 0;

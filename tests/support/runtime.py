@@ -374,14 +374,14 @@ FIELDS = ("magic", "version", "state", "target", "reaped", "status", "hollow", "
 AWAKE, ASLEEP, END, START = range(4)
 
 
-class KeeperDouble:
-    """Answers on the keeper's socket and remembers what it was asked."""
+class SocketDouble:
+    """Answers on a control socket and remembers what it was asked."""
 
-    def __init__(self, directory: Path) -> None:
-        self.answers: dict[str, dict[str, Any]] = {}
+    def __init__(self, directory: Path, name: str) -> None:
+        self.answers: dict[str, dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.calls: list[dict[str, Any]] = []
         directory.mkdir(mode=0o700, exist_ok=True)
-        self._path = directory / "keeper.sock"
+        self._path = directory / name
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(self._path))
         self._socket.listen()
@@ -403,8 +403,9 @@ class KeeperDouble:
                         if message["op"] == "stop-the-double":
                             return
                         self.calls.append(message)
-                        answer = self.answers.get(message["op"], {"ok": True})
-                        connection.sendall(wire.encode(answer))
+                        answer = self.answers.get(message["op"], {})
+                        found = answer(message) if callable(answer) else answer
+                        connection.sendall(wire.encode({"ok": True, **found}))
 
     def close(self) -> None:
         """Stop answering."""
@@ -413,6 +414,33 @@ class KeeperDouble:
             self._thread.join(DEADLINE_SECONDS)
         self._socket.close()
         self._path.unlink(missing_ok=True)
+
+
+class KeeperDouble(SocketDouble):
+    """In the keeper's place."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "keeper.sock")
+
+
+class DaemonDouble(SocketDouble):
+    """In the daemon's place."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "daemon.sock")
+
+
+def in_pod(uid: str, *, container: str = "app", policy: dict[str, Any]) -> dict[str, str]:
+    """Return the annotations that containerd gives a container of a pod with *policy*."""
+    return {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.container-name": container,
+        "io.kubernetes.cri.sandbox-id": f"sandbox-{uid}",
+        "io.kubernetes.cri.sandbox-uid": uid,
+        "io.kubernetes.cri.sandbox-name": f"web-{uid}",
+        "io.kubernetes.cri.sandbox-namespace": "shop",
+        "architect.dev/policy": json.dumps(policy),
+    }
 
 
 def spec(

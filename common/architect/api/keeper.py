@@ -16,7 +16,8 @@ Operations (arguments → answer besides ``ok``):
 ``wake``       ``pod``, ``reason``                            ``status``, ``duration_seconds``
 ``ensure``     ``container``, ``reason``                      ``state``: wakes the container's pod
                                                               if it is not awake, then answers
-``kill``       ``container``, ``signal``                      as ensure: before a signal goes out
+``kill``       ``container``, ``signal``                      as ensure: before a signal goes out;
+                                                              ``captured``: it was ended instead
 ``awake``      ``container``                                  ``state``: changes nothing; the
                                                               launcher asks so before it starts
                                                               an interpreter
@@ -26,6 +27,14 @@ Operations (arguments → answer besides ``ok``):
 ``settle``     ``pod``, ``container``                         ``state``: wakes the pod before
                                                               *container* comes, which could reach
                                                               CRIU; its note is on disk
+``capture``    ``pod``, ``reason``, ``patience_seconds``      ``status``: puts the pod to sleep for
+                                                              its successor; a wake undoes it
+``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
+``adopt``      ``container``, ``stays_asleep``                ``state``: the hollow container takes
+                                                              what lies in its arrival, and wakes
+``refuse``     ``container``, ``reason``, ``message``         ``state``: what came for the hollow
+                                                              container cannot be used; it starts
+                                                              fresh if its policy says so
 ``removed``    ``container``                                  – (the engine deleted the container)
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed
@@ -88,6 +97,8 @@ class PodState(enum.Enum):
     WAKING = "waking"
     FAILED = "failed"
     """Asleep, and the last restore failed: the image is kept."""
+    CAPTURED = "captured"
+    """Asleep for good: another pod goes on with its memory."""
 
 
 class Event(enum.Enum):
@@ -97,6 +108,10 @@ class Event(enum.Enum):
     """``duration_seconds``, ``image_bytes``, ``reason``, ``steps`` {name: seconds}."""
     WOKE = "woke"
     """``duration_seconds``, ``reason``, ``held_packets``, ``steps``."""
+    CAPTURED = "captured"
+    """``duration_seconds``, ``image_bytes``, ``reason``: the pod's image waits for a successor."""
+    RESTORED = "restored"
+    """``container``: it goes on with the memory that came for it (or sleeps with it)."""
     SLEEP_FAILED = "sleep-failed"
     """``reason``, ``message``, ``hint``: what was dumped is restored and packets are released."""
     WAKE_FAILED = "wake-failed"

@@ -14,7 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
+from architect.core.errors import (
+    ArchitectError,
+    FormatError,
+    NodeError,
+    Rejected,
+    Unavailable,
+)
 
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 1 << 20
@@ -156,3 +162,19 @@ def error_of(response: dict[str, Any]) -> Rejected | NodeError:
     if code == "rejected":
         return Rejected(message, reason=reason or "Rejected", hint=hint)
     return NodeError(message, reason=reason or "NodeError", hint=hint)
+
+
+def failure(error: ArchitectError | OSError) -> dict[str, Any]:
+    """Return the response that tells *error*; :func:`error_of` reads it."""
+    if isinstance(error, (Rejected, NodeError)):
+        code = "rejected" if isinstance(error, Rejected) else "failed"
+        reason, message, hint = error.reason, error.message, error.hint
+    elif isinstance(error, ArchitectError):
+        code, reason = "rejected", type(error).__name__
+        message, hint = error.message, error.hint
+    else:
+        code, reason, message, hint = "failed", "System", str(error), ""
+    return {
+        "ok": False,
+        "error": {"code": code, "reason": reason, "message": message, "hint": hint},
+    }

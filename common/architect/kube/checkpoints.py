@@ -18,7 +18,7 @@ from typing import Any, Final
 from architect.core.errors import FormatError
 from architect.kube import conditions
 from architect.kube.api import Api, JsonObject
-from architect.kube.conditions import Condition
+from architect.kube.conditions import Condition, Status
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
 
 FORMAT_VERSION: Final = 1
@@ -92,22 +92,34 @@ class Capture:
     image_bytes: int
     at: datetime.datetime
     requirements: Requirements
+    peer_id: str = ""
+    """Under what the node's daemon serves it to others; empty: it stays with its pod."""
     durations_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Step to seconds: ``drain``, ``dump``, …"""
 
 
-def name_of(pod: ObjectRef) -> str:
+MOVE_SUFFIX: Final = "-move"
+"""A pod that leaves while it sleeps has two checkpoints: one ends with it, one does not."""
+
+
+def name_of(pod: ObjectRef, *, trigger: Trigger = Trigger.SLEEP) -> str:
     """Return the name of the checkpoint of *pod*: found without a list, made at most once."""
-    return f"{pod.name[:MAX_POD_NAME_CHARS].rstrip('.-')}-{pod.uid[:8]}"
+    name = f"{pod.name[:MAX_POD_NAME_CHARS].rstrip('.-')}-{pod.uid[:8]}"
+    return name if trigger is Trigger.SLEEP else f"{name}{MOVE_SUFFIX}"
 
 
-def ref_of(pod: ObjectRef) -> ObjectRef:
+def ref_of(pod: ObjectRef, *, trigger: Trigger = Trigger.SLEEP) -> ObjectRef:
     """Return the reference to the checkpoint of *pod*."""
-    return ObjectRef(resource=CHECKPOINTS, namespace=pod.namespace, name=name_of(pod))
+    name = name_of(pod, trigger=trigger)
+    return ObjectRef(resource=CHECKPOINTS, namespace=pod.namespace, name=name)
 
 
-def build(spec: CheckpointSpec, *, is_owned_by_pod: bool = True) -> JsonObject:
-    """Return the object to create. One that shall outlive its pod is not owned by it."""
+def build(spec: CheckpointSpec) -> JsonObject:
+    """Return the object to create.
+
+    That of a sleeping pod ends with its pod. One that shall outlive the pod ends with the pod's
+    owner: without it no successor will come.
+    """
     pod = spec.pod
     value: JsonObject = {
         "podRef": {"name": pod.name, "uid": pod.uid},
@@ -117,9 +129,22 @@ def build(spec: CheckpointSpec, *, is_owned_by_pod: bool = True) -> JsonObject:
     }
     if spec.owner is not None:
         value["owner"] = _owner(spec.owner)
-    metadata: JsonObject = {"name": name_of(pod), "namespace": pod.namespace}
-    if is_owned_by_pod:
+    metadata: JsonObject = {
+        "name": name_of(pod, trigger=spec.trigger),
+        "namespace": pod.namespace,
+    }
+    if spec.trigger is Trigger.SLEEP:
         metadata["ownerReferences"] = [pod.to_owner()]
+    elif spec.owner is not None:
+        owner = spec.owner
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": owner.api_version,
+                "kind": owner.kind,
+                "name": owner.name,
+                "uid": owner.uid,
+            }
+        ]
     return {
         "apiVersion": CHECKPOINTS.api_version,
         "kind": CHECKPOINTS.kind,
@@ -144,7 +169,11 @@ def captured_status(capture: Capture) -> dict[str, Any]:
         "bytes": capture.image_bytes,
         "size": size_text(capture.image_bytes),
         "durations": {key: f"{value:.3f}s" for key, value in capture.durations_seconds.items()},
-        "location": {"node": {"name": capture.node, "path": capture.path}},
+        "location": (
+            {"peer": {"node": capture.node, "id": capture.peer_id}}
+            if capture.peer_id
+            else {"node": {"name": capture.node, "path": capture.path}}
+        ),
         "requirements": requirements,
     }
 
@@ -208,6 +237,33 @@ def set_status(
         patch,
         subresource="status",
         resource_version=value["metadata"]["resourceVersion"],
+    )
+
+
+def claim(api: Api, value: JsonObject, *, pod: ObjectRef, node: str) -> JsonObject:
+    """Take the checkpoint *value* as read for *pod*, which *node* makes; return it as stored.
+
+    Raises Conflict if it was changed since: then it may be somebody else's.
+    """
+    at = datetime.datetime.now(tz=datetime.UTC)
+    return set_status(
+        api,
+        value,
+        Condition(
+            type=CLAIMED,
+            status=Status.TRUE,
+            reason="Claimed",
+            message=f"pod {pod.name} on node {node} goes on from it",
+        ),
+        fields={
+            "claimedBy": {
+                "name": pod.name,
+                "uid": pod.uid,
+                "node": node,
+                "at": conditions.timestamp(at),
+            }
+        },
+        now=at,
     )
 
 

@@ -45,6 +45,16 @@ NODES: Final = Resource(group="", version="v1", plural="nodes", kind="Node", is_
 SECRETS: Final = Resource(group="", version="v1", plural="secrets", kind="Secret")
 LIMIT_RANGES: Final = Resource(group="", version="v1", plural="limitranges", kind="LimitRange")
 DAEMON_SETS: Final = Resource(group="apps", version="v1", plural="daemonsets", kind="DaemonSet")
+REPLICA_SETS: Final = Resource(
+    group="apps", version="v1", plural="replicasets", kind="ReplicaSet"
+)
+STATEFUL_SETS: Final = Resource(
+    group="apps", version="v1", plural="statefulsets", kind="StatefulSet"
+)
+REPLICATION_CONTROLLERS: Final = Resource(
+    group="", version="v1", plural="replicationcontrollers", kind="ReplicationController"
+)
+JOBS: Final = Resource(group="batch", version="v1", plural="jobs", kind="Job")
 EVENTS: Final = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 LEASES: Final = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 MUTATING_WEBHOOKS: Final = Resource(

@@ -82,6 +82,20 @@ class KeeperLink:
         """Wake a pod and return when it is awake."""
         self._call("wake", timeout_seconds=self._transition_timeout_seconds, pod=uid, reason=reason)
 
+    def capture(self, uid: str, *, reason: str, patience_seconds: float) -> None:
+        """Put a pod to sleep for its successor; :meth:`wake` undoes it until :meth:`depart`."""
+        self._call(
+            "capture",
+            timeout_seconds=self._transition_timeout_seconds,
+            pod=uid,
+            reason=reason,
+            patience_seconds=patience_seconds,
+        )
+
+    def depart(self, uid: str, *, reason: str) -> None:
+        """Leave a captured pod to its successor: it never runs here again."""
+        self._call("depart", pod=uid, reason=reason)
+
     def note(self, uid: str, *, why: list[str], idle_in_seconds: float | None) -> None:
         """Leave the verdict with the keeper, for ``architect-runtime why``."""
         self._call("note", pod=uid, why=why, idle_in_seconds=idle_in_seconds)

@@ -9,9 +9,13 @@ from architect.kube.resources import (
     CHECKPOINTS,
     DAEMON_SETS,
     EVENTS,
+    JOBS,
     LIMIT_RANGES,
     NODES,
     PODS,
+    REPLICA_SETS,
+    REPLICATION_CONTROLLERS,
+    STATEFUL_SETS,
 )
 
 RULES: Final = (
@@ -24,5 +28,10 @@ RULES: Final = (
     Rule(resource=EVENTS, verbs=("create", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "create", "delete")),
     Rule(resource=CHECKPOINTS, verbs=("patch",), subresource="status"),
+    # Who replaces a pod that leaves, and whether it will.
+    Rule(resource=REPLICA_SETS, verbs=("get",)),
+    Rule(resource=STATEFUL_SETS, verbs=("get",)),
+    Rule(resource=REPLICATION_CONTROLLERS, verbs=("get",)),
+    Rule(resource=JOBS, verbs=("get",)),
     Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
 )

@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 from typing import Any, Final
 
+from architect.api import daemon as protocol
 from architect.api import names
 from architect.api.keeper import Event
 from architect.core.errors import ArchitectError, FormatError, Rejected
@@ -20,6 +21,10 @@ from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
+from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.departures import Departures
+from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.endpoint import Endpoint
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
@@ -99,6 +104,35 @@ class Daemon:
             verdict_changed=self._writer.touch,
             extra_reasons=self._housekeeping.extra_reasons,
         )
+        depot = Depot(state=layout.pods.parent)
+        self._departures = Departures(
+            api,
+            node=config.node_name,
+            keeper=self._keeper,
+            host=host,
+            depot=depot,
+            metrics=self._metrics,
+            tell=self._tell,
+            patience_seconds=config.capture_patience_seconds,
+            at_once=config.max_concurrent_captures,
+        )
+        self._arrivals = Arrivals(
+            api,
+            node=config.node_name,
+            store=self._store,
+            depot=depot,
+            fetch=fetch,
+            metrics=self._metrics,
+            tell=self._tell,
+            patience_seconds=config.arrival_patience_seconds,
+        )
+        self._endpoint = Endpoint(
+            layout.run / names.DAEMON_SOCKET.name,
+            {
+                protocol.LEAVING: self._departures.leaving,
+                protocol.ARRIVING: self._arrivals.arriving,
+            },
+        )
         self._watcher = Watcher(api, PODS, fields=f"spec.nodeName={config.node_name}")
         self._server = metric_server.Server(
             self._metrics,
@@ -135,10 +169,13 @@ class Daemon:
             )
         ]
         self._server.start()
+        self._endpoint.start()
         for thread in threads:
             thread.start()
         self._stop.wait()
         log.info("stopping")
+        self._endpoint.close()
+        self._departures.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -164,8 +201,13 @@ class Daemon:
         for item in self._watcher:
             for uid in self._store.take(item):
                 self._writer.touch(uid)
-                if self._store.get(uid) is None:
+                pod = self._store.get(uid)
+                if pod is None:
+                    self._departures.forget(uid)
+                    self._arrivals.forget(uid)
                     self._housekeeping.sweep_soon()
+                elif pod.is_terminating:
+                    self._departures.notice(pod)
             self._sampler.poke()
 
     def _follow_keeper(self) -> None:
@@ -213,6 +255,8 @@ class Daemon:
         self._count(event, message)
         self._remember(event, uid, message)
         pod = self._store.get(uid)
+        if event is Event.RESTORED:
+            self._arrivals.restored(uid, pod=pod)
         if pod is not None:
             keeper = self._registry.keeper_pod(uid)
             note = status.note_of(

@@ -100,6 +100,15 @@ class DaemonSettings:
     image_ttl_seconds: float = 0.0
     """A pod that slept longer than this is woken, so that its image goes; 0: never."""
 
+    max_concurrent_captures: int = 4
+    """Pods that are saved for their successors at the same time."""
+
+    capture_patience_seconds: float = 1.0
+    """How long conversations of a pod that leaves may take to end before they are cut."""
+
+    arrival_patience_seconds: float = 60.0
+    """How long a pod that comes waits for its predecessor to be saved, before it starts fresh."""
+
     sweep_interval_seconds: float = 300.0
     preflight_interval_seconds: float = 60.0
     restart_delay_seconds: float = 120.0
@@ -129,6 +138,9 @@ _HELP: Final = {
     "metrics_address": "address:port of metrics and health",
     "max_concurrent_sleeps": "pods put to sleep at the same time",
     "sleep_patience_seconds": "how long conversations may drain",
+    "max_concurrent_captures": "pods saved for their successors at the same time",
+    "capture_patience_seconds": "how long conversations of a pod that leaves may take to end",
+    "arrival_patience_seconds": "how long a new pod waits for its predecessor to be saved",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
     "sample_max_seconds": "longest time between two looks at a pod",
@@ -208,6 +220,11 @@ def _seconds(text: str) -> float:
 def _check(settings: DaemonSettings) -> None:
     for condition, text in (
         (settings.max_concurrent_sleeps >= 1, "max_concurrent_sleeps must be at least 1"),
+        (settings.max_concurrent_captures >= 1, "max_concurrent_captures must be at least 1"),
+        (
+            0 <= settings.arrival_patience_seconds <= 100,
+            "arrival_patience_seconds must be 0 to 100: the engine has two minutes for a start",
+        ),
         (0 < settings.cpu_threshold < 1024, "cpu_threshold must be above 0"),
         (settings.sample_min_seconds >= 0.1, "sample_min_seconds must be at least 0.1"),
         (

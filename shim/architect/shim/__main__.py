@@ -36,6 +36,11 @@ def _carry_out(call: cli.Call) -> int:
         from architect.shim import create
 
         create.create(call)
+    if call.command == "start":
+        from architect.shim import arrivals, commands
+
+        if commands.is_of(call):
+            return arrivals.start(call)
     if call.command in ("exec", "kill", "delete"):
         from architect.shim import commands
 

@@ -11,9 +11,12 @@ import os
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from architect.api import names
+from architect.api import daemon, names
+from architect.api.keeper import PodState
+from architect.api.policy import Migrate
 from architect.core import files
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.core.wire import Client
 from architect.shim import cli, engine_log, installation, keeper_client, record_files
 from architect.shim.cli import Call
 
@@ -53,19 +56,41 @@ def exec_(call: Call) -> NoReturn:
 def kill(call: Call) -> NoReturn:
     """``kill``: the application gets the signal, so it must be there. SIGKILL needs nobody."""
     if not call.is_kill_nine:
+        _tell_daemon(call)
         try:
-            keeper_client.ask(
+            answer = keeper_client.ask(
                 "kill",
                 timeout_seconds=WAKE_SECONDS,
                 container=call.container,
                 signal=call.signal,
             )
+            if answer.get("state") == PodState.CAPTURED.value:
+                os._exit(0)  # its successor goes on; here it was ended without the signal
         except ArchitectError as error:
             # Our init keeps the signal for the application; the grace period goes on.
             engine_log.warning(
                 call, f"container {call.container} was not woken for {call.signal}: {error}"
             )
     installation.pass_on(call.words)
+
+
+def _tell_daemon(call: Call) -> None:
+    """Let the daemon save the pod first if this is its end and a successor will come."""
+    try:
+        record = files.read_json(record_files.path(call.container), version=record_files.VERSION)
+        policy = record.get("policy") or {}
+        if policy.get("migrate") == Migrate.NEVER.value or not record.get("namespace"):
+            return
+        with Client(names.DAEMON_SOCKET, timeout_seconds=daemon.LEAVING_SECONDS) as client:
+            client.call(
+                daemon.LEAVING,
+                pod=record["pod"],
+                namespace=record["namespace"],
+                pod_name=record["pod_name"],
+                container=record["container"],
+            )
+    except (ArchitectError, OSError, KeyError, AttributeError) as error:
+        engine_log.warning(call, f"container {call.container} is not saved: {error}")
 
 
 def delete(call: Call) -> int:

@@ -13,7 +13,15 @@ from typing import Final, NoReturn
 
 from architect.core.errors import ArchitectError
 from architect.core.files import write_atomic
-from architect.shim import engine_log, installation, keeper_client, lookpath, oci, records
+from architect.shim import (
+    arrivals,
+    engine_log,
+    installation,
+    keeper_client,
+    lookpath,
+    oci,
+    records,
+)
 from architect.shim.cli import Call
 from architect.shim.installation import pass_on
 
@@ -60,7 +68,8 @@ def create(call: Call) -> NoReturn:
     if isinstance(found, oci.Refused):
         _note_unmanaged(call, found)
         pass_on(call.words)
-    sha, init = installation.init()
+    come = arrivals.wait(call, found)
+    sha, init = come or installation.init()
     if not oci.is_ours(spec):
         _replace(
             file,
@@ -69,9 +78,10 @@ def create(call: Call) -> NoReturn:
                 init=str(init),
                 machine=os.uname().machine,
                 denies_io_uring=_denies_io_uring(),
+                is_hollow=come is not None,
             ),
         )
-    records.write(_record(call, spec, found, init_sha=sha))
+    records.write(_record(call, spec, found, init_sha=sha, is_hollow=come is not None))
     _register(call)
     pass_on(call.words)
 
@@ -99,7 +109,9 @@ def _register(call: Call) -> None:
         engine_log.warning(call, f"container {call.container} starts unregistered: {error}")
 
 
-def _record(call: Call, spec: oci.Spec, found: oci.Wanted, *, init_sha: str) -> records.Record:
+def _record(
+    call: Call, spec: oci.Spec, found: oci.Wanted, *, init_sha: str, is_hollow: bool
+) -> records.Record:
     identity = found.identity
     pid_file = call.options.get("pid-file")
     return records.Record(
@@ -118,7 +130,7 @@ def _record(call: Call, spec: oci.Spec, found: oci.Wanted, *, init_sha: str) -> 
         policy=found.policy.to_dict(),
         init_sha=init_sha,
         created=time.time(),
-        hollow=False,
+        hollow=is_hollow,
     )
 
 

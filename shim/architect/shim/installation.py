@@ -42,15 +42,20 @@ def init() -> tuple[str, Path]:
             path=named,
             hint="install the bundle again",
         ) from error
-    path = version.resolve().parent / "init" / sha / "init"
+    return sha, init_of(sha)
+
+
+def init_of(sha: str) -> Path:
+    """Return the init with that SHA-256, whichever version it came with. Raises NodeError."""
+    path = version_directory().resolve().parent / "init" / Path(sha).name / "init"
     if not path.exists():
         raise NodeError(
             f"{path} is missing",
             reason="BrokenInstallation",
             path=path,
-            hint="install the bundle again",
+            hint="install the bundle again, of the version that the pod ran with",
         )
-    return sha, path
+    return path
 
 
 def lower_runtime() -> Path:

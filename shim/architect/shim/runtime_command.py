@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
@@ -122,6 +123,13 @@ def _events(options: argparse.Namespace) -> int:
             print(line, flush=True)
 
 
+def _save_files(options: argparse.Namespace) -> int:
+    from architect.shim import luggage
+
+    size = luggage.save(options.pod, options.into)
+    return _show(options, {"bytes": size}, lambda: f"{size} bytes")
+
+
 def _version(options: argparse.Namespace) -> int:
     value: dict[str, Any] = {"bundle": installation.version_directory().resolve().name}
     value["runtime"] = str(installation.lower_runtime())
@@ -175,6 +183,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     check.add_argument("pod", metavar="POD", nargs="?", help="without it the node is checked")
     add("list", _list, "every managed pod of this node, and what is not managed", needs_pod=False)
     add("events", _events, "follow sleeps, wakes and failures until interrupted", needs_pod=False)
+    text = "pack what a sleeping pod's containers wrote; what the daemon does before a pod moves"
+    save = add("save-files", _save_files, text)
+    save.add_argument("--into", type=Path, required=True, metavar="DIRECTORY")
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
     return parser.parse_args(arguments)
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
-from architect.core.errors import NodeError, Rejected
+from architect.core.errors import FormatError, NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import AfterDump, Facts
+from architect.shim.packets import rebinding
 from architect.shim.records import Record
 
 log = logging.getLogger(__name__)
@@ -103,14 +104,16 @@ class Container:
         return self._cgroups
 
     def is_starting(self) -> bool:
-        """Whether its init lives and has not begun the application yet. Raises NodeError."""
+        """Whether its init lives, and its application neither began nor came yet. NodeError."""
         if self.find_init() is None:
             return False
         try:
             reading = self.page().read()
         except NotOurInit:
             return True
-        return reading.state is InitState.AWAKE and not reading.target
+        if reading.target:
+            return False
+        return reading.state is InitState.AWAKE or (self.record.hollow and self.has_come)
 
     def tree_root(self) -> int | None:
         """Return the host's pid of the application's tree; None while it is not there."""
@@ -315,6 +318,7 @@ class Container:
                 pipes=meta.pipes,
                 highest_pid=meta.highest_pid,
                 cgroups=cgroups.entrances(self.cgroups()),
+                is_moved=meta.is_moved,
             ),
             is_working=self.is_criu_working,
             limit_seconds=RESTORE_LIMIT_SECONDS,
@@ -357,6 +361,33 @@ class Container:
         page = self.page()
         if page.read().state is InitState.ASLEEP:
             page.wake()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether what came for it from another pod still waits to be adopted."""
+        return (images.arrival(self.record.pod, self.record.container) / "image").is_dir()
+
+    def adopt(self, *, addresses: frozenset[str]) -> None:
+        """Take what came from another pod as its own image, in a pod that has *addresses*.
+
+        Raises Rejected for a socket that has no place here, FormatError, OSError.
+        """
+        arrival = images.arrival(self.record.pod, self.record.container)
+        old = frozenset(images.Meta.read(arrival).addresses)
+        rebinding.rebind(arrival / "image", rebinding.pairs(old, addresses), old=old)
+        images.adopt(self.directory, arrival=arrival)
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether its image came from another pod and has never run in this one."""
+        try:
+            return images.Meta.read(self.directory).is_moved
+        except (FileNotFoundError, FormatError):
+            return False
+
+    def start_fresh(self) -> None:
+        """Begin the application of a container that was created to be restored, after all."""
+        self.page().start()
 
     def end(self, status: int) -> None:
         """End the container with exit status *status*, so that kubelet restarts it."""

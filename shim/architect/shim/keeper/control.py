@@ -126,7 +126,7 @@ class Peer:
             if self._is_open and not self._is_full:
                 self._receive()
         except FormatError as error:
-            self.send(failed(error))
+            self.send(wire.failure(error))
             self.close()
         if self._is_open:
             self._watch()
@@ -202,7 +202,7 @@ class Server:
             _, uid, _ = _UCRED.unpack(credentials)
             if uid != 0:
                 peer.send(
-                    failed(
+                    wire.failure(
                         Rejected(
                             f"uid {uid} may not control the keeper",
                             reason="NotRoot",
@@ -213,7 +213,7 @@ class Server:
                 peer.close()
             elif not self._make_place():
                 peer.send(
-                    failed(Rejected(f"{MAX_CONNECTIONS} connections are open", reason="TooMany"))
+                    wire.failure(Rejected(f"{MAX_CONNECTIONS} connections are open", reason="TooMany"))
                 )
                 peer.close()
             else:
@@ -231,7 +231,7 @@ class Server:
         if not idle:
             return False
         oldest = min(idle, key=lambda peer: peer.last_active)
-        oldest.send(failed(Rejected("others need the connection", reason="Idle")))
+        oldest.send(wire.failure(Rejected("others need the connection", reason="Idle")))
         oldest.close()
         return True
 
@@ -255,7 +255,7 @@ class Server:
         except (ArchitectError, RecursionError) as error:
             if isinstance(error, RecursionError):
                 error = Rejected("the request is nested too deeply", reason="Protocol")
-            answer = failed(error)
+            answer = wire.failure(error)
             peer.send(answer if number is None else {**answer, "id": number})
             return
         peer.under_way += 1
@@ -264,13 +264,13 @@ class Server:
             try:
                 answer = {"ok": True, **done.result()}
             except (ArchitectError, OSError) as error:
-                answer = failed(error)
+                answer = wire.failure(error)
             except Exception as error:  # noqa: BLE001  # the defect is logged by the loop
-                answer = failed(NodeError(f"{op} ended by a defect: {error!r}", reason="Defect"))
+                answer = wire.failure(NodeError(f"{op} ended by a defect: {error!r}", reason="Defect"))
             try:
                 peer.send(answer if number is None else {**answer, "id": number})
             except FormatError as error:
-                peer.send({**failed(error), **({} if number is None else {"id": number})})
+                peer.send({**wire.failure(error), **({} if number is None else {"id": number})})
             peer.answered()
 
         future.when_done(reply)
@@ -282,19 +282,3 @@ class Server:
         for peer in list(self._peers):
             with contextlib.suppress(OSError):
                 peer.close()
-
-
-def failed(error: ArchitectError | OSError) -> dict[str, Any]:
-    """Return the answer that tells *error*."""
-    if isinstance(error, (Rejected, NodeError)):
-        code = "rejected" if isinstance(error, Rejected) else "failed"
-        reason, message, hint = error.reason, error.message, error.hint
-    elif isinstance(error, ArchitectError):
-        code, reason = "rejected", type(error).__name__
-        message, hint = error.message, error.hint
-    else:
-        code, reason, message, hint = "failed", "System", str(error), ""
-    return {
-        "ok": False,
-        "error": {"code": code, "reason": reason, "message": message, "hint": hint},
-    }

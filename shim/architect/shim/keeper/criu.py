@@ -39,7 +39,6 @@ _SHARED_OPTIONS: Final = (
     # Our packet queue holds the network; CRIU's own lock would leave drop rules behind.
     "--network-lock",
     "skip",
-    "--tcp-established",
     "--file-locks",
     "--link-remap",
     # On the command line, with the equals sign: in a configuration file it means "soft" and costs
@@ -53,12 +52,18 @@ _SHARED_OPTIONS: Final = (
 
 def dump_arguments(*, tree_pid: int) -> list[str]:
     """Return CRIU's arguments for dumping and removing the tree below pid *tree_pid*."""
-    return ["dump", "-t", str(tree_pid), *_SHARED_OPTIONS]
+    return ["dump", "-t", str(tree_pid), "--tcp-established", *_SHARED_OPTIONS]
 
 
-def restore_arguments(*, pipes: dict[str, int], has_own_ipc: bool) -> tuple[list[str], list[int]]:
-    """Return CRIU's arguments for a restore and the init descriptors to pass, in order."""
-    arguments = ["restore", "-d", *_SHARED_OPTIONS]
+def restore_arguments(
+    *, pipes: dict[str, int], has_own_ipc: bool, is_moved: bool = False
+) -> tuple[list[str], list[int]]:
+    """Return CRIU's arguments for a restore and the init descriptors to pass, in order.
+
+    In another pod (*is_moved*) connections have ended: the application reads their end.
+    """
+    connections = "--tcp-close" if is_moved else "--tcp-established"
+    arguments = ["restore", "-d", connections, *_SHARED_OPTIONS]
     if has_own_ipc:
         # The segments of SysV shared memory are made anew in the container's own namespace.
         arguments += ["--join-ns", "ipc:/proc/1/ns/ipc"]
@@ -130,9 +135,12 @@ class Request:
         pipes: dict[str, int],
         highest_pid: int,
         cgroups: Sequence[Path],
+        is_moved: bool,
     ) -> Request:
         """Return the request to restore a tree whose stdio was *pipes*, into *cgroups*."""
-        arguments, inherited = restore_arguments(pipes=pipes, has_own_ipc=True)
+        arguments, inherited = restore_arguments(
+            pipes=pipes, has_own_ipc=True, is_moved=is_moved
+        )
         return cls(
             kind=Kind.RESTORE,
             init_pid=init_pid,

@@ -6,6 +6,8 @@
     /var/lib/architect/pods/<uid>/<container>/image/    what CRIU wrote
     /var/lib/architect/pods/<uid>/<container>/meta.json what the restore needs besides
     /var/lib/architect/pods/<uid>/<container>/failed-N/ an image that could not be restored
+    /var/lib/architect/arrivals/<uid>/containers/<container>/   what came from another pod: image/
+                                                        and meta.json, adopted as the pod's own
 
 Directories are 0700 and files 0600: an image is a process's memory, secrets included.
 """
@@ -18,7 +20,8 @@ import re
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +52,10 @@ class Meta:
     """stdio pipes of the dumped tree, ``pipe:[inode]`` to init's descriptor number."""
     init_sha: str
     slept_at: float
+    is_moved: bool = False
+    """It was another pod's: its peers were told that their connections have ended."""
+    addresses: list[str] = field(default_factory=list)
+    """Of the pod that left, once it has: what its sockets may be bound to."""
 
     @classmethod
     def read(cls, directory: Path) -> Meta:
@@ -77,11 +84,15 @@ def pod_directory(uid: str) -> Path:
 
 def container_directory(uid: str, container: str) -> Path:
     """Return one container's directory. Raises NodeError for names that could leave the pod's."""
+    return pod_directory(uid) / _checked(container)
+
+
+def _checked(container: str) -> str:
     if not _SAFE.fullmatch(container):
         raise NodeError(
             f"container {container!r:.80} is not usable as a file name", reason="BadName"
         )
-    return pod_directory(uid) / container
+    return container
 
 
 def prepare(directory: Path) -> Path:
@@ -95,6 +106,29 @@ def prepare(directory: Path) -> Path:
         shutil.rmtree(old, ignore_errors=True)
     image.mkdir(mode=0o700)
     return image
+
+
+def arrival(uid: str, container: str) -> Path:
+    """Return where another pod's image lies that came for a container. Raises NodeError."""
+    return names.ARRIVALS / pod_directory(uid).name / "containers" / _checked(container)
+
+
+def adopt(directory: Path, *, arrival: Path) -> None:
+    """Make the image in *arrival* that of the container of *directory*.
+
+    The image comes last: until it is there, nothing looks like a sleeping container.
+    Raises FileNotFoundError if none came, FormatError.
+    """
+    meta = Meta.read(arrival)
+    image = prepare(directory)
+    replace(meta, is_moved=True).write(directory)
+    image.rmdir()
+    (arrival / "image").rename(image)
+
+
+def note_addresses(directory: Path, addresses: Iterable[str]) -> None:
+    """Write down the addresses of a pod that leaves. Raises FileNotFoundError, FormatError."""
+    replace(Meta.read(directory), addresses=sorted(addresses)).write(directory)
 
 
 def is_complete(directory: Path) -> bool:

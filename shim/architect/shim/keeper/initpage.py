@@ -45,6 +45,8 @@ class InitState(enum.IntEnum):
     """Record it and stay."""
     END = 2
     """End now, with the recorded status."""
+    START = 3
+    """Begin the application after all, and be awake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,11 @@ class InitPage:
     def wake(self) -> None:
         """Make init end with its target again, also if that has ended in the meantime."""
         struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.AWAKE)
+        self._poke()
+
+    def start(self) -> None:
+        """Make an init that is asleep without a tree begin the application after all."""
+        struct.pack_into("<I", self._map, _STATE_OFFSET, InitState.START)
         self._poke()
 
     def end(self, status: int) -> None:

@@ -6,6 +6,8 @@
                         │                                   │
                         └──undone──▶ AWAKE                  └──failed──▶ FAILED ──wake──▶ WAKING
 
+    ASLEEP ──capture──▶ CAPTURED          AWAKE (hollow, in a successor) ──adopt──▶ ASLEEP
+
 A request that the current state does not allow is refused or joined to the work under way; it
 never starts a second dump or restore of the same pod.
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from architect.api.keeper import PodState
-from architect.core.errors import Rejected
+from architect.core.errors import ArchitectError, NodeError, Rejected
 
 
 class Step(enum.Enum):
@@ -29,6 +31,10 @@ class Step(enum.Enum):
     WAKE = "wake"
     RESTORED = "restored"
     RESTORE_FAILED = "restore-failed"
+    CAPTURE = "capture"
+    """Its image is a successor's now."""
+    ADOPT = "adopt"
+    """A predecessor's image is its own now."""
 
 
 _TRANSITIONS: Final = {
@@ -39,6 +45,8 @@ _TRANSITIONS: Final = {
     (PodState.FAILED, Step.WAKE): PodState.WAKING,
     (PodState.WAKING, Step.RESTORED): PodState.AWAKE,
     (PodState.WAKING, Step.RESTORE_FAILED): PodState.FAILED,
+    (PodState.ASLEEP, Step.CAPTURE): PodState.CAPTURED,
+    (PodState.AWAKE, Step.ADOPT): PodState.ASLEEP,
 }
 
 
@@ -63,9 +71,19 @@ class Answer(enum.Enum):
     """The pod is already where it should be."""
 
 
+def _left() -> Rejected:
+    return Rejected(
+        "the pod was saved for its successor and never runs again",
+        reason="Captured",
+        hint="its successor is the pod that its owner has created since",
+    )
+
+
 def wake_request(state: PodState) -> Answer:
-    """Return what a request to wake means in *state*."""
+    """Return what a request to wake means in *state*. Raises Rejected where it makes no sense."""
     match state:
+        case PodState.CAPTURED:
+            raise _left()
         case PodState.AWAKE:
             return Answer.DONE
         case PodState.FALLING:
@@ -87,11 +105,33 @@ def sleep_request(state: PodState) -> Answer:
             return Answer.DONE
         case PodState.WAKING:
             raise Rejected("the pod is waking", reason="Waking", hint="ask again when it is awake")
+        case PodState.CAPTURED:
+            raise _left()
         case _:
             raise Rejected(
                 "the pod's last restore failed; it is asleep already",
                 reason="RestoreFailed",
                 hint="wake it, or delete the pod for a fresh start",
+            )
+
+
+def capture_request(state: PodState) -> Answer:
+    """Return what a request to save the pod for its successor means in *state*.
+
+    Asleep is all that it takes. Raises Rejected.
+    """
+    match state:
+        case PodState.AWAKE:
+            return Answer.START
+        case PodState.FALLING | PodState.WAKING:
+            return Answer.WAIT
+        case PodState.ASLEEP | PodState.CAPTURED:
+            return Answer.DONE
+        case _:
+            raise Rejected(
+                "the pod's last restore failed; its image is not worth moving",
+                reason="RestoreFailed",
+                hint="its successor starts fresh; the image is kept on this node",
             )
 
 
@@ -106,3 +146,14 @@ class Refusal:
     def as_dict(self) -> dict[str, str]:
         """Return plain JSON values."""
         return {"reason": self.reason, "message": self.message, "hint": self.hint}
+
+    @classmethod
+    def of(cls, error: ArchitectError | OSError) -> Refusal:
+        """Return what *error* says."""
+        if isinstance(error, (NodeError, Rejected)):
+            return cls(reason=error.reason, message=error.message, hint=error.hint)
+        if isinstance(error, ArchitectError):
+            return cls(reason=type(error).__name__, message=error.message, hint=error.hint)
+        if isinstance(error, TimeoutError):
+            return cls(reason="Timeout", message=str(error), hint="see the keeper's log")
+        return cls(reason="System", message=str(error), hint="see the keeper's log")

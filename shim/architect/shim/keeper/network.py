@@ -28,10 +28,10 @@ from architect.shim.keeper.podhold import PodHold
 from architect.shim.keeper.podrules import PodRules
 from architect.shim.keeper.podstandins import PodStandIns
 from architect.shim.keeper.warden import Warden
-from architect.shim.packets import connections, quiescence, unheld
+from architect.shim.packets import addresses, connections, farewell, quiescence, unheld
 from architect.shim.packets.gate import Mode
 from architect.shim.packets.ruleset import State
-from architect.shim.packets.sockdiag import ESTABLISHED, Socket
+from architect.shim.packets.sockdiag import ESTABLISHED, SockDiag, Socket
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class NodeNetwork:
         self._pods.pop(uid, None)
 
     def _addresses_changed(self) -> None:
-        addresses = self.origins.addresses
-        before = addresses.generation
-        addresses.current()
-        if addresses.generation != before:
+        own = self.origins.addresses
+        before = own.generation
+        own.current()
+        if own.generation != before:
             for pod in self._pods.values():
                 pod.rules.refresh()
 
@@ -184,6 +184,38 @@ class PodNetwork:
             gate.enter(Mode.DRAIN)
         return reason
 
+    def cut(self) -> None:
+        """Make everything wait, whatever is under way; what no image can hold is reset.
+
+        For a pod that leaves: its conversations end here, and their peers learn it at once.
+        Raises OSError.
+        """
+        self._hold.gate.enter(Mode.DUMP)
+        trees = (processes.socket_inodes(container.tree()) for container in self._members)
+        self._inodes = frozenset[int]().union(*trees)
+        with SockDiag.of(self.rules.netns) as diag:
+            for each in quiescence.undumpable(diag.sockets(), inodes=self._inodes):
+                diag.destroy(each)
+
+    def addresses(self) -> frozenset[str]:
+        """Return the pod's own addresses, loopback left out. Raises OSError."""
+        return addresses.of(self.rules.netns)
+
+    def leave(self, members: Sequence[Container]) -> None:
+        """End the connections of the images and let go what waits: nobody is here any more.
+
+        What comes from now on is refused by the kernel, as on any closed port.
+        """
+        for container in members:
+            try:
+                image = _of_image(container)
+            except (ArchitectError, OSError) as error:
+                log.error("pod %s: its peers are not told that it left: %s", self._uid, error)
+                continue
+            farewell.send(self.rules.netns, image.connections)
+        self._standins.free_ports()
+        self.release_now()
+
     def sleep(self, members: Sequence[Container]) -> None:
         """Judge what came meanwhile by what is in the images, and stand in for the application.
 
@@ -192,6 +224,10 @@ class PodNetwork:
         asleep = {c.name: _of_image(c) for c in members}
         self._stand_in(asleep)
         self._hold.gate.enter(Mode.ASLEEP, knowledge=listeners.knowledge([*asleep.values()]))
+        self._hold.look_for_wake()
+
+    def look_for_wake(self) -> None:
+        """Tell whoever listens if a packet wants the pod awake."""
         self._hold.look_for_wake()
 
     def _stand_in(self, members: dict[str, Member]) -> None:

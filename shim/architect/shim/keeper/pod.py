@@ -17,18 +17,10 @@ from typing import Any, Final
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
-from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
-from architect.shim.keeper import (
-    cpuquota,
-    criu,
-    images,
-    lifecycle,
-    paused,
-    processes,
-    runs,
-    tracers,
-)
-from architect.shim.keeper.container import Container, TreeLost, total_resident_bytes
+from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.shim.keeper import cpuquota, criu, images, lifecycle, runs
+from architect.shim.keeper.admission import Admission
+from architect.shim.keeper.container import Container, TreeLost
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
@@ -36,11 +28,6 @@ from architect.shim.keeper.network import PodNetwork
 log = logging.getLogger(__name__)
 
 DRAIN_STEP_SECONDS: Final = 0.002
-DISK_FLOOR_BYTES: Final = 256 << 20
-"""Left free on the image's file system, whatever the daemon's quota says."""
-MEMORY_FLOOR_BYTES: Final = 64 << 20
-"""Left available on the node when a wake is admitted."""
-BLOCKED_RETRY_SECONDS: Final = 1.0
 FAILED_RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
 """Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
 FRESH_STATUS: Final = 137
@@ -108,7 +95,13 @@ class Pod:
         self._recovery: Future[None] | None = None
         self._failures = 0
         self._is_closed = False
-        self._settling: set[str] = set()
+        self._admission = Admission(
+            self, uid=uid, containers=self.containers, network=network, loop=loop, tell=self._tell
+        )
+        self.signalled: set[str] = set()
+        """Containers to which an engine's signal went: the application may be ending."""
+        self.is_leaving = False
+        """It is being saved for its successor: packets have no say any more."""
         network.on_wake = self._woken_by_network
 
     def __str__(self) -> str:
@@ -145,6 +138,7 @@ class Pod:
             if answer is Answer.DONE:
                 return
             if answer is Answer.START:
+                self.is_leaving = False
                 self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
             assert self._work is not None
             work = self._work
@@ -159,11 +153,11 @@ class Pod:
 
         Its note keeps the pod from sleeping from then on. Raises NodeError as :meth:`wake` does.
         """
-        self._settling.add(container)
+        self._admission.settling.add(container)
         try:
             yield from self.wake(reason="a debugger comes")
         finally:
-            self._settling.discard(container)
+            self._admission.settling.discard(container)
 
     def recover(self, recovery: Future[None]) -> None:
         """Make requests wait for *recovery*: until then our state is only a guess."""
@@ -180,7 +174,7 @@ class Pod:
 
         After a failed restore they have no say: what waits asks at once again, and again.
         """
-        if self.state is PodState.ASLEEP:
+        if self.state is PodState.ASLEEP and not self.is_leaving:
             self._wake_unwatched(reason)
 
     def _wake_unwatched(self, reason: str) -> None:
@@ -209,7 +203,7 @@ class Pod:
     def _fall_asleep(self, reason: str, patience_seconds: float) -> Task[None]:
         steps = Steps()
         members = self._members()
-        self._admit_sleep(members)
+        self._admission.sleep(members, is_leaving=self.is_leaving)
         self._step(Step.SLEEP, reason)
         dumped: list[Container] = []
         try:
@@ -252,36 +246,14 @@ class Pod:
             raise Rejected(f"{self} has no managed container", reason="NotRunning")
         return members
 
-    def _admit_sleep(self, members: list[Container]) -> None:
-        if (blocked := self._blocked(members)) is not None:
-            raise Rejected(
-                f"{self} cannot sleep now: {blocked.message}",
-                reason=blocked.reason,
-                hint=blocked.hint,
-            )
-        unready = [c.name for c in members if c.name in self.network.unready()]
-        if unready:
-            # Kubelet would get this answer as long as it sleeps, to its liveness probes too, and
-            # restart the container.
-            raise Rejected(
-                f"{self}: container {', '.join(unready)} is not ready",
-                reason="NotReady",
-                hint="only what is in good health is put to sleep; wait until its probes succeed",
-            )
-        needed = self.needed_bytes()
-        free = images.free_bytes()
-        if free < needed:
-            refusal = Rejected(
-                f"{self}: {free >> 20} MiB are free for images, {needed >> 20} MiB are needed",
-                reason="NoSpace",
-                hint="free space on the file system of /var/lib/architect",
-            )
-            self._tell(Event.SLEEP_FAILED, **_described(refusal).as_dict(), lost=[])
-            raise refusal
-
     def needed_bytes(self) -> int:
         """Return the room that a sleep asks for on the images' file system."""
-        return total_resident_bytes(list(self.containers.values())) + DISK_FLOOR_BYTES
+        return self._admission.needed_bytes()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether an engine has paused a container, so that a wake cannot end before `resume`."""
+        return self._admission.is_paused
 
     def _drain(self, patience_seconds: float) -> Task[None]:
         """Wait until nothing is under way that a dump would cut; then let nothing more begin."""
@@ -289,6 +261,10 @@ class Pod:
         while True:
             busy = self.network.busy()
             if busy is None and self.network.freeze() is None:
+                return
+            if time.monotonic() >= deadline and self.is_leaving:
+                log.info("%s leaves in the middle of a conversation: %s", self, busy)
+                self.network.cut()
                 return
             if time.monotonic() >= deadline:
                 raise Rejected(
@@ -318,7 +294,7 @@ class Pod:
         for container in lost:
             images.set_aside(container.directory)
             container.end(FRESH_STATUS)
-        failure = _described(error)
+        failure = Refusal.of(error)
         if failure.reason not in _TRANSIENT:
             self.refused = failure
         self._save()
@@ -335,7 +311,7 @@ class Pod:
         self._loop.call_soon(self._save)
         members = [c for c in self.containers.values() if c.find_init() is not None]
         try:
-            yield from self._admit_wake(members)
+            yield from self._admission.wake(members, image_bytes=self.image_bytes)
             self.network.prepare_wake()
             steps.done("prepare")
             asleep = [c for c in members if not c.is_running()]
@@ -366,56 +342,8 @@ class Pod:
             "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
         )
 
-    def _blocked(self, members: list[Container]) -> Refusal | None:
-        """Return what CRIU must not meet, although nothing is wrong with the application."""
-        for container in members:
-            if container.find_init() is not None and paused.is_paused(container.cgroups()):
-                return Refusal(
-                    reason="Paused",
-                    message=f"container {container.name} is paused",
-                    hint="it can once the engine has resumed it",
-                )
-        tracer = tracers.found(self.uid, members, awaited=self._settling)
-        if tracer is None:
-            return None
-        hint = "it can once that has ended; CRIU is root on the node"
-        return Refusal(reason="Tracer", message=tracer, hint=hint)
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether an engine has paused a container, so that a wake cannot end before `resume`."""
-        blocked = self._blocked(list(self.containers.values()))
-        return blocked is not None and blocked.reason == "Paused"
-
-    def _admit_wake(self, members: list[Container]) -> Task[None]:
-        """Hold back a wake that the node's memory cannot take, rather than kill neighbours.
-
-        Also one that would show CRIU to a tracer or freeze it with a paused container: it goes on
-        when that has ended.
-        """
-        needed = self.image_bytes + MEMORY_FLOOR_BYTES
-        told = False
-        while (blocked := self._blocked(members)) is not None:
-            if not told:
-                told = True
-                self._tell(Event.WAKE_BLOCKED, message=blocked.message)
-                log.warning("%s does not wake as long as %s", self, blocked.message)
-            yield self._loop.sleep(BLOCKED_RETRY_SECONDS)
-        told = False
-        while (available := processes.available_memory_bytes()) < needed:
-            if not told:
-                told = True
-                self._tell(Event.WAKE_BLOCKED, needed_bytes=needed, available_bytes=available)
-                log.warning(
-                    "%s waits for memory: %d MiB needed, %d MiB available",
-                    self,
-                    needed >> 20,
-                    available >> 20,
-                )
-            yield self._loop.sleep(BLOCKED_RETRY_SECONDS)
-
     def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
-        failure = _described(error)
+        failure = Refusal.of(error)
         policy = self.policy.on_restore_failure
         if isinstance(error, FormatError):
             # What another version wrote is not broken: that version can restore it.
@@ -429,8 +357,7 @@ class Pod:
                 for container in members:
                     if container.is_running():
                         continue
-                    images.set_aside(container.directory)
-                    container.end(FRESH_STATUS)
+                    self._give_up(container)
                 self.state = PodState.AWAKE
                 self.network.release_now()
             case OnRestoreFailure.RETRY:
@@ -439,6 +366,18 @@ class Pod:
             case OnRestoreFailure.FAIL:
                 self.network.fail(failure.message)
         self._save()
+
+    def _give_up(self, container: Container) -> None:
+        """Go on without the memory: kubelet restarts the container, and counts that.
+
+        What never ran in this pod simply starts.
+        """
+        is_newcomer = container.is_newcomer
+        images.set_aside(container.directory)
+        if is_newcomer:
+            container.start_fresh()
+        else:
+            container.end(FRESH_STATUS)
 
     # After a restart of the keeper
 
@@ -580,13 +519,3 @@ class Pod:
             self.network.close()
             for container in self.containers.values():
                 container.close()
-
-
-def _described(error: ArchitectError | OSError) -> Refusal:
-    if isinstance(error, (NodeError, Rejected)):
-        return Refusal(reason=error.reason, message=error.message, hint=error.hint)
-    if isinstance(error, ArchitectError):
-        return Refusal(reason=type(error).__name__, message=error.message, hint=error.hint)
-    if isinstance(error, TimeoutError):
-        return Refusal(reason="Timeout", message=str(error), hint="see the keeper's log")
-    return Refusal(reason="System", message=str(error), hint="see the keeper's log")

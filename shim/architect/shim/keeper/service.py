@@ -19,7 +19,7 @@ from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import NodeNetwork
-from architect.shim.keeper.pod import Pod
+from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.recovery import Recovery
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Service:
         self._network = network
         self._version = version
         self._started = time.time()
-        self._pods: dict[str, Pod] = {}
+        self._pods: dict[str, MovingPod] = {}
         self._subscribers: set[Peer] = set()
         self._notes: dict[str, list[str]] = {}
         self._simple: dict[str, Callable[[Arguments], Answer]] = {
@@ -58,6 +58,7 @@ class Service:
             "observe": self._observe_op,
             "forget": self._forget_op,
             "note": self._note_op,
+            "depart": self._depart_op,
             "why": self._why_op,
             "ready": self._ready_op,
         }
@@ -66,8 +67,11 @@ class Service:
             "wake": self._wake_op,
             "check": self._check_op,
             "settle": self._settle_op,
+            "capture": self._capture_op,
+            "adopt": self._adopt_op,
+            "refuse": self._refuse_op,
             "ensure": self._ensure_op,
-            "kill": self._ensure_op,
+            "kill": self._kill_op,
             "exec": self._exec_op,
         }
 
@@ -177,12 +181,9 @@ class Service:
 
     def _sleep_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
-        patience = arguments.get("patience_seconds", DEFAULT_PATIENCE_SECONDS)
-        if isinstance(patience, bool) or not isinstance(patience, (int, float)):
-            raise Rejected("'patience_seconds' is not a number", reason="Protocol")
         yield from pod.sleep(
             reason=_reason(arguments, "asked"),
-            patience_seconds=min(max(0.0, float(patience)), 60.0),
+            patience_seconds=_patience(arguments),
             is_forced=arguments.get("force") is True,
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
@@ -206,6 +207,48 @@ class Service:
         pod = self._pod(arguments)
         yield from pod.wake(reason=_reason(arguments, "asked"))
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
+
+    def _capture_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        yield from pod.capture(
+            reason=_reason(arguments, "asked"), patience_seconds=_patience(arguments)
+        )
+        return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+
+    def _depart_op(self, arguments: Arguments) -> Answer:
+        pod = self._pod(arguments)
+        pod.depart(reason=_reason(arguments, "asked"))
+        return {"status": pod.status()}
+
+    def _adopt_op(self, arguments: Arguments) -> Task[Answer]:
+        identity = _text(arguments, "container")
+        pod = self._pod_of_container(identity)
+        if pod is None:
+            raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
+        (name,) = [n for n, c in pod.containers.items() if c.record.id == identity]
+        yield from pod.adopt(name, stays_asleep=arguments.get("stays_asleep") is True)
+        return {"state": pod.state.value}
+
+    def _refuse_op(self, arguments: Arguments) -> Task[Answer]:
+        identity = _text(arguments, "container")
+        pod = self._pod_of_container(identity)
+        if pod is None:
+            raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
+        (name,) = [n for n, c in pod.containers.items() if c.record.id == identity]
+        pod.refuse(name, reason=_text(arguments, "reason"), message=_text(arguments, "message"))
+        yield from ()
+        return {"state": pod.state.value}
+
+    def _kill_op(self, arguments: Arguments) -> Task[Answer]:
+        identity = _text(arguments, "container")
+        pod = self._pod_of_container(identity)
+        if pod is None:
+            return {"state": "unmanaged"}
+        if pod.end_captured(identity):
+            return {"state": pod.state.value}
+        # Before the wake: from here on the signal is as good as there.
+        pod.signalled |= {n for n, c in pod.containers.items() if c.record.id == identity}
+        return (yield from self._ensure_op(arguments))
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
@@ -238,7 +281,7 @@ class Service:
 
     # Pods and containers
 
-    def register(self, identity: str) -> Pod:
+    def register(self, identity: str) -> MovingPod:
         """Take in the container whose record is on disk. Raises Rejected or FormatError."""
         try:
             record = records.read(identity)
@@ -259,7 +302,7 @@ class Service:
         self._forget_unheard(record)
         pod = self._pods.get(record.pod)
         if pod is None:
-            pod = Pod(
+            pod = MovingPod(
                 uid=record.pod,
                 namespace=record.namespace,
                 name=record.pod_name,
@@ -276,6 +319,7 @@ class Service:
             old.close()
         pod.policy = policy
         pod.refused = None
+        pod.signalled.discard(record.container)
         pod.containers[record.container] = Container(record, rule)
         pod.network.add(record.netns, record.container, rule)
         self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": identity})
@@ -290,7 +334,7 @@ class Service:
         if old.find_init() is None:
             self._remove_container(pod, record.container)
 
-    def _remove_container(self, pod: Pod, name: str) -> None:
+    def _remove_container(self, pod: MovingPod, name: str) -> None:
         container = pod.containers.pop(name)
         container.close()
         self._emit(
@@ -300,12 +344,12 @@ class Service:
         if not pod.containers:
             self._drop_pod(pod)
 
-    def _drop_pod(self, pod: Pod) -> None:
+    def _drop_pod(self, pod: MovingPod) -> None:
         pod.close()
         self._pods.pop(pod.uid, None)
         self._notes.pop(pod.uid, None)
 
-    def _pod(self, arguments: Arguments) -> Pod:
+    def _pod(self, arguments: Arguments) -> MovingPod:
         wanted = _text(arguments, "pod")
         found = self._pods.get(wanted)
         if found is not None:
@@ -328,7 +372,7 @@ class Service:
             hint="`architect-runtime list` shows them",
         )
 
-    def _pod_of_container(self, identity: str) -> Pod | None:
+    def _pod_of_container(self, identity: str) -> MovingPod | None:
         for pod in self._pods.values():
             for container in pod.containers.values():
                 if container.record.id == identity:
@@ -349,9 +393,12 @@ class Service:
             pod.network.is_between_keepers = True
             pod.recover(self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}"))
 
-    def _recover_pod(self, pod: Pod) -> Task[None]:
+    def _recover_pod(self, pod: MovingPod) -> Task[None]:
         saved = _saved(pod.uid)
         phase = saved.phase
+        if phase is PodState.CAPTURED:
+            pod.resume_captured()
+            return
         has_ended_lost = False
         while True:
             try:
@@ -412,7 +459,7 @@ def _log_failure(done: Future[Any]) -> None:
         log.error("%s", error)
 
 
-def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
+def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:
     if not isinstance(argv, list):
         return False
     for container in pod.containers.values():
@@ -422,6 +469,13 @@ def _is_exec_probe(pod: Pod, identity: str, argv: Any) -> bool:
                 for probe in container.policy.probes
             )
     return False
+
+
+def _patience(arguments: Arguments) -> float:
+    patience = arguments.get("patience_seconds", DEFAULT_PATIENCE_SECONDS)
+    if isinstance(patience, bool) or not isinstance(patience, (int, float)):
+        raise Rejected("'patience_seconds' is not a number", reason="Protocol")
+    return min(max(0.0, float(patience)), 60.0)
 
 
 def _reason(arguments: Arguments, usual: str) -> str:

@@ -77,15 +77,26 @@ class NodeAddresses:
             changed = True
 
     def _read(self) -> None:
-        found: set[str] = set()
-        request = netlink.message(_RTM_GETADDR, bytes(_IFADDRMSG_BYTES), flags=netlink.NLM_F_DUMP)
-        for answer in netlink.dump(self._asking, request, what="list node addresses"):
-            address = parse_address(answer.body) if answer.kind == _RTM_NEWADDR else None
-            if address is not None:
-                found.add(address)
+        found = _listed(self._asking)
         if found != self._known:
-            self._known = frozenset(found)
+            self._known = found
             self.generation += 1
+
+
+def of(netns: Netns) -> frozenset[str]:
+    """The addresses of a namespace now, loopback left out, as canonical text. OSError."""
+    with netns.netlink(netlink.NETLINK_ROUTE) as asking:
+        return _listed(asking)
+
+
+def _listed(asking: socket.socket) -> frozenset[str]:
+    found: set[str] = set()
+    request = netlink.message(_RTM_GETADDR, bytes(_IFADDRMSG_BYTES), flags=netlink.NLM_F_DUMP)
+    for answer in netlink.dump(asking, request, what="list addresses"):
+        address = parse_address(answer.body) if answer.kind == _RTM_NEWADDR else None
+        if address is not None:
+            found.add(address)
+    return frozenset(found)
 
 
 def parse_address(body: bytes) -> str | None:

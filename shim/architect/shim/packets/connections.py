@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from architect.core.errors import FormatError
 
+from . import protobuf
 from .gate import Listener, SavedConnection
 from .headers import TCP, UDP, Flow
 from .sockdiag import LISTEN
 
-#: IMG_COMMON_MAGIC and the magic of the file's own type (CRIU's magic.h, images of version 1.1).
-_COMMON_MAGIC: Final = 0x54564319
-_MAGICS_BYTES: Final = 8
-#: An entry is a few hundred bytes; a length beyond this is not one.
-_MAX_ENTRY_BYTES: Final = 1 << 20
-
-_FILE_ENTRY_INET: Final = 4
+FILE_ENTRY_INET: Final = 4
+INET_PROTOCOL: Final = 5
+INET_STATE: Final = 6
+INET_SOURCE: Final = 11
 
 #: What a socket offers that says nothing: what fits in a header without scaling.
 _DEFAULT_WINDOW: Final = 501
@@ -55,13 +53,14 @@ def read_image(
     listeners: list[Listener] = []
     path = directory / "files.img"
     for entry in _entries(path):
-        for raw in entry.get(_FILE_ENTRY_INET, []):
+        for raw in entry.get(FILE_ENTRY_INET, []):
             if not isinstance(raw, bytes):
                 raise FormatError(f"{path}: an inet socket is not a message")
             fields = _message(raw, path)
-            protocol, state = _integer(fields, 5, path), _integer(fields, 6, path)
+            protocol = _integer(fields, INET_PROTOCOL, path)
+            state = _integer(fields, INET_STATE, path)
             local_port, remote_port = _integer(fields, 7, path), _integer(fields, 8, path)
-            local = _address(fields, 11, path)
+            local = _address(fields, INET_SOURCE, path)
             wakes = not quiet and local_port not in shadow_ports
             if protocol == UDP or (protocol == TCP and state == LISTEN):
                 listeners.append(
@@ -94,60 +93,24 @@ def _saved(path: Path, *, wakes: bool) -> SavedConnection:
         receive_next=_integer(entry, 2, path) & 0xFFFFFFFF,
         window=min(window, 0xFFFF) or _DEFAULT_WINDOW,
         wakes=wakes,
+        # outq_seq is behind the last byte that the application wrote; unsq_len were not sent yet.
+        send_next=(
+            _integer(entry, 4, path, default=0) - _integer(entry, 12, path, default=0)
+        )
+        & 0xFFFFFFFF,
     )
 
 
 def _entries(path: Path) -> Iterator[_Message]:
-    """The entries of an image file; payload behind the first is the reader's to leave alone."""
-    with path.open("rb") as file:
-        magics = file.read(_MAGICS_BYTES)
-        if len(magics) < _MAGICS_BYTES or struct.unpack_from("=I", magics)[0] != _COMMON_MAGIC:
-            raise FormatError(f"{path}: not a CRIU image of version 1.1")
-        while len(prefix := file.read(4)) == 4:
-            (size,) = struct.unpack("=I", prefix)
-            data = file.read(size) if size <= _MAX_ENTRY_BYTES else b""
-            if len(data) < size:
-                raise FormatError(f"{path}: an entry of {size} bytes is cut short")
-            yield _message(data, path)
-        if prefix:
-            raise FormatError(f"{path}: ends within an entry")
+    for data in protobuf.entries(path):
+        yield _message(data, path)
 
 
 def _message(data: bytes, path: Path) -> _Message:
-    fields: _Message = {}
-    offset = 0
-    while offset < len(data):
-        key, offset = _varint(data, offset, path)
-        value: int | bytes
-        match key & 7:
-            case 0:
-                value, offset = _varint(data, offset, path)
-            case 2:
-                size, offset = _varint(data, offset, path)
-                value, offset = data[offset : offset + size], offset + size
-            case 1:
-                value, offset = data[offset : offset + 8], offset + 8
-            case 5:
-                value, offset = data[offset : offset + 4], offset + 4
-            case _:
-                raise FormatError(f"{path}: unknown wire type {key & 7}")
-        if offset > len(data):
-            raise FormatError(f"{path}: a field is longer than its message")
-        fields.setdefault(key >> 3, []).append(value)
-    return fields
-
-
-def _varint(data: bytes, offset: int, path: Path) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if offset >= len(data):
-            break
-        byte = data[offset]
-        offset += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, offset
-    raise FormatError(f"{path}: a number has no end")
+    found: _Message = {}
+    for key, value in protobuf.fields(data, path):
+        found.setdefault(key >> 3, []).append(value)
+    return found
 
 
 def _integer(fields: _Message, number: int, path: Path, *, default: int | None = None) -> int:
@@ -161,13 +124,12 @@ def _address(fields: _Message, number: int, path: Path) -> str:
     """Repeated 32-bit words, one by one or packed, in the order of memory."""
     words: list[int] = []
     for value in fields.get(number, []):
-        if isinstance(value, int):
-            words.append(value)
-            continue
-        offset = 0
-        while offset < len(value):
-            word, offset = _varint(value, offset, path)
-            words.append(word)
+        words += [value] if isinstance(value, int) else protobuf.unpacked(value, path)
+    return address_of(words, path)
+
+
+def address_of(words: Sequence[int], path: Path) -> str:
+    """The address that stands in an image as 32-bit words in the order of memory."""
     raw = b"".join(struct.pack("=I", word & 0xFFFFFFFF) for word in words)
     if len(raw) == 4:
         return socket.inet_ntop(socket.AF_INET, raw)

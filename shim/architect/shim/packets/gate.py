@@ -112,6 +112,8 @@ class SavedConnection:
     window: int
     #: False if data on it only waits.
     wakes: bool = True
+    #: The next sequence number that the socket would have sent.
+    send_next: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from typing import Final
 
+from . import segments
 from .gate import SavedConnection
-from .headers import ACK, TCP, Packet
+from .headers import ACK, Flow, Packet
 from .netns import Netns
-
-_TCP_HEADER: Final = struct.Struct("!HHIIBBHHH")
-_DONT_FRAGMENT: Final = 0x4000
-_HOPS: Final = 64
-
 
 def acknowledgement(packet: Packet, saved: SavedConnection) -> bytes:
     """The IP packet that answers a keepalive.
@@ -31,38 +26,14 @@ def acknowledgement(packet: Packet, saved: SavedConnection) -> bytes:
     if packet.timestamps is not None:
         value, echo = packet.timestamps
         options = struct.pack("!BBBBII", 1, 1, 8, 10, echo, value)
-    length = _TCP_HEADER.size + len(options)
-    fields = (
-        packet.destination_port,
-        packet.source_port,
-        packet.acknowledgement,
-        saved.receive_next,
-        length // 4 << 4,
-        ACK,
-        saved.window,
+    return segments.build(
+        Flow(packet.source, packet.source_port, packet.destination, packet.destination_port),
+        sequence=packet.acknowledgement,
+        acknowledgement=saved.receive_next,
+        flags=ACK,
+        window=saved.window,
+        options=options,
     )
-    family = socket.AF_INET if packet.version == 4 else socket.AF_INET6
-    source = socket.inet_pton(family, packet.destination)
-    destination = socket.inet_pton(family, packet.source)
-    pseudo = source + destination + struct.pack("!IHBB", length, 0, 0, TCP)
-    sum_ = _checksum(pseudo + _TCP_HEADER.pack(*fields, 0, 0) + options)
-    segment = _TCP_HEADER.pack(*fields, sum_, 0) + options
-    if packet.version == 4:
-        # The kernel fills in identification and header checksum (raw(7)).
-        header = struct.pack(
-            "!BBHHHBBH4s4s",
-            0x45, 0, 20 + length, 0, _DONT_FRAGMENT, _HOPS, TCP, 0, source, destination,
-        )  # fmt: skip
-    else:
-        header = struct.pack("!IHBB16s16s", 6 << 28, length, TCP, _HOPS, source, destination)
-    return header + segment
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
 
 
 class KeepaliveAnswerer:

@@ -1,0 +1,33 @@
+"""The daemon's socket: what the runtime asks about pods that come and go.
+
+The daemon listens on :data:`architect.api.names.DAEMON_SOCKET` (0600, root only) and speaks the
+frames of :mod:`architect.core.wire`. Nobody needs it to sleep or to wake: without a daemon a pod
+that leaves gets its signal, and a pod that comes starts fresh.
+
+Operations (arguments → answer besides ``ok``):
+
+=============  ==================================  ================================================
+``leaving``    ``pod``, ``namespace``,             ``captured``: whether the pod is saved for its
+               ``pod_name``, ``container``         successor, so that no signal may reach it;
+                                                   ``reason``, ``message``: why (not)
+``arriving``   ``pod``, ``namespace``,             ``restore``: whether its predecessor's state lies
+               ``pod_name``, ``container``         in :data:`~architect.api.names.ARRIVALS`, whole;
+                                                   ``reason``, ``message``: why (not)
+=============  ==================================  ================================================
+
+Both may take as long as the work takes; the daemon bounds it by the pod's grace period and by its
+own settings. What is asked twice is answered twice, and done once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LEAVING: Final = "leaving"
+ARRIVING: Final = "arriving"
+
+LEAVING_SECONDS: Final = 600.0
+"""As long as a client waits for ``leaving``: kubelet ends the container long before."""
+ARRIVING_SECONDS: Final = 110.0
+"""As long as a client waits for ``arriving``: kubelet gives the engine two minutes for a start
+(``runtimeRequestTimeout``)."""

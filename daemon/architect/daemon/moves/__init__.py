@@ -1,0 +1,1 @@
+"""Pods that leave this node with their state, and pods that come to it."""

@@ -1,0 +1,87 @@
+"""What comes to a container from the pod before it: asked for at ``create``, restored at ``start``.
+
+The daemon answers once everything lies whole on this node's disk, or says that nothing comes. It is
+asked for pods of Kubernetes only, and where nobody answers the container starts fresh.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from architect.api import daemon, names
+from architect.api.policy import Migrate
+from architect.core.errors import ArchitectError, NodeError, Unavailable
+from architect.core.wire import Client
+from architect.shim import engine_log, installation, keeper_client, luggage, records
+from architect.shim.cli import Call
+from architect.shim.keeper import images
+from architect.shim.oci import Wanted
+
+ADOPT_SECONDS: Final = 660.0
+"""The keeper gives up on a restore after 600 s; its answer must arrive."""
+
+
+MESSAGE_CHARS: Final = 400
+"""Of an error's text, for the keeper."""
+
+
+def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
+    """Return SHA-256 and path of the init that the saved processes refer to; None: start fresh."""
+    identity = found.identity
+    if found.policy.migrate is Migrate.NEVER or not identity.namespace:
+        return None
+    try:
+        with Client(names.DAEMON_SOCKET, timeout_seconds=daemon.ARRIVING_SECONDS) as client:
+            answer = client.call(
+                daemon.ARRIVING,
+                pod=identity.pod,
+                namespace=identity.namespace,
+                pod_name=identity.pod_name,
+                container=identity.container,
+            )
+        if answer.get("restore") is not True:
+            return None
+        meta = images.Meta.read(images.arrival(identity.pod, identity.container))
+        return meta.init_sha, installation.init_of(meta.init_sha)
+    except (ArchitectError, OSError) as error:
+        engine_log.warning(
+            call, f"container {call.container} starts fresh, whatever was before: {error}"
+        )
+        return None
+
+
+def start(call: Call) -> int:
+    """``start`` of a container that was created hollow: restore it. Return the exit status."""
+    record = records.read(call.container)
+    trouble: Exception | None = None
+    try:
+        luggage.unpack(record)
+    except (ArchitectError, OSError) as error:
+        trouble = error
+    runtime = str(installation.lower_runtime())
+    pid = os.posix_spawn(runtime, [runtime, *call.words], os.environ)
+    _, wait_status = os.waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(wait_status)
+    if status != 0:
+        return 128 - status if status < 0 else status
+    try:
+        if trouble is None:
+            keeper_client.ask("adopt", timeout_seconds=ADOPT_SECONDS, container=call.container)
+        else:
+            engine_log.warning(call, f"container {call.container} starts fresh: {trouble}")
+            keeper_client.ask(
+                "refuse",
+                timeout_seconds=ADOPT_SECONDS,
+                container=call.container,
+                reason="FilesNotApplied",
+                message=str(trouble)[:MESSAGE_CHARS],
+            )
+    except Unavailable as error:
+        engine_log.error(call, f"container {call.container} waits for its memory: {error}")
+        return 1
+    except ArchitectError as error:
+        # The keeper has done what the pod's policy says, and told it.
+        engine_log.warning(call, f"container {call.container} is not restored: {error}")
+    return 0

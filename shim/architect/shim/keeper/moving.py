@@ -1,0 +1,153 @@
+"""A pod that can leave for another node, and come from one.
+
+Leaving: :meth:`MovingPod.capture` puts it to sleep whatever is under way, its files are packed by
+others, and :meth:`MovingPod.depart` makes that final. Until then a wake undoes it. Coming: a hollow
+container takes the image that came for it as its own and wakes from it, like any sleeping one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Final
+
+from architect.api.keeper import Event, PodState
+from architect.api.policy import OnRestoreFailure
+from architect.core.errors import ArchitectError, Rejected
+from architect.shim.keeper import images, lifecycle
+from architect.shim.keeper.lifecycle import Answer, Refusal, Step
+from architect.shim.keeper.loop import Task
+from architect.shim.keeper.pod import Pod
+
+log = logging.getLogger(__name__)
+
+TERMINATED_STATUS: Final = 143
+"""Exit status of a container whose successor goes on elsewhere: as if SIGTERM had ended it."""
+
+
+class MovingPod(Pod):
+    """The pods of the keeper's service."""
+
+    def capture(self, *, reason: str, patience_seconds: float) -> Task[None]:
+        """Put the pod to sleep for its successor: whatever is under way, and packets do not wake.
+
+        Conversations that do not come to rest in time are cut. Until :meth:`depart` a wake undoes
+        it. Raises Rejected or NodeError; the pod then is as it was, or awake.
+        """
+        yield from self._recovered()
+        if self.signalled:
+            raise Rejected(
+                f"{self}: container {', '.join(sorted(self.signalled))} got a signal already",
+                reason="Signalled",
+                hint="what ends by itself is not saved",
+            )
+        self.is_leaving = True
+        try:
+            while (answer := lifecycle.capture_request(self.state)) is not Answer.DONE:
+                if answer is Answer.START:
+                    self._work = self._loop.spawn(
+                        self._fall_asleep(reason, patience_seconds), name=f"capture {self}"
+                    )
+                    yield self._work
+                else:
+                    assert self._work is not None
+                    with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
+                        yield self._work
+        except BaseException:
+            self.is_leaving = False
+            raise
+
+    def depart(self, *, reason: str) -> None:
+        """Leave the captured pod to its successor: it never runs here again, its peers are told.
+
+        Repeated it does nothing. Raises Rejected if it is not asleep.
+        """
+        if self.state is PodState.CAPTURED:
+            return
+        if self.state is not PodState.ASLEEP or not self.is_leaving:
+            raise Rejected(
+                f"{self} is {self.state.value} and not captured",
+                reason="NotCaptured",
+                hint="it was woken in between: capture it again",
+            )
+        self._leave(reason)
+
+    def _leave(self, reason: str) -> None:
+        members = list(self.containers.values())
+        for container in members:
+            images.note_addresses(container.directory, self.network.addresses())
+        self.network.leave(members)
+        self._step(Step.CAPTURE, reason)
+        self._sync_in_background()
+        self._tell(
+            Event.CAPTURED,
+            duration_seconds=self.last_sleep_seconds or 0.0,
+            image_bytes=self.image_bytes,
+            reason=reason,
+        )
+        log.info("%s is saved for its successor: %s", self, reason)
+
+    def end_captured(self, identity: str) -> bool:
+        """End the container *identity* of a captured pod; whether the pod is one."""
+        if self.state is not PodState.CAPTURED:
+            return False
+        for container in self.containers.values():
+            if container.record.id == identity and container.find_init() is not None:
+                container.end(TERMINATED_STATUS)
+        return True
+
+    def adopt(self, name: str, *, stays_asleep: bool) -> Task[None]:
+        """Make container *name* go on with what came for it from another pod.
+
+        It is awake afterwards, unless *stays_asleep*. Raises Rejected if nothing came; where it
+        cannot be restored the pod's policy decides, and that is told.
+        """
+        yield from self._recovered()
+        while self.state in (PodState.FALLING, PodState.WAKING):
+            assert self._work is not None
+            with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
+                yield self._work
+        container = self.containers[name]
+        if self.state is PodState.AWAKE and container.is_running():
+            return
+        if self.state is PodState.AWAKE:
+            if not container.has_come:
+                raise Rejected(
+                    f"{self}: nothing came for container {name}", reason="NothingCame"
+                )
+            try:
+                self.network.open(container.init().pid)
+                container.adopt(addresses=self.network.addresses())
+            except (ArchitectError, OSError) as error:
+                failure = Refusal.of(error)
+                self.refuse(name, reason=failure.reason, message=failure.message)
+                raise
+            self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
+            self._step(Step.ADOPT, "restored")
+            self.network.resume_sleep(list(self.containers.values()), None)
+        if not stays_asleep:
+            yield from self.wake(reason="restored")
+        self._tell(Event.RESTORED, container=name)
+
+    def refuse(self, name: str, *, reason: str, message: str) -> None:
+        """Say that a hollow container cannot go on with what came for it.
+
+        With the policy ``fresh`` its application starts; otherwise it waits for whoever looks.
+        """
+        policy = self.policy.on_restore_failure
+        if policy is OnRestoreFailure.FRESH:
+            self.containers[name].start_fresh()
+        self._tell(
+            Event.WAKE_FAILED,
+            reason=reason,
+            message=message,
+            hint="what came for it from its predecessor is kept",
+            policy=policy.value,
+        )
+        log.error("%s: container %s cannot go on: %s", self, name, message)
+
+    def resume_captured(self) -> None:
+        """Pick up a pod that was saved for its successor: its containers only have to end."""
+        self.state, self.reason = PodState.CAPTURED, "keeper restarted"
+        self.network.resume_awake(list(self.containers.values()), None)
+        self._save()

@@ -1,0 +1,231 @@
+"""A pod that its owner replaces goes on in its replacement: memory, files, on another node."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from lab.cluster import Cluster
+from support.workloads import Workload, apply, code, eventually, pod_template, service, workload
+from support.workloads import memory_server
+
+
+@contextmanager
+def drained(app: Workload) -> Iterator[dict[str, Any]]:
+    """Drain the pod's node of this workload's pods; gives the pod that left."""
+    old = app.pod()
+    node = old["spec"]["nodeName"]
+    try:
+        app.kubectl(
+            *("drain", node, f"--pod-selector=app={app.name}", "--ignore-daemonsets"),
+            *("--delete-emptydir-data", "--timeout=120s"),
+        )
+        yield old
+    finally:
+        app.kubectl("uncordon", node)
+
+
+def successor(app: Workload, old: dict[str, Any]) -> dict[str, Any]:
+    """Return the ready pod that came after *old*."""
+
+    def found() -> dict[str, Any] | None:
+        pods = app.get_json("pods", "-l", f"app={app.name}")["items"]
+        living = [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+        new = [p for p in living if p["metadata"]["uid"] != old["metadata"]["uid"]]
+        conditions = new[0]["status"].get("conditions", []) if new else []
+        is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        return new[0] if is_ready else None
+
+    pod: dict[str, Any] = eventually(found, what=f"a successor of {old['metadata']['name']}")
+    return pod
+
+
+def moved(app: Workload, old: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the Checkpoint by which *old* moved."""
+    items = app.get_json("checkpoints.architect.dev")["items"]
+    uid = old["metadata"]["uid"]
+    return next(
+        (
+            c
+            for c in items
+            if c["spec"]["podRef"]["uid"] == uid and c["spec"]["trigger"] != "Sleep"
+        ),
+        None,
+    )
+
+
+def conditions(value: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    found = value.get("status", {}).get("conditions", [])
+    return {c["type"]: (c["status"], c["reason"]) for c in found}
+
+
+def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "drained", mebibytes=64) as app:
+        before = app.get("/digest")
+        with drained(app) as old:
+            new = successor(app, old)
+        assert new["spec"]["nodeName"] != old["spec"]["nodeName"]
+        after = app.get_when_reachable("/digest")
+        assert after["identity"] == before["identity"]
+        assert after["digest"] == before["digest"]
+        assert after["count"] == before["count"] + 1
+        assert after["host"] == new["metadata"]["name"]
+        assert app.restarts() == 0
+        checkpoint = moved(app, old)
+        assert checkpoint is not None
+        assert checkpoint["spec"]["trigger"] == "Eviction"
+        assert checkpoint["status"]["claimedBy"]["uid"] == new["metadata"]["uid"]
+        eventually(
+            lambda: (
+                conditions(moved(app, old) or {}).get("Restored") == ("True", "Restored")
+            ),
+            what="condition Restored",
+        )
+        (said,) = eventually(lambda: app.events(names.EVENT_RESTORED), what="event Restored")
+        assert old["metadata"]["name"] in said
+
+
+def test_a_sleeping_pod_is_drained_without_waking_on_its_old_node(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "asleep", mebibytes=16) as app:
+        before = app.get()
+        app.sleep()
+        with drained(app) as old:
+            successor(app, old)
+        after = app.get_when_reachable()
+        assert after["identity"] == before["identity"]
+        assert after["count"] == before["count"] + 1
+
+
+def test_a_deleted_pod_goes_on_in_its_replacement(architect: Cluster, namespace: str) -> None:
+    with workload(architect, namespace, "deleted") as app:
+        before = app.get()
+        old = app.pod()
+        app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+        successor(app, old)
+        assert app.get_when_reachable()["identity"] == before["identity"]
+
+
+def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
+    write = (
+        "set -e; echo layer >/root/layer; ln -s layer /root/link; ln /root/layer /root/hard; "
+        "rm -r /usr/share/common-licenses; mkfifo /root/fifo; "
+        "echo empty >/data/file; echo shm >/dev/shm/file"
+    )
+    read = (
+        "set -e; cat /root/layer /root/link /root/hard /data/file /dev/shm/file; "
+        "[ ! -e /usr/share/common-licenses ]; [ -p /root/fifo ]; "
+        "stat -c %h /root/hard; readlink /root/link"
+    )
+    mounts = [{"name": "code", "mountPath": "/app"}, {"name": "data", "mountPath": "/data"}]
+    volumes = [
+        {"name": "code", "configMap": {"name": "files"}},
+        {"name": "data", "emptyDir": {}},
+    ]
+    with workload(
+        architect,
+        namespace,
+        "files",
+        container={"volumeMounts": mounts},
+        spec={"volumes": volumes},
+    ) as app:
+        before = app.get()
+        app.kubectl("exec", app.pod_name(), "--", "sh", "-c", write)
+        with drained(app) as old:
+            new = successor(app, old)
+        said = app.kubectl("exec", new["metadata"]["name"], "--", "sh", "-c", read)
+        assert said.split() == ["layer", "layer", "layer", "empty", "shm", "2", "layer"]
+        assert app.get_when_reachable()["identity"] == before["identity"]
+
+
+@contextmanager
+def _said(app: Workload) -> Iterator[list[str]]:
+    """Collect what the pod says until it ends."""
+    said: list[str] = []
+    command = [app.cluster.kubectl_program(), "logs", "-f", "-n", app.namespace, app.pod_name()]
+    with subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=app.cluster.client_environment(),
+    ) as process:
+        assert process.stdout is not None
+        yield said
+        said += process.stdout.read().splitlines()
+
+
+@pytest.mark.parametrize("how", ["scaled down", "rolled out", "labelled fresh"])
+def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
+    architect: Cluster, namespace: str, how: str
+) -> None:
+    with workload(architect, namespace, "ended") as app:
+        before = app.get()
+        old = app.pod()
+        with _said(app) as said:
+            if how == "scaled down":
+                app.kubectl("scale", "deploy/ended", "--replicas=0")
+            elif how == "rolled out":
+                app.kubectl("set", "env", "deploy/ended", "NEW=1")
+            else:
+                app.kubectl("label", "pod", old["metadata"]["name"], f"{names.FRESH}=true")
+                app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+        assert any("TERM" in line for line in said), said
+        assert moved(app, old) is None
+        if how != "scaled down":
+            successor(app, old)
+            assert app.get_when_reachable()["identity"] != before["identity"]
+
+
+def test_each_pod_of_a_stateful_set_gets_its_own_memory(
+    architect: Cluster, namespace: str
+) -> None:
+    name = "ordinals"
+    app = Workload(cluster=architect, namespace=namespace, name=name)
+    template = pod_template(name, [memory_server()])
+    stateful_set = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": 2,
+            "serviceName": name,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": name}},
+            "template": template,
+        },
+    }
+    apply(app, code(name), service(name), stateful_set)
+
+    def pods() -> dict[str, dict[str, Any]]:
+        items = app.get_json("pods", "-l", f"app={name}")["items"]
+        return {p["metadata"]["name"]: p for p in items}
+
+    def ready(*, apart_from: frozenset[str] = frozenset()) -> dict[str, dict[str, Any]] | None:
+        found = pods()
+        is_ready = len(found) == 2 and all(
+            p["metadata"]["uid"] not in apart_from
+            and any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in p["status"].get("conditions", [])
+            )
+            for p in found.values()
+        )
+        return found if is_ready else None
+
+    old = eventually(ready, what="two pods are ready")
+    before = {n: app.get(host=p["status"]["podIP"])["identity"] for n, p in old.items()}
+    assert len(set(before.values())) == 2
+    app.kubectl("delete", "pod", *old, "--wait=false")
+    gone = frozenset(p["metadata"]["uid"] for p in old.values())
+    new = eventually(lambda: ready(apart_from=gone), what="both pods are back")
+    after = {n: app.get(host=p["status"]["podIP"])["identity"] for n, p in new.items()}
+    assert after == before
+    app.kubectl("delete", "statefulset", name, "--wait=false")

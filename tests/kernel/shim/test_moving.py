@@ -1,0 +1,313 @@
+"""The runtime's part of a move: saved before the signal, hollow at `create`, whole after `start`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.core import wire
+from architect.core.errors import Rejected
+from architect.shim.packets.netns import Netns
+from support.runtime import (
+    DEADLINE_SECONDS,
+    Container,
+    DaemonDouble,
+    Host,
+    children,
+    eventually,
+    in_pod,
+    python,
+    spec,
+)
+
+POLICY: dict[str, Any] = {"version": 1, "migrate": "true", "containers": {"app": {}}}
+COUNTING = (
+    "trap 'echo got TERM; exit 5' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
+)
+
+
+class Mover:
+    """Does what the daemon does between two pods of one host, without its files."""
+
+    def __init__(self, host: Host, daemon: DaemonDouble) -> None:
+        self.host = host
+        self.daemon = daemon
+        self._made: list[Container] = []
+
+    def pod(
+        self, uid: str, args: list[str] | None = None, *, policy: dict[str, Any] = POLICY
+    ) -> Container:
+        config = spec(args or ["sh", "-c", COUNTING], annotations=in_pod(uid, policy=policy))
+        self._made.append(self.host.container(config, has_pipes=True))
+        return self._made[-1]
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        path = self.host.run_directory / "keeper.sock"
+        with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
+            return client.call(op, **arguments)
+
+    def save_on_leaving(self, uid: str) -> None:
+        """Answer `leaving` with yes, after the pod was saved."""
+
+        def leaving(_: dict[str, Any]) -> dict[str, Any]:
+            self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
+            self.ask("depart", pod=uid, reason="test")
+            return {"captured": True}
+
+        self.daemon.answers["leaving"] = leaving
+
+    def bring(self, uid: str, *, to: str) -> Path:
+        """Put what was saved of one pod where another one finds it."""
+        state = self.host.state / "architect"
+        target = state / "arrivals" / to / "containers" / "app"
+        target.mkdir(parents=True)
+        for entry in ("image", "meta.json"):
+            (state / "pods" / uid / "app" / entry).rename(target / entry)
+        self.daemon.answers["arriving"] = {"restore": True}
+        return target
+
+    def state(self, uid: str) -> str:
+        return str(self.ask("status", pod=uid)["status"]["state"])
+
+    def close(self) -> None:
+        for container in self._made:
+            container.remove()
+
+
+@pytest.fixture
+def mover(node: Host) -> Iterator[Mover]:
+    node.run_directory.mkdir(mode=0o700, exist_ok=True)
+    with closing(DaemonDouble(node.run_directory)) as daemon, closing(Mover(node, daemon)) as made:
+        yield made
+
+
+def numbers(container: Container) -> list[int]:
+    return [int(word) for word in container.output().split() if word.isdigit()]
+
+
+def test_a_pod_goes_on_in_its_successor_and_never_sees_a_signal(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    assert old.wait() == 143
+    assert "TERM" not in old.output()
+    assert mover.state("uid-a") == "captured"
+    mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b")
+    new.create()
+    assert "--hollow" in new.config()["process"]["args"]
+    new.call("start", new.id)
+    last = numbers(old)[-1]
+    eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
+    assert numbers(new) == list(range(last + 1, last + 1 + len(numbers(new))))
+    assert mover.state("uid-b") == "awake"
+    asked = [(c["op"], c["pod"], c["pod_name"], c["container"]) for c in mover.daemon.calls]
+    assert asked == [
+        ("arriving", "uid-a", "web-uid-a", "app"),
+        ("leaving", "uid-a", "web-uid-a", "app"),
+        ("arriving", "uid-b", "web-uid-b", "app"),
+    ]
+
+
+def test_a_successor_sleeps_wakes_and_gets_its_own_signal(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b").start()
+    eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
+    mover.ask("sleep", pod="uid-b", reason="test")
+    assert mover.state("uid-b") == "asleep"
+    mover.ask("wake", pod="uid-b", reason="test")
+    del mover.daemon.answers["leaving"]  # nobody follows this one
+    new.kill("TERM")
+    assert new.wait() == 5
+    assert new.output().endswith("got TERM\n")
+
+
+def test_without_a_daemon_the_signal_arrives_and_a_new_pod_starts_fresh(
+    node: Host, run: Callable[..., Container]
+) -> None:
+    container = run(spec(["sh", "-c", COUNTING], annotations=in_pod("uid-a", policy=POLICY)))
+    container.until("3\n")
+    container.kill("TERM")
+    assert container.wait() == 5
+    assert "starts fresh" in container.log.read_text()
+    assert numbers(container)[0] == 1
+
+
+def test_a_pod_that_does_not_migrate_asks_nobody(mover: Mover) -> None:
+    container = mover.pod("uid-a", policy={**POLICY, "migrate": "false"}).start()
+    container.until("3\n")
+    container.kill("TERM")
+    assert container.wait() == 5
+    assert mover.daemon.calls == []
+
+
+def test_a_sleeping_pod_is_captured_without_a_wake(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.ask("sleep", pod="uid-a", reason="test")
+    before = old.output()
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    assert old.wait() == 143
+    assert old.output() == before
+    mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b").start()
+    last = numbers(old)[-1]
+    eventually(lambda: numbers(new)[:2] == [last + 1, last + 2], what="the next numbers")
+
+
+def test_until_it_departs_a_wake_undoes_the_capture(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+    assert mover.state("uid-a") == "asleep"
+    mover.ask("wake", pod="uid-a", reason="cannot be saved")
+    before = len(numbers(old))
+    eventually(lambda: len(numbers(old)) > before, what="output after the wake")
+    with pytest.raises(Rejected, match="not captured"):
+        mover.ask("depart", pod="uid-a", reason="test")
+    old.kill("TERM")
+    assert old.wait() == 5
+
+
+def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+    mover.ask("depart", pod="uid-a", reason="test")
+    with pytest.raises(Rejected, match="saved for its successor"):
+        mover.ask("wake", pod="uid-a", reason="test")
+    refused = old.call("exec", old.id, "true", check=False)
+    assert refused.returncode != 0
+    (warden,) = mover.host.wardens()
+    (keeper,) = children(warden)
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+    eventually(lambda: mover.state("uid-a") == "captured", what="the state after a restart")
+    old.kill("TERM")
+    assert old.wait() == 143
+
+
+def test_a_broken_image_starts_the_application_in_the_successor(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    arrived = mover.bring("uid-a", to="uid-b")
+    os.truncate(arrived / "image" / "pstree.img", 12)
+    new = mover.pod("uid-b").start()
+    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+    assert numbers(new)[:3] == [1, 2, 3]
+    kept = mover.host.state / "architect/pods/uid-b/app/failed-1/pstree.img"
+    assert kept.stat().st_size == 12
+    del mover.daemon.answers["leaving"]
+    new.kill("TERM")
+    assert new.wait() == 5
+
+
+def test_the_init_that_the_image_refers_to_is_the_successors(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    arrived = mover.bring("uid-a", to="uid-b")
+    meta = json.loads((arrived / "meta.json").read_text())
+    (arrived / "meta.json").write_text(json.dumps({**meta, "init_sha": "0" * 64}))
+    new = mover.pod("uid-b").start()
+    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+    assert numbers(new)[:3] == [1, 2, 3]
+    assert f"init/{'0' * 64}/init is missing" in new.log.read_text()
+
+
+SERVER = """
+import socket, threading, os
+s = socket.create_server(("0.0.0.0", 7000))
+print("listening", flush=True)
+def serve(c):
+    while data := c.recv(100): c.sendall(data)
+    print("end of file", flush=True)
+while True:
+    c, _ = s.accept()
+    threading.Thread(target=serve, args=(c,)).start()
+"""
+
+def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> None:
+    old = mover.pod("uid-a", python(SERVER)).start()
+    old.until("listening")
+    with _joined(old.pid) as peer:
+        connection = peer.connect()
+        connection.sendall(b"before")
+        assert connection.recv(100) == b"before"
+        mover.save_on_leaving("uid-a")
+        old.kill("TERM")
+        old.wait()
+        connection.settimeout(DEADLINE_SECONDS)
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+        mover.bring("uid-a", to="uid-b")
+        new = mover.pod("uid-b", python(SERVER)).start()
+        new.until("end of file")
+    with _joined(new.pid) as peer:
+        connection = peer.connect()
+        connection.sendall(b"after")
+        assert connection.recv(100) == b"after"
+
+
+class _joined:
+    """Another network namespace, with a cable to that of a container."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._name = f"arch-test-{pid}"
+
+    def __enter__(self) -> _joined:
+        def ip(*words: str) -> None:
+            subprocess.run(["ip", *words], check=True)
+
+        inside = ["nsenter", f"--net=/proc/{self._pid}/ns/net"]
+        ip("netns", "add", self._name)
+        ip("-n", self._name, "link", "add", "a0", "type", "veth", "peer", "b0")
+        ip("-n", self._name, "link", "set", "b0", "netns", str(self._pid))
+        ip("-n", self._name, "addr", "add", "10.9.0.1/24", "dev", "a0")
+        ip("-n", self._name, "link", "set", "a0", "up")
+        subprocess.run([*inside, "ip", "addr", "add", "10.9.0.2/24", "dev", "b0"], check=True)
+        subprocess.run([*inside, "ip", "link", "set", "b0", "up"], check=True)
+        return self
+
+    def connect(self) -> socket.socket:
+        """Return a connection from there to the container."""
+        with Netns.open(f"/run/netns/{self._name}") as netns:
+            made = netns.open_socket(socket.AF_INET, socket.SOCK_STREAM)
+        made.settimeout(DEADLINE_SECONDS)
+        made.connect(("10.9.0.2", 7000))
+        return made
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["ip", "netns", "del", self._name], check=True)
+
+
+def test_a_pod_that_got_its_signal_is_not_captured_any_more(mover: Mover) -> None:
+    stubborn = "trap 'echo got TERM' TERM; while :; do sleep 0.02; echo; done"
+    old = mover.pod("uid-a", ["sh", "-c", stubborn]).start()
+    old.until("\n\n")
+    old.kill("TERM")
+    old.until("got TERM")
+    with pytest.raises(Rejected, match="got a signal already"):
+        mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)

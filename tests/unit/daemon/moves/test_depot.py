@@ -1,0 +1,73 @@
+"""Saved pods on the disk: whole or not there, whatever was cut short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from architect.core.errors import NodeError
+from architect.daemon.moves.depot import Depot
+
+
+def slept(state: Path, uid: str, *containers: str) -> None:
+    for name in containers:
+        image = state / "pods" / uid / name / "image"
+        image.mkdir(parents=True)
+        (image / "inventory.img").write_text(name)
+        (image.parent / "meta.json").write_text("{}")
+
+
+def test_a_pod_leaves_and_comes_on_the_same_node(tmp_path: Path) -> None:
+    depot = Depot(state=tmp_path)
+    slept(tmp_path, "old", "app", "side")
+    into = depot.begin_departure("old")
+    assert depot.departures() == []
+    depot.take_images("old", ["app", "side"], into=into)
+    depot.finish_departure("old")
+    assert depot.departures() == ["old"]
+    assert depot.departure("old") == tmp_path / "checkpoints/old"
+    depot.move_here("old", to="new")
+    assert depot.departures() == []
+    assert depot.has_come("new", "app") and depot.has_come("new", "side")
+    assert not depot.has_come("new", "other")
+    arrived = depot.arrival("new")
+    assert arrived is not None
+    assert (arrived / "containers/side/image/inventory.img").read_text() == "side"
+
+
+def test_half_a_departure_is_begun_anew_and_can_be_given_up(tmp_path: Path) -> None:
+    depot = Depot(state=tmp_path)
+    (depot.begin_departure("old") / "rest").write_text("x")
+    assert list(depot.begin_departure("old").iterdir()) == []
+    depot.give_up_departure("old")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_an_image_that_is_missing_is_named(tmp_path: Path) -> None:
+    depot = Depot(state=tmp_path)
+    slept(tmp_path, "old", "app")
+    with pytest.raises(NodeError, match="no image of container side"):
+        depot.take_images("old", ["app", "side"], into=depot.begin_departure("old"))
+
+
+def test_an_arrival_is_there_once_it_is_whole(tmp_path: Path) -> None:
+    depot = Depot(state=tmp_path)
+    partial = depot.begin_arrival("new")
+    (partial / "containers/app/image").mkdir(parents=True)
+    assert depot.arrival("new") is None
+    assert depot.begin_arrival("new") == partial  # a transfer goes on where it was cut
+    depot.finish_arrival("new")
+    assert depot.has_come("new", "app")
+    depot.drop_arrival("new")
+    depot.drop_arrival("new")
+    assert depot.arrivals() == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0b", "x" * 300])
+def test_no_name_leads_out(tmp_path: Path, name: str) -> None:
+    depot = Depot(state=tmp_path)
+    with pytest.raises(NodeError, match="not usable"):
+        depot.begin_departure(name)
+    with pytest.raises(NodeError, match="not usable"):
+        depot.drop_arrival(name)
