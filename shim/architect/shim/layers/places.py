@@ -1,0 +1,140 @@
+"""Where what a container wrote lies on the node.
+
+The upper directory of its root comes from the mounts that its init sees, the volumes from
+``config.json``. An emptyDir is named as a whole, whatever parts of it are mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from architect.core.errors import NodeError, Rejected
+
+SHARED_MEMORY: Final = "/dev/shm"
+
+_ESCAPED = re.compile(rb"\\([0-7]{3})")
+_EMPTY_DIR: Final = "kubernetes.io~empty-dir"
+_VOLUME = r"(?P<pod>/.*/pods/{uid})/volumes/kubernetes\.io~empty-dir/(?P<name>[^/]+)(/.*)?"
+"""Kubelet's root directory is configurable; what is below it is not."""
+_SUB_PATH = r"(?P<pod>/.*/pods/{uid})/volume-subpaths/(?P<name>[^/]+)/[^/]+/[0-9]+"
+"""A subPath of any kind of volume, bound there by kubelet: ``NAME/CONTAINER/INDEX``."""
+
+
+def upper_directory(init_pid: int) -> Path:
+    """Return the upper directory of the overlay that is the root of process *init_pid*.
+
+    The path is as whoever mounted it saw it: the engine, in the node's mount namespace.
+
+    Raises NodeError: ``RootNotOverlay``, ``NoUpperDirectory`` (a read-only overlay, or the
+    directory is not to be seen from here), ``UserXattr`` (its marks are attributes that anybody can
+    set), or ``ContainerGone``.
+    """
+    file = Path(f"/proc/{init_pid}/mountinfo")
+    try:
+        table = file.read_bytes()
+    except OSError as error:  # also EINVAL: of a process that has ended and was not waited for
+        raise NodeError(f"process {init_pid} is gone", reason="ContainerGone") from error
+    upper = upper_of_root(table)
+    if not upper.is_absolute() or not upper.is_dir():
+        raise NodeError(
+            f"the upper directory {upper} of process {init_pid} is not to be seen from here",
+            reason="NoUpperDirectory",
+            hint="the engine mounted it in another mount namespace",
+        )
+    return upper
+
+
+def upper_of_root(mountinfo: bytes) -> Path:
+    """Return what ``mountinfo`` says of the root; see :func:`upper_directory`. Pure."""
+    kind, options = "none", b""
+    for line in mountinfo.splitlines():
+        head, _, tail = line.partition(b" - ")
+        if head.split(b" ")[4:5] == [b"/"]:  # the last one covers those before
+            words = tail.split(b" ")
+            kind, options = os.fsdecode(words[0]), words[-1]
+    if kind != "overlay":
+        raise NodeError(
+            f"the container's root is a mount of type {kind}, not an overlay",
+            reason="RootNotOverlay",
+            hint="the engine's snapshotter must be overlayfs for its files to travel",
+        )
+    found = dict(option.partition(b"=")[::2] for option in options.split(b","))
+    if b"userxattr" in found:
+        raise NodeError("the container's root is an overlay with userxattr", reason="UserXattr")
+    if b"upperdir" not in found:
+        raise NodeError("the container's root has no upper directory", reason="NoUpperDirectory")
+    return Path(os.fsdecode(unescaped(found[b"upperdir"])))
+
+
+def unescaped(text: bytes) -> bytes:
+    """Return what the kernel wrote with octal escapes: blanks, commas, backslashes. Pure."""
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), text)
+
+
+def volumes(
+    spec: Mapping[str, Any],
+    pod_uid: str,
+    *,
+    is_directory: Callable[[Path], bool] = Path.is_dir,
+) -> dict[str, Path]:
+    """Return the emptyDirs that the container of *spec* mounts, by the volume's name.
+
+    A mount with ``subPath`` comes from ``volume-subpaths/NAME/…`` whatever the volume is: it counts
+    if *is_directory* says that the pod has an emptyDir of that name.
+    """
+    found: dict[str, Path] = {}
+    for source in _bind_sources(spec):
+        if (match := _matched(_VOLUME, source, pod_uid)) is not None:
+            found[match["name"]] = _empty_dir(match)
+        elif (match := _matched(_SUB_PATH, source, pod_uid)) is not None:
+            volume = _empty_dir(match)
+            if is_directory(volume):
+                found[match["name"]] = volume
+    return found
+
+
+def shared_memory(spec: Mapping[str, Any], pod_uid: str) -> Path | None:
+    """Return the directory on the node that the container has at ``/dev/shm``.
+
+    That is the sandbox's, which all containers of the pod share. None: nothing is bound there (a
+    tmpfs of the container's own lies below its root), or one of the pod's volumes, which is its
+    own matter.
+
+    Raises Rejected with ``HostIpc`` if it is the node's.
+    """
+    source = None
+    for mount in spec.get("mounts") or ():
+        if str(mount.get("destination", "")).rstrip("/") == SHARED_MEMORY:
+            source = str(mount.get("source", "")) if _is_bind(mount) else None
+    if source is None:
+        return None
+    source = os.path.normpath(source)
+    if source == SHARED_MEMORY:
+        raise Rejected(
+            "the container's /dev/shm is the node's (hostIPC), which cannot travel",
+            reason="HostIpc",
+        )
+    return None if f"/pods/{pod_uid}/" in source else Path(source)
+
+
+def _bind_sources(spec: Mapping[str, Any]) -> Iterator[str]:
+    for mount in spec.get("mounts") or ():
+        if _is_bind(mount):
+            yield os.path.normpath(str(mount.get("source", "")))
+
+
+def _is_bind(mount: Mapping[str, Any]) -> bool:
+    options = mount.get("options") or ()
+    return mount.get("type") == "bind" or "bind" in options or "rbind" in options
+
+
+def _matched(pattern: str, source: str, uid: str) -> re.Match[str] | None:
+    return re.fullmatch(pattern.format(uid=re.escape(uid)), source, re.DOTALL)
+
+
+def _empty_dir(match: re.Match[str]) -> Path:
+    return Path(match["pod"], "volumes", _EMPTY_DIR, match["name"])
