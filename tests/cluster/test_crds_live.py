@@ -74,7 +74,7 @@ def spec_of(namespace: str, **more: Any) -> dict[str, Any]:
     ref = pod(namespace, name, uid=secrets.token_hex(16))
     # Of a deleted pod: an operator that is there collects those of sleeping pods it cannot find.
     spec = CheckpointSpec(pod=ref, trigger=Trigger.DELETION, template_hash="", containers=("app",))
-    value = checkpoints.build(spec, is_owned_by_pod=False)
+    value = checkpoints.build(spec)
     value["spec"] |= more
     return value
 

@@ -11,8 +11,16 @@ import pytest
 
 from architect.api import names
 from lab.cluster import Cluster
-from support.workloads import Workload, apply, code, eventually, pod_template, service, workload
-from support.workloads import memory_server
+from support.workloads import (
+    Workload,
+    apply,
+    code,
+    eventually,
+    memory_server,
+    pod_template,
+    service,
+    workload,
+)
 
 
 @contextmanager
@@ -50,11 +58,7 @@ def moved(app: Workload, old: dict[str, Any]) -> dict[str, Any] | None:
     items = app.get_json("checkpoints.architect.dev")["items"]
     uid = old["metadata"]["uid"]
     return next(
-        (
-            c
-            for c in items
-            if c["spec"]["podRef"]["uid"] == uid and c["spec"]["trigger"] != "Sleep"
-        ),
+        (c for c in items if c["spec"]["podRef"]["uid"] == uid and c["spec"]["trigger"] != "Sleep"),
         None,
     )
 
@@ -83,9 +87,7 @@ def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
         assert checkpoint["spec"]["trigger"] == "Eviction"
         assert checkpoint["status"]["claimedBy"]["uid"] == new["metadata"]["uid"]
         eventually(
-            lambda: (
-                conditions(moved(app, old) or {}).get("Restored") == ("True", "Restored")
-            ),
+            lambda: conditions(moved(app, old) or {}).get("Restored") == ("True", "Restored"),
             what="condition Restored",
         )
         (said,) = eventually(lambda: app.events(names.EVENT_RESTORED), what="event Restored")
@@ -150,7 +152,7 @@ def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
 def _said(app: Workload) -> Iterator[list[str]]:
     """Collect what the pod says until it ends."""
     said: list[str] = []
-    command = [app.cluster.kubectl_program(), "logs", "-f", "-n", app.namespace, app.pod_name()]
+    command = [app.cluster.kubectl_program, "logs", "-f", "-n", app.namespace, app.pod_name()]
     with subprocess.Popen(
         list(map(str, command)),
         stdout=subprocess.PIPE,
@@ -184,9 +186,7 @@ def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
             assert app.get_when_reachable()["identity"] != before["identity"]
 
 
-def test_each_pod_of_a_stateful_set_gets_its_own_memory(
-    architect: Cluster, namespace: str
-) -> None:
+def test_each_pod_of_a_stateful_set_gets_its_own_memory(architect: Cluster, namespace: str) -> None:
     name = "ordinals"
     app = Workload(cluster=architect, namespace=namespace, name=name)
     template = pod_template(name, [memory_server()])

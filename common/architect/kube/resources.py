@@ -45,9 +45,7 @@ NODES: Final = Resource(group="", version="v1", plural="nodes", kind="Node", is_
 SECRETS: Final = Resource(group="", version="v1", plural="secrets", kind="Secret")
 LIMIT_RANGES: Final = Resource(group="", version="v1", plural="limitranges", kind="LimitRange")
 DAEMON_SETS: Final = Resource(group="apps", version="v1", plural="daemonsets", kind="DaemonSet")
-REPLICA_SETS: Final = Resource(
-    group="apps", version="v1", plural="replicasets", kind="ReplicaSet"
-)
+REPLICA_SETS: Final = Resource(group="apps", version="v1", plural="replicasets", kind="ReplicaSet")
 STATEFUL_SETS: Final = Resource(
     group="apps", version="v1", plural="statefulsets", kind="StatefulSet"
 )

@@ -12,7 +12,7 @@ from typing import Final
 
 from architect.api import daemon, names
 from architect.api.policy import Migrate
-from architect.core.errors import ArchitectError, NodeError, Unavailable
+from architect.core.errors import ArchitectError, Unavailable
 from architect.core.wire import Client
 from architect.shim import engine_log, installation, keeper_client, luggage, records
 from architect.shim.cli import Call

@@ -136,9 +136,7 @@ def _apply_once(archive: Path, target: Path) -> None:
     archive.rename(archive.with_name(archive.name + _APPLIED))
 
 
-def _apply(
-    archive: Path, target: Path, kind: Kind, *, are_devices_allowed: bool = False
-) -> None:
+def _apply(archive: Path, target: Path, kind: Kind, *, are_devices_allowed: bool = False) -> None:
     source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
     try:
         directory = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

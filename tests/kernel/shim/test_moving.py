@@ -1,4 +1,4 @@
-"""The runtime's part of a move: saved before the signal, hollow at `create`, whole after `start`."""
+"""The runtime's part of a move: saved before the signal, hollow at `create`, then whole."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
     (keeper,) = children(warden)
     os.kill(keeper, signal.SIGKILL)
     eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
-    eventually(lambda: mover.state("uid-a") == "captured", what="the state after a restart")
+    assert mover.host.ask("status", "uid-a")["state"] == "captured"
     old.kill("TERM")
     assert old.wait() == 143
 
@@ -248,11 +248,11 @@ while True:
     threading.Thread(target=serve, args=(c,)).start()
 """
 
+
 def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> None:
     old = mover.pod("uid-a", python(SERVER)).start()
     old.until("listening")
-    with _joined(old.pid) as peer:
-        connection = peer.connect()
+    with _joined(old.pid) as peer, peer.connect() as connection:
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
         mover.save_on_leaving("uid-a")
@@ -264,8 +264,7 @@ def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> 
         mover.bring("uid-a", to="uid-b")
         new = mover.pod("uid-b", python(SERVER)).start()
         new.until("end of file")
-    with _joined(new.pid) as peer:
-        connection = peer.connect()
+    with _joined(new.pid) as peer, peer.connect() as connection:
         connection.sendall(b"after")
         assert connection.recv(100) == b"after"
 

@@ -56,8 +56,11 @@ def test_one_that_outlives_its_pod_names_the_owner_instead():
     spec = CheckpointSpec(
         pod=POD, trigger=Trigger.EVICTION, template_hash="h", containers=("a",), owner=owner
     )
-    value = checkpoints.build(spec, is_owned_by_pod=False)
-    assert "ownerReferences" not in value["metadata"]
+    value = checkpoints.build(spec)
+    assert value["metadata"]["ownerReferences"] == [
+        {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s"}
+    ]
+    assert value["metadata"]["name"] == "web-0-12345678-move"
     assert value["spec"]["owner"]["ordinal"] == 0
 
 

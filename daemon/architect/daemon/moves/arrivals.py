@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
+
 from architect.api import names
 from architect.core import durations
 from architect.core.errors import ArchitectError, NodeError
 from architect.daemon import claims, node_facts, status
-from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer, Node
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import views
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
+from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, resources
@@ -274,5 +276,3 @@ def _has_run(pod: JsonObject) -> bool:
         if "running" in state or "terminated" in state:
             return True
     return False
-
-

@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from architect.core.identity import Identity
+from architect.daemon.succession import Leaving, Succession
+
 from architect.api import names
 from architect.api.policy import Migrate
 from architect.core import identity
 from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
-from architect.core.identity import Identity
 from architect.daemon import node_facts, status, succession
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
@@ -33,7 +35,6 @@ from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
-from architect.daemon.succession import Leaving, Succession
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Capture, CheckpointSpec, Trigger
@@ -160,9 +161,7 @@ class Departures:
         expected = self._judge(value, who, migrate=pod.policy.migrate)
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
-            return Outcome(
-                is_captured=False, reason=expected.reason, message=expected.message
-            )
+            return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
         assert who is not None  # nobody without an owner has a successor
         trigger = succession.trigger_of(value)
         spec = CheckpointSpec(

@@ -31,6 +31,10 @@ SETTLE_LIMIT_SECONDS: Final = 2.0
 SETTLE_STEP_SECONDS: Final = 0.0002
 """Init reacts within one scheduling of a waiting process."""
 
+INIT_LIMIT_SECONDS: Final = 10.0
+INIT_STEP_SECONDS: Final = 0.001
+"""Between the engine's start and the first instructions of our init."""
+
 CLEAR_LIMIT_SECONDS: Final = 30.0
 CLEAR_STEP_SECONDS: Final = 0.0002
 CLEAR_LONGEST_STEP_SECONDS: Final = 0.02
@@ -366,6 +370,18 @@ class Container:
     def has_come(self) -> bool:
         """Whether what came for it from another pod still waits to be adopted."""
         return (images.arrival(self.record.pod, self.record.container) / "image").is_dir()
+
+    def wait_for_init(self, loop: Loop) -> Task[None]:
+        """Wait until init has its page: ``start`` returns a moment before. Raises NodeError."""
+        deadline = time.monotonic() + INIT_LIMIT_SECONDS
+        while True:
+            try:
+                self.page()
+                return
+            except NotOurInit:
+                if time.monotonic() > deadline:
+                    raise
+            yield loop.sleep(INIT_STEP_SECONDS)
 
     def adopt(self, *, addresses: frozenset[str]) -> None:
         """Take what came from another pod as its own image, in a pod that has *addresses*.

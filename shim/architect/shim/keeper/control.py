@@ -213,7 +213,9 @@ class Server:
                 peer.close()
             elif not self._make_place():
                 peer.send(
-                    wire.failure(Rejected(f"{MAX_CONNECTIONS} connections are open", reason="TooMany"))
+                    wire.failure(
+                        Rejected(f"{MAX_CONNECTIONS} connections are open", reason="TooMany")
+                    )
                 )
                 peer.close()
             else:
@@ -266,7 +268,9 @@ class Server:
             except (ArchitectError, OSError) as error:
                 answer = wire.failure(error)
             except Exception as error:  # noqa: BLE001  # the defect is logged by the loop
-                answer = wire.failure(NodeError(f"{op} ended by a defect: {error!r}", reason="Defect"))
+                answer = wire.failure(
+                    NodeError(f"{op} ended by a defect: {error!r}", reason="Defect")
+                )
             try:
                 peer.send(answer if number is None else {**answer, "id": number})
             except FormatError as error:

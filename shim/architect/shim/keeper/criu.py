@@ -138,9 +138,7 @@ class Request:
         is_moved: bool,
     ) -> Request:
         """Return the request to restore a tree whose stdio was *pipes*, into *cgroups*."""
-        arguments, inherited = restore_arguments(
-            pipes=pipes, has_own_ipc=True, is_moved=is_moved
-        )
+        arguments, inherited = restore_arguments(pipes=pipes, has_own_ipc=True, is_moved=is_moved)
         return cls(
             kind=Kind.RESTORE,
             init_pid=init_pid,

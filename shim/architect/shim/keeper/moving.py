@@ -108,13 +108,12 @@ class MovingPod(Pod):
             with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
                 yield self._work
         container = self.containers[name]
+        yield from container.wait_for_init(self._loop)
         if self.state is PodState.AWAKE and container.is_running():
             return
         if self.state is PodState.AWAKE:
             if not container.has_come:
-                raise Rejected(
-                    f"{self}: nothing came for container {name}", reason="NothingCame"
-                )
+                raise Rejected(f"{self}: nothing came for container {name}", reason="NothingCame")
             try:
                 self.network.open(container.init().pid)
                 container.adopt(addresses=self.network.addresses())
@@ -124,7 +123,7 @@ class MovingPod(Pod):
                 raise
             self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
             self._step(Step.ADOPT, "restored")
-            self.network.resume_sleep(list(self.containers.values()), None)
+            self.network.adopt([c for c in self.containers.values() if c.find_init() is not None])
         if not stays_asleep:
             yield from self.wake(reason="restored")
         self._tell(Event.RESTORED, container=name)

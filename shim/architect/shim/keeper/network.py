@@ -230,6 +230,29 @@ class PodNetwork:
         """Tell whoever listens if a packet wants the pod awake."""
         self._hold.look_for_wake()
 
+    def adopt(self, members: Sequence[Container]) -> None:
+        """Hold as asleep, with images of *members* that came from another pod; others may run.
+
+        Raises Rejected, FormatError, NodeError, OSError.
+        """
+        if self._hold.is_on:
+            raise Rejected("what waited for the pod is still being delivered", reason="Busy")
+        sockets = self.rules.sockets()
+        found = {c.name: self._member(c, sockets) for c in members}
+        known = listeners.knowledge([*found.values()])
+        self._hold.begin(self.rules.lend_queue(), netns=self.rules.netns, knowledge=known)
+        self.rules.plan(State.HOLDING)
+        self.rules.apply()
+        self._stand_in({c.name: found[c.name] for c in members if not c.is_running()})
+        self._hold.gate.enter(Mode.ASLEEP, knowledge=known)
+        self._hold.look_for_wake()
+
+    def _member(self, container: Container, sockets: Sequence[Socket]) -> Member:
+        if not container.is_running():
+            return _of_image(container)
+        inodes = processes.socket_inodes(container.tree())
+        return Member.running(container.policy, sockets, inodes)
+
     def _stand_in(self, members: dict[str, Member]) -> None:
         for name, member in members.items():
             self._standins.open(
@@ -350,12 +373,7 @@ class PodNetwork:
         """What is found of a pod in between, whose containers may run still, or again."""
         try:
             sockets = self.rules.sockets()
-            return {
-                c.name: Member.running(c.policy, sockets, processes.socket_inodes(c.tree()))
-                if c.is_running()
-                else _of_image(c)
-                for c in living
-            }
+            return {c.name: self._member(c, sockets) for c in living}
         except (ArchitectError, OSError) as error:
             log.error("pod %s: what it listens on is not known: %s", self._uid, error)
             return None

@@ -18,8 +18,8 @@ from architect.shim.keeper import cpuquota, criu, images, observe, recovery, sur
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
-from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.moving import MovingPod
+from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.recovery import Recovery
 
 log = logging.getLogger(__name__)

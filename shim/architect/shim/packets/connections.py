@@ -94,9 +94,7 @@ def _saved(path: Path, *, wakes: bool) -> SavedConnection:
         window=min(window, 0xFFFF) or _DEFAULT_WINDOW,
         wakes=wakes,
         # outq_seq is behind the last byte that the application wrote; unsq_len were not sent yet.
-        send_next=(
-            _integer(entry, 4, path, default=0) - _integer(entry, 12, path, default=0)
-        )
+        send_next=(_integer(entry, 4, path, default=0) - _integer(entry, 12, path, default=0))
         & 0xFFFFFFFF,
     )
 

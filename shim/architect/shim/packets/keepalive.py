@@ -16,6 +16,7 @@ from .gate import SavedConnection
 from .headers import ACK, Flow, Packet
 from .netns import Netns
 
+
 def acknowledgement(packet: Packet, saved: SavedConnection) -> bytes:
     """The IP packet that answers a keepalive.
 

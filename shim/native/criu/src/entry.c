@@ -79,7 +79,9 @@ static void set_last_pid(const struct host *host, pid_t last_pid)
     int length = snprintf(text, sizeof text, "%d", last_pid);
 
     // The file is the host's, the namespace it acts on is the writer's (pid_ns_ctl_handler()).
-    if (last_pid && write(host->last_pid_fd, text, length) != length)
+    // At 0: all children share the descriptor's position, and what is written elsewhere is taken
+    // without a word and without effect (sysctl_writes_strict).
+    if (last_pid && pwrite(host->last_pid_fd, text, length, 0) != length)
         die("cannot write ns_last_pid");
 }
 

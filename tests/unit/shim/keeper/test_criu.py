@@ -31,8 +31,10 @@ def test_a_restore_gets_inits_pipes_in_the_order_of_its_arguments(tmp_path: Path
         pipes={"pipe:[12]": 2, "pipe:[11]": 1},
         highest_pid=20,
         cgroups=[tmp_path],
+        is_moved=False,
     )
     assert request.inherited == (1, 2)
+    assert "--tcp-established" in request.arguments
     assert "fd[200]:pipe:[11]" in request.arguments
     assert "fd[201]:pipe:[12]" in request.arguments
     assert b"cgroups=1\0fds=2\0" in request.message(1)
@@ -58,8 +60,14 @@ def test_cgroups_are_entered_without_a_grace_period(tmp_path: Path) -> None:
     entrances = cgroups.entrances({"cpu": v1, "cpuacct": v1, "": v2})
     assert entrances == [v1 / "tasks", v2]
     request = criu.Request.restore(
-        init_pid=os.getpid(), image=tmp_path, pipes={}, highest_pid=9, cgroups=entrances
+        init_pid=os.getpid(),
+        image=tmp_path,
+        pipes={},
+        highest_pid=9,
+        cgroups=entrances,
+        is_moved=True,
     )
+    assert "--tcp-close" in request.arguments  # in another pod connections have ended
     with request.descriptors() as fds:
         assert fcntl.fcntl(fds[3], fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
         assert os.readlink(f"/proc/self/fd/{fds[4]}") == str(v2)

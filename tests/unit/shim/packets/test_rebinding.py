@@ -1,4 +1,4 @@
-"""In an image that moves, the old pod's addresses become the new pod's, and nothing else changes."""
+"""In an image that moves the old pod's addresses become the new one's; all else stays."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def words(address: str) -> list[int]:
     return [word for (word,) in struct.iter_unpack("=I", socket.inet_pton(family, address))]
 
 
-def inet(address: str, *, protocol: int = TCP, state: int = LISTENING, packed: bool = False) -> bytes:
+def inet(
+    address: str, *, protocol: int = TCP, state: int = LISTENING, packed: bool = False
+) -> bytes:
     def number(field: int, value: int) -> protobuf.Field:
         return field << 3 | VARINT, value
 
@@ -110,9 +112,7 @@ def test_an_address_that_both_pods_have_stays() -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.integers(1, 500).map(lambda n: n << 3 | VARINT), st.integers(0, 2**64 - 1)
-        )
+        st.tuples(st.integers(1, 500).map(lambda n: n << 3 | VARINT), st.integers(0, 2**64 - 1))
         | st.tuples(st.integers(1, 500).map(lambda n: n << 3 | BYTES), st.binary(max_size=40))
     )
 )
