@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from architect.core.errors import NodeError
-from architect.shim.layers import archive
+from architect.shim.layers import archive, beneath
 from architect.shim.layers.archive import ArchiveError, Entry, Kind, Limits, Name, Summary, shown
-from architect.shim.layers.beneath import is_mount_point, open_below
 from architect.shim.layers.reader import Reader
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -106,7 +105,7 @@ class _Applier:
             self._finish_down_to(len(entry.name))
             self.at = entry.name
             if not entry.name:
-                self._stack.append(_Open(entry, open_below(self._target, b".", _DIRECTORY)))
+                self._stack.append(_Open(entry, beneath.open_below(self._target, b".", _DIRECTORY)))
                 continue
             parent = self._stack[-1].fd
             if parent is None or not self._apply(entry, parent):
@@ -148,7 +147,7 @@ class _Applier:
         try:
             self._make(entry, parent)
         except FileExistsError:
-            if is_mount_point(parent, entry.name[-1]):
+            if beneath.is_mount_point(parent, entry.name[-1]):
                 return False
             if not remove(parent, entry.name[-1]):
                 raise NodeError(
@@ -161,7 +160,7 @@ class _Applier:
     def _directory(self, entry: Entry, parent: int) -> bool:
         name = entry.name[-1]
         try:
-            fd = open_below(parent, name, _DIRECTORY)
+            fd = beneath.open_below(parent, name, _DIRECTORY)
         except OSError as error:
             if error.errno == errno.EXDEV:
                 return False
@@ -170,7 +169,7 @@ class _Applier:
             elif error.errno != errno.ENOENT:
                 raise
             os.mkdir(name, 0o700, dir_fd=parent)
-            fd = open_below(parent, name, _DIRECTORY)
+            fd = beneath.open_below(parent, name, _DIRECTORY)
         self._stack.append(_Open(entry, fd))
         if entry.is_opaque:
             _clear(fd, depth=0)
@@ -199,7 +198,7 @@ class _Applier:
             mode = stat.S_IFCHR if entry.type == archive.CHARACTER else stat.S_IFBLK
             os.mknod(name, mode | 0o600, os.makedev(*entry.device), dir_fd=parent)
         # There is no descriptor of what was just made; what bears its name now may be another's.
-        fd = open_below(parent, name, os.O_PATH | os.O_NOFOLLOW)
+        fd = beneath.open_below(parent, name, os.O_PATH | os.O_NOFOLLOW)
         try:
             if stat.S_IFMT(os.fstat(fd).st_mode) != _FORMATS[entry.type]:
                 raise NodeError(
@@ -216,8 +215,8 @@ class _Applier:
         try:
             if len(link) > 1:
                 path = b"/".join(link[:-1])
-                directory = opened = open_below(directory, path, os.O_PATH | os.O_DIRECTORY)
-            if is_mount_point(directory, link[-1]):
+                directory = opened = beneath.open_below(directory, path, os.O_PATH | os.O_DIRECTORY)
+            if beneath.is_mount_point(directory, link[-1]):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             os.link(
                 *(link[-1], name),
@@ -276,7 +275,7 @@ def _set_attributes(file: int | str, entry: Entry) -> None:
 def remove(parent: int, name: bytes, *, depth: int = 0) -> bool:
     """Remove *name* and all below it; True unless something is mounted there, which stays."""
     try:
-        fd = open_below(parent, name, os.O_PATH | os.O_NOFOLLOW)
+        fd = beneath.open_below(parent, name, os.O_PATH | os.O_NOFOLLOW)
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -290,7 +289,7 @@ def remove(parent: int, name: bytes, *, depth: int = 0) -> bool:
     if not is_directory:
         os.unlink(name, dir_fd=parent)
         return True
-    fd = open_below(parent, name, _DIRECTORY)
+    fd = beneath.open_below(parent, name, _DIRECTORY)
     try:
         is_empty = _clear(fd, depth=depth + 1)
     finally:

@@ -5,8 +5,8 @@ their place, so that no file of the image shows there); what is mounted below th
 times, security labels, inode flags, preallocated space.
 
 Others may write to the source meanwhile, as other containers to a shared emptyDir. What vanishes is
-left out, a file that shrinks ends in zeros, one that grows is cut: each file is what it was at some
-time or between two, as after a power cut, never another one's content.
+left out, a file that shrinks ends in zeros, one that grows is cut; a file that is written at that
+moment is as after a power cut.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from architect.core.errors import NodeError
-from architect.shim.layers import archive
+from architect.shim.layers import archive, beneath
 from architect.shim.layers.archive import ArchiveError, Entry, Kind, Limits, Name, Summary, shown
-from architect.shim.layers.beneath import open_below
 
 _BUFFER_BYTES: Final = 1 << 20
 _SMALL_BYTES: Final = 1 << 16
@@ -105,7 +104,7 @@ class _Packer:
         for each in listed:
             self.at = (*name, each)
             try:
-                pinned = open_below(fd, each, os.O_PATH | os.O_NOFOLLOW)
+                pinned = beneath.open_below(fd, each, os.O_PATH | os.O_NOFOLLOW)
             except FileNotFoundError:
                 continue
             except OSError as error:

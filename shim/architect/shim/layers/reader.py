@@ -10,6 +10,7 @@ nothing is ever allocated by a number that the archive declares.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Reader:
     """
 
     def __init__(self, fd: int, *, kind: Kind, limits: Limits) -> None:
-        self._file = open(fd, "rb", buffering=_BUFFER_BYTES, closefd=False)  # noqa: SIM115
+        self._file = io.BufferedReader(io.FileIO(fd, closefd=False), _BUFFER_BYTES)
         self._kind = kind
         self._limits = limits
         self._entries = 0

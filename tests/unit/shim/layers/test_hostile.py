@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.core.errors import NodeError
-from architect.shim.layers import apply as applying
-from architect.shim.layers import archive
+from architect.shim.layers import archive, beneath
 from architect.shim.layers.archive import ArchiveError, Entry, Kind, Limits
 from architect.shim.layers.reader import Reader
 from support.archives import applied, directory, member, opened, packed
@@ -94,7 +93,7 @@ def test_names_of_directories_are_no_better(target: Path, name: str) -> None:
         [directory("a"), directory("./")],
     ],
 )
-def test_names_out_of_order_or_twice_are_refused(target: Path, members: list) -> None:
+def test_names_out_of_order_or_twice_are_refused(target: Path, members: list[Any]) -> None:
     assert refused(made(*members), target) == "BadOrder"
 
 
@@ -451,7 +450,7 @@ def test_a_neighbour_who_swaps_what_is_made_gains_nothing(
 ) -> None:
     # Another container of the pod writes to the same emptyDir while it is filled.
     outside = target.parent / "outside"
-    real = applying.open_below
+    real = beneath.open_below
 
     def swapped(parent: int, name: bytes, flags: int) -> int:
         if name == b"fifo":
@@ -459,7 +458,7 @@ def test_a_neighbour_who_swaps_what_is_made_gains_nothing(
             os.symlink(outside / "secret", name, dir_fd=parent)
         return real(parent, name, flags)
 
-    monkeypatch.setattr(applying, "open_below", swapped)
+    monkeypatch.setattr(beneath, "open_below", swapped)
     with pytest.raises(NodeError) as caught:
         applied(made(member("fifo", tarfile.FIFOTYPE, mode=0o4777)), target)
     assert caught.value.reason == "TargetChanged"

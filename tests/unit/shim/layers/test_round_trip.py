@@ -12,14 +12,14 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.core.errors import NodeError
-from architect.shim.layers import archive
-from architect.shim.layers import pack as packing
+from architect.shim.layers import archive, beneath
 from architect.shim.layers.archive import ArchiveError, Kind, Limits
 from architect.shim.layers.pack import pack
 from architect.shim.layers.reader import Reader
@@ -54,7 +54,7 @@ TREES = st.recursive(
 )
 
 
-def make(path: bytes, wanted: tuple, earlier: list[bytes]) -> None:
+def make(path: bytes, wanted: tuple[Any, ...], earlier: list[bytes]) -> None:
     kind, content, mode, time_ns = wanted
     if kind == "directory":
         os.mkdir(path)
@@ -77,7 +77,7 @@ def make(path: bytes, wanted: tuple, earlier: list[bytes]) -> None:
 
 
 @given(wanted=TREES)
-def test_a_tree_is_the_same_after_pack_and_apply(wanted: tuple) -> None:
+def test_a_tree_is_the_same_after_pack_and_apply(wanted: tuple[Any, ...]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         source, target = Path(directory, "source"), Path(directory, "target")
         source.mkdir()
@@ -267,7 +267,7 @@ def test_a_tree_that_changes_meanwhile_is_packed(
     target.mkdir()
     for name in ("a-vanishes", "c-shrinks", "d-grows", "e-stays"):
         (source / name).write_bytes(b"1" * 100_000)
-    real = packing.open_below
+    real = beneath.open_below
 
     def interfering(directory: int, name: bytes, flags: int) -> int:
         if name == b"a-vanishes":
@@ -287,7 +287,7 @@ def test_a_tree_that_changes_meanwhile_is_packed(
             os.truncate(source / "d-grows", 200_000)
         return found
 
-    monkeypatch.setattr(packing, "open_below", interfering)
+    monkeypatch.setattr(beneath, "open_below", interfering)
     monkeypatch.setattr(archive, "header", header)
     data = packed(source)
     monkeypatch.undo()
