@@ -70,6 +70,9 @@ UNINSTALLED: Final = "architect.dev/uninstalled"
 RUNTIME_CLASS: Final = "runc-architect"
 RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
 
+DAEMON_SIGNER: Final = "architect.dev/daemon"
+"""Signer of CertificateSigningRequests: the operator, for the nodes' daemons and nobody else."""
+
 # Reasons of events on pods; those of sleeps and wakes tell durations.
 EVENT_SLEPT: Final = "Slept"
 EVENT_WOKE: Final = "Woke"
@@ -109,6 +112,8 @@ STATE: Final = Path("/var/lib/architect")
 """State that survives a reboot: memory images. On disk, never on tmpfs; 0700."""
 PODS: Final = STATE / "pods"
 """``pods/<uid>/<container>/image``: what CRIU wrote."""
+CHECKPOINTS: Final = STATE / "checkpoints"
+"""``checkpoints/<id>``: what may travel, with its manifest; ``<id>.partial`` while it arrives."""
 STANDIN_CERTIFICATE: Final = STATE / "standin.pem"
 """Key and self-signed certificate with which HTTPS probes of sleeping pods are answered."""
 

@@ -12,6 +12,7 @@ from architect.kube.resources import (
     LIMIT_RANGES,
     NODES,
     PODS,
+    SIGNING_REQUESTS,
 )
 
 RULES: Final = (
@@ -24,5 +25,6 @@ RULES: Final = (
     Rule(resource=EVENTS, verbs=("create", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "create", "delete")),
     Rule(resource=CHECKPOINTS, verbs=("patch",), subresource="status"),
+    Rule(resource=SIGNING_REQUESTS, verbs=("create", "get")),
     Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
 )
