@@ -70,6 +70,9 @@ UNINSTALLED: Final = "architect.dev/uninstalled"
 RUNTIME_CLASS: Final = "runc-architect"
 RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
 
+DAEMON_SIGNER: Final = "architect.dev/daemon"
+"""Signer of CertificateSigningRequests: the operator, for the nodes' daemons and nobody else."""
+
 # Reasons of events on pods; those of sleeps and wakes tell durations.
 EVENT_SLEPT: Final = "Slept"
 EVENT_WOKE: Final = "Woke"
@@ -115,9 +118,9 @@ STATE: Final = Path("/var/lib/architect")
 PODS: Final = STATE / "pods"
 """``pods/<uid>/<container>/image``: what CRIU wrote."""
 CHECKPOINTS: Final = STATE / "checkpoints"
-"""``checkpoints/<id>/``: pods that were saved here for a replacement elsewhere."""
+"""``checkpoints/<id>``: pods saved here for successors; ``<id>.partial`` is half of one."""
 ARRIVALS: Final = STATE / "arrivals"
-"""``arrivals/<uid>/``: what came for a pod of this node, in the same form; there once whole."""
+"""``arrivals/<uid>``: what came for a pod of this node, in the same form."""
 STANDIN_CERTIFICATE: Final = STATE / "standin.pem"
 """Key and self-signed certificate with which HTTPS probes of sleeping pods are answered."""
 

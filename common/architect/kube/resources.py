@@ -55,6 +55,21 @@ REPLICATION_CONTROLLERS: Final = Resource(
 JOBS: Final = Resource(group="batch", version="v1", plural="jobs", kind="Job")
 EVENTS: Final = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 LEASES: Final = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
+SIGNING_REQUESTS: Final = Resource(
+    group="certificates.k8s.io",
+    version="v1",
+    plural="certificatesigningrequests",
+    kind="CertificateSigningRequest",
+    is_namespaced=False,
+)
+SIGNERS: Final = Resource(
+    group="certificates.k8s.io",
+    version="v1",
+    plural="signers",
+    kind="Signer",
+    is_namespaced=False,
+)
+"""No objects: RBAC names a signer so."""
 MUTATING_WEBHOOKS: Final = Resource(
     group="admissionregistration.k8s.io",
     version="v1",

@@ -60,6 +60,8 @@ class Layout:
     install: Path = names.INSTALL
     run: Path = names.RUN
     pods: Path = names.PODS
+    checkpoints: Path = names.CHECKPOINTS
+    arrivals: Path = names.ARRIVALS
 
     @property
     def current(self) -> Path:

@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
+import re
 from pathlib import Path
 from typing import Final
 
-from architect.api import names
+from architect.core.errors import NodeError
+from architect.daemon.host import Host
 from architect.kube.checkpoints import Requirements
+
+log = logging.getLogger(__name__)
 
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """``uname -m`` → node label ``kubernetes.io/arch``."""
 
+CPUINFO: Final = Path("/proc/cpuinfo")
 _CPU_FLAGS: Final = ("flags", "Features")
 """Of /proc/cpuinfo, on x86 and on ARM."""
+_VERSION: Final = re.compile(r"^Version: ([0-9][0-9A-Za-z.]*)", re.MULTILINE)
+_VERSION_SECONDS: Final = 10.0
+
+
+class NodeFacts:
+    """Of the node that the daemon runs on; read once, when they are first asked for."""
+
+    def __init__(self, host: Host, *, current: Path) -> None:
+        self._host = host
+        self._current = current
+
+    @functools.cached_property
+    def requirements(self) -> Requirements:
+        """What a node must have to go on with what runs on this one. Raises OSError."""
+        return Requirements(
+            architecture=architecture(),
+            cpu_features=cpu_features(CPUINFO.read_text()),
+            kernel=os.uname().release,
+            criu=self._criu(),
+        )
+
+    def _criu(self) -> str:
+        """Return the version of the bundle's CRIU; empty if it does not tell."""
+        program = self._current / "bin" / "architect-criu"
+        try:
+            said = self._host.run([str(program), "--version"], timeout_seconds=_VERSION_SECONDS)
+        except NodeError as error:
+            log.error("CRIU's version is not known: %s", error)
+            return ""
+        found = _VERSION.search(said)
+        return found[1] if found else ""
 
 
 def architecture() -> str:
     """Return the architecture as in the node label ``kubernetes.io/arch``."""
     machine = os.uname().machine
     return ARCHITECTURES.get(machine, machine)
-
-
-def requirements(*, current: Path = names.CURRENT) -> Requirements:
-    """Return what a node must have to go on with what runs on this one."""
-    return Requirements(
-        architecture=architecture(),
-        cpu_features=cpu_features(Path("/proc/cpuinfo").read_text()),
-        kernel=os.uname().release,
-        criu=_criu(current),
-    )
 
 
 def cpu_features(cpuinfo: str) -> tuple[str, ...]:
@@ -41,11 +69,3 @@ def cpu_features(cpuinfo: str) -> tuple[str, ...]:
             flags = set(value.split())
             found = flags if found is None else found & flags
     return tuple(sorted(found or ()))
-
-
-def _criu(current: Path) -> str:
-    """Return the version of the bundle's CRIU; empty if the bundle does not tell."""
-    try:
-        return (current / "criu.version").read_text().strip()
-    except OSError:
-        return ""

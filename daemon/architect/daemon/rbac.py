@@ -15,6 +15,7 @@ from architect.kube.resources import (
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
+    SIGNING_REQUESTS,
     STATEFUL_SETS,
 )
 
@@ -33,5 +34,6 @@ RULES: Final = (
     Rule(resource=STATEFUL_SETS, verbs=("get",)),
     Rule(resource=REPLICATION_CONTROLLERS, verbs=("get",)),
     Rule(resource=JOBS, verbs=("get",)),
+    Rule(resource=SIGNING_REQUESTS, verbs=("create", "get")),
     Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
 )

@@ -25,6 +25,8 @@ from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.node_facts import NodeFacts
+from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
@@ -104,12 +106,15 @@ class Daemon:
             verdict_changed=self._writer.touch,
             extra_reasons=self._housekeeping.extra_reasons,
         )
-        depot = Depot(state=layout.pods.parent)
+        self._peer = Peer(config, api=api, checkpoints=layout.checkpoints, metrics=self._metrics)
+        depot = Depot(pods=layout.pods, checkpoints=layout.checkpoints, arrivals=layout.arrivals)
+        node = NodeFacts(host, current=names.CURRENT)
         self._departures = Departures(
             api,
             node=config.node_name,
             keeper=self._keeper,
             host=host,
+            facts=node,
             depot=depot,
             metrics=self._metrics,
             tell=self._tell,
@@ -120,8 +125,9 @@ class Daemon:
             api,
             node=config.node_name,
             store=self._store,
+            facts=node,
             depot=depot,
-            fetch=fetch,
+            fetch=self._peer.fetch,
             metrics=self._metrics,
             tell=self._tell,
             patience_seconds=config.arrival_patience_seconds,
@@ -166,6 +172,7 @@ class Daemon:
                 ("writer", self._writer.run, (self._stop,)),
                 ("notes", self._write_notes, ()),
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
+                ("peer", self._peer.run, (self._stop,)),
             )
         ]
         self._server.start()
@@ -180,6 +187,7 @@ class Daemon:
         self._writer.close()
         self._sampler.poke()
         self._has_notes.set()
+        self._peer.close()
         deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -15,9 +15,15 @@ from typing import Any
 import kopf
 
 from architect.kube.connection import Credentials, without_strictness
-from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS
+from architect.kube.resources import (
+    CHECKPOINTS,
+    PERSISTENT_CHECKPOINTS,
+    PODS,
+    SIGNING_REQUESTS,
+)
 from architect.operator import plan
 from architect.operator.apply import Applier
+from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
@@ -28,6 +34,7 @@ def register(
     applier: Applier,
     sweeper: Sweeper,
     unmanaged: UnmanagedPods,
+    signer: Signer,
     credentials: Callable[[], Credentials],
 ) -> None:
     """Add our handlers to *registry*."""
@@ -61,6 +68,13 @@ def register(
             return
         if (action := plan.for_persistent(dict(event["object"]))) is not None:
             await asyncio.to_thread(applier.apply, action)
+
+    @kopf.on.event(
+        SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry
+    )
+    async def certificate_requested(event: kopf.RawEvent, **_: Any) -> None:
+        if event["type"] != "DELETED":
+            await asyncio.to_thread(signer.look_at, dict(event["object"]))
 
 
 class _Tolerant(kopf.ConnectionInfo):

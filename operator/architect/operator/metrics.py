@@ -62,6 +62,11 @@ SWEPT_AT: Final = Family(
     type="gauge",
     help="Unix time of the last complete sweep.",
 )
+CERTIFICATES: Final = Family(
+    name="architect_operator_certificates_total",
+    type="counter",
+    help="Requests of daemons for certificates, by what became of them.",
+)
 
 FAMILIES: Final = (
     LEADER,
@@ -73,6 +78,7 @@ FAMILIES: Final = (
     SWEEPS,
     SWEEP_SECONDS,
     SWEPT_AT,
+    CERTIFICATES,
 )
 
 _Labels = tuple[tuple[str, str], ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from architect.api import names
 from architect.kube.rbac import Rule
 from architect.kube.resources import (
     CHECKPOINTS,
@@ -13,6 +14,9 @@ from architect.kube.resources import (
     NODES,
     PERSISTENT_CHECKPOINTS,
     PODS,
+    SECRETS,
+    SIGNERS,
+    SIGNING_REQUESTS,
 )
 
 RULES: Final = (
@@ -22,6 +26,12 @@ RULES: Final = (
     Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("list", "watch")),
     Rule(resource=PERSISTENT_CHECKPOINTS, subresource="status", verbs=("patch",)),
     Rule(resource=EVENTS, verbs=("create", "patch")),
+    Rule(resource=SIGNING_REQUESTS, verbs=("list", "watch")),
+    Rule(resource=SIGNING_REQUESTS, subresource="approval", verbs=("patch",)),
+    Rule(resource=SIGNING_REQUESTS, subresource="status", verbs=("patch",)),
+    Rule(resource=SIGNERS, verbs=("approve", "sign"), names=(names.DAEMON_SIGNER,)),
+    Rule(resource=SECRETS, verbs=("create",), is_local=True),
+    Rule(resource=SECRETS, verbs=("get", "patch"), is_local=True, names=("architect-daemon-ca",)),
     Rule(resource=LEASES, verbs=("create",), is_local=True),
     Rule(resource=LEASES, verbs=("get", "patch"), is_local=True, names=("architect-operator",)),
 )

@@ -19,10 +19,12 @@ from architect.kube.events import Recorder
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
 from architect.operator import handlers, metrics
 from architect.operator.apply import Applier
+from architect.operator.authority_store import AuthorityStore
 from architect.operator.endpoint import Endpoint
 from architect.operator.leader import Elector
 from architect.operator.metrics import Metrics
 from architect.operator.settings import OperatorSettings, host_port
+from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
@@ -67,6 +69,12 @@ class Operator:
             self._unmanaged,
             daemon_namespace=settings.namespace,
             daemon_selector=settings.daemon_selector,
+        )
+        self._signer = Signer(
+            api,
+            AuthorityStore(api, namespace=settings.namespace, name=settings.ca_secret),
+            self._metrics,
+            account=f"system:serviceaccount:{settings.namespace}:{settings.daemon_account}",
         )
         self._elector = Elector(
             api,
@@ -141,6 +149,7 @@ class Operator:
             applier=self._applier,
             sweeper=self._sweeper,
             unmanaged=self._unmanaged,
+            signer=self._signer,
             credentials=self._connection.credentials,
         )
         return registry
@@ -163,6 +172,7 @@ class Operator:
     async def _sweep(self, stop_work: asyncio.Event) -> None:
         while not stop_work.is_set():
             await asyncio.to_thread(self._sweeper.sweep)
+            await asyncio.to_thread(self._signer.sweep)
             await _wait(stop_work, seconds=self._settings.sweep_interval_seconds)
 
     async def _beat(self) -> None:

@@ -41,6 +41,12 @@ class OperatorSettings:
     daemon_selector: str = DAEMON_SELECTOR
     """Labels of the daemons' pods."""
 
+    daemon_account: str = "architect-daemon"
+    """The daemons' ServiceAccount, in our namespace: to it alone certificates are issued."""
+
+    ca_secret: str = "architect-daemon-ca"
+    """Name of the Secret with the authority that issues them."""
+
     sweep_interval_seconds: float = 60.0
     """Time between two looks at everything. Events are acted on at once; a sweep finds what was
     missed while nobody watched."""
@@ -67,6 +73,8 @@ _FLAGS: Final[Mapping[str, str]] = {
     "lease_seconds": "how long the lease holds without renewal",
     "daemonset": "name of the daemon's DaemonSet",
     "daemon_selector": "label selector of the daemons' pods",
+    "daemon_account": "name of the daemons' ServiceAccount",
+    "ca_secret": "name of the Secret with the daemons' certificate authority",
     "sweep_interval_seconds": "time between two looks at everything",
     "address": "address:port of metrics and health",
     "log_level": "DEBUG, INFO, WARNING or ERROR",

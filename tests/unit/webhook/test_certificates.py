@@ -12,6 +12,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from architect.pki.certificates import read_certificates
 from architect.webhook import certificates
 from architect.webhook.certificates import Action, Material, carry_out, decide
 
@@ -32,12 +33,12 @@ def is_trusted(material: Material, bundle: bytes, now: datetime) -> bool:
     """Whether a client that trusts *bundle* accepts what *material* serves, by a second reading."""
     verifier = (
         PolicyBuilder()
-        .store(Store(certificates.read_certificates(bundle)))
+        .store(Store(read_certificates(bundle)))
         .time(now)
         .build_server_verifier(x509.DNSName(NAMES[-1]))
     )
     try:
-        verifier.verify(certificates.read_certificates(material.certificate)[0], [])
+        verifier.verify(read_certificates(material.certificate)[0], [])
     except x509.verification.VerificationError:
         return False
     return True
@@ -75,7 +76,7 @@ def test_a_renewed_authority_leaves_the_old_one_trusted_and_serving_as_it_was() 
     assert action is Action.RENEW_CA
     assert renewed.certificate == material.certificate
     assert renewed.ca_bundle.endswith(material.ca_bundle)
-    assert len(certificates.read_certificates(renewed.ca_bundle)) == 2
+    assert len(read_certificates(renewed.ca_bundle)) == 2
     assert is_trusted(renewed, material.ca_bundle, now)
     assert decide(renewed, now=now, dns_names=NAMES) is Action.KEEP
 
@@ -94,7 +95,7 @@ def test_a_new_authority_signs_nothing_before_the_api_server_can_know_it() -> No
     assert decide(material, now=now, dns_names=NAMES) is Action.KEEP
     action, renewed = step(material, now + certificates.SETTLE)
     assert action is Action.RENEW_SERVING
-    newest = certificates.read_certificates(renewed.ca_bundle)[0].public_bytes(Encoding.PEM)
+    newest = read_certificates(renewed.ca_bundle)[0].public_bytes(Encoding.PEM)
     assert is_trusted(renewed, newest, now + certificates.SETTLE)
 
 
@@ -104,7 +105,7 @@ def test_an_expired_authority_leaves_the_bundle_with_the_next_write() -> None:
     later = START + certificates.CA_LIFE + timedelta(days=1)
     action, renewed = step(material, later)
     assert action is Action.RENEW_SERVING
-    assert len(certificates.read_certificates(renewed.ca_bundle)) == 1
+    assert len(read_certificates(renewed.ca_bundle)) == 1
 
 
 def test_after_a_year_of_silence_everything_is_made_anew() -> None:

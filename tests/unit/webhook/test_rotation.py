@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from architect.core.errors import Retryable
+from architect.pki.certificates import read_certificates
 from architect.webhook import certificates
 from architect.webhook.certificates import Material
 from architect.webhook.rotation import Configuration, Conflict, SelfMade, Stored
@@ -190,8 +191,8 @@ def test_years_of_passes_never_leave_a_replica_serving_what_is_not_trusted() -> 
     now = START
     for _ in range(120):
         pair = replica(store, now).fetch()
-        trusted = certificates.read_certificates(next(iter(store.bundles())))
-        leaf = certificates.read_certificates(pair.certificate)[0]
+        trusted = read_certificates(next(iter(store.bundles())))
+        leaf = read_certificates(pair.certificate)[0]
         assert any(leaf.issuer == authority.subject for authority in trusted)
         assert leaf.not_valid_after_utc > now
         now += timedelta(days=10)

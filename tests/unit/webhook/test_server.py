@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from architect.core.errors import ArchitectError, FormatError, Unavailable
+from architect.pki.certificates import read_certificates
 from architect.webhook import certificates, review
 from architect.webhook.certificates import Action, Material
 from architect.webhook.rotation import Mounted, Pair
@@ -138,7 +139,7 @@ async def served_certificate(port: int, context: ssl.SSLContext, *, name: str | 
 
 
 def leaf(material: Material) -> bytes:
-    certificate = certificates.read_certificates(material.certificate)[0]
+    certificate = read_certificates(material.certificate)[0]
     return certificate.public_bytes(serialization.Encoding.DER)
 
 

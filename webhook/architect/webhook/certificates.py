@@ -13,29 +13,32 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from architect.core.errors import FormatError
+from architect.pki import certificates
+from architect.pki.certificates import (
+    CLOCK_SKEW,
+    PrivateKey,
+    belong_together,
+    is_due,
+    is_signed_by,
+    key_to_pem,
+    read_certificates,
+    read_key,
+    to_pem,
+)
 
 CA_LIFE: Final = timedelta(days=365)
 SERVING_LIFE: Final = timedelta(days=90)
 
-RENEW_AT: Final = 2 / 3
-"""Part of its life after which a certificate is renewed: a third is left to notice a failure."""
-
 SETTLE: Final = timedelta(minutes=10)
 """Age at which a new authority is known to every API server: each sees a changed bundle through
 a watch, and each replica of ours writes it again in the meantime if it was lost."""
-
-CLOCK_SKEW: Final = timedelta(minutes=5)
-"""New certificates are valid from this long ago, for machines whose clocks are behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +68,20 @@ def decide(material: Material | None, *, now: datetime, dns_names: Sequence[str]
         return Action.CREATE
     try:
         authorities = read_certificates(material.ca_bundle)
-        ca_key = _read_key(material.ca_key)
+        ca_key = read_key(material.ca_key)
     except FormatError:
         return Action.CREATE
     signer = authorities[0]
-    if signer.not_valid_after_utc <= now or not _same_key(signer, ca_key):
+    if signer.not_valid_after_utc <= now or not belong_together(signer, ca_key):
         return Action.CREATE
     usable = _is_usable(material, authorities, now=now, dns_names=dns_names)
     if not usable:
         return Action.RENEW_SERVING
-    if _is_due(signer, now):
+    if is_due(signer, now):
         return Action.RENEW_CA
     serving = read_certificates(material.certificate)[0]
     settled = now - signer.not_valid_before_utc >= SETTLE + CLOCK_SKEW
-    if _is_due(serving, now) and settled:
+    if is_due(serving, now) and settled:
         return Action.RENEW_SERVING
     return Action.KEEP
 
@@ -93,7 +96,7 @@ def carry_out(
         authority, ca_key = _make_authority(now)
         certificate, key = _make_serving(authority, ca_key, now=now, dns_names=dns_names)
         return Material(
-            ca_bundle=_pem(authority), ca_key=_key_pem(ca_key), certificate=certificate, key=key
+            ca_bundle=to_pem(authority), ca_key=key_to_pem(ca_key), certificate=certificate, key=key
         )
     authorities = [
         authority
@@ -104,23 +107,15 @@ def carry_out(
         authority, ca_key = _make_authority(now)
         return replace(
             material,
-            ca_bundle=b"".join(map(_pem, [authority, *authorities])),
-            ca_key=_key_pem(ca_key),
+            ca_bundle=b"".join(map(to_pem, [authority, *authorities])),
+            ca_key=key_to_pem(ca_key),
         )
     certificate, key = _make_serving(
-        authorities[0], _read_key(material.ca_key), now=now, dns_names=dns_names
+        authorities[0], read_key(material.ca_key), now=now, dns_names=dns_names
     )
     return replace(
-        material, ca_bundle=b"".join(map(_pem, authorities)), certificate=certificate, key=key
+        material, ca_bundle=b"".join(map(to_pem, authorities)), certificate=certificate, key=key
     )
-
-
-def read_certificates(pem: bytes) -> list[x509.Certificate]:
-    """Return the certificates in *pem*, at least one. Raises FormatError."""
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise FormatError(f"not a PEM certificate: {error}") from error
 
 
 def _is_usable(
@@ -133,138 +128,39 @@ def _is_usable(
     """Tell whether the serving certificate works: key, names, time and a trusted signature."""
     try:
         serving = read_certificates(material.certificate)[0]
-        key = _read_key(material.key)
+        key = read_key(material.key)
         alternatives = serving.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (FormatError, x509.ExtensionNotFound, ValueError):
         return False
     present = alternatives.value.get_values_for_type(x509.DNSName)
     return (
-        _same_key(serving, key)
+        belong_together(serving, key)
         and set(dns_names) <= set(present)
         and serving.not_valid_before_utc <= now + CLOCK_SKEW
         and now < serving.not_valid_after_utc
-        and any(_signed(serving, authority, now) for authority in authorities)
+        and any(
+            is_signed_by(serving, authority) and now < authority.not_valid_after_utc
+            for authority in authorities
+        )
     )
 
 
-def _signed(serving: x509.Certificate, authority: x509.Certificate, now: datetime) -> bool:
-    try:
-        serving.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return now < authority.not_valid_after_utc
-
-
-def _is_due(certificate: x509.Certificate, now: datetime) -> bool:
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return now >= start + (end - start) * RENEW_AT
-
-
-def _make_authority(now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    serial = x509.random_serial_number()
-    # A name of its own for each authority, so that a chain is never built through a namesake.
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.COMMON_NAME, f"architect-webhook {serial:x}"[:60])]
-    )
-    builder = (
-        _builder(name, name, key.public_key(), serial, start=now, end=now + CA_LIFE)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    return builder.sign(key, hashes.SHA256()), key
+def _make_authority(now: datetime) -> tuple[x509.Certificate, PrivateKey]:
+    return certificates.make_authority("architect-webhook", now=now, life=CA_LIFE)
 
 
 def _make_serving(
-    authority: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    *,
-    now: datetime,
-    dns_names: Sequence[str],
+    authority: x509.Certificate, ca_key: PrivateKey, *, now: datetime, dns_names: Sequence[str]
 ) -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "architect-webhook")])
-    end = min(now + SERVING_LIFE, authority.not_valid_after_utc)
-    builder = (
-        _builder(
-            name,
-            authority.subject,
-            key.public_key(),
-            x509.random_serial_number(),
-            start=now,
-            end=end,
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(n) for n in dns_names]), critical=False
-        )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+    key = certificates.make_key()
+    serving = certificates.issue(
+        authority,
+        ca_key,
+        key.public_key(),
+        common_name="architect-webhook",
+        dns_names=dns_names,
+        usages=[ExtendedKeyUsageOID.SERVER_AUTH],
+        now=now,
+        life=SERVING_LIFE,
     )
-    return _pem(builder.sign(ca_key, hashes.SHA256())), _key_pem(key)
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    serial: int,
-    *,
-    start: datetime,
-    end: datetime,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(serial)
-        .not_valid_before((start - CLOCK_SKEW).astimezone(UTC))
-        .not_valid_after(end.astimezone(UTC))
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
-    return certificate.public_key() == key.public_key()
-
-
-def _read_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
-        # The library's text may quote the input: it stays out of logs.
-        raise FormatError("not a PEM private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise FormatError("not an elliptic curve key")
-    return key
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    return to_pem(serving), key_to_pem(key)

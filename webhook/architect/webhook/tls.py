@@ -11,7 +11,7 @@ import ssl
 from datetime import UTC, datetime
 
 from architect.core.errors import FormatError
-from architect.webhook import certificates
+from architect.pki.certificates import read_certificates
 from architect.webhook.rotation import Pair
 
 
@@ -35,7 +35,7 @@ class ServingContext:
         """
         if pair == self._pair:
             return False
-        leaf = certificates.read_certificates(pair.certificate)[0]
+        leaf = read_certificates(pair.certificate)[0]
         context = _fresh_context()
         _load(context, pair)
         self._current = context

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
-
 from architect.api import names
 from architect.core import durations
-from architect.core.errors import ArchitectError, NodeError
-from architect.daemon import claims, node_facts, status
+from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.daemon import claims, status
+from architect.daemon.checkpoint import contents
+from architect.daemon.checkpoint.manifest import Manifest
+from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import views
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
+from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
 from architect.daemon.store import PodStore
@@ -46,8 +48,16 @@ Tell = Callable[[ManagedPod, status.Note], None]
 class Fetch(Protocol):
     """Brings a saved pod from another node."""
 
-    def __call__(self, *, node: str, identity: str, into: Path) -> None:
-        """Put checkpoint *identity* of *node* into *into*, verified. Raises ArchitectError."""
+    def __call__(
+        self,
+        node: str,
+        checkpoint_id: str,
+        target: Path,
+        *,
+        accept: Callable[[Manifest], None],
+        is_durable: bool,
+    ) -> object:
+        """See :meth:`architect.daemon.peer.service.Peer.fetch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,7 @@ class Arrivals:
         *,
         node: str,
         store: PodStore,
+        facts: NodeFacts,
         depot: Depot,
         fetch: Fetch,
         metrics: Metrics,
@@ -77,6 +88,7 @@ class Arrivals:
         self._api = api
         self._node = node
         self._store = store
+        self._node_facts = facts
         self._depot = depot
         self._fetch = fetch
         self._metrics = metrics
@@ -178,7 +190,7 @@ class Arrivals:
         """Return the claimed checkpoint, or why there is none. Raises ArchitectError."""
         assert newcomer.identity is not None  # else claims.never() has spoken
         owner = newcomer.identity.owner
-        needs = node_facts.requirements()
+        needs = self._node_facts.requirements
         node = Node(
             architecture=needs.architecture,
             cpu_features=frozenset(needs.cpu_features),
@@ -221,11 +233,24 @@ class Arrivals:
                 reason="NoLocation",
             )
         if peer["node"] == self._node:
+            directory = self._depot.departure(peer["id"])
+            if directory is None:
+                raise NodeError(
+                    f"checkpoint {peer['id']} is not on this node any more", reason="NoLocation"
+                )
+            manifest = contents.read(directory)
+            _accept(manifest, checkpoint)
+            contents.verify(directory, manifest)
             self._depot.move_here(peer["id"], to=ref.uid)
             return
-        partial = self._depot.begin_arrival(ref.uid)
-        self._fetch(node=peer["node"], identity=peer["id"], into=partial)
-        self._depot.finish_arrival(ref.uid)
+        # Not durable: after a power cut the source still has it, and this pod is another one.
+        self._fetch(
+            peer["node"],
+            peer["id"],
+            self._depot.arrival_of(ref.uid),
+            accept=lambda manifest: _accept(manifest, checkpoint),
+            is_durable=False,
+        )
 
     def _tell_failure(self, ref: ObjectRef, pod: _Pod, error: Exception) -> None:
         known = self._store.get(ref.uid)
@@ -265,6 +290,22 @@ class _Pod:
         self.outcome: Outcome | None = None
         self.checkpoint: ObjectRef | None = None
         self.predecessor = ""
+
+
+def _accept(manifest: Manifest, checkpoint: JsonObject) -> None:
+    """Raise Rejected unless *manifest* is of what *checkpoint* says: that is what was claimed."""
+    spec, about = checkpoint["spec"], manifest.about
+    for what, said, claimed in (
+        ("namespace", about.namespace, checkpoint["metadata"]["namespace"]),
+        ("pod", about.pod_uid, spec["podRef"]["uid"]),
+        ("template", about.template_hash, spec.get("templateHash", "")),
+        ("containers", sorted(about.containers), sorted(spec["containers"])),
+    ):
+        if said != claimed:
+            raise Rejected(
+                f"the manifest is of {what} {said}, the checkpoint of {claimed}",
+                reason="WrongCheckpoint",
+            )
 
 
 def _has_run(pod: JsonObject) -> bool:

@@ -19,22 +19,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core.identity import Identity
-from architect.daemon.succession import Leaving, Succession
-
 from architect.api import names
 from architect.api.policy import Migrate
 from architect.core import identity
-from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
-from architect.daemon import node_facts, status, succession
+from architect.core.errors import ArchitectError, Rejected, Retryable
+from architect.core.identity import Identity
+from architect.daemon import status, succession
+from architect.daemon.checkpoint import contents
+from architect.daemon.checkpoint.manifest import About, Container
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import views
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
+from architect.daemon.node_facts import NodeFacts
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
+from architect.daemon.succession import Leaving, Succession
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Capture, CheckpointSpec, Trigger
@@ -79,6 +81,7 @@ class Departures:
         node: str,
         keeper: KeeperLink,
         host: Host,
+        facts: NodeFacts,
         depot: Depot,
         metrics: Metrics,
         tell: Tell,
@@ -89,6 +92,7 @@ class Departures:
         self._node = node
         self._keeper = keeper
         self._host = host
+        self._node_facts = facts
         self._depot = depot
         self._metrics = metrics
         self._tell = tell
@@ -179,7 +183,7 @@ class Departures:
         )
         checkpoint = self._announce(spec)
         try:
-            image_bytes = self._capture(pod, trigger=trigger)
+            image_bytes = self._capture(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
             self._give_up(pod, checkpoint, error)
             raise
@@ -190,7 +194,7 @@ class Departures:
             peer_id=ref.uid,
             image_bytes=image_bytes,
             at=datetime.datetime.now(tz=datetime.UTC),
-            requirements=node_facts.requirements(),
+            requirements=self._node_facts.requirements,
             durations_seconds={"capture": took},
         )
         self._publishers.submit(self._publish, checkpoint, capture)
@@ -231,17 +235,55 @@ class Departures:
             ),
         )
 
-    def _capture(self, pod: ManagedPod, *, trigger: Trigger) -> int:
+    def _about(self, pod: ManagedPod, value: JsonObject, who: Identity) -> About:
+        digests = {
+            status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
+            for status in value["status"].get("containerStatuses") or ()
+        }
+        return About(
+            id=pod.uid,
+            namespace=pod.namespace,
+            pod_name=pod.name,
+            pod_uid=pod.uid,
+            node=self._node,
+            created=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
+            template_hash=who.template_hash,
+            owner=checkpoints.Owner(
+                api_version=who.owner.api_version,
+                kind=who.owner.kind,
+                name=who.owner.name,
+                uid=who.owner.uid,
+                ordinal=who.ordinal,
+            ),
+            containers={
+                name: Container(
+                    image_digest=digests.get(name, ""),
+                    init_sha256=self._depot.init_of(pod.uid, name),
+                    tree=f"containers/{name}/image",
+                    layer=f"containers/{name}/layer.tar",
+                )
+                for name in pod.managed
+            },
+            requirements=self._node_facts.requirements,
+            format_version=checkpoints.FORMAT_VERSION,
+        )
+
+    def _capture(
+        self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
+    ) -> int:
         """Save the pod on the disk; when it returns, the pod has left. Raises, undone."""
         reason = f"its successor goes on with its memory ({trigger.value})"
         self._keeper.capture(pod.uid, reason=reason, patience_seconds=self._patience_seconds)
+        about = self._about(pod, value, who)
         directory = self._depot.begin_departure(pod.uid)
         self._pack(pod.uid, directory)
         self._keeper.depart(pod.uid, reason=reason)
         # From here on nothing can be undone.
         self._depot.take_images(pod.uid, pod.managed, into=directory)
-        whole = self._depot.finish_departure(pod.uid)
-        return _size(whole)
+        manifest = contents.build(directory, about)
+        contents.write(directory, manifest)
+        self._depot.finish_departure(pod.uid)
+        return manifest.total_bytes
 
     def _pack(self, uid: str, directory: Path) -> None:
         program = names.CURRENT / "bin" / "architect-runtime"
@@ -332,13 +374,3 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
         f"({trigger.value})"
     )
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
-
-
-def _size(directory: Path) -> int:
-    total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-        except OSError as error:
-            raise NodeError(f"cannot look at {path}: {error.strerror}") from error
-    return total

@@ -21,20 +21,29 @@ from pathlib import Path
 from typing import Final
 
 from architect.api import names
-from architect.core.errors import NodeError
+from architect.core import files
+from architect.core.errors import FormatError, NodeError
 
 log = logging.getLogger(__name__)
 
 PARTIAL: Final = ".partial"
+IMAGE_VERSION: Final = 1
+"""Of ``meta.json`` (``architect.shim.keeper.images.VERSION``)."""
 
 
 class Depot:
     """The directories of saved pods. Safe to use from several threads, one pod a thread."""
 
-    def __init__(self, *, state: Path = names.STATE) -> None:
-        self._pods = state / names.PODS.name
-        self._checkpoints = state / names.CHECKPOINTS.name
-        self._arrivals = state / names.ARRIVALS.name
+    def __init__(
+        self,
+        *,
+        pods: Path = names.PODS,
+        checkpoints: Path = names.CHECKPOINTS,
+        arrivals: Path = names.ARRIVALS,
+    ) -> None:
+        self._pods = pods
+        self._checkpoints = checkpoints
+        self._arrivals = arrivals
 
     # Pods that left
 
@@ -55,6 +64,17 @@ class Depot:
                     raise NodeError(
                         f"pod {uid} has no {entry} of container {name}", reason="ImageMissing"
                     ) from error
+
+    def init_of(self, uid: str, container: str) -> str:
+        """Return the SHA-256 of the init to which a sleeping container's image refers.
+
+        Raises FileNotFoundError if it has no image, FormatError.
+        """
+        path = self._pods / _safe(uid) / _safe(container) / "meta.json"
+        found = files.read_json(path, version=IMAGE_VERSION).get("init_sha")
+        if not isinstance(found, str):
+            raise FormatError(f"{path} names no init")
+        return found
 
     def finish_departure(self, uid: str) -> Path:
         """Make what was saved of pod *uid* whole; return where it lies. Raises OSError."""
@@ -90,17 +110,10 @@ class Depot:
         """Whether something came for a container of pod *uid* that it has not taken yet."""
         return (self._arrivals / _safe(uid) / "containers" / _safe(container) / "image").is_dir()
 
-    def begin_arrival(self, uid: str) -> Path:
-        """Return where what comes for pod *uid* is put together; it may hold a part already."""
-        path = self._arrivals / f"{_safe(uid)}{PARTIAL}"
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return path
-
-    def finish_arrival(self, uid: str) -> Path:
-        """Make what came for pod *uid* whole. Raises OSError."""
-        whole = self._arrivals / _safe(uid)
-        (self._arrivals / f"{_safe(uid)}{PARTIAL}").rename(whole)
-        return whole
+    def arrival_of(self, uid: str) -> Path:
+        """Return where what comes for pod *uid* is to lie once it is whole."""
+        self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self._arrivals / _safe(uid)
 
     def move_here(self, departed: str, *, to: str) -> Path:
         """Make what was saved of pod *departed* on this node what came for pod *to*. OSError."""

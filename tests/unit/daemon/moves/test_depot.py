@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from architect.core.errors import NodeError
+from architect.core.errors import FormatError, NodeError
 from architect.daemon.moves.depot import Depot
 
 
@@ -18,8 +18,14 @@ def slept(state: Path, uid: str, *containers: str) -> None:
         (image.parent / "meta.json").write_text("{}")
 
 
+def depot_in(state: Path) -> Depot:
+    return Depot(
+        pods=state / "pods", checkpoints=state / "checkpoints", arrivals=state / "arrivals"
+    )
+
+
 def test_a_pod_leaves_and_comes_on_the_same_node(tmp_path: Path) -> None:
-    depot = Depot(state=tmp_path)
+    depot = depot_in(tmp_path)
     slept(tmp_path, "old", "app", "side")
     into = depot.begin_departure("old")
     assert depot.departures() == []
@@ -37,7 +43,7 @@ def test_a_pod_leaves_and_comes_on_the_same_node(tmp_path: Path) -> None:
 
 
 def test_half_a_departure_is_begun_anew_and_can_be_given_up(tmp_path: Path) -> None:
-    depot = Depot(state=tmp_path)
+    depot = depot_in(tmp_path)
     (depot.begin_departure("old") / "rest").write_text("x")
     assert list(depot.begin_departure("old").iterdir()) == []
     depot.give_up_departure("old")
@@ -45,28 +51,37 @@ def test_half_a_departure_is_begun_anew_and_can_be_given_up(tmp_path: Path) -> N
 
 
 def test_an_image_that_is_missing_is_named(tmp_path: Path) -> None:
-    depot = Depot(state=tmp_path)
+    depot = depot_in(tmp_path)
     slept(tmp_path, "old", "app")
     with pytest.raises(NodeError, match="no image of container side"):
         depot.take_images("old", ["app", "side"], into=depot.begin_departure("old"))
 
 
 def test_an_arrival_is_there_once_it_is_whole(tmp_path: Path) -> None:
-    depot = Depot(state=tmp_path)
-    partial = depot.begin_arrival("new")
-    (partial / "containers/app/image").mkdir(parents=True)
+    depot = depot_in(tmp_path)
+    target = depot.arrival_of("new")
     assert depot.arrival("new") is None
-    assert depot.begin_arrival("new") == partial  # a transfer goes on where it was cut
-    depot.finish_arrival("new")
+    (target / "containers/app/image").mkdir(parents=True)
     assert depot.has_come("new", "app")
     depot.drop_arrival("new")
     depot.drop_arrival("new")
     assert depot.arrivals() == []
 
 
+def test_the_init_is_that_of_the_image(tmp_path: Path) -> None:
+    depot = depot_in(tmp_path)
+    slept(tmp_path, "old", "app")
+    meta = tmp_path / "pods/old/app/meta.json"
+    meta.write_text('{"version": 1, "init_sha": "abc"}')
+    assert depot.init_of("old", "app") == "abc"
+    meta.write_text('{"version": 2, "init_sha": "abc"}')
+    with pytest.raises(FormatError, match="version 2"):
+        depot.init_of("old", "app")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\0b", "x" * 300])
 def test_no_name_leads_out(tmp_path: Path, name: str) -> None:
-    depot = Depot(state=tmp_path)
+    depot = depot_in(tmp_path)
     with pytest.raises(NodeError, match="not usable"):
         depot.begin_departure(name)
     with pytest.raises(NodeError, match="not usable"):
