@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from architect.api import names
+from lab import errors
 from lab.cluster import Cluster
 from support.workloads import (
     Workload,
     apply,
+    ask,
     code,
     eventually,
     memory_server,
@@ -53,6 +55,21 @@ def successor(app: Workload, old: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
+def answer(app: Workload, path: str = "/") -> dict[str, Any]:
+    """Ask the application until it answers: kube-proxy follows the pods in its own time."""
+    found: list[dict[str, Any]] = []
+
+    def answers() -> bool:
+        try:
+            found.append(ask(app.cluster, f"http://{app.service_ip()}:8080{path}", seconds=5))
+        except errors.CommandFailed:
+            return False
+        return True
+
+    eventually(answers, what=f"the Service of {app.name} leads to a pod that answers")
+    return found[0]
+
+
 def moved(app: Workload, old: dict[str, Any]) -> dict[str, Any] | None:
     """Return the Checkpoint by which *old* moved."""
     items = app.get_json("checkpoints.architect.dev")["items"]
@@ -76,7 +93,7 @@ def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
         with drained(app) as old:
             new = successor(app, old)
         assert new["spec"]["nodeName"] != old["spec"]["nodeName"]
-        after = app.get_when_reachable("/digest")
+        after = answer(app, "/digest")
         assert after["identity"] == before["identity"]
         assert after["digest"] == before["digest"]
         assert after["count"] == before["count"] + 1
@@ -102,7 +119,7 @@ def test_a_sleeping_pod_is_drained_without_waking_on_its_old_node(
         app.sleep()
         with drained(app) as old:
             successor(app, old)
-        after = app.get_when_reachable()
+        after = answer(app)
         assert after["identity"] == before["identity"]
         assert after["count"] == before["count"] + 1
 
@@ -113,7 +130,7 @@ def test_a_deleted_pod_goes_on_in_its_replacement(architect: Cluster, namespace:
         old = app.pod()
         app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
         successor(app, old)
-        assert app.get_when_reachable()["identity"] == before["identity"]
+        assert answer(app)["identity"] == before["identity"]
 
 
 def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
@@ -145,7 +162,7 @@ def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
             new = successor(app, old)
         said = app.kubectl("exec", new["metadata"]["name"], "--", "sh", "-c", read)
         assert said.split() == ["layer", "layer", "layer", "empty", "shm", "2", "layer"]
-        assert app.get_when_reachable()["identity"] == before["identity"]
+        assert answer(app)["identity"] == before["identity"]
 
 
 @contextmanager
@@ -183,7 +200,7 @@ def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
         assert moved(app, old) is None
         if how != "scaled down":
             successor(app, old)
-            assert app.get_when_reachable()["identity"] != before["identity"]
+            assert answer(app)["identity"] != before["identity"]
 
 
 def test_each_pod_of_a_stateful_set_gets_its_own_memory(architect: Cluster, namespace: str) -> None:

@@ -44,10 +44,9 @@ QUICK_SECONDS: Final = 1.0
 
 _DOES_NO_MORE: Final = MappingProxyType(
     {
-        names.MIGRATE: "only opts the pod in: this version moves nothing",
         names.START_FROM: "only opts the pod in: this version starts nothing from a "
         "PersistentCheckpoint",
-        names.PRIORITY: "has no effect: this version moves nothing, so no pod goes first",
+        names.PRIORITY: "has no effect: in this version no pod goes first",
     }
 )
 """What is read and kept for a later version, and what it does in this one."""

@@ -168,7 +168,7 @@ def _read(encoded: Any) -> x509.CertificateSigningRequest | Refusal:
         return _refuse("BadRequest", "the request is not exactly one PEM block")
     try:
         return x509.load_pem_x509_csr(pem)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         return _refuse("BadRequest", f"the request is not PKCS #10: {error!s:.200}")
 
 

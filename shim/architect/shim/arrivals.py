@@ -14,9 +14,8 @@ from architect.api import daemon, names
 from architect.api.policy import Migrate
 from architect.core.errors import ArchitectError, Unavailable
 from architect.core.wire import Client
-from architect.shim import engine_log, installation, keeper_client, luggage, records
+from architect.shim import engine_log, installation, keeper_client, records
 from architect.shim.cli import Call
-from architect.shim.keeper import images
 from architect.shim.oci import Wanted
 
 ADOPT_SECONDS: Final = 660.0
@@ -43,6 +42,8 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
             )
         if answer.get("restore") is not True:
             return None
+        from architect.shim.keeper import images  # the others are not to pay for it
+
         meta = images.Meta.read(images.arrival(identity.pod, identity.container))
         return meta.init_sha, installation.init_of(meta.init_sha)
     except (ArchitectError, OSError) as error:
@@ -54,6 +55,8 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
 
 def start(call: Call) -> int:
     """``start`` of a container that was created hollow: restore it. Return the exit status."""
+    from architect.shim import luggage  # `create` needs none of it
+
     record = records.read(call.container)
     trouble: Exception | None = None
     try:

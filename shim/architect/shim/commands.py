@@ -11,12 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from architect.api import daemon, names
+from architect.api import names
 from architect.api.keeper import PodState
-from architect.api.policy import Migrate
 from architect.core import files
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
-from architect.core.wire import Client
 from architect.shim import cli, engine_log, installation, keeper_client, record_files
 from architect.shim.cli import Call
 
@@ -76,6 +74,11 @@ def kill(call: Call) -> NoReturn:
 
 def _tell_daemon(call: Call) -> None:
     """Let the daemon save the pod first if this is its end and a successor will come."""
+    # Only here: exec, on the way of every probe, needs none of it.
+    from architect.api import daemon
+    from architect.api.policy import Migrate
+    from architect.core.wire import Client
+
     try:
         record = files.read_json(record_files.path(call.container), version=record_files.VERSION)
         policy = record.get("policy") or {}

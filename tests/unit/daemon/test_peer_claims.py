@@ -15,7 +15,7 @@ from architect.daemon.peer.claims import TRUSTED_SECONDS, Claims, is_claimed
 from architect.kube.api import Api
 from support.checkpointdirs import about, fill
 
-OBJECT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web"
+OBJECT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web-move"
 
 
 def checkpoint(**status: Any) -> dict[str, Any]:

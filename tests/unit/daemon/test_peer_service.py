@@ -26,7 +26,7 @@ from support.checkpointdirs import fill
 from support.signingserver import ACCOUNT, SigningServer
 
 ID = "web-1234"
-OBJECT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web"
+OBJECT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web-move"
 Eventually = Callable[..., None]
 
 

@@ -57,7 +57,28 @@ SETTLE_SECONDS: Final = 2.0
 SETTLE_STEP_SECONDS: Final = 0.1
 """Controllers update their status within a second."""
 
+STAY_SECONDS: Final = 15.0
+"""A successor that is not there by then has trouble of its own."""
+STAY_MARGIN_SECONDS: Final = 2.0
+"""Of the pod's grace period, after which kubelet kills."""
+STAY_STEP_SECONDS: Final = 0.25
+FOLLOW_SECONDS: Final = 1.5
+"""For readiness, endpoints and kube-proxy to follow: it writes its rules once a second."""
+
 Tell = Callable[[ManagedPod, status.Note], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stay:
+    """A saved pod whose containers stay while its successor begins.
+
+    Who still has its address is refused at once, as by a closed port; with the pod its address goes,
+    and who asks then waits for a time-out.
+    """
+
+    checkpoint: ObjectRef
+    ends_at: float
+    """By the monotonic clock: before kubelet loses its patience."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +90,8 @@ class Outcome:
     message: str = ""
     is_final: bool = True
     """False: the pod does not leave, which may change."""
+    stays: Stay | None = None
+    """Why its containers are not ended at once."""
 
 
 class Departures:
@@ -114,6 +137,8 @@ class Departures:
             text(arguments, "namespace"), text(arguments, "pod_name"), uid=text(arguments, "pod")
         )
         outcome = self._job(ref).result()
+        if outcome.stays is not None:
+            self._linger(outcome.stays)
         return {
             "captured": outcome.is_captured,
             "reason": outcome.reason,
@@ -199,7 +224,29 @@ class Departures:
         )
         self._publishers.submit(self._publish, checkpoint, capture)
         self._tell(pod, _captured_note(took, image_bytes, trigger))
-        return Outcome(is_captured=True, reason="Captured")
+        stays = None
+        if who.ordinal is None:  # with one, the successor waits for the end of this pod
+            grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
+            stays = Stay(
+                checkpoint=checkpoints.ref_of(ref, trigger=trigger),
+                ends_at=started + min(STAY_SECONDS, grace - STAY_MARGIN_SECONDS),
+            )
+        return Outcome(is_captured=True, reason="Captured", stays=stays)
+
+    def _linger(self, stay: Stay) -> None:
+        """Return once the successor runs and kube-proxy has heard of it, or time is up."""
+        while time.monotonic() < stay.ends_at:
+            try:
+                found = self._api.find(stay.checkpoint)
+            except ArchitectError:
+                return
+            if found is None:
+                return
+            if _is_true(found, checkpoints.RESTORED):
+                left = stay.ends_at - time.monotonic()
+                time.sleep(max(0.0, min(FOLLOW_SECONDS, left)))
+                return
+            time.sleep(STAY_STEP_SECONDS)
 
     def _judge(self, pod: JsonObject, who: Identity | None, *, migrate: Migrate) -> Succession:
         """Ask whether a successor will come, again while the owner's status is being updated."""
@@ -374,3 +421,8 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
         f"({trigger.value})"
     )
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
+
+
+def _is_true(value: JsonObject, kind: str) -> bool:
+    found = (value.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == kind and c.get("status") == "True" for c in found)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api.keeper import PodState
 from architect.core.errors import Rejected
-from architect.shim.keeper.lifecycle import Answer, Step, after, sleep_request, wake_request
+from architect.shim.keeper.lifecycle import (
+    Answer,
+    Step,
+    after,
+    capture_request,
+    sleep_request,
+    wake_request,
+)
 
 
 def test_a_sleep_and_a_wake_lead_back_to_awake() -> None:
@@ -37,7 +46,10 @@ def test_no_step_starts_work_while_other_work_runs(state: PodState, step: Step) 
         assert state in (PodState.ASLEEP, PodState.FAILED)
 
 
-@given(state=st.sampled_from(PodState))
+LIVING = [state for state in PodState if state is not PodState.CAPTURED]
+
+
+@given(state=st.sampled_from(LIVING))
 def test_every_request_has_an_answer_that_never_starts_work_twice(state: PodState) -> None:
     answer = wake_request(state)
     assert (answer is Answer.START) == (state in (PodState.ASLEEP, PodState.FAILED))
@@ -54,6 +66,36 @@ def test_a_wake_waits_for_a_dump_under_way() -> None:
     assert wake_request(PodState.FALLING) is Answer.WAIT
 
 
-@pytest.mark.parametrize("state", PodState)
+@pytest.mark.parametrize("state", LIVING)
 def test_a_wake_is_never_refused(state: PodState) -> None:
     assert wake_request(state) in Answer
+
+
+@pytest.mark.parametrize("request_", [wake_request, sleep_request])
+def test_what_left_for_its_successor_neither_wakes_nor_sleeps(
+    request_: Callable[[PodState], Answer],
+) -> None:
+    with pytest.raises(Rejected, match="successor") as caught:
+        request_(PodState.CAPTURED)
+    assert caught.value.reason == "Captured"
+
+
+def test_a_capture_needs_a_sleep_and_nothing_else() -> None:
+    answers = {state: capture_request(state) for state in LIVING if state is not PodState.FAILED}
+    assert answers == {
+        PodState.AWAKE: Answer.START,
+        PodState.FALLING: Answer.WAIT,
+        PodState.ASLEEP: Answer.DONE,
+        PodState.WAKING: Answer.WAIT,
+    }
+    assert capture_request(PodState.CAPTURED) is Answer.DONE
+    with pytest.raises(Rejected, match="restore failed"):
+        capture_request(PodState.FAILED)
+
+
+def test_a_captured_pod_takes_no_step_and_a_hollow_one_begins_asleep() -> None:
+    for step in Step:
+        with pytest.raises(ValueError, match="cannot take"):
+            after(PodState.CAPTURED, step)
+    assert after(PodState.AWAKE, Step.ADOPT) is PodState.ASLEEP
+    assert after(PodState.ASLEEP, Step.CAPTURE) is PodState.CAPTURED

@@ -47,6 +47,10 @@ class FakeContainer:
         self.directory = images.container_directory("uid", name)
         self.running = True
         self.fails: dict[str, Exception] = {}
+        self.is_newcomer = False
+
+    def start_fresh(self) -> None:
+        self.node.done.append(f"start fresh {self.name}")
 
     def find_init(self) -> object:
         return object()
@@ -241,6 +245,19 @@ def test_only_what_cannot_be_restored_starts_fresh(
     assert f"end two {FRESH_STATUS}" in node.done
     assert f"end one {FRESH_STATUS}" not in node.done
     assert node.done[-1] == "release_now"
+
+
+def test_what_came_from_elsewhere_and_cannot_be_restored_starts_where_it_is(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    asleep(node)
+    pair[1].fails["restore"] = NodeError("no", reason="FileChanged")
+    pair[1].is_newcomer = True
+    node.pod.policy = Policy(on_restore_failure=OnRestoreFailure.FRESH)
+    with pytest.raises(NodeError):
+        node.run(node.pod.wake(reason="test"))
+    assert "start fresh two" in node.done
+    assert f"end two {FRESH_STATUS}" not in node.done
 
 
 def test_requests_wait_until_a_restarted_keeper_knows_what_the_pod_does(
