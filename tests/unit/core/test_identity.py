@@ -442,6 +442,29 @@ def test_two_token_volumes_keep_their_names_so_that_mounts_cannot_be_swapped():
     )
 
 
+def test_with_two_token_volumes_their_order_still_means_nothing():
+    two = [token_volume("aaaaa"), token_volume("bbbbb")]
+    assert identity.template_hash(pod(volumes=two)) == identity.template_hash(
+        pod(volumes=two[::-1])
+    )
+
+
+def test_a_users_volume_of_the_short_name_is_not_taken_for_the_tokens():
+    def mounting(first: str, second: str) -> Json:
+        users = {"name": "kube-api-access", "emptyDir": {}}
+        value = pod(volumes=[users, token_volume("aaaaa")])
+        app(value)["volumeMounts"] = [
+            {"name": first, "mountPath": "/one"},
+            {"name": second, "mountPath": "/two"},
+        ]
+        return value
+
+    names_used = ("kube-api-access", "kube-api-access-aaaaa")
+    assert identity.template_hash(mounting(*names_used)) != identity.template_hash(
+        mounting(*names_used[::-1])
+    )
+
+
 def test_a_template_with_very_many_parts_is_explained_by_container():
     many = [{"name": f"c{n}", "image": "i", "command": ["c"], "env": []} for n in range(90)]
     first, second = pod(containers=many), pod(containers=copy.deepcopy(many))
