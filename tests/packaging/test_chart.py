@@ -19,6 +19,7 @@ import yaml
 from architect.api import names
 from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
+from architect.daemon.peer import addresses
 from architect.kube.rbac import Rule, flatten
 from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
@@ -274,6 +275,8 @@ def test_the_operator_reads_its_arguments(render, values):
         "run", "architect-daemon", "architect-operator",
     )  # fmt: skip
     operator_settings.host_port(found.address)
+    assert found.daemon_account == "architect-daemon"
+    assert found.ca_secret == "architect-daemon-ca"
     command, found = operator_main.settings_of(
         arguments(objects, "Job", "architect-uninstall"), {"POD_NAMESPACE": NAMESPACE}
     )
@@ -287,6 +290,8 @@ def test_the_operators_selector_finds_the_daemons_pods(render):
     args = arguments(objects, "Deployment", "blue-other-operator")
     (selector,) = [a.partition("=")[2] for a in args if a.startswith("--daemon-selector=")]
     daemon = find(objects, "DaemonSet", "blue-other-daemon")
+    own = arguments(objects, "DaemonSet", "blue-other-daemon")
+    assert f"--daemon-selector={selector}" in own
     labels = daemon["spec"]["template"]["metadata"]["labels"]
     for pair in selector.split(","):
         key, _, value = pair.partition("=")
@@ -307,6 +312,8 @@ def test_the_daemon_reads_its_arguments(render, values):
     (container,) = find(objects, "DaemonSet", "architect-daemon")["spec"]["template"]["spec"][
         "containers"
     ]
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert ports[addresses.PORT_NAME] == daemon_settings.host_port(found.peer_address)[1]
     variables = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"]}
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
 
@@ -438,6 +445,34 @@ def test_a_part_may_do_what_its_code_declares_and_no_more(render, part, is_local
         (subject,) = binding["subjects"]
         assert subject["name"] == f"architect-{part}"
         find(objects, "ServiceAccount", f"architect-{part}")
+
+
+def test_nobody_but_the_operator_may_sign_or_read_the_authority(render):
+    """The account that certificates go to is the one that the daemons run as."""
+    objects = render()
+    for value in objects:
+        if value["kind"] not in ("Role", "ClusterRole"):
+            continue
+        for group, resource, name, verb in flatten(value["rules"]):
+            is_operator = value["metadata"]["name"] == "architect-operator"
+            if resource == "signers":
+                assert is_operator and name == names.DAEMON_SIGNER
+            if resource == "secrets" and name in ("", "architect-daemon-ca") and verb != "create":
+                assert is_operator and name
+            if resource.startswith("certificatesigningrequests/"):
+                assert is_operator
+            assert group != "*"
+    assert dict(pod_specs(objects))["architect-daemon"]["serviceAccountName"] == "architect-daemon"
+
+
+def test_only_daemons_reach_a_daemons_checkpoints(render):
+    objects = render(EVERYTHING)
+    policy = find(objects, "NetworkPolicy", "architect-daemon")
+    (rule,) = [
+        r for r in policy["spec"]["ingress"] if {"port": "peer", "protocol": "TCP"} in r["ports"]
+    ]
+    assert rule["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    assert len(rule["ports"]) == 1
 
 
 def test_with_cert_manager_the_webhook_asks_nothing_of_the_api_server(render):

@@ -60,6 +60,7 @@ class Layout:
     install: Path = names.INSTALL
     run: Path = names.RUN
     pods: Path = names.PODS
+    checkpoints: Path = names.CHECKPOINTS
 
     @property
     def current(self) -> Path:

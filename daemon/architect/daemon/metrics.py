@@ -66,6 +66,17 @@ class Metrics:
         self.disk_image_bytes = Gauge(
             "architect_disk_image_bytes", "Space that images use", registry=r
         )
+        self.peer_sent_bytes = Counter(
+            "architect_peer_sent_bytes", "Bytes of checkpoints given to other nodes", registry=r
+        )
+        self.peer_received_bytes = Counter(
+            "architect_peer_received_bytes", "Bytes of checkpoints got from other nodes", registry=r
+        )
+        self.certificate_end = Gauge(
+            "architect_certificate_end_timestamp_seconds",
+            "Unix time at which this daemon's certificate ends",
+            registry=r,
+        )
         self.observe_seconds = Histogram(
             "architect_observe_seconds",
             "Duration of one look at the node's pods",

@@ -20,6 +20,7 @@ from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
+from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
@@ -99,6 +100,7 @@ class Daemon:
             verdict_changed=self._writer.touch,
             extra_reasons=self._housekeeping.extra_reasons,
         )
+        self._peer = Peer(config, api=api, checkpoints=layout.checkpoints, metrics=self._metrics)
         self._watcher = Watcher(api, PODS, fields=f"spec.nodeName={config.node_name}")
         self._server = metric_server.Server(
             self._metrics,
@@ -132,6 +134,7 @@ class Daemon:
                 ("writer", self._writer.run, (self._stop,)),
                 ("notes", self._write_notes, ()),
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
+                ("peer", self._peer.run, (self._stop,)),
             )
         ]
         self._server.start()
@@ -143,6 +146,7 @@ class Daemon:
         self._writer.close()
         self._sampler.poke()
         self._has_notes.set()
+        self._peer.close()
         deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -75,6 +75,12 @@ class DaemonSettings:
     metrics_address: str = "0.0.0.0:9464"
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` are served."""
 
+    peer_address: str = "[::]:9465"
+    """Where other nodes' daemons get checkpoints, over mutual TLS."""
+
+    daemon_selector: str = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
+    """Labels of the daemons' pods, as the chart gives them: how the one of a node is found."""
+
     max_concurrent_sleeps: int = 2
     """Dumps at the same time on the node: each one writes a pod's memory to the same disk."""
 
@@ -127,6 +133,8 @@ _HELP: Final = {
     "engine_restart_command": "command that restarts the engine on the host",
     "lower_runtime": "path of the host's runc or crun",
     "metrics_address": "address:port of metrics and health",
+    "peer_address": "address:port for other nodes' daemons",
+    "daemon_selector": "label selector of the daemons' pods",
     "max_concurrent_sleeps": "pods put to sleep at the same time",
     "sleep_patience_seconds": "how long conversations may drain",
     "cpu_threshold": "cores a container may use and still be idle",
@@ -206,6 +214,7 @@ def _seconds(text: str) -> float:
 
 
 def _check(settings: DaemonSettings) -> None:
+    host_port(settings.peer_address, name="peer_address")
     for condition, text in (
         (settings.max_concurrent_sleeps >= 1, "max_concurrent_sleeps must be at least 1"),
         (0 < settings.cpu_threshold < 1024, "cpu_threshold must be above 0"),
@@ -224,11 +233,11 @@ def _check(settings: DaemonSettings) -> None:
             raise ConfigError(text)
 
 
-def host_port(address: str) -> tuple[str, int]:
-    """Split ``address:port``. Raises ConfigError."""
+def host_port(address: str, *, name: str = "metrics_address") -> tuple[str, int]:
+    """Split ``address:port`` of the setting *name*. Raises ConfigError."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"metrics_address: {address!r} is not address:port")
+        raise ConfigError(f"{name}: {address!r} is not address:port")
     return host.strip("[]"), int(port)
 
 

@@ -47,7 +47,12 @@ def bundle(parent: Path, version: str, *, init: bytes = b"init-1") -> Path:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
-    made = Layout(install=tmp_path / "opt", run=tmp_path / "run", pods=tmp_path / "pods")
+    made = Layout(
+        install=tmp_path / "opt",
+        run=tmp_path / "run",
+        pods=tmp_path / "pods",
+        checkpoints=tmp_path / "checkpoints",
+    )
     (made.run / "containers").mkdir(parents=True)
     made.pods.mkdir()
     return made

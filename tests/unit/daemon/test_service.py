@@ -47,6 +47,7 @@ def config(tmp_path: Path, **fields: Any) -> DaemonSettings:
         "engine": Engine.NONE,
         "bundle": tmp_path / "no-bundle",
         "metrics_address": "127.0.0.1:0",
+        "peer_address": "127.0.0.1:0",
         "sample_min_seconds": 0.1,
         "condition_interval_seconds": 0.2,
         "free_floor_bytes": 0,
@@ -58,7 +59,12 @@ def config(tmp_path: Path, **fields: Any) -> DaemonSettings:
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     (tmp_path / "pods").mkdir()
-    return Layout(install=tmp_path / "opt", run=tmp_path, pods=tmp_path / "pods")
+    return Layout(
+        install=tmp_path / "opt",
+        run=tmp_path,
+        pods=tmp_path / "pods",
+        checkpoints=tmp_path / "checkpoints",
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,193 @@
+"""The daemons' certificates, by a real API server: what it writes into requests, whom it lets sign.
+
+The certificates that the daemons hold came this way; here a test asks as one of them, with a token
+of its own that is bound to a daemon's pod.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from architect.api import names
+from architect.core.errors import Rejected
+from architect.daemon.peer.identity import Identity
+from architect.kube.api import Api, open_api
+from architect.kube.errors import Forbidden
+from architect.kube.resources import PODS, SECRETS, SIGNING_REQUESTS, ObjectRef
+from architect.operator.signing_requests import NODE_NAME
+from architect.pki import certificates, node_identity
+from lab.cluster import Cluster
+from lab.errors import LabError
+from support.workloads import eventually
+
+NAMESPACE = "architect"
+ACCOUNT = "architect-daemon"
+SELECTOR = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
+
+
+def open_as(kubeconfig: Path) -> Api:
+    return open_api(field_manager="architect-test", version="0", kubeconfig=kubeconfig)
+
+
+@pytest.fixture(scope="module")
+def api(architect: Cluster) -> Api:
+    return open_as(architect.kubeconfig)
+
+
+@pytest.fixture(scope="module")
+def daemons(api: Api) -> dict[str, dict[str, Any]]:
+    """The daemons' pods by node."""
+    pods = api.list(PODS, namespace=NAMESPACE, labels=SELECTOR).items
+    return {pod["spec"]["nodeName"]: pod for pod in pods}
+
+
+def with_token(architect: Cluster, directory: Path, *bound: str) -> Api:
+    """Return the API as the daemons' account sees it."""
+    token = architect.kubectl("create", "token", "-n", NAMESPACE, ACCOUNT, *bound).strip()
+    value = yaml.safe_load(architect.kubeconfig.read_text())
+    for user in value["users"]:
+        user["user"] = {"token": token}
+    path = directory / f"kubeconfig-{secrets.token_hex(4)}"
+    path.write_text(yaml.safe_dump(value))
+    return open_as(path)
+
+
+def as_daemon(architect: Cluster, directory: Path, pod: dict[str, Any]) -> Api:
+    metadata = pod["metadata"]
+    return with_token(
+        architect, directory, "--bound-object-kind=Pod",
+        f"--bound-object-name={metadata['name']}", f"--bound-object-uid={metadata['uid']}",
+    )  # fmt: skip
+
+
+def test_each_daemon_has_a_certificate_of_its_node(
+    architect: Cluster, api: Api, daemons: dict[str, dict[str, Any]]
+) -> None:
+    assert daemons
+    for node, pod in daemons.items():
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}:9464/proxy/metrics"
+
+        def ends_at(path: str = path) -> float:
+            text = architect.kubectl("get", "--raw", path)
+            (line,) = (
+                x for x in text.splitlines()
+                if x.startswith("architect_certificate_end_timestamp_seconds")
+            )  # fmt: skip
+            return float(line.split()[1])
+
+        eventually(lambda: ends_at() > time.time(), what=f"certificate of {node}")
+    given: dict[str, str] = {}
+    for request in api.list(SIGNING_REQUESTS).items:
+        spec, status = request["spec"], request.get("status") or {}
+        if spec["signerName"] == names.DAEMON_SIGNER and status.get("certificate"):
+            leaf = certificates.read_certificates(base64.b64decode(status["certificate"]))[0]
+            given[node_identity.node_of(leaf)] = spec["extra"][NODE_NAME][0]
+    assert given.keys() >= daemons.keys()
+    assert all(node == bound for node, bound in given.items())
+
+
+def test_a_daemon_gets_its_own_nodes_certificate_and_no_others(
+    architect: Cluster, tmp_path: Path, daemons: dict[str, dict[str, Any]]
+) -> None:
+    node, pod = next(iter(daemons.items()))
+    daemon = as_daemon(architect, tmp_path, pod)
+    found = Identity(daemon, node=node).obtain(threading.Event())
+    leaf = certificates.read_certificates(found.certificate)[0]
+    assert node_identity.node_of(leaf) == node
+    with pytest.raises(Rejected, match="WrongNode"):
+        Identity(daemon, node="another-node").obtain(threading.Event())
+
+
+def test_a_token_without_a_pod_gets_nothing(architect: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(Rejected, match="NoNode"):
+        Identity(with_token(architect, tmp_path), node="n1").obtain(threading.Event())
+
+
+def test_an_administrator_gets_nothing(api: Api) -> None:
+    with pytest.raises(Rejected, match="NotADaemon"):
+        Identity(api, node="n1").obtain(threading.Event())
+
+
+def test_what_an_administrator_approved_is_judged_all_the_same(
+    architect: Cluster, api: Api
+) -> None:
+    """Approved in the same moment as it is made, or denied first: it is not signed."""
+    request = node_identity.make_request(certificates.make_key(), "n1")
+    ref = ObjectRef(resource=SIGNING_REQUESTS, name=f"architect-test-{secrets.token_hex(4)}")
+    api.create(
+        ref,
+        {
+            "apiVersion": SIGNING_REQUESTS.api_version,
+            "kind": SIGNING_REQUESTS.kind,
+            "metadata": {"name": ref.name},
+            "spec": {
+                "signerName": names.DAEMON_SIGNER,
+                "request": base64.b64encode(request).decode(),
+                "usages": list(node_identity.REQUEST_USAGES),
+            },
+        },
+    )
+
+    def settled() -> bool:
+        status = api.get(SIGNING_REQUESTS, ref.name).get("status") or {}
+        kinds = {c["type"] for c in status.get("conditions") or ()}
+        assert "certificate" not in status
+        return bool(kinds & {"Denied", "Failed"})
+
+    try:
+        architect.kubectl("certificate", "approve", ref.name)
+    except LabError:
+        assert settled()  # it was denied before
+    eventually(settled, what="the request to be refused")
+    api.delete(ref)
+
+
+def test_a_daemon_can_sign_and_approve_nothing(
+    architect: Cluster, tmp_path: Path, api: Api, daemons: dict[str, dict[str, Any]]
+) -> None:
+    daemon = as_daemon(architect, tmp_path, next(iter(daemons.values())))
+    (some, *_) = [
+        r for r in api.list(SIGNING_REQUESTS).items
+        if r["spec"]["signerName"] == names.DAEMON_SIGNER
+    ]  # fmt: skip
+    ref = ObjectRef.of(SIGNING_REQUESTS, some)
+    for sub, value in (("approval", {"conditions": []}), ("status", {"certificate": "eA=="})):
+        with pytest.raises(Forbidden):
+            daemon.patch(ref, {"status": value}, subresource=sub)
+    for secret in ("architect-daemon-ca", "architect-webhook-tls"):
+        with pytest.raises(Forbidden):
+            daemon.get(SECRETS, secret, namespace=NAMESPACE)
+
+
+def test_the_operator_signs_for_no_other_signer(architect: Cluster) -> None:
+    operator = f"system:serviceaccount:{NAMESPACE}:architect-operator"
+    for verb in ("approve", "sign"):
+        for signer, wanted in (
+            (names.DAEMON_SIGNER, "yes"),
+            ("kubernetes.io/kube-apiserver-client", "no"),
+            ("kubernetes.io/kubelet-serving", "no"),
+        ):
+            review = {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SubjectAccessReview",
+                "spec": {
+                    "user": operator,
+                    "resourceAttributes": {
+                        "group": "certificates.k8s.io",
+                        "resource": "signers",
+                        "name": signer,
+                        "verb": verb,
+                    },
+                },
+            }
+            answer = architect.kubectl("create", "-f", "-", "-o", "json", input=json.dumps(review))
+            assert json.loads(answer)["status"]["allowed"] is (wanted == "yes"), (verb, signer)
