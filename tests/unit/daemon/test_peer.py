@@ -32,6 +32,7 @@ from architect.daemon.peer import protocol
 from architect.daemon.peer.client import Fetcher
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.server import MAX_CALLS_OF_A_NODE, PeerServer
+from architect.daemon.peer.source import Source as Lane
 from architect.pki import certificates, node_identity
 from support import peerserver
 from support.checkpointdirs import fill
@@ -488,6 +489,27 @@ def test_a_connection_that_breaks_again_and_again_is_gone_on_with(source: Source
     contents.verify(source.target, source.manifest)
 
 
+def test_a_connection_that_another_thread_closed_is_made_again(source: Source) -> None:
+    """Between the moment it was taken and the call on it."""
+    source.serve()
+    real = Lane._connected
+    closed: list[Any] = []
+
+    def connected(self: Lane) -> Any:
+        channel = real(self)
+        if not closed and source.asked:
+            closed.append(channel)
+            self._drop(channel)
+        return channel
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Lane, "_connected", connected)
+        fetched = source.fetcher().fetch("node-a", ID, source.target, is_durable=False)
+    assert closed
+    assert fetched.breaks == 1
+    contents.verify(source.target, source.manifest)
+
+
 def test_a_source_that_is_away_is_given_up_and_leaves_nothing(source: Source) -> None:
     server = source.serve()
     server.stop(grace_seconds=0)
@@ -726,6 +748,32 @@ def test_who_is_turned_away_comes_again(source: Source, eventually: Eventually) 
     release.start()
     assert source.fetch() == source.manifest
     release.join()
+
+
+def test_who_is_turned_away_keeps_the_connection(source: Source) -> None:
+    """Or each call that comes too soon would end those that are under way."""
+
+    class Busy(PeerServer):
+        turned_away = 0
+
+        def _read(self, raw: bytes, context: Any) -> Iterator[bytes]:
+            if Busy.turned_away < 5:
+                Busy.turned_away += 1
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+            return super()._read(raw, context)
+
+    source.serve(Busy)
+    dialled = 0
+
+    def address_of(_: str) -> str:
+        nonlocal dialled
+        dialled += 1
+        return source.address
+
+    fetched = source.fetcher(address_of=address_of).fetch(
+        "node-a", ID, source.target, is_durable=False
+    )
+    assert (fetched.breaks, dialled) == (5, 1)
 
 
 def test_a_port_that_is_taken_is_named(source: Source) -> None:

@@ -72,8 +72,8 @@ Tell = Callable[[ManagedPod, status.Note], None]
 class Stay:
     """A saved pod whose containers stay while its successor begins.
 
-    Who still has its address is refused at once, as by a closed port; with the pod its address goes,
-    and who asks then waits for a time-out.
+    Who still has its address is refused at once, as by a closed port; with the pod the address
+    goes, and who asks then waits for a time-out.
     """
 
     checkpoint: ObjectRef

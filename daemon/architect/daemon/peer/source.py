@@ -109,12 +109,13 @@ class Source:
         """
         backoff = Backoff(first_seconds=0.1, max_seconds=1.0)
         while True:
-            channel = None
+            channel, is_alive = None, False
             try:
                 channel = self._connected()
                 return work(channel)
             except grpc.RpcError as error:
                 problem = self._translated(error, what)
+                is_alive = error.code() in _ALIVE
                 cause: Exception = error
             except Retryable as error:
                 problem, cause = error, error
@@ -123,7 +124,8 @@ class Source:
             with self._lock:
                 self.breaks += 1
             log.info("%s; once more", problem)
-            self._drop(channel)
+            if not is_alive:
+                self._drop(channel)
             try:
                 self.check()
             except Unavailable:
@@ -132,9 +134,12 @@ class Source:
 
     def stream(self, channel: Any, request: protocol.ReadRequest) -> Iterator[bytes]:
         """Yield the chunks of a part of a piece. Raises grpc.RpcError."""
-        call = channel.unary_stream(protocol.method(protocol.READ))(
-            request.to_bytes(), timeout=self._call_seconds(protocol.CALL_SECONDS)
-        )
+        begin = channel.unary_stream(protocol.method(protocol.READ))
+        try:
+            call = begin(request.to_bytes(), timeout=self._call_seconds(protocol.CALL_SECONDS))
+        except ValueError as error:
+            # Another thread found the connection broken and closed it, a moment ago.
+            raise Unavailable(f"the connection to node {self.node} was closed") from error
         with self._lock:
             self._calls.add(call)
         try:
@@ -222,6 +227,9 @@ _REASONS: Final = {
     grpc.StatusCode.UNIMPLEMENTED: "UnknownVersion",
     grpc.StatusCode.INVALID_ARGUMENT: "BadRequest",
 }
+
+_ALIVE: Final = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""The call ended and the connection did not: other calls go on over it."""
 
 _UNTRUSTED: Final = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
 """In what gRPC says of a server whose certificate it did not take; it has no code for it."""
