@@ -81,6 +81,8 @@ class CheckpointSpec:
     template_hash: str
     containers: tuple[str, ...]
     owner: Owner | None = None
+    template_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What the template consists of, to name a difference (:func:`architect.core.identity.parts`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def build(spec: CheckpointSpec) -> JsonObject:
     }
     if spec.owner is not None:
         value["owner"] = _owner(spec.owner)
+    if spec.template_parts:
+        value["templateParts"] = dict(spec.template_parts)
     metadata: JsonObject = {
         "name": name_of(pod, trigger=spec.trigger),
         "namespace": pod.namespace,

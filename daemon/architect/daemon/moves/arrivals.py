@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -212,7 +213,9 @@ class Arrivals:
             if isinstance(decision, Claim):
                 with contextlib.suppress(Conflict):
                     return self._claim(decision, value)
-                continue  # somebody was faster: look what is left
+                # Somebody was faster: look what is left, and not all at the same moment.
+                time.sleep(random.uniform(0, LOOK_SECONDS))
+                continue
             log.info("%s waits for %s", newcomer.name, decision.for_what)
             time.sleep(min(LOOK_SECONDS, decision.seconds))
 

@@ -197,6 +197,7 @@ class Departures:
             pod=ref,
             trigger=trigger,
             template_hash=who.template_hash,
+            template_parts=identity.parts(value),
             containers=pod.managed,
             owner=checkpoints.Owner(
                 api_version=who.owner.api_version,
