@@ -27,8 +27,10 @@ Operations (arguments → answer besides ``ok``):
 ``settle``     ``pod``, ``container``                         ``state``: wakes the pod before
                                                               *container* comes, which could reach
                                                               CRIU; its note is on disk
-``capture``    ``pod``, ``reason``, ``patience_seconds``      ``status``: puts the pod to sleep for
-                                                              its successor; a wake undoes it
+``capture``    ``pod``, ``reason``, ``patience_seconds``,     ``status``: puts the pod to sleep for
+               ``ends_with`` (list of argv)                   its successor; a wake undoes it; the
+                                                              commands (preStop hooks) succeed
+                                                              without reaching it
 ``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
 ``adopt``      ``container``, ``stays_asleep``                ``state``: the hollow container takes
                                                               what lies in its arrival, and wakes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,14 +82,20 @@ class KeeperLink:
         """Wake a pod and return when it is awake."""
         self._call("wake", timeout_seconds=self._transition_timeout_seconds, pod=uid, reason=reason)
 
-    def capture(self, uid: str, *, reason: str, patience_seconds: float) -> None:
-        """Put a pod to sleep for its successor; :meth:`wake` undoes it until :meth:`depart`."""
+    def capture(
+        self, uid: str, *, reason: str, patience_seconds: float, ends_with: Sequence[Sequence[str]]
+    ) -> None:
+        """Put a pod to sleep for its successor; :meth:`wake` undoes it until :meth:`depart`.
+
+        *ends_with* are commands that succeed from then on without reaching it: preStop hooks.
+        """
         self._call(
             "capture",
             timeout_seconds=self._transition_timeout_seconds,
             pod=uid,
             reason=reason,
             patience_seconds=patience_seconds,
+            ends_with=[list(argv) for argv in ends_with],
         )
 
     def depart(self, uid: str, *, reason: str) -> None:

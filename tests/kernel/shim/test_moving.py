@@ -310,3 +310,19 @@ def test_a_pod_that_got_its_signal_is_not_captured_any_more(mover: Mover) -> Non
     old.until("got TERM")
     with pytest.raises(Rejected, match="got a signal already"):
         mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+
+
+def test_a_hook_for_the_end_does_not_reach_what_goes_on_elsewhere(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    hook = ["sh", "-c", "echo hook >/proc/1/fd/1"]
+    mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2, ends_with=[hook])
+    before = old.output()
+    assert old.exec(*hook) == 0
+    refused = old.call("exec", old.id, "true", check=False)
+    assert refused.returncode != 0 and "saved for its successor" in refused.stderr
+    assert mover.state("uid-a") == "asleep"
+    assert old.output() == before
+    mover.ask("wake", pod="uid-a", reason="it cannot be saved")
+    assert old.exec(*hook) == 0
+    old.until("hook")

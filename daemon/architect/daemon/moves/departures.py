@@ -321,7 +321,12 @@ class Departures:
     ) -> int:
         """Save the pod on the disk; when it returns, the pod has left. Raises, undone."""
         reason = f"its successor goes on with its memory ({trigger.value})"
-        self._keeper.capture(pod.uid, reason=reason, patience_seconds=self._patience_seconds)
+        self._keeper.capture(
+            pod.uid,
+            reason=reason,
+            patience_seconds=self._patience_seconds,
+            ends_with=_hooks(value),
+        )
         about = self._about(pod, value, who)
         directory = self._depot.begin_departure(pod.uid)
         self._pack(pod.uid, directory)
@@ -427,3 +432,13 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
 def _is_true(value: JsonObject, kind: str) -> bool:
     found = (value.get("status") or {}).get("conditions") or ()
     return any(c.get("type") == kind and c.get("status") == "True" for c in found)
+
+
+def _hooks(pod: JsonObject) -> list[list[str]]:
+    """Return the commands of the pod's preStop hooks."""
+    found = []
+    for container in pod["spec"]["containers"]:
+        hook = (container.get("lifecycle") or {}).get("preStop") or {}
+        if argv := (hook.get("exec") or {}).get("command"):
+            found.append([str(word) for word in argv])
+    return found

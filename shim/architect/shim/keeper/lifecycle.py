@@ -71,7 +71,8 @@ class Answer(enum.Enum):
     """The pod is already where it should be."""
 
 
-def _left() -> Rejected:
+def left() -> Rejected:
+    """Return the refusal of whatever is asked of a pod that goes on elsewhere."""
     return Rejected(
         "the pod was saved for its successor and never runs again",
         reason="Captured",
@@ -83,7 +84,7 @@ def wake_request(state: PodState) -> Answer:
     """Return what a request to wake means in *state*. Raises Rejected where it makes no sense."""
     match state:
         case PodState.CAPTURED:
-            raise _left()
+            raise left()
         case PodState.AWAKE:
             return Answer.DONE
         case PodState.FALLING:
@@ -106,7 +107,7 @@ def sleep_request(state: PodState) -> Answer:
         case PodState.WAKING:
             raise Rejected("the pod is waking", reason="Waking", hint="ask again when it is awake")
         case PodState.CAPTURED:
-            raise _left()
+            raise left()
         case _:
             raise Rejected(
                 "the pod's last restore failed; it is asleep already",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from architect.api.keeper import Event, PodState
@@ -28,7 +29,16 @@ TERMINATED_STATUS: Final = 143
 class MovingPod(Pod):
     """The pods of the keeper's service."""
 
-    def capture(self, *, reason: str, patience_seconds: float) -> Task[None]:
+    ends_with: Sequence[Sequence[str]] = ()
+    """The commands that kubelet runs in a container before it ends it (preStop hooks)."""
+
+    def capture(
+        self,
+        *,
+        reason: str,
+        patience_seconds: float,
+        ends_with: Sequence[Sequence[str]] = (),
+    ) -> Task[None]:
         """Put the pod to sleep for its successor: whatever is under way, and packets do not wake.
 
         Conversations that do not come to rest in time are cut. Until :meth:`depart` a wake undoes
@@ -42,6 +52,7 @@ class MovingPod(Pod):
                 hint="what ends by itself is not saved",
             )
         self.is_leaving = True
+        self.ends_with = ends_with
         try:
             while (answer := lifecycle.capture_request(self.state)) is not Answer.DONE:
                 if answer is Answer.START:

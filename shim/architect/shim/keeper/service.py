@@ -14,7 +14,15 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim import inspection, records
-from architect.shim.keeper import cpuquota, criu, images, observe, recovery, survey
+from architect.shim.keeper import (
+    cpuquota,
+    criu,
+    images,
+    lifecycle,
+    observe,
+    recovery,
+    survey,
+)
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -211,7 +219,9 @@ class Service:
     def _capture_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
         yield from pod.capture(
-            reason=_reason(arguments, "asked"), patience_seconds=_patience(arguments)
+            reason=_reason(arguments, "asked"),
+            patience_seconds=_patience(arguments),
+            ends_with=_commands(arguments),
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
 
@@ -272,8 +282,14 @@ class Service:
         pod = self._pod_of_container(identity)
         if pod is None:
             return {"state": "unmanaged", "probe": False}
-        if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, arguments.get("argv")):
+        argv = arguments.get("argv")
+        if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, argv):
             return {"state": pod.state.value, "probe": True}
+        if pod.is_leaving:
+            # Kubelet's hook is for an application that ends here; this one goes on elsewhere.
+            if argv in pod.ends_with:
+                return {"state": pod.state.value, "probe": True}
+            raise lifecycle.left()
         if pod.is_paused:
             return {"state": pod.state.value, "probe": False}  # the lower runtime refuses
         yield from pod.wake(reason="exec")
@@ -469,6 +485,15 @@ def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:
                 for probe in container.policy.probes
             )
     return False
+
+
+def _commands(arguments: Arguments) -> list[list[str]]:
+    value = arguments.get("ends_with", [])
+    if not isinstance(value, list) or not all(
+        isinstance(argv, list) and all(isinstance(word, str) for word in argv) for argv in value
+    ):
+        raise Rejected("'ends_with' is not a list of commands", reason="Protocol")
+    return value
 
 
 def _patience(arguments: Arguments) -> float:
