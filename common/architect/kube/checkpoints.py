@@ -82,7 +82,7 @@ class CheckpointSpec:
     containers: tuple[str, ...]
     owner: Owner | None = None
     template_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """What the template consists of, to name a difference: :func:`architect.core.identity.parts`."""
+    """What the template consists of, to name a difference (``core.identity.parts``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,8 @@ class Departures:
 
     def notice(self, pod: ManagedPod) -> None:
         """Learn that a pod is being deleted: it is saved before its containers are ended."""
-        self._job(resources.pod(pod.namespace, pod.name, uid=pod.uid))
+        if pod.policy.migrate is not Migrate.NEVER:
+            self._job(resources.pod(pod.namespace, pod.name, uid=pod.uid))
 
     def forget(self, uid: str) -> None:
         """Let go of the outcome of a pod that is gone."""
