@@ -284,7 +284,7 @@ class Departures:
             ),
         )
 
-    def _about(self, pod: ManagedPod, value: JsonObject, who: Identity) -> About:
+    def _about(self, pod: ManagedPod, value: JsonObject, who: Identity, directory: Path) -> About:
         digests = {
             status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
             for status in value["status"].get("containerStatuses") or ()
@@ -309,9 +309,10 @@ class Departures:
                     image_digest=digests.get(name, ""),
                     init_sha256=self._depot.init_of(pod.uid, name),
                     tree=f"containers/{name}/image",
-                    layer=f"containers/{name}/layer.tar",
+                    layer=layer if (directory / layer).exists() else None,
                 )
                 for name in pod.managed
+                for layer in (f"containers/{name}/layer.tar",)
             },
             requirements=self._node_facts.requirements,
             format_version=checkpoints.FORMAT_VERSION,
@@ -328,14 +329,13 @@ class Departures:
             patience_seconds=self._patience_seconds,
             ends_with=_hooks(value),
         )
-        about = self._about(pod, value, who)
         directory = self._depot.begin_departure(pod.uid)
         self._pack(pod.uid, directory)
+        self._depot.link_images(pod.uid, pod.managed, into=directory)
+        manifest = contents.build(directory, self._about(pod, value, who, directory))
+        contents.write(directory, manifest)
         self._keeper.depart(pod.uid, reason=reason)
         # From here on nothing can be undone.
-        self._depot.take_images(pod.uid, pod.managed, into=directory)
-        manifest = contents.build(directory, about)
-        contents.write(directory, manifest)
         self._depot.finish_departure(pod.uid)
         return manifest.total_bytes
 

@@ -51,19 +51,23 @@ class Depot:
         """Return an empty directory for what is saved of pod *uid*. Raises OSError."""
         return _empty(self._checkpoints / f"{_safe(uid)}{PARTIAL}")
 
-    def take_images(self, uid: str, containers: Iterable[str], *, into: Path) -> None:
-        """Move the images of a captured pod. Raises NodeError if one is missing, OSError."""
+    def link_images(self, uid: str, containers: Iterable[str], *, into: Path) -> None:
+        """Give the images of a sleeping pod a second name each: nothing is lost if it wakes.
+
+        Raises NodeError if one is missing, OSError.
+        """
         for name in containers:
             source = self._pods / _safe(uid) / _safe(name)
             target = into / "containers" / _safe(name)
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for entry in ("image", "meta.json"):
-                try:
-                    (source / entry).rename(target / entry)
-                except FileNotFoundError as error:
-                    raise NodeError(
-                        f"pod {uid} has no {entry} of container {name}", reason="ImageMissing"
-                    ) from error
+            (target / "image").mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                os.link(source / "meta.json", target / "meta.json")
+                for entry in os.listdir(source / "image"):
+                    os.link(source / "image" / entry, target / "image" / entry)
+            except FileNotFoundError as error:
+                raise NodeError(
+                    f"pod {uid} has no image of container {name}", reason="ImageMissing"
+                ) from error
 
     def init_of(self, uid: str, container: str) -> str:
         """Return the SHA-256 of the init to which a sleeping container's image refers.

@@ -172,7 +172,8 @@ class Container:
         init = self.find_init()
         if init is None or not _remains(init.pid, pids):
             return True
-        return criu.find(init.pid, highest_pid=meta.highest_pid) is not None
+        highest = images.highest_pid(self.directory, meta)
+        return criu.find(init.pid, highest_pid=highest) is not None
 
     def facts(self) -> Facts:
         """Return what recovery needs to know."""
@@ -320,7 +321,7 @@ class Container:
                 init_pid=init.pid,
                 image=self.directory / "image",
                 pipes=meta.pipes,
-                highest_pid=meta.highest_pid,
+                highest_pid=images.highest_pid(self.directory, meta),
                 cgroups=cgroups.entrances(self.cgroups()),
                 is_moved=meta.is_moved,
             ),

@@ -47,7 +47,7 @@ class Meta:
     tree_pid: int
     """Pid of the tree's root in its pid namespace."""
     highest_pid: int
-    """Highest pid in the tree; CRIU's own processes must lie above it."""
+    """Highest pid in the tree before its dump: see :func:`highest_pid`."""
     pipes: dict[str, int]
     """stdio pipes of the dumped tree, ``pipe:[inode]`` to init's descriptor number."""
     init_sha: str
@@ -169,6 +169,15 @@ def tree_pids(directory: Path) -> frozenset[int]:
     except FileNotFoundError:
         return frozenset()
     return frozenset(int(found[1]) for found in map(_CORE.fullmatch, entries) if found)
+
+
+def highest_pid(directory: Path, meta: Meta) -> int:
+    """Return the highest pid in the image, above which CRIU's own processes must lie.
+
+    What the tree forked when CRIU was there already, and before it was frozen, lies right above
+    the pids of that CRIU.
+    """
+    return max(meta.highest_pid, *tree_pids(directory))
 
 
 def exit_status(image: Path, kind: str) -> int | None:

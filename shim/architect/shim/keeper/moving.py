@@ -64,6 +64,8 @@ class MovingPod(Pod):
                     assert self._work is not None
                     with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
                         yield self._work
+            for container in self.containers.values() if self.state is PodState.ASLEEP else ():
+                images.note_addresses(container.directory, self.network.addresses())
         except BaseException:
             self.is_leaving = False
             raise
@@ -85,8 +87,6 @@ class MovingPod(Pod):
 
     def _leave(self, reason: str) -> None:
         members = list(self.containers.values())
-        for container in members:
-            images.note_addresses(container.directory, self.network.addresses())
         self.network.leave(members)
         self._step(Step.CAPTURE, reason)
         self._sync_in_background()

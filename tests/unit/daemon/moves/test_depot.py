@@ -29,7 +29,7 @@ def test_a_pod_leaves_and_comes_on_the_same_node(tmp_path: Path) -> None:
     slept(tmp_path, "old", "app", "side")
     into = depot.begin_departure("old")
     assert depot.departures() == []
-    depot.take_images("old", ["app", "side"], into=into)
+    depot.link_images("old", ["app", "side"], into=into)
     depot.finish_departure("old")
     assert depot.departures() == ["old"]
     assert depot.departure("old") == tmp_path / "checkpoints/old"
@@ -54,7 +54,7 @@ def test_an_image_that_is_missing_is_named(tmp_path: Path) -> None:
     depot = depot_in(tmp_path)
     slept(tmp_path, "old", "app")
     with pytest.raises(NodeError, match="no image of container side"):
-        depot.take_images("old", ["app", "side"], into=depot.begin_departure("old"))
+        depot.link_images("old", ["app", "side"], into=depot.begin_departure("old"))
 
 
 def test_an_arrival_is_there_once_it_is_whole(tmp_path: Path) -> None:
