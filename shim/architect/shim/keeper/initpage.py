@@ -25,6 +25,9 @@ MAGIC: Final = 0x48435241
 PAGE_VERSION: Final = 1
 DESCRIPTOR: Final = 3
 
+_NOT_THERE: Final = (errno.ENOENT, errno.ENXIO, errno.ESRCH)
+"""No such descriptor; no descriptors any more: the process is ending; it has ended."""
+
 _HEAD = struct.Struct("<IIIIIII")
 _STATE_OFFSET: Final = 8
 _TARGET_OFFSET: Final = 12
@@ -69,7 +72,7 @@ class InitPage:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            kind = NotOurInit if error.errno == errno.ENOENT else NodeError
+            kind = NotOurInit if error.errno in _NOT_THERE else NodeError
             raise kind(
                 f"cannot open the control page of init {init_pid}: {error.strerror}",
                 reason="InitUnreachable",
