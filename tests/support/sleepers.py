@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from architect.api import names
 from architect.api.policy import Policy
 from architect.shim import records
-from architect.shim.keeper import container, criu, processes
+from architect.shim.keeper import container, criu, processes, survey
 from architect.shim.keeper.loop import Future, Loop, Task
 from support import runtime
 
@@ -136,7 +136,9 @@ class Sleeper:
         made = runtime.spec(
             [*runtime.python(COUNTER), str(mebibytes)], annotations=runtime.IDLE, uid=uid
         )
-        # A cgroup of its own in every hierarchy.
+        # A cgroup of its own in every hierarchy, and a view of nothing else: so do engines with
+        # cgroup v2.
+        made["linux"]["namespaces"].append({"type": "cgroup"})
         made["linux"]["cgroupsPath"] = f"/sleeper-{os.getpid()}-{next(_numbers)}"
         self.real = host.container(made)
         reader, writer = os.pipe()
@@ -209,6 +211,9 @@ class Sleeper:
         return [
             {
                 "cgroups": sorted(Path(f"/proc/{pid}/cgroup").read_text().splitlines()),
+                "namespaces": {
+                    name: os.readlink(f"/proc/{pid}/ns/{name}") for name in survey.NAMESPACES
+                },
                 "pids": processes.ns_pids(pid)[-1],
                 "cpus": os.sched_getaffinity(pid),
             }

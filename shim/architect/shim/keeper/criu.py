@@ -74,8 +74,9 @@ def restore_arguments(
     return arguments, descriptors
 
 
-_NAMESPACES: Final = "mnt,uts,net"
-"""Entered besides the pid namespace. Not IPC: CRIU refuses SysV shared memory of its own one."""
+_NAMESPACES: Final = "mnt,uts,net,cgroup"
+"""Entered besides the pid namespace. What is restored stays in CRIU's own cgroup namespace; with
+version 2 engines give every container one. Not IPC: CRIU refuses SysV shared memory of its own."""
 
 _PROGRAM: Final = "architect-criu"
 """Its file's name in every version's bundle."""

@@ -18,8 +18,8 @@ def dump(image: Path) -> criu.Request:
 def test_a_request_is_one_message_of_tokens(tmp_path: Path) -> None:
     tokens = dump(tmp_path).message(3).decode().split("\0")
     assert tokens[:8] == [
-        *("id=3", "kind=dump", "ns=mnt,uts,net", "pid=84", "last-pid=100", "cgroups=0", "fds=0"),
-        "--",
+        *("id=3", "kind=dump", "ns=mnt,uts,net,cgroup", "pid=84", "last-pid=100"),
+        *("cgroups=0", "fds=0", "--"),
     ]
     assert tokens[8:11] == ["dump", "-t", "7"]
 
