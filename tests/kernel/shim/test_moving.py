@@ -269,6 +269,41 @@ def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> 
         assert connection.recv(100) == b"after"
 
 
+RUDE = """
+import socket
+s = socket.create_server(("0.0.0.0", 7000))
+print("listening", flush=True)
+c, _ = s.accept()
+print("got", c.recv(100), flush=True)
+print("then", c.recv(100), flush=True)
+while True:
+    c, _ = s.accept()
+    c.sendall(c.recv(100))
+"""
+"""Never answers its first client, and does not take the second one meanwhile."""
+
+
+def test_conversations_that_do_not_end_are_cut_and_told(mover: Mover) -> None:
+    old = mover.pod("uid-a", python(RUDE)).start()
+    old.until("listening")
+    with _joined(old.pid) as peer, peer.connect() as asked, peer.connect() as waiting:
+        asked.sendall(b"question")
+        waiting.sendall(b"hello")
+        old.until("got b'question'")
+        mover.save_on_leaving("uid-a")
+        old.kill("TERM")
+        assert old.wait() == 143
+        for connection in (asked, waiting):
+            with pytest.raises(ConnectionResetError):
+                connection.recv(100)
+    mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b", python(RUDE)).start()
+    new.until("then b''")
+    with _joined(new.pid) as peer, peer.connect() as connection:
+        connection.sendall(b"after")
+        assert connection.recv(100) == b"after"
+
+
 class _joined:
     """Another network namespace, with a cable to that of a container."""
 

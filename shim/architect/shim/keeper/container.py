@@ -189,8 +189,8 @@ class Container:
             is_criu_working=is_criu_working,
         )
 
-    def dump(self, loop: Loop, server: criu.Server) -> Task[None]:
-        """Write the tree's image and remove the tree.
+    def dump(self, loop: Loop, server: criu.Server, *, is_leaving: bool = False) -> Task[None]:
+        """Write the tree's image and remove the tree; *is_leaving*: for another pod.
 
         Raises NodeError with CRIU's reason: the tree goes on running, or the application has ended
         by itself. Raises TreeLost if the tree is gone without an image; the container then ends.
@@ -225,7 +225,13 @@ class Container:
         problem = yield from runs.finish(
             loop,
             server,
-            criu.Request.dump(init_pid=init.pid, image=image, tree_pid=target, highest_pid=highest),
+            criu.Request.dump(
+                init_pid=init.pid,
+                image=image,
+                tree_pid=target,
+                highest_pid=highest,
+                is_leaving=is_leaving,
+            ),
             is_working=self.is_criu_working,
             limit_seconds=DUMP_LIMIT_SECONDS,
             what=f"dump of container {self.name}",

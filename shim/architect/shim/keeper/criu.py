@@ -50,9 +50,14 @@ _SHARED_OPTIONS: Final = (
 )
 
 
-def dump_arguments(*, tree_pid: int) -> list[str]:
-    """Return CRIU's arguments for dumping and removing the tree below pid *tree_pid*."""
-    return ["dump", "-t", str(tree_pid), "--tcp-established", *_SHARED_OPTIONS]
+def dump_arguments(*, tree_pid: int, is_leaving: bool = False) -> list[str]:
+    """Return CRIU's arguments for dumping and removing the tree below pid *tree_pid*.
+
+    What the application has not accepted yet has no image. It makes a dump fail, so that it can be
+    tried again; but for a pod that leaves, where it is reset with the listening socket.
+    """
+    arguments = ["dump", "-t", str(tree_pid), "--tcp-established", *_SHARED_OPTIONS]
+    return [*arguments, "--skip-in-flight"] if is_leaving else arguments
 
 
 def restore_arguments(
@@ -117,13 +122,21 @@ class Request:
     """Descriptors of init that CRIU is given from :data:`FIRST_INHERITED` on."""
 
     @classmethod
-    def dump(cls, *, init_pid: int, image: Path, tree_pid: int, highest_pid: int) -> Request:
+    def dump(
+        cls,
+        *,
+        init_pid: int,
+        image: Path,
+        tree_pid: int,
+        highest_pid: int,
+        is_leaving: bool = False,
+    ) -> Request:
         """Return the request to dump and remove the tree below pid *tree_pid*."""
         return cls(
             kind=Kind.DUMP,
             init_pid=init_pid,
             image=image,
-            arguments=tuple(dump_arguments(tree_pid=tree_pid)),
+            arguments=tuple(dump_arguments(tree_pid=tree_pid, is_leaving=is_leaving)),
             highest_pid=highest_pid,
         )
 

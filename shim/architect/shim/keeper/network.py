@@ -31,7 +31,7 @@ from architect.shim.keeper.warden import Warden
 from architect.shim.packets import addresses, connections, farewell, quiescence, unheld
 from architect.shim.packets.gate import Mode
 from architect.shim.packets.ruleset import State
-from architect.shim.packets.sockdiag import ESTABLISHED, SockDiag, Socket
+from architect.shim.packets.sockdiag import ESTABLISHED, Socket
 
 log = logging.getLogger(__name__)
 
@@ -185,17 +185,11 @@ class PodNetwork:
         return reason
 
     def cut(self) -> None:
-        """Make everything wait, whatever is under way; what no image can hold is reset.
+        """Make everything wait, whatever is under way: for a pod that leaves.
 
-        For a pod that leaves: its conversations end here, and their peers learn it at once.
-        Raises OSError.
+        What it has in its hands goes along and ends there; what it has not taken ends here.
         """
         self._hold.gate.enter(Mode.DUMP)
-        trees = (processes.socket_inodes(container.tree()) for container in self._members)
-        self._inodes = frozenset[int]().union(*trees)
-        with SockDiag.of(self.rules.netns) as diag:
-            for each in quiescence.undumpable(diag.sockets(), inodes=self._inodes):
-                diag.destroy(each)
 
     def addresses(self) -> frozenset[str]:
         """Return the pod's own addresses, loopback left out. Raises OSError."""

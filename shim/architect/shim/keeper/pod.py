@@ -211,7 +211,7 @@ class Pod:
             yield from self._drain(patience_seconds)
             steps.done("drain")
             for container in members:
-                yield from container.dump(self._loop, self._server)
+                yield from container.dump(self._loop, self._server, is_leaving=self.is_leaving)
                 dumped.append(container)
             steps.done("dump")
             self.image_bytes = images.size_bytes(images.pod_directory(self.uid))

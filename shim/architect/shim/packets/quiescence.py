@@ -104,23 +104,6 @@ def _busy_connection(row: Socket, *, serving: bool) -> str | None:
     return None
 
 
-def undumpable(sockets: Iterable[Socket], *, inodes: Collection[int]) -> list[Socket]:
-    """The connections of which CRIU has no image: half-open, or not accepted yet.
-
-    For a pod that leaves: nobody will take them any more.
-    """
-    rows = [row for row in sockets if row.protocol == "tcp"]
-    listening = {
-        row.local_port for row in rows if row.state == sockdiag.LISTEN and row.inode in inodes
-    }
-    return [
-        row
-        for row in rows
-        if row.local_port in listening
-        and (row.state in _HALF_OPEN or (row.state in _TALKING and not row.inode))
-    ]
-
-
 def has_half_open(sockets: Iterable[Socket], *, ports: Collection[int]) -> bool:
     """Whether a handshake with one of these local TCP ports has begun and not ended."""
     return any(row.state in _HALF_OPEN and row.local_port in ports for row in sockets)

@@ -17,7 +17,6 @@ from .headers import TCP, UDP
 from .netns import Netns
 
 _SOCK_DIAG_BY_FAMILY: Final = 20
-_SOCK_DESTROY: Final = 21
 _EXT_INFO: Final = 1 << 1  # 1 << (INET_DIAG_INFO - 1)
 _INFO: Final = 2
 _SKV6ONLY: Final = 11
@@ -165,29 +164,6 @@ class SockDiag:
                 return found
         return None
 
-    def destroy(self, found: Socket) -> bool:
-        """Reset a TCP connection, as its peer sees at once; False if it is gone already.
-
-        OSError; EOPNOTSUPP where the kernel has no CONFIG_INET_DIAG_DESTROY.
-        """
-        family = socket.AF_INET6 if found.version == 6 else socket.AF_INET
-        identity = (
-            struct.pack("!HH", found.local_port, found.remote_port)
-            + _raw_address(family, found.local)
-            + _raw_address(family, found.remote)
-            + struct.pack("=I", 0)
-            + _NO_COOKIE
-        )
-        body = struct.pack("=BBBxI", family, TCP, 0, _ALL_STATES) + identity
-        self._sock.send(netlink.message(_SOCK_DESTROY, body, flags=netlink.NLM_F_ACK))
-        for answer in netlink.messages(self._sock.recv(netlink.RECEIVE_BYTES)):
-            number = netlink.error_number(answer.body)
-            if number == errno.ENOENT:
-                return False
-            if number:
-                raise OSError(number, f"reset a tcp connection: {os.strerror(number)}")
-        return True
-
     def _dump(
         self, family: int, protocol: int, *, states: int, local_port: int = 0
     ) -> list[Socket]:
@@ -237,13 +213,6 @@ def parse_socket(body: bytes, *, protocol: str) -> Socket | None:
         any(extra.get(_SKV6ONLY, b"")),
         _ages(extra.get(_INFO, b"")) if protocol == "tcp" else None,
     )
-
-
-def _raw_address(family: int, address: str) -> bytes:
-    """As the kernel keys it: a mapped IPv4 address of an IPv6 socket has its prefix again."""
-    if family == socket.AF_INET6 and ":" not in address:
-        address = f"::ffff:{address}"
-    return socket.inet_pton(family, address).ljust(16, b"\0")
 
 
 def _address(family: int, raw: bytes) -> str:

@@ -81,7 +81,7 @@ class FakeContainer:
             raise self.fails[what]
         self.running = what == "restore"
 
-    def dump(self, loop: Loop, server: criu.Server) -> Task[None]:
+    def dump(self, loop: Loop, server: criu.Server, *, is_leaving: bool = False) -> Task[None]:
         yield from self._do("dump")
 
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:

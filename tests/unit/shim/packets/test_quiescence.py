@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from architect.shim.packets import sockdiag
-from architect.shim.packets.quiescence import busy, has_half_open, undumpable
+from architect.shim.packets.quiescence import busy, has_half_open
 from architect.shim.packets.sockdiag import Socket, TcpAges
 
 OURS = frozenset({10, 11, 12})
@@ -100,18 +100,3 @@ def test_a_begun_handshake_is_seen_on_the_ports_that_matter() -> None:
     assert has_half_open(rows, ports={80})
     assert not has_half_open(rows, ports={81})
     assert not has_half_open([listener(), connection()], ports={80})
-
-
-def test_what_nobody_took_is_cut_when_a_pod_leaves_and_nothing_else() -> None:
-    half_open = connection(state=sockdiag.NEW_SYN_RECV, inode=0)
-    unaccepted = connection(inode=0, unread=7)
-    others = [
-        listener(),
-        connection(),
-        connection(unread=5),  # the image holds what is unread
-        connection(port=81, inode=0),
-        connection(state=sockdiag.SYN_RECV, port=81, inode=0),
-        datagrams(unread=3),
-    ]
-    assert undumpable([half_open, *others, unaccepted], inodes=OURS) == [half_open, unaccepted]
-    assert undumpable([half_open, unaccepted, listener(inode=99)], inodes=OURS) == []
