@@ -1,4 +1,4 @@
-"""The shell blocks of README, examples and operations page, as a reader would type them.
+"""The shell blocks of README, examples, operations and migration page, as a reader would type them.
 
 Run as they stand, apart from four kinds: ``make`` goals must exist (CI runs the two that matter),
 the chart is installed already, so ``helm install``, ``upgrade`` and ``uninstall`` are dry runs
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 
+from architect.api import names
 from demo import stage
 from lab import artefacts, dockerfiles
 from lab.cluster import Cluster
@@ -149,18 +150,33 @@ def test_the_operations_page(architect: Cluster, namespace: str, shell: Mapping[
 
 
 @pytest.mark.timeout(600)
+def test_the_migration_page(
+    architect: Cluster, namespace: str, shell: Mapping[str, str], request: pytest.FixtureRequest
+) -> None:
+    _prepare_examples(architect, namespace)
+    request.addfinalizer(lambda: architect.kubectl("uncordon", "-l", names.NODE_READY_LABEL))
+    follow(ROOT / "docs" / "migration.md", shell)
+    listed = architect.kubectl("-n", namespace, "get", "checkpoints", "-o", "json")
+    moved = [c for c in json.loads(listed)["items"] if c["spec"]["trigger"] == "Eviction"]
+    conditions = [c for one in moved for c in one["status"]["conditions"]]
+    assert ("Restored", "True") in [(c["type"], c["status"]) for c in conditions], moved
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "directory", ["", *(example.directory for example in stage.ALL)], ids=lambda d: d or "all"
 )
 def test_the_examples_page(
     directory: str, architect: Cluster, namespace: str, shell: Mapping[str, str]
 ) -> None:
-    stage.load_images(architect)
-    architect.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(_client()))
-    eventually(
-        lambda: _phase(architect, namespace) == "Running", what="the client's pod is running"
-    )
+    _prepare_examples(architect, namespace)
     follow(stage.EXAMPLES / directory / "README.md", shell)
+
+
+def _prepare_examples(cluster: Cluster, namespace: str) -> None:
+    stage.load_images(cluster)
+    cluster.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(_client()))
+    eventually(lambda: _phase(cluster, namespace) == "Running", what="the client's pod is running")
 
 
 def _client() -> dict[str, object]:

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -361,3 +362,29 @@ def test_a_hook_for_the_end_does_not_reach_what_goes_on_elsewhere(mover: Mover) 
     mover.ask("wake", pod="uid-a", reason="it cannot be saved")
     assert old.exec(*hook) == 0
     old.until("hook")
+
+
+CLOCK = """
+import time
+while True:
+    print(f"{time.monotonic():.3f}", flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_the_monotonic_clock_stands_still_on_the_way(mover: Mover) -> None:
+    old = mover.pod("uid-a", python(CLOCK)).start()
+    eventually(lambda: len(old.output().split()) > 3, what="output")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    left_at = time.monotonic()
+    mover.bring("uid-a", to="uid-b")
+    time.sleep(0.5)
+    came_at = time.monotonic()
+    new = mover.pod("uid-b", python(CLOCK)).start()
+    eventually(lambda: len(new.output().split()) > 3, what="output of the successor")
+    seen_at = time.monotonic()
+    # Before it moved, the application read the clock of this process.
+    last, first = float(old.output().split()[-1]), float(new.output().split()[0])
+    assert last <= first <= seen_at - (came_at - left_at)

@@ -1,5 +1,7 @@
 """``docs/labels-and-annotations.md``: every example is read, every message is the real one.
 
+The examples of ``docs/migration.md`` are read, too.
+
 Paths on the host and inside containers belong to other pages.
 """
 
@@ -21,6 +23,7 @@ from architect.webhook.review import Answer, Request
 PAGE = Path(__file__).parents[3] / "docs" / "labels-and-annotations.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w[\w ]*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+MIGRATION = (PAGE.parent / "migration.md").read_text(encoding="utf-8")
 YAML = [(kind, body, index) for index, (kind, body) in enumerate(BLOCKS) if kind[:4] == "yaml"]
 
 
@@ -49,6 +52,13 @@ def test_an_example_is_answered_as_the_page_says(kind: str, body: str, index: in
     else:
         assert answer.message == ""
         assert "\n".join(answer.warnings) == said.strip()
+
+
+@pytest.mark.parametrize("body", re.findall(r"^```yaml\n(.*?)^```$", MIGRATION, re.M | re.S))
+def test_an_example_of_the_page_about_migration_is_managed(body: str) -> None:
+    answer = applied(body)
+    assert (answer.message, answer.warnings) == ("", ())
+    assert answer.result == admission.MANAGED
 
 
 @pytest.mark.parametrize(
