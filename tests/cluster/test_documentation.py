@@ -150,7 +150,9 @@ def test_the_operations_page(architect: Cluster, namespace: str, shell: Mapping[
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "directory", ["", *(example.directory for example in stage.ALL)], ids=lambda d: d or "all"
+    "directory",
+    ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
+    ids=lambda d: d or "all",
 )
 def test_the_examples_page(
     directory: str, architect: Cluster, namespace: str, shell: Mapping[str, str]
