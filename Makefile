@@ -114,7 +114,7 @@ test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine
 	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
 
 .PHONY: demo
-demo: build ## Three applications sleep and wake in a real cluster
+demo: build ## Applications sleep, wake and are drained in a real cluster
 	@$(PYTHON) -m demo --nodes $(NODES)
 
 .PHONY: demo-down

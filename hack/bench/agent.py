@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from bench import pagecache
 from bench.client import is_complete
+from bench.plaincopy import PlainCopy
 from bench.serving import serve
 
 PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
@@ -249,6 +250,7 @@ class Agent:
         self._rootfs.mkdir(parents=True)
         run(["mount", "--bind", "/", self._rootfs], log=self._log)
         run(["mount", "--make-private", self._rootfs], log=self._log)
+        self.copy = PlainCopy(directory)
 
     @property
     def _log(self) -> Path:
@@ -343,6 +345,7 @@ class Agent:
     def close(self) -> None:
         """Remove everything."""
         self.stop()
+        self.copy.close()
         self._sweep()
 
     # For the plain processes
@@ -445,6 +448,8 @@ def main() -> None:
                 "restore": agent.restore,
                 "floor": agent.floor,
                 "create": agent.create,
+                "offer": agent.copy.offer,
+                "fetch": agent.copy.fetch,
                 "ping": dict,
             }
         )

@@ -54,8 +54,19 @@ def is_complete(answer: bytes | bytearray) -> bool:
 
 def main() -> None:
     """Serve until standard input ends."""
+    from bench.following import Followers  # which asks as we do
+
     gc.disable()
-    serve({"get": get, "ping": dict})
+    followers = Followers()
+    serve(
+        {
+            "get": get,
+            "follow": followers.follow,
+            "followed": followers.followed,
+            "unfollow": followers.unfollow,
+            "ping": dict,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ class Result:
     conditions: str
     goal: Mapping[str, float] = field(default_factory=dict)
     """Statistic to the highest value that meets the goal; empty: there is none."""
+    at_least: Mapping[str, float] = field(default_factory=dict)
+    """Statistic to the lowest value that meets the goal."""
     baseline: Mapping[str, Spread] = field(default_factory=dict)
     """The same work by other means in the same run, in the same unit."""
     parts: Mapping[str, Spread] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Result:
             "unit": self.unit,
             **asdict(self.spread),
             "goal": dict(self.goal) or None,
+            "at_least": dict(self.at_least) or None,
             "baseline": {name: asdict(spread) for name, spread in self.baseline.items()} or None,
             "parts": {name: asdict(spread) for name, spread in self.parts.items()} or None,
             "conditions": self.conditions,
@@ -91,13 +94,24 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def misses(results: Sequence[Result]) -> list[str]:
     """Return one sentence for each goal that was missed."""
-    return [
-        f"{result.name}: {statistic} {number(value)} {result.unit}, "
-        f"goal {number(limit)} {result.unit} ({_excess(value, limit)} over)"
-        for result in results
-        for statistic, limit in result.goal.items()
-        if (value := _statistic(result.spread, statistic)) > limit
-    ]
+    found = []
+    for result in results:
+        for statistic, limit in result.goal.items():
+            if (value := _statistic(result.spread, statistic)) > limit:
+                found.append(_missed(result, statistic, value, limit, "over"))
+        for statistic, limit in result.at_least.items():
+            if (value := _statistic(result.spread, statistic)) < limit:
+                found.append(_missed(result, statistic, value, limit, "under"))
+    return found
+
+
+def _missed(result: Result, statistic: str, value: float, limit: float, side: str) -> str:
+    far = abs(value / limit - 1) * 100
+    unit = f" {result.unit}" if result.unit else ""
+    return (
+        f"{result.name}: {statistic} {number(value)}{unit}, goal {number(limit)}{unit} "
+        f"({far:.0f} % {side})"
+    )
 
 
 def shortfalls(results: Sequence[Result]) -> list[str]:
@@ -112,7 +126,7 @@ def shortfalls(results: Sequence[Result]) -> list[str]:
 def verdict(results: Sequence[Result]) -> str:
     """Return how the run did against its goals, in lines."""
     missed = misses(results)
-    count = sum(len(result.goal) for result in results)
+    count = sum(len(result.goal) + len(result.at_least) for result in results)
     lines = [f"{count - len(missed)} of {count} goals met"]
     lines += [f"MISSED  {sentence}" for sentence in missed]
     lines += [f"SHORT   {sentence}" for sentence in shortfalls(results)]
@@ -169,16 +183,14 @@ def _statistic(spread: Spread, name: str) -> float:
     return float(getattr(spread, name))
 
 
-def _excess(value: float, limit: float) -> str:
-    return f"{(value / limit - 1) * 100:.0f} %"
-
-
 def _goal(result: Result) -> str:
-    missed = {s for s, limit in result.goal.items() if _statistic(result.spread, s) > limit}
-    return ", ".join(
-        f"{statistic} ≤ {number(limit)}{' MISSED' if statistic in missed else ''}"
-        for statistic, limit in result.goal.items()
-    )
+    said = []
+    for sign, goals in (("≤", result.goal), ("≥", result.at_least)):
+        for statistic, limit in goals.items():
+            value = _statistic(result.spread, statistic)
+            is_missed = value > limit if goals is result.goal else value < limit
+            said.append(f"{statistic} {sign} {number(limit)}{' MISSED' if is_missed else ''}")
+    return ", ".join(said)
 
 
 def _cells(spread: Spread) -> tuple[str, ...]:

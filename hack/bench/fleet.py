@@ -91,7 +91,7 @@ class Fleet:
             timeout_seconds=300,
         )
         waiting.until(
-            lambda: all(map(_is_ready, self.objects())),
+            lambda: all(map(is_ready, self.objects())),
             what=f"{self._spec.count} pods of {self._spec.name} are ready",
             timeout_seconds=READY_SECONDS,
             interval_seconds=0.5,
@@ -183,7 +183,6 @@ def is_settled(pod: dict[str, Any], *, asleep: bool) -> bool:
 def _objects(spec: FleetSpec, number: int) -> Iterator[dict[str, Any]]:
     name = f"{spec.name}-{number:03d}"
     labels = {"fleet": spec.name, "app": name}
-    probe = {"httpGet": {"port": PORT, "path": "/"}, "periodSeconds": 5}
     yield {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -199,20 +198,7 @@ def _objects(spec: FleetSpec, number: int) -> Iterator[dict[str, Any]]:
             "nodeSelector": {"kubernetes.io/hostname": spec.node},
             "restartPolicy": "Never",  # what failed shall be seen, not replaced
             "terminationGracePeriodSeconds": 1,
-            "automountServiceAccountToken": False,
-            "containers": [
-                {
-                    "name": CONTAINER,
-                    "image": images.PY,
-                    "imagePullPolicy": "Never",
-                    "command": ["python3", "-u", "/app/memory.py", str(spec.mebibytes)],
-                    "ports": [{"containerPort": PORT}],
-                    "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
-                    "volumeMounts": [{"name": "code", "mountPath": "/app"}],
-                    **({"readinessProbe": probe} if spec.has_probe else {}),
-                }
-            ],
-            "volumes": [{"name": "code", "configMap": {"name": "code"}}],
+            **application(spec.mebibytes, probe_seconds=5 if spec.has_probe else None),
         },
     }
     if spec.has_service:
@@ -224,7 +210,29 @@ def _objects(spec: FleetSpec, number: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def application(mebibytes: int, *, probe_seconds: int | None) -> dict[str, Any]:
+    """Return what of a pod's spec runs the server with *mebibytes* of memory of its own."""
+    probe = {"httpGet": {"port": PORT, "path": "/"}, "periodSeconds": probe_seconds}
+    return {
+        "automountServiceAccountToken": False,
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": images.PY,
+                "imagePullPolicy": "Never",
+                "command": ["python3", "-u", "/app/memory.py", str(mebibytes)],
+                "ports": [{"containerPort": PORT}],
+                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+                "volumeMounts": [{"name": "code", "mountPath": "/app"}],
+                **({} if probe_seconds is None else {"readinessProbe": probe}),
+            }
+        ],
+        "volumes": [{"name": "code", "configMap": {"name": "code"}}],
+    }
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod is Ready. Raises BenchError if it has failed."""
     if pod["status"].get("phase") == "Failed":
         raise BenchError(f"pod {pod['metadata']['name']} failed: {pod['status']}")
     conditions = pod["status"].get("conditions", [])

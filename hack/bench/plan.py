@@ -11,7 +11,7 @@ from bench.errors import BenchError
 RUNS: Final = 50
 RUNS_WITH_P99_GOAL: Final = 200
 """A 99th percentile of 50 values is their largest."""
-GENEROSITY: Final = 1.6
+GENEROSITY: Final = 1.5
 
 _T = TypeVar("_T")
 
@@ -23,6 +23,7 @@ class Quantity:
     name: str
     unit: str
     goal: Mapping[str, float] = field(default_factory=dict)
+    at_least: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,46 @@ class WakeScenario(Scenario):
     follows its falling asleep (events, labels, the resize of its requests) is over."""
     baseline_every: int
     """Runs per run of the baselines, which take far longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoveScenario(Scenario):
+    """Pods of one size are evicted, and go on on another node."""
+
+    mebibytes: int
+    pods: int
+    baseline_every: int
+    """Runs per run of the baseline without Architect."""
+
+
+MOVES: Final = 20
+"""A run of a move takes seconds, most of them Kubernetes's."""
+
+
+def _move(
+    mebibytes: int,
+    *,
+    goal: float,
+    own_goal: float,
+    weight: float,
+    baseline_every: int,
+    more: tuple[Quantity, ...],
+) -> MoveScenario:
+    name = f"migration.first_reply.{mebibytes}MB"
+    return MoveScenario(
+        name=name,
+        quantities=(
+            Quantity(name=name, unit="ms", goal={"p50": goal}),
+            Quantity(name=f"{name}.service", unit="ms", goal={"p50": goal}),
+            Quantity(name=f"migration.own.{mebibytes}MB", unit="ms", goal={"p50": own_goal}),
+            *more,
+        ),
+        runs=MOVES,
+        weight=weight,
+        mebibytes=mebibytes,
+        pods=1,
+        baseline_every=baseline_every,
+    )
 
 
 def _wake(
@@ -106,6 +147,16 @@ FIFTY: Final = Scenario(
 )
 """Its runs are its pods."""
 
+DRAIN: Final = MoveScenario(
+    name="drain.20pods",
+    quantities=(Quantity(name="drain.20pods", unit="ms", goal={"p50": 20_000}),),
+    runs=10,
+    weight=7,
+    mebibytes=64,
+    pods=20,
+    baseline_every=5,
+)
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     _wake(
         64,
@@ -125,6 +176,23 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     _wake(256, is_cold=False, pods=10, baseline_every=3, weight=3),
     _wake(256, is_cold=True, pods=10, baseline_every=3, weight=3),
     FIFTY,
+    _move(
+        64,
+        goal=3000,
+        own_goal=700,
+        weight=4,
+        baseline_every=2,
+        more=(Quantity(name="migration.freeze.64MB", unit="ms"),),
+    ),
+    _move(
+        1024,
+        goal=6000,
+        own_goal=3000,
+        weight=7,
+        baseline_every=4,
+        more=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
+    ),
+    DRAIN,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
     _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),
 )

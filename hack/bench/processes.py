@@ -12,7 +12,7 @@ from bench.remote import Remote
 from lab.machine import Machine
 
 PACKAGE: Final = Path(__file__).parent
-INSIDE: Final = ("__init__", "agent", "client", "pagecache", "serving")
+INSIDE: Final = ("__init__", "agent", "client", "pagecache", "plaincopy", "serving")
 """Modules that a machine's own Python runs; they import nothing else of ours."""
 CODE: Final = "/run/architect-bench/code"
 WORK: Final = "/var/lib/architect-bench"

@@ -49,11 +49,13 @@ def _result(entry: Entry) -> tuple[object, ...]:
 
 def _goal(entry: Entry) -> str:
     said = []
-    for statistic, limit in (entry["goal"] or {}).items():
-        value = entry[statistic]
-        verdict = "met" if value <= limit else "**missed**"
-        measured = "" if statistic in HEAD else f" is {number(value)}"
-        said.append(f"{statistic}{measured} ≤ {number(limit)}: {verdict}")
+    for key, sign in (("goal", "≤"), ("at_least", "≥")):
+        for statistic, limit in (entry.get(key) or {}).items():
+            value = entry[statistic]
+            is_met = value <= limit if key == "goal" else value >= limit
+            verdict = "met" if is_met else "**missed**"
+            measured = "" if statistic in HEAD else f" is {number(value)}"
+            said.append(f"{statistic}{measured} {sign} {number(limit)}: {verdict}")
     return ", ".join(said) or "–"
 
 

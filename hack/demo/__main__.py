@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from demo import results, stage
+from demo import drain, results, stage
 from demo.errors import DemoError
 from demo.results import Result
 from lab import commands, dockerfiles, release
@@ -27,6 +27,7 @@ The cluster and the applications are still there. What to try next:
   kubectl describe pod -l app=counter    # its events: Slept after …, Woke after …
   kubectl exec -it deploy/postgresql -- psql -U postgres           # wakes it
   kubectl -n architect scale deployment --all --replicas=0         # and it still wakes
+  kubectl get checkpoints                # by which the drained pods moved
 
   make demo-down                                      # remove all of it
 """
@@ -34,7 +35,7 @@ The cluster and the applications are still there. What to try next:
 
 def main(words: list[str] | None = None) -> int:
     """Run the demonstration, or remove it. Exit status 1 if anything could not be shown."""
-    parser = argparse.ArgumentParser(prog="demo", description="Pods that sleep and wake.")
+    parser = argparse.ArgumentParser(prog="demo", description="Pods that sleep, wake and move.")
     parser.add_argument("command", nargs="?", choices=("run", "down"), default="run")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--output", type=Path, default=OUTPUT, help="where the results go, as JSON")
@@ -68,6 +69,7 @@ def run(cluster: Cluster, *, nodes: int) -> list[Result]:
         release.install(cluster)
     with progress.step("removing what an earlier demonstration left"):
         stage.clear(cluster)
+        cluster.kubectl("uncordon", *(node.name for node in cluster.nodes))
     cluster.kubectl("create", "namespace", stage.NAMESPACE)
     found: list[Result] = []
     for example in stage.ALL:
@@ -78,7 +80,7 @@ def run(cluster: Cluster, *, nodes: int) -> list[Result]:
                 found += example.story(app).run()
             except (DemoError, OSError, http.client.HTTPException) as error:
                 raise DemoError(f"{error}\n{app.diagnosis()}") from error
-    return found
+    return found + drain.show(cluster)
 
 
 def explain(cluster: Cluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 from typing import Final
 
 from demo import network, postgres, resp
@@ -138,6 +139,28 @@ def valkey(app: Application) -> Story:
             Wake(title="kubectl exec valkey-cli", act=execute),
         ),
     )
+
+
+def postgresql_state(connection: socket.socket, *, password: str) -> State:
+    """Return what a new session sees of the database and its server; *connection* is closed."""
+    with connection:
+        session = postgres.Session(connection, user="postgres", password=password)
+        return {
+            "rows": session.value(COUNT),
+            "checksum": session.value(CHECKSUM),
+            "started": session.value("SELECT pg_postmaster_start_time()"),
+        }
+
+
+def valkey_state(connection: socket.socket) -> State:
+    """Return what a new session sees of the store and its server; *connection* is closed."""
+    with connection:
+        session = resp.Session(connection)
+        return {
+            "keys": session.call("DBSIZE"),
+            "digest": digest(session),
+            "run id": field(str(session.call("INFO", "server")), "run_id"),
+        }
 
 
 def digest(session: resp.Session) -> str:

@@ -8,7 +8,7 @@ class DemoError(Exception):
 
 
 class ProofFailed(DemoError):
-    """An application woke with other state than it slept with."""
+    """An application woke, or came to another node, with other state than it had before."""
 
 
 class ProtocolError(DemoError):

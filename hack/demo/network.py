@@ -20,11 +20,20 @@ CLONE_NEWNET: Final = 0x40000000  # <linux/sched.h>
 _T = TypeVar("_T")
 
 
-def tcp(namespace: str | Path | None, address: str, port: int) -> socket.socket:
-    """Return a connection made inside *namespace*; None: the one we are in. Raises OSError."""
+def tcp(
+    namespace: str | Path | None,
+    address: str,
+    port: int,
+    *,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> socket.socket:
+    """Return a connection made inside *namespace*; None: the one we are in. Raises OSError.
+
+    *timeout_seconds* is for the connection, and for each answer afterwards.
+    """
 
     def connect() -> socket.socket:
-        return socket.create_connection((address, port), timeout=TIMEOUT_SECONDS)
+        return socket.create_connection((address, port), timeout=timeout_seconds)
 
     return connect() if namespace is None else _inside(namespace, connect)
 

@@ -32,6 +32,8 @@ ALL: Final = (
     Example(directory="02-postgresql", name="postgresql", story=databases.postgresql),
     Example(directory="03-valkey", name="valkey", story=databases.valkey),
 )
+COUNTERS: Final = "04-stateful-counters"
+"""The example that only moves: it has the first one's image, and no story of sleep."""
 
 
 def load_images(cluster: Cluster) -> None:

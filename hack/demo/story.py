@@ -110,7 +110,7 @@ def prove(name: str, title: str, *, expected: State, seen: State) -> None:
         if expected.get(key) != seen.get(key)
     ]
     if wrong:
-        raise ProofFailed(f"{name}: state lost over a sleep ({title}): " + "; ".join(wrong))
+        raise ProofFailed(f"{name}: state lost ({title}): " + "; ".join(wrong))
 
 
 def brief(state: State) -> str:

@@ -164,7 +164,9 @@ def test_the_migration_page(
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "directory", ["", *(example.directory for example in stage.ALL)], ids=lambda d: d or "all"
+    "directory",
+    ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
+    ids=lambda d: d or "all",
 )
 def test_the_examples_page(
     directory: str, architect: Cluster, namespace: str, shell: Mapping[str, str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from demo import stage
+from demo import drain, stage
 from demo.stage import EXAMPLES, Example
 from lab.cluster import Cluster
 
@@ -17,7 +17,7 @@ def stocked(architect: Cluster) -> Cluster:
 
 def test_every_directory_with_a_manifest_is_shown() -> None:
     found = {path.parent.name for path in EXAMPLES.glob("*/manifest.yaml")}
-    assert found == {example.directory for example in stage.ALL}
+    assert found == {stage.COUNTERS, *(example.directory for example in stage.ALL)}
 
 
 @pytest.mark.timeout(900)
@@ -29,3 +29,13 @@ def test_the_example_sleeps_by_itself_and_wakes_with_its_state(
     story = example.story(application)
     found = {result.name.partition(": ")[2]: result.value for result in story.run()}
     assert found["memory asleep"] < found["memory awake"]
+
+
+@pytest.mark.timeout(900)
+def test_drained_examples_go_on_with_memory_and_files(stocked: Cluster, namespace: str) -> None:
+    for example in stage.ALL:
+        # The story loads what is to be found again; its sessions do not outlive a drain.
+        example.story(stage.apply(stocked, example, namespace=namespace)).close()
+    found = [result.name for result in drain.show(stocked, namespace=namespace)]
+    for name in ("counter", "counters-0", "counters-1", "valkey", "postgresql"):
+        assert f"{name}: drain to first answer" in found

@@ -58,6 +58,21 @@ def test_a_missed_goal_is_said_with_value_limit_and_excess() -> None:
     assert sentence == "wake: p50 99 ms, goal 90 ms (10 % over)"
 
 
+def test_a_goal_can_be_a_lower_bound() -> None:
+    ratio = Result(
+        name="ratio",
+        unit="",
+        spread=Spread.of([0.35]),
+        conditions="",
+        at_least={"p50": 0.7, "mean": 0.3},
+    )
+    (sentence,) = figures.misses([ratio])
+    assert sentence == "ratio: p50 0.35, goal 0.70 (50 % under)"
+    assert figures.verdict([ratio]).startswith("1 of 2 goals met")
+    assert "p50 ≥ 0.70 MISSED, mean ≥ 0.30" in figures.table([ratio])
+    assert ratio.as_json()["at_least"] == {"p50": 0.7, "mean": 0.3}
+
+
 def test_a_goal_can_be_set_for_the_mean_and_for_nothing_unknown() -> None:
     assert figures.misses([result([1.0, 4.0], goal={"mean": 2})])
     with pytest.raises(BenchError, match="p75"):

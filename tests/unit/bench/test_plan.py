@@ -8,7 +8,7 @@ import pytest
 
 from bench import plan
 from bench.errors import BenchError
-from bench.plan import WakeScenario
+from bench.plan import MoveScenario, WakeScenario
 
 PROMISED = {
     "wake.first_byte.16MB",
@@ -21,6 +21,11 @@ PROMISED = {
     "memory.per_sleeping_pod",
     "memory.keeper",
     "daemon.cpu.50pods",
+    "migration.first_reply.64MB",
+    "migration.first_reply.1024MB",
+    "migration.freeze.64MB",
+    "transfer.peer.ratio",
+    "drain.20pods",
 }
 
 
@@ -37,19 +42,21 @@ def test_everything_promised_is_measured_and_each_size_cold_too() -> None:
 
 def test_a_goal_for_the_99th_percentile_has_enough_runs_to_have_one() -> None:
     for scenario in plan.SCENARIOS:
-        assert scenario.runs >= 50
+        assert scenario.runs >= (10 if isinstance(scenario, MoveScenario) else 50)
         if isinstance(scenario, WakeScenario) and any("p99" in q.goal for q in scenario.quantities):
             assert scenario.runs >= 200
 
 
 def test_a_whole_run_fits_into_its_time() -> None:
-    assert sum(scenario.weight for scenario in plan.SCENARIOS) <= 45
+    assert sum(scenario.weight for scenario in plan.SCENARIOS) <= 63
 
 
 def test_baselines_come_often_enough_to_have_a_spread() -> None:
     for scenario in plan.SCENARIOS:
         if isinstance(scenario, WakeScenario):
             assert scenario.runs // scenario.baseline_every >= 10
+        elif isinstance(scenario, MoveScenario):
+            assert scenario.runs // scenario.baseline_every >= 2
 
 
 def test_one_name_selects_its_scenario_alone() -> None:
@@ -98,7 +105,7 @@ def test_the_first_may_take_more_than_its_share_and_the_last_what_is_left() -> N
 
 
 def test_even_if_all_take_what_they_may_everybody_gets_something() -> None:
-    left, weights = 2460.0, [scenario.weight for scenario in plan.SCENARIOS]
+    left, weights = 3480.0, [scenario.weight for scenario in plan.SCENARIOS]
     for at in range(len(weights)):
         allotted = plan.allotted_seconds(left, weights[at:])
         assert allotted > 60

@@ -26,6 +26,8 @@ def test_each_quantity_has_a_row_that_says_whether_its_goals_are_met() -> None:
         "| `wake` | ms | 80 | 300 | 300 | 2 | p50 ≤ 90: met, p99 ≤ 250: **missed** |"
     )
     assert lines[3].endswith("| 1 | mean is 0.25 ≤ 1: met |")
+    entry = {**MEAN, "goal": None, "at_least": {"p50": 0.7}}
+    assert report.results([entry]).endswith("| 1 | p50 ≥ 0.70: **missed** |")
 
 
 def test_parts_and_baselines_have_rows_of_their_own() -> None:
