@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -162,3 +164,18 @@ def test_packets_of_one_queue_outlive_the_reading_of_another() -> None:
         QueuedPacket(1, b"1" * 40, 40, 0),
         QueuedPacket(2, b"2" * 40, 40, 0),
     ]
+
+
+def test_a_queue_costs_a_node_little_memory() -> None:
+    count, most_bytes = 50, 2048  # each pod has one, asleep or awake
+    queues = []
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+        tracemalloc.start()
+        opened.callback(tracemalloc.stop)
+        for sock in sockets:
+            sock.setblocking(False)
+            queues.append(NfQueue(sock, number=1))
+        used, _ = tracemalloc.get_traced_memory()
+    assert len(queues) == count
+    assert used < count * most_bytes
