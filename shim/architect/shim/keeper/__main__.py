@@ -22,6 +22,11 @@ from architect.shim.keeper.warden import Warden
 
 PR_SET_NAME = 15
 
+M_TRIM_THRESHOLD = -1
+HEAP_SPARE_BYTES = 128 << 10
+"""So much may be free at the end of malloc's heap before the kernel gets it back: glibc's default,
+which glibc raises by itself (to twice the largest block that was ever freed) unless it is set."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -42,7 +47,9 @@ def main() -> int:
         stream=sys.stderr,
     )
     log = logging.getLogger("keeper")
-    ctypes.CDLL(None).prctl(PR_SET_NAME, b"architect-keeper", 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NAME, b"architect-keeper", 0, 0, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, HEAP_SPARE_BYTES)
     try:
         return _serve(options, log)
     except ArchitectError as error:
