@@ -250,8 +250,8 @@ static void start_keeper(int foreground) {
     lay_out(pair[1]);
     char *no_arguments[] = {NULL};
     if (keeper_argv) execv(keeper_argv[0], keeper_argv);
-    else run_python(&bundle, "import runpy;runpy.run_module('architect.shim.keeper',"
-                             "run_name='__main__',alter_sys=True)", no_arguments);
+    else run_python(&bundle, "from architect.shim.keeper.__main__ import main;sys.exit(main())",
+                    no_arguments);
     say("cannot run the keeper: %s", strerror(errno));
     _exit(127);
   }

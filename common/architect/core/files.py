@@ -7,6 +7,7 @@ Readers then see the old content or the new one, after a crash too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -53,6 +54,28 @@ def sync_directory(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove the directory *path* with all below it, as far as that goes; follows no links.
+
+    :func:`shutil.rmtree` does the same, and its module loads every compressor there is.
+    """
+    with contextlib.suppress(OSError):
+        for _, directories, others, fd in os.fwalk(path, topdown=False):
+            for name in others:
+                _remove(name, fd)
+            for name in directories:  # links to directories, too
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=fd)
+                    continue
+                _remove(name, fd)
+        os.rmdir(path)
+
+
+def _remove(name: str, directory: int) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=directory)
 
 
 def write_json(

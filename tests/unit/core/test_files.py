@@ -42,3 +42,31 @@ def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path) -> 
         files.write_atomic(directory / "x.dir", b"new")
     assert path.read_bytes() == b"old"
     assert sorted(p.name for p in directory.iterdir()) == ["x", "x.dir"]
+
+
+def test_a_tree_is_removed_and_what_its_links_lead_to_is_not(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("kept")
+    tree = tmp_path / "tree"
+    (tree / "a/b").mkdir(parents=True)
+    (tree / "a/b/file").write_text("x")
+    (tree / "a/directory").symlink_to(kept)
+    (tree / "file").symlink_to(kept / "file")
+    (tree / "nowhere").symlink_to("nowhere")
+    files.remove_tree(tree)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (kept / "file").read_text() == "kept"
+
+
+def test_only_a_directory_is_a_tree(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(directory)
+    file.write_text("x")
+    for path in (link, file, tmp_path / "missing"):
+        files.remove_tree(path)
+    assert directory.is_dir()
+    assert link.is_symlink()
+    assert file.read_text() == "x"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import logging
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -22,18 +22,34 @@ from architect.shim.keeper.warden import Warden
 
 PR_SET_NAME = 15
 
+M_TRIM_THRESHOLD = -1
+HEAP_SPARE_BYTES = 128 << 10
+"""So much may be free at the end of malloc's heap before the kernel gets it back: glibc's default,
+which glibc raises by itself (to twice the largest block that was ever freed) unless it is set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says."""
+
+    socket: Path
+    criu: Path
+    is_verbose: bool
+
 
 def main() -> int:
     """Serve until SIGTERM; return the exit code."""
     options = _parse(sys.argv[1:])
     logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
+        level=logging.DEBUG if options.is_verbose else logging.INFO,
         format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
         stream=sys.stderr,
     )
     log = logging.getLogger("keeper")
-    ctypes.CDLL(None).prctl(PR_SET_NAME, b"architect-keeper", 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NAME, b"architect-keeper", 0, 0, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, HEAP_SPARE_BYTES)
     try:
         return _serve(options, log)
     except ArchitectError as error:
@@ -41,7 +57,7 @@ def main() -> int:
         return error.exit_code
 
 
-def _serve(options: argparse.Namespace, log: logging.Logger) -> int:
+def _serve(options: Options, log: logging.Logger) -> int:
     loop = Loop()
     warden = Warden()
     server = criu.Server(loop, options.criu)
@@ -91,12 +107,18 @@ def _version() -> str:
     return "development"
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def _parse(arguments: list[str]) -> Options:
+    socket, criu_binary = names.KEEPER_SOCKET, _beside("architect-criu")
+    if not arguments:  # from the warden
+        return Options(socket=socket, criu=criu_binary, is_verbose=False)
+    import argparse  # half a megabyte
+
     parser = argparse.ArgumentParser(prog="architect-keeper", description=__doc__)
-    parser.add_argument("--socket", type=Path, default=names.KEEPER_SOCKET)
-    parser.add_argument("--criu", type=Path, default=_beside("architect-criu"))
+    parser.add_argument("--socket", type=Path, default=socket)
+    parser.add_argument("--criu", type=Path, default=criu_binary)
     parser.add_argument("--verbose", action="store_true", help="log every decision")
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    return Options(socket=found.socket, criu=found.criu, is_verbose=found.verbose)
 
 
 def _beside(program: str) -> Path:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterable
@@ -103,7 +102,7 @@ def prepare(directory: Path) -> Path:
     _ensure_private(directory.parent)
     _ensure_private(directory)
     for old in (image, *directory.glob("used-*")):
-        shutil.rmtree(old, ignore_errors=True)
+        files.remove_tree(old)
     image.mkdir(mode=0o700)
     return image
 
@@ -212,9 +211,7 @@ def discard(directory: Path) -> None:
         (directory / "image").rename(used)
     except FileNotFoundError:
         return
-    threading.Thread(
-        target=shutil.rmtree, args=(used,), kwargs={"ignore_errors": True}, daemon=True
-    ).start()
+    threading.Thread(target=files.remove_tree, args=(used,), daemon=True).start()
 
 
 def set_aside(directory: Path) -> Path | None:
@@ -235,7 +232,7 @@ def remove_pod(uid: str) -> int:
     """Remove all that is kept for a pod; return the bytes freed."""
     directory = pod_directory(uid)
     freed = size_bytes(directory)
-    shutil.rmtree(directory, ignore_errors=True)
+    files.remove_tree(directory)
     return freed
 
 

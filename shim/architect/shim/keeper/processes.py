@@ -35,6 +35,8 @@ class Init:
 
 @dataclass(frozen=True)
 class _Stat:
+    """What is used of /proc/PID/stat."""
+
     state: str
     parent: int
     start_time: int

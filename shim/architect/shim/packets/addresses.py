@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import struct
 from typing import Final
@@ -16,6 +15,9 @@ _RTM_NEWADDR: Final = 20
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFADDRMSG_BYTES: Final = 8
+#: The first byte.
+_LOOPBACK4: Final = 127
+_LOOPBACK6: Final = bytes([*bytes(15), 1])
 #: RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR (linux/rtnetlink.h)
 _GROUPS: Final = 0x10 | 0x100
 
@@ -109,5 +111,6 @@ def parse_address(body: bytes) -> str | None:
     raw = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS) or b""
     if (family, len(raw)) not in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
         return None
-    address = ipaddress.ip_address(raw)
-    return None if address.is_loopback else str(address)
+    if (family == socket.AF_INET and raw[0] == _LOOPBACK4) or raw == _LOOPBACK6:
+        return None
+    return socket.inet_ntop(family, raw)

@@ -80,6 +80,8 @@ class _Segment(NamedTuple):
 
 @dataclass
 class _Held:
+    """A packet that waits, and what is known of it."""
+
     packet: Packet
     packet_bytes: int
     interface: int

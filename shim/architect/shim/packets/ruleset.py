@@ -11,7 +11,6 @@ counters keep their values. See docs/packet-hold.md for the rules as `nft` print
 from __future__ import annotations
 
 import enum
-import ipaddress
 import socket
 import struct
 from dataclasses import dataclass
@@ -183,6 +182,10 @@ def detect(netns: Netns) -> Support:
         return Support(Mechanism.DROP, families, names_talkers)
 
 
+def _packed(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
 def _source(family: int) -> tuple[bytes, int]:
     """Load the source address; the register that is free behind it."""
     offset, length = (12, 4) if family == NFPROTO_IPV4 else (8, 16)
@@ -305,7 +308,7 @@ class _Writer:
             _LISTENING,
             (struct.pack("!BxxxHxx", *pair) for pair in sorted(plan.listening or ())),
         )
-        packed = (ipaddress.ip_address(text).packed for text in sorted(plan.node_addresses))
+        packed = (_packed(text) for text in sorted(plan.node_addresses))
         batch.add_elements(
             family, TABLE, _NODES, (key for key in packed if len(key) == self._address_length)
         )
@@ -385,12 +388,12 @@ class Ruleset:
 
     def note_probe(self, source: str, source_port: int) -> None:
         """Count what follows from this address and port as a probe, for two minutes."""
-        address = ipaddress.ip_address(source)
-        family = NFPROTO_IPV4 if address.version == 4 else NFPROTO_IPV6
+        address = _packed(source)
+        family = NFPROTO_IPV4 if len(address) == 4 else NFPROTO_IPV6
         if family not in self._support.families:
             return
         batch = Batch()
-        key = address.packed + struct.pack("!Hxx", source_port)
+        key = address + struct.pack("!Hxx", source_port)
         batch.add_elements(family, TABLE, _PROBES, [key])
         batch.commit(self._sock)
 

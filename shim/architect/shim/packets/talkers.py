@@ -11,7 +11,6 @@ hides the others until the next look, not until it times out.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ def last(elements: Iterable[Element]) -> Talker | None:
         return None
     left, key = max(known)
     return Talker(
-        address=str(ipaddress.ip_address(key[:-4])),
+        address=socket.inet_ntop(socket.AF_INET if len(key) == 8 else socket.AF_INET6, key[:-4]),
         port=int.from_bytes(key[-4:-2], "big"),
         seconds_ago=max(0.0, SECONDS - left / 1000),
         sources=len({key[:-4] for _, key in known}),

@@ -53,6 +53,8 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class _Conversation:
+    """A connection that the stand-in has accepted."""
+
     connection: socket.socket
     port: int
     dialogue: Sniffer

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from architect.shim.packets.addresses import parse_address
 from architect.shim.packets.gate import Origin, SavedConnection
 from architect.shim.packets.headers import ACK, Kind, Packet, parse
 from architect.shim.packets.keepalive import acknowledgement
+from architect.shim.packets.nfqueue import NfQueue, QueuedPacket
 from architect.shim.packets.origin import classify
 from architect.shim.packets.sockdiag import Socket, parse_socket
 
@@ -131,6 +134,7 @@ def test_origin_follows_from_what_was_found(
             "10.0.0.1",
         ),
         (10, netlink.attribute(1, bytes([0xFD, *bytes(14), 1])), "fd00::1"),
+        (10, netlink.attribute(1, bytes([127, *bytes(14), 1])), "7f00::1"),
         (2, netlink.attribute(2, bytes([127, 0, 0, 1])), None),
         (10, netlink.attribute(1, bytes([*bytes(15), 1])), None),
         (2, netlink.attribute(1, bytes(3)), None),
@@ -141,3 +145,37 @@ def test_addresses_are_read_from_notices(
     family: int, attributes: bytes, address: str | None
 ) -> None:
     assert parse_address(struct.pack("=BBBBI", family, 24, 0, 0, 2) + attributes) == address
+
+
+def test_packets_of_one_queue_outlive_the_reading_of_another() -> None:
+    def message(number: int, payload: bytes) -> bytes:
+        # NFQA_PACKET_HDR and NFQA_PAYLOAD behind struct nfgenmsg, in an NFQNL_MSG_PACKET.
+        header = netlink.attribute(1, struct.pack("!IHB", number, 0x800, 0))
+        return netlink.message(0x300, bytes(4) + header + netlink.attribute(10, payload))
+
+    found = []
+    for number in (1, 2):
+        kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with kernel, ours:
+            ours.setblocking(False)
+            kernel.send(message(number, b"%d" % number * 40))
+            found += NfQueue(ours, number=number).read()
+    assert found == [
+        QueuedPacket(1, b"1" * 40, 40, 0),
+        QueuedPacket(2, b"2" * 40, 40, 0),
+    ]
+
+
+def test_a_queue_costs_a_node_little_memory() -> None:
+    count, most_bytes = 50, 2048  # each pod has one, asleep or awake
+    queues = []
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
+        tracemalloc.start()
+        opened.callback(tracemalloc.stop)
+        for sock in sockets:
+            sock.setblocking(False)
+            queues.append(NfQueue(sock, number=1))
+        used, _ = tracemalloc.get_traced_memory()
+    assert len(queues) == count
+    assert used < count * most_bytes
