@@ -27,6 +27,9 @@ TERMINAL_LIKE = {
     "DevIsBind": lambda c: c["mounts"][1].update(type="bind", source="/dev", options=["rbind"]),
 }
 
+UP = ["sh", "-c", "echo up; exec sleep 1000"]
+"""Says when it can be signalled: before that PID 1 ignores signals, as every PID 1 does."""
+
 
 def record(host: Host, container: Container) -> dict[str, Any]:
     file = host.run_directory / "containers" / f"{container.id}.json"
@@ -180,21 +183,25 @@ def test_exec_asks_the_keeper_and_then_runs(make: Make, keeper: KeeperDouble) ->
     assert (call["op"], call["argv"]) == ("exec", ["echo", "hello"])
 
 
-@pytest.mark.parametrize("name", ["exec", "kill"])
-def test_of_an_awake_pod_only_the_launcher_asks(
-    make: Make, keeper: KeeperDouble, name: str
+def test_before_exec_in_an_awake_pod_only_the_launcher_asks(
+    make: Make, keeper: KeeperDouble
 ) -> None:
-    container = make(spec(["sh", "-c", "echo up; exec sleep 1000"], annotations=IDLE)).start()
-    container.until("up\n")  # before that PID 1 ignores signals, as every PID 1 does
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
     keeper.answers["awake"] = {"ok": True, "state": "awake"}
     before = len(keeper.calls)
-    if name == "exec":
-        assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
-    else:
-        container.kill("TERM")
-        assert container.wait() == 143
+    assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
     assert keeper.ops()[before:] == ["awake"]
     assert keeper.calls[-1]["container"] == container.id
+
+
+def test_before_a_signal_the_keeper_is_asked_awake_or_not(make: Make, keeper: KeeperDouble) -> None:
+    container = make(spec(UP, annotations=IDLE)).start()
+    container.until("up\n")
+    keeper.answers["awake"] = {"ok": True, "state": "awake"}
+    before = len(keeper.calls)
+    container.kill("TERM")
+    assert container.wait() == 143
+    assert keeper.ops()[before:] == ["kill"]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +269,8 @@ def test_a_failed_wake_fails_exec_in_words_that_engines_pass_on(
 def test_kill_wakes_first_unless_nobody_is_needed(
     make: Make, keeper: KeeperDouble, name: str, asked: bool
 ) -> None:
-    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    container = make(spec(UP, annotations=IDLE)).start()
+    container.until("up\n")
     container.kill(name)
     container.wait()
     assert ("kill" in keeper.ops()) is asked
