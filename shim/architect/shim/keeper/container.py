@@ -400,6 +400,11 @@ class Container:
         rebinding.rebind(arrival / "image", rebinding.pairs(old, addresses), old=old)
         images.adopt(self.directory, arrival=arrival)
 
+    def refuse_arrival(self) -> None:
+        """Keep what came for it aside: not even a restart of the container takes it. OSError."""
+        arrival = images.arrival(self.record.pod, self.record.container)
+        images.refuse(self.directory, arrival=arrival)
+
     @property
     def is_newcomer(self) -> bool:
         """Whether its image came from another pod and has never run in this one."""

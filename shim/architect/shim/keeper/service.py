@@ -257,7 +257,7 @@ class Service:
         if pod.end_captured(identity):
             return {"state": pod.state.value}
         # Before the wake: from here on the signal is as good as there.
-        pod.signalled |= {n for n, c in pod.containers.items() if c.record.id == identity}
+        pod.note_signal(identity)
         return (yield from self._ensure_op(arguments))
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
@@ -412,6 +412,7 @@ class Service:
     def _recover_pod(self, pod: MovingPod) -> Task[None]:
         saved = _saved(pod.uid)
         phase = saved.phase
+        pod.resume_signalled(saved.signalled)
         if phase is PodState.CAPTURED:
             pod.resume_captured()
             return
@@ -451,6 +452,8 @@ class _Saved:
     phase: PodState | None
     since: float
     network: dict[str, Any] | None
+    signalled: dict[str, str]
+    """Containers, name to id, to which a signal went."""
 
 
 def _saved(uid: str) -> _Saved:
@@ -460,12 +463,13 @@ def _saved(uid: str) -> _Saved:
             phase=PodState(found["phase"]),
             since=float(found["since"]),
             network=found.get("network"),
+            signalled=dict(found.get("signalled") or {}),
         )
     except FileNotFoundError:
         pass
     except (FormatError, KeyError, TypeError, ValueError) as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
-    return _Saved(phase=None, since=time.time(), network=None)
+    return _Saved(phase=None, since=time.time(), network=None, signalled={})
 
 
 def _log_failure(done: Future[Any]) -> None:
