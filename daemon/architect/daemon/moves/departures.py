@@ -335,7 +335,9 @@ class Departures:
         )
         return ObjectRef.of(resources.CHECKPOINTS, value)
 
-    def _about(self, pod: ManagedPod, value: JsonObject, who: Identity, directory: Path) -> About:
+    def _about(
+        self, pod: ManagedPod, value: JsonObject, who: Identity, *, directory: Path
+    ) -> About:
         digests = {
             status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
             for status in value["status"].get("containerStatuses") or ()
@@ -360,7 +362,7 @@ class Departures:
                     image_digest=digests.get(name, ""),
                     init_sha256=self._depot.init_of(pod.uid, name),
                     tree=f"containers/{name}/image",
-                    layer=layer if (directory / layer).exists() else None,
+                    layer=_layer_in(directory, name),
                 )
                 for name in pod.managed
                 for layer in (f"containers/{name}/layer.tar",)
@@ -396,6 +398,7 @@ class Departures:
         )
         directory = self._depot.begin_departure(pod.uid)
         self._pack(pod.uid, directory)
+        about = self._about(pod, value, who, directory=directory)
         self._depot.link_images(pod.uid, pod.managed, into=directory)
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
         # daemon can give as well.
@@ -482,6 +485,12 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
         f"({trigger.value})"
     )
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
+
+
+def _layer_in(directory: Path, container: str) -> str | None:
+    """Return the name of a container's packed layer; None: its root can only be read."""
+    name = f"containers/{container}/layer.tar"
+    return name if (directory / name).exists() else None
 
 
 def _hooks(pod: JsonObject) -> list[list[str]]:

@@ -32,8 +32,10 @@ from architect.kube.resources import CHECKPOINTS, ObjectRef
 log = logging.getLogger(__name__)
 
 SETTLED: Final = frozenset({PodState.AWAKE, PodState.ASLEEP})
-OVERDUE: Final = 2.0
-"""Times the time to live, after which any node's daemon removes a Checkpoint: its own is gone."""
+OVER: Final = 2.0
+"""Times the time to live, after which a Checkpoint goes that has told its end for that long."""
+OVERDUE: Final = 3.0
+"""After which any node's daemon removes a Checkpoint: its own node is gone."""
 
 
 class Half(enum.Enum):
@@ -107,7 +109,7 @@ def decide_listed(
         return Listed.KEEP
     if not objects.is_known(checkpoint, checkpoints.CAPTURED):
         return Listed.CUT
-    if age_seconds > ttl_seconds:
+    if age_seconds > OVER * ttl_seconds:
         return Listed.REMOVE
     is_free = not status.get("claimedBy")
     if is_free and objects.is_true(checkpoint, checkpoints.AVAILABLE):
