@@ -365,7 +365,6 @@ class Departures:
                     layer=_layer_in(directory, name),
                 )
                 for name in pod.managed
-                for layer in (f"containers/{name}/layer.tar",)
             },
             requirements=self._node_facts.requirements,
             format_version=checkpoints.FORMAT_VERSION,
@@ -402,7 +401,7 @@ class Departures:
         self._depot.link_images(pod.uid, pod.managed, into=directory)
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
         # daemon can give as well.
-        manifest = contents.build(directory, self._about(pod, value, who, directory))
+        manifest = contents.build(directory, about)
         contents.write(directory, manifest)
         self._leave(pod.uid, reason=reason)
         return manifest

@@ -72,6 +72,10 @@ class MovingPod(Pod):
             self.is_leaving = False
             raise
 
+    def recovered(self) -> Task[None]:
+        """Wait until it is known where an earlier keeper left the pod."""
+        yield from self._recovered()
+
     def depart(self, *, reason: str) -> None:
         """Leave the captured pod to its successor: it never runs here again, its peers are told.
 

@@ -66,7 +66,6 @@ class Service:
             "observe": self._observe_op,
             "forget": self._forget_op,
             "note": self._note_op,
-            "depart": self._depart_op,
             "why": self._why_op,
             "ready": self._ready_op,
         }
@@ -76,6 +75,7 @@ class Service:
             "check": self._check_op,
             "settle": self._settle_op,
             "capture": self._capture_op,
+            "depart": self._depart_op,
             "adopt": self._adopt_op,
             "refuse": self._refuse_op,
             "ensure": self._ensure_op,
@@ -225,8 +225,9 @@ class Service:
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
 
-    def _depart_op(self, arguments: Arguments) -> Answer:
+    def _depart_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
+        yield from pod.recovered()
         pod.depart(reason=_reason(arguments, "asked"))
         return {"status": pod.status()}
 
@@ -254,6 +255,7 @@ class Service:
         pod = self._pod_of_container(identity)
         if pod is None:
             return {"state": "unmanaged"}
+        yield from pod.recovered()  # or one that has left would be taken for one that runs
         if pod.end_captured(identity):
             return {"state": pod.state.value}
         # Before the wake: from here on the signal is as good as there.
