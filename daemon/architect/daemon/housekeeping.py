@@ -44,6 +44,11 @@ RECHECK_SECONDS: Final = 5.0
 """A node that is not ready is looked at again this soon: at first its keeper is still starting, and
 pods wait for the label."""
 
+MOVES_SECONDS: Final = 20.0
+"""Between two looks at what moves have left behind."""
+MOVES_RETRY_SECONDS: Final = 0.5
+"""As long as the node's pods are not known: successors may wait for what an earlier daemon left."""
+
 MAX_UNMANAGED_RECORDS: Final = 500
 
 
@@ -63,6 +68,7 @@ class Housekeeping:
         metrics: Metrics,
         recorder: Recorder,
         touch_all: Callable[[], None],
+        look_at_moves: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings = settings
         self._api = api
@@ -74,6 +80,7 @@ class Housekeeping:
         self._metrics = metrics
         self._recorder = recorder
         self._touch_all = touch_all
+        self._look_at_moves = look_at_moves
         self._installer = Installer(settings, host=host, layout=layout)
         self._standing = Standing()
         self._criu = "not checked yet"
@@ -100,6 +107,7 @@ class Housekeeping:
             for name, interval, task in (
                 ("uninstall", UNINSTALL_POLL_SECONDS, self._look_for_uninstall),
                 ("preflight", self._settings.preflight_interval_seconds, self.check),
+                ("moves", MOVES_SECONDS, self.look_at_moves),
                 ("sweep", self._settings.sweep_interval_seconds, self.sweep),
             ):
                 now = time.monotonic()
@@ -220,6 +228,11 @@ class Housekeeping:
         A memory image is a secret; it does not outlive its pod by a whole sweep interval.
         """
         self._due["sweep"] = 0.0
+
+    def look_at_moves(self) -> None:
+        """Finish, tell or remove what moves have left behind."""
+        if not self._look_at_moves():
+            self._due["moves"] = time.monotonic() + MOVES_RETRY_SECONDS
 
     def sweep(self) -> None:
         """Remove what belongs to pods that the API says are gone; look at the disk."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 from architect.api import daemon as protocol
 from architect.api import names
 from architect.api.keeper import Event
+from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
 from architect.daemon import planner, settings, status
@@ -25,6 +26,7 @@ from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
@@ -84,6 +86,44 @@ class Daemon:
             tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
+        depot = Depot(pods=layout.pods, checkpoints=layout.checkpoints, arrivals=layout.arrivals)
+        node = NodeFacts(host, current=names.CURRENT)
+        self._peer = Peer(config, api=api, checkpoints=layout.checkpoints, metrics=self._metrics)
+        self._arrivals = Arrivals(
+            api,
+            node=config.node_name,
+            store=self._store,
+            facts=node,
+            depot=depot,
+            fetch=self._peer.fetch,
+            metrics=self._metrics,
+            tell=self._tell,
+            patience_seconds=config.arrival_patience_seconds,
+        )
+        self._departures = Departures(
+            api,
+            node=config.node_name,
+            keeper=self._keeper,
+            host=host,
+            facts=node,
+            depot=depot,
+            metrics=self._metrics,
+            tell=self._tell,
+            hand_on=self._arrivals.hand_on,
+            patience_seconds=config.capture_patience_seconds,
+            at_once=config.max_concurrent_captures,
+        )
+        upkeep = Upkeep(
+            api,
+            node=config.node_name,
+            depot=depot,
+            store=self._store,
+            registry=self._registry,
+            departures=self._departures,
+            arrivals=self._arrivals,
+            ttl_seconds=config.checkpoint_ttl_seconds,
+            list_interval_seconds=config.sweep_interval_seconds,
+        )
         self._housekeeping = Housekeeping(
             config,
             api=api,
@@ -95,6 +135,7 @@ class Daemon:
             metrics=self._metrics,
             recorder=self._recorder,
             touch_all=self._writer.touch_all,
+            look_at_moves=upkeep.run,
         )
         self._sampler = Sampler(
             config,
@@ -105,32 +146,6 @@ class Daemon:
             images_directory=layout.pods,
             verdict_changed=self._writer.touch,
             extra_reasons=self._housekeeping.extra_reasons,
-        )
-        self._peer = Peer(config, api=api, checkpoints=layout.checkpoints, metrics=self._metrics)
-        depot = Depot(pods=layout.pods, checkpoints=layout.checkpoints, arrivals=layout.arrivals)
-        node = NodeFacts(host, current=names.CURRENT)
-        self._departures = Departures(
-            api,
-            node=config.node_name,
-            keeper=self._keeper,
-            host=host,
-            facts=node,
-            depot=depot,
-            metrics=self._metrics,
-            tell=self._tell,
-            patience_seconds=config.capture_patience_seconds,
-            at_once=config.max_concurrent_captures,
-        )
-        self._arrivals = Arrivals(
-            api,
-            node=config.node_name,
-            store=self._store,
-            facts=node,
-            depot=depot,
-            fetch=self._peer.fetch,
-            metrics=self._metrics,
-            tell=self._tell,
-            patience_seconds=config.arrival_patience_seconds,
         )
         self._endpoint = Endpoint(
             layout.run / names.DAEMON_SOCKET.name,
@@ -265,6 +280,8 @@ class Daemon:
         pod = self._store.get(uid)
         if event is Event.RESTORED:
             self._arrivals.restored(uid, pod=pod)
+        elif event is Event.WAKE_FAILED and message.get("policy") == OnRestoreFailure.FRESH.value:
+            self._arrivals.not_restored(uid, f"{message.get('reason')}: {message.get('message')}")
         if pod is not None:
             keeper = self._registry.keeper_pod(uid)
             note = status.note_of(

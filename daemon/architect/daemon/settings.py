@@ -115,6 +115,9 @@ class DaemonSettings:
     arrival_patience_seconds: float = 60.0
     """How long a pod that comes waits for its predecessor to be saved, before it starts fresh."""
 
+    checkpoint_ttl_seconds: float = 3600.0
+    """How long a saved pod that nobody has come for, and the word of one that went on, is kept."""
+
     sweep_interval_seconds: float = 300.0
     preflight_interval_seconds: float = 60.0
     restart_delay_seconds: float = 120.0
@@ -149,6 +152,7 @@ _HELP: Final = {
     "max_concurrent_captures": "pods saved for their successors at the same time",
     "capture_patience_seconds": "how long conversations of a pod that leaves may take to end",
     "arrival_patience_seconds": "how long a new pod waits for its predecessor to be saved",
+    "checkpoint_ttl_seconds": "how long a saved pod waits for whoever goes on with it",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
     "sample_max_seconds": "longest time between two looks at a pod",
@@ -234,6 +238,7 @@ def _check(settings: DaemonSettings) -> None:
             0 <= settings.arrival_patience_seconds <= 100,
             "arrival_patience_seconds must be 0 to 100: the engine has two minutes for a start",
         ),
+        (settings.checkpoint_ttl_seconds >= 60, "checkpoint_ttl_seconds must be at least 60"),
         (0 < settings.cpu_threshold < 1024, "cpu_threshold must be above 0"),
         (settings.sample_min_seconds >= 0.1, "sample_min_seconds must be at least 0.1"),
         (

@@ -10,17 +10,19 @@ import os
 from pathlib import Path
 from typing import Final
 
-from architect.api import daemon, names
+from architect.api import daemon
 from architect.api.policy import Migrate
 from architect.core.errors import ArchitectError, Unavailable
-from architect.core.wire import Client
-from architect.shim import engine_log, installation, keeper_client, records
+from architect.shim import daemon_client, engine_log, installation, keeper_client, records
 from architect.shim.cli import Call
 from architect.shim.oci import Wanted
 
 ADOPT_SECONDS: Final = 660.0
 """The keeper gives up on a restore after 600 s; its answer must arrive."""
 
+
+FRESH: Final = ".fresh"
+"""Ending of the note that a pod began without an answer of the daemon."""
 
 MESSAGE_CHARS: Final = 400
 """Of an error's text, for the keeper."""
@@ -32,14 +34,14 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
     if found.policy.migrate is Migrate.NEVER or not identity.namespace:
         return None
     try:
-        with Client(names.DAEMON_SOCKET, timeout_seconds=daemon.ARRIVING_SECONDS) as client:
-            answer = client.call(
-                daemon.ARRIVING,
-                pod=identity.pod,
-                namespace=identity.namespace,
-                pod_name=identity.pod_name,
-                container=identity.container,
-            )
+        answer = daemon_client.ask(
+            daemon.ARRIVING,
+            timeout_seconds=daemon.ARRIVING_SECONDS,
+            pod=identity.pod,
+            namespace=identity.namespace,
+            pod_name=identity.pod_name,
+            container=identity.container,
+        )
         if answer.get("restore") is not True:
             return None
         from architect.shim.keeper import images  # the others are not to pay for it
@@ -50,7 +52,20 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
         engine_log.warning(
             call, f"container {call.container} starts fresh, whatever was before: {error}"
         )
+        _note_fresh(call, identity.pod)
         return None
+
+
+def _note_fresh(call: Call, pod: str) -> None:
+    """Have the daemon know that the pod has begun: nothing from before may come to it any more."""
+    from architect.shim.keeper import images
+
+    try:
+        note = images.arrival_of_pod(pod).with_name(f"{pod}{FRESH}")
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note.touch(mode=0o600)
+    except (ArchitectError, OSError) as error:
+        engine_log.warning(call, f"cannot note that {call.container} started fresh: {error}")
 
 
 def start(call: Call) -> int:

@@ -77,21 +77,21 @@ def _tell_daemon(call: Call) -> None:
     # Only here: exec, on the way of every probe, needs none of it.
     from architect.api import daemon
     from architect.api.policy import Migrate
-    from architect.core.wire import Client
+    from architect.shim import daemon_client
 
     try:
         record = files.read_json(record_files.path(call.container), version=record_files.VERSION)
         policy = record.get("policy") or {}
         if policy.get("migrate") == Migrate.NEVER.value or not record.get("namespace"):
             return
-        with Client(names.DAEMON_SOCKET, timeout_seconds=daemon.LEAVING_SECONDS) as client:
-            client.call(
-                daemon.LEAVING,
-                pod=record["pod"],
-                namespace=record["namespace"],
-                pod_name=record["pod_name"],
-                container=record["container"],
-            )
+        daemon_client.ask(
+            daemon.LEAVING,
+            timeout_seconds=daemon.LEAVING_SECONDS,
+            pod=record["pod"],
+            namespace=record["namespace"],
+            pod_name=record["pod_name"],
+            container=record["container"],
+        )
     except (ArchitectError, OSError, KeyError, AttributeError) as error:
         engine_log.warning(call, f"container {call.container} is not saved: {error}")
 

@@ -388,3 +388,114 @@ def test_the_monotonic_clock_stands_still_on_the_way(mover: Mover) -> None:
     # Before it moved, the application read the clock of this process.
     last, first = float(old.output().split()[-1]), float(new.output().split()[0])
     assert last <= first <= seen_at - (came_at - left_at)
+
+
+def _kill_keeper(mover: Mover) -> None:
+    (warden,) = mover.host.wardens()
+    (keeper,) = children(warden)
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+    mover.host.ask("list")
+
+
+def test_a_signal_is_remembered_by_the_next_keeper(mover: Mover) -> None:
+    stubborn = "trap 'echo got TERM' TERM; while :; do sleep 0.02; echo; done"
+    old = mover.pod("uid-a", ["sh", "-c", stubborn]).start()
+    old.until("\n\n")
+    old.kill("TERM")
+    old.until("got TERM")
+    _kill_keeper(mover)
+    with pytest.raises(Rejected, match="got a signal already"):
+        mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+
+
+def test_a_capture_is_taken_up_after_the_keeper_was_killed(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+    _kill_keeper(mover)
+    with pytest.raises(Rejected, match="not captured"):
+        mover.ask("depart", pod="uid-a", reason="test")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    assert old.wait() == 143
+    mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b").start()
+    last = numbers(old)[-1]
+    eventually(lambda: len(numbers(new)) > 2, what="output of the successor")
+    log = (mover.host.run_directory / "keeper.log").read_text()
+    assert numbers(new)[:2] == [last + 1, last + 2], log
+
+
+def test_what_was_refused_is_not_tried_again_by_a_restarted_container(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    arrived = mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b")
+    new.create()
+    meta = json.loads((arrived / "meta.json").read_text())
+    (arrived / "meta.json").write_text(json.dumps({**meta, "version": 99}))
+    new.call("start", new.id)
+    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+    assert numbers(new)[:3] == [1, 2, 3]
+    assert not (arrived / "image").exists()
+    kept = mover.host.state / "architect/pods/uid-b/app/failed-1"
+    assert (kept / "inventory.img").exists()
+    assert json.loads((kept / "meta.json").read_text())["is_moved"] is True
+
+
+def test_a_hollow_container_for_which_nothing_lies_there_starts_fresh(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    arrived = mover.bring("uid-a", to="uid-b")
+    new = mover.pod("uid-b")
+    new.create()
+    arrived.parent.parent.rename(arrived.parent.parent.with_name("taken-away"))
+    new.call("start", new.id)
+    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+    assert numbers(new)[:3] == [1, 2, 3]
+    assert "nothing came" in new.log.read_text()
+
+
+def _breaking(mover: Mover, op: str, *, times: int) -> list[int]:
+    """Have the daemon's double close the connection instead of its first answers to *op*."""
+    told = mover.daemon.answers.get(op, {})
+    broken: list[int] = []
+
+    def answer(message: dict[str, Any]) -> dict[str, Any]:
+        if len(broken) < times:
+            broken.append(1)
+            raise ConnectionResetError
+        return told(message) if callable(told) else told
+
+    mover.daemon.answers[op] = answer
+    return broken
+
+
+def test_a_daemon_that_is_restarted_answers_after_all(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    broken = _breaking(mover, "leaving", times=2)
+    old.kill("TERM")
+    assert old.wait() == 143
+    assert len(broken) == 2
+    mover.bring("uid-a", to="uid-b")
+    broken = _breaking(mover, "arriving", times=2)
+    new = mover.pod("uid-b").start()
+    last = numbers(old)[-1]
+    eventually(lambda: numbers(new)[:2] == [last + 1, last + 2], what="the next numbers")
+    assert len(broken) == 2
+
+
+def test_a_pod_that_got_no_answer_leaves_a_note(mover: Mover) -> None:
+    mover.daemon.answers["arriving"] = {"ok": False, "error": {"code": "failed", "message": "no"}}
+    container = mover.pod("uid-a").start()
+    container.until("3\n")
+    assert (mover.host.state / "architect/arrivals/uid-a.fresh").exists()

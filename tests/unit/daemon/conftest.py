@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import json
 import queue
 import socket
@@ -25,6 +26,7 @@ from architect.daemon.observation import ContainerUsage, Observation
 from architect.daemon.pods import ManagedPod
 from architect.kube import errors
 from architect.kube.api import Api
+from architect.kube.conditions import timestamp
 from architect.kube.connection import Request, Stream
 
 
@@ -318,6 +320,7 @@ class FakeCluster:
                 raise errors.AlreadyExists("there already", reason="AlreadyExists")
             metadata.setdefault("uid", f"uid-of-{metadata['name']}")
             metadata.setdefault("generation", 1)
+            metadata.setdefault("creationTimestamp", timestamp(datetime.datetime.now(datetime.UTC)))
             self.put(path, body)
             return self.objects[path]
         if request.method == "DELETE" and path in self.objects:

@@ -144,16 +144,6 @@ def test_a_daemon_that_is_new_is_waited_for(world: World, eventually: Eventually
     late.join()
 
 
-def test_interrupted_arrivals_are_removed_at_the_start(
-    world: World, eventually: Eventually
-) -> None:
-    left = world.directory / "node-a" / "old.partial"
-    left.mkdir(parents=True)
-    (left / "file").write_bytes(b"x")
-    world.start("node-a")
-    eventually(lambda: not left.exists())
-
-
 def test_an_arrival_is_not_given_away(world: World, eventually: Eventually) -> None:
     one = world.start("node-a")
     eventually(lambda: one.peer.port != 0)

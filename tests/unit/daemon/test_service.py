@@ -64,6 +64,7 @@ def layout(tmp_path: Path) -> Layout:
         run=tmp_path,
         pods=tmp_path / "pods",
         checkpoints=tmp_path / "checkpoints",
+        arrivals=tmp_path / "arrivals",
     )
 
 

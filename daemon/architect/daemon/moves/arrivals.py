@@ -6,34 +6,33 @@ is created; after that its containers have lives of their own, and a restart is 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from architect.api import names
 from architect.core import durations
-from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
 from architect.daemon import claims, status
 from architect.daemon.checkpoint import contents
 from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
-from architect.daemon.moves import views
-from architect.daemon.moves.depot import Depot
+from architect.daemon.moves import objects, views
+from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.moves.endpoint import text
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
+from architect.daemon.pods import read as read_pod
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
-from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.events import EventType
 from architect.kube.resources import CHECKPOINTS, ObjectRef
@@ -42,6 +41,24 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.1
 """Between two looks at the API while a pod waits for its predecessor."""
+LOOKS_PER_WAIT: Final = 20
+"""Who has waited long looks less often: nothing is lost by a twentieth of that."""
+API_SECONDS: Final = 0.5
+ANSWER_SECONDS: Final = 100.0
+"""From a question to its answer: less than the runtime waits (``ARRIVING_SECONDS``), so that none
+comes to somebody who has started fresh meanwhile."""
+
+EXPECTED: Final = frozenset(
+    {
+        "AlreadyRestored",
+        "Late",
+        "Leaving",
+        "NoCheckpoint",
+        "Restarted",
+        "Taken",
+    }
+)
+"""Reasons of a fresh start that nobody wonders about."""
 
 Tell = Callable[[ManagedPod, status.Note], None]
 
@@ -57,6 +74,7 @@ class Fetch(Protocol):
         *,
         accept: Callable[[Manifest], None],
         is_durable: bool,
+        timeout_seconds: float,
     ) -> object:
         """See :meth:`architect.daemon.peer.service.Peer.fetch`."""
 
@@ -109,85 +127,188 @@ class Arrivals:
             if pod.outcome is None:
                 pod.outcome = self._decide(ref, pod)
             outcome = pod.outcome
-        # Once it was adopted there is nothing left for a container that comes again.
-        name = text(arguments, "container")
-        is_there = outcome.is_restored and self._depot.has_come(ref.uid, name)
+        # Once it was adopted there is nothing left for a container that comes again; and where one
+        # began without us, memory from before must not come beside it, or after it.
+        is_there = (
+            outcome.is_restored
+            and not self._depot.began_without_us(ref.uid)
+            and self._depot.has_come(ref.uid, text(arguments, "container"))
+        )
         return {"restore": is_there, "reason": outcome.reason, "message": outcome.message}
 
     def restored(self, uid: str, *, pod: ManagedPod | None) -> None:
-        """Learn from the keeper that a container of the pod goes on with what came."""
-        with self._lock:
-            found = self._pods.get(uid)
-        if found is None or found.checkpoint is None:
+        """Learn that a container of the pod goes on with what came."""
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
             return
         arrival = self._depot.arrival(uid)
-        if arrival is not None and any((arrival / "containers").glob("*/image")):
+        if arrival is not None and not self._depot.is_used_up(uid):
             return  # other containers are still to come
-        took = time.monotonic() - found.started
-        with contextlib.suppress(ArchitectError):
-            value = self._api.find(found.checkpoint)
-            if value is not None:
-                checkpoints.set_status(
-                    self._api,
-                    value,
-                    Condition(
-                        type=checkpoints.RESTORED,
-                        status=Status.TRUE,
-                        reason="Restored",
-                        message=f"on node {self._node}, {durations.render(took)} after its start",
-                    ),
-                    Condition(
-                        type=checkpoints.AVAILABLE,
-                        status=Status.FALSE,
-                        reason="Restored",
-                        message="it restores one pod only",
-                    ),
-                )
+        took = max(0.0, time.time() - decided.asked_at)
         self._depot.drop_arrival(uid)
+        self._tell_end(uid, decided, objects.restored(self._node, after_seconds=took))
         if pod is not None:
             self._tell(
                 pod,
                 status.Note(
                     reason=names.EVENT_RESTORED,
-                    text=f"goes on with the memory of pod {found.predecessor}, "
+                    text=f"goes on with the memory of pod {decided.predecessor}, "
                     f"{durations.render(took)} after its start",
                     action="Restore",
                 ),
             )
 
-    def forget(self, uid: str) -> None:
-        """Let go of what came for a pod that is gone."""
-        with self._lock:
-            self._pods.pop(uid, None)
+    def not_restored(self, uid: str, message: str) -> None:
+        """Learn that the pod starts fresh after all, and why."""
+        decided = self._depot.decided(uid)
+        if decided is not None and decided.checkpoint and not decided.is_told:
+            self._tell_end(uid, decided, objects.not_restored(message))
+
+    def settle(self, uid: str) -> None:
+        """Say how it ended for a pod that has taken what came, if nobody has said it yet.
+
+        A daemon that was away when the keeper told it finds it on the disk.
+        """
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.has_come or decided.is_told:
+            return
+        if self._depot.arrival(uid) is not None and not self._depot.is_used_up(uid):
+            return
+        if self._depot.has_refused(uid):
+            said = objects.not_restored(f"node {self._node} keeps the image that failed")
+        else:
+            said = objects.restored(self._node, after_seconds=None)
         self._depot.drop_arrival(uid)
+        self._tell_end(uid, decided, said)
+
+    def hand_on(self, ref: ObjectRef) -> bool:
+        """Give back what came for a pod that leaves; False if there is nothing, or it has run.
+
+        Whoever replaces the pod gets it.
+        """
+        with self._lock:
+            pod = self._pods.setdefault(ref.uid, _Pod())
+        pod.is_leaving = True
+        if not pod.lock.acquire(blocking=False):
+            if pod.outcome is None:
+                return True  # whoever is at it sees that the pod leaves, and gives back
+            pod.lock.acquire()
+        try:
+            return self._give_back(ref.uid)
+        finally:
+            pod.lock.release()
+
+    def forget(self, uid: str) -> None:
+        """Let go of what came for a pod that is gone; what has not run is another one's."""
+        with self._lock:
+            pod = self._pods.pop(uid, None)
+        if pod is not None:
+            pod.is_leaving = True
+            if not pod.lock.acquire(blocking=False):
+                return  # it is being decided; upkeep removes what is left
+            pod.lock.release()
+        if not self._give_back(uid):
+            self.settle(uid)
+        self._depot.drop_arrival(uid)
+        self._depot.forget_decision(uid)
+
+    def forget_all_but(self, uids: Collection[str]) -> None:
+        """Let go of all pods that are not among *uids*, unless somebody asks for them now."""
+        with self._lock:
+            for uid in [u for u, p in self._pods.items() if u not in uids]:
+                if not self._pods[uid].lock.locked():
+                    del self._pods[uid]
+
+    def is_working(self, uid: str) -> bool:
+        """Whether it is being decided what pod *uid* starts from."""
+        with self._lock:
+            pod = self._pods.get(uid)
+        return pod is not None and pod.lock.locked()
 
     def _decide(self, ref: ObjectRef, pod: _Pod) -> Outcome:
-        if self._depot.arrival(ref.uid) is not None:
+        outcome = self._begin(ref, pod)
+        if pod.is_leaving and outcome.is_restored and self._give_back(ref.uid):
+            return Outcome(is_restored=False, reason="Leaving", message="the pod is being deleted")
+        return outcome
+
+    def _begin(self, ref: ObjectRef, pod: _Pod) -> Outcome:
+        if self._depot.began_without_us(ref.uid):
+            return Outcome(is_restored=False, reason="Restarted", message="it began without us")
+        decided = self._depot.decided(ref.uid)
+        if decided is not None and not decided.checkpoint:
+            return Outcome(is_restored=False, reason=decided.reason, message=decided.message)
+        if decided is not None and self._depot.arrival(ref.uid) is not None:
+            self._depot.note(ref.uid, replace(decided, has_come=True))
             return Outcome(is_restored=True, reason="Restored")
+        if decided is not None and decided.has_come:
+            return Outcome(is_restored=False, reason="AlreadyRestored", message="it has run since")
         known = self._store.get(ref.uid)
         if known is not None and known.owner is None:
             return Outcome(is_restored=False, reason="NoController")  # no call leaves the node
+        deadline = time.monotonic() + ANSWER_SECONDS
+        claimed: Decided | None = None
         try:
             value = self._api.find(ref)
             if value is None:
                 return Outcome(is_restored=False, reason="PodGone")
-            newcomer = claims.newcomer_of(value, has_started=_has_run(value))
-            found = claims.never(newcomer) or self._wait_for(value, newcomer)
+            known = known or read_pod(value)
+            newcomer = claims.newcomer_of(value, has_started=views.has_run(value))
+            if (never := claims.never(newcomer)) is not None:
+                log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
+                return Outcome(is_restored=False, reason=never.reason, message=never.message)
+            found = self._wait_for(value, newcomer, pod)
             if isinstance(found, Fresh):
-                log.info("%s starts fresh: %s: %s", ref, found.reason, found.message)
-                return Outcome(is_restored=False, reason=found.reason, message=found.message)
-            pod.checkpoint = ObjectRef.of(CHECKPOINTS, found)
-            pod.predecessor = str(found["spec"]["podRef"]["name"])
-            self._bring(found, ref)
+                return self._fresh(ref, known, found)
+            claimed = self._claimed(found, ref, asked_at=pod.asked_at)
+            self._depot.note(ref.uid, claimed)
+            self._bring(found, ref, seconds=deadline - time.monotonic())
+            self._depot.note(ref.uid, replace(claimed, has_come=True))
             return Outcome(is_restored=True, reason="Restored")
         except (ArchitectError, OSError) as error:
-            reason = getattr(error, "reason", type(error).__name__)
+            reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("restore", reason).inc()
-            log.error("%s starts fresh: %s", ref, error)
-            self._tell_failure(ref, pod, error)
-            return Outcome(is_restored=False, reason=reason, message=str(error))
+            if claimed is not None:
+                self._tell_end(ref.uid, claimed, objects.not_restored(str(error)))
+            return self._fresh(ref, known, Fresh(reason=reason, message=str(error)))
 
-    def _wait_for(self, value: JsonObject, newcomer: Newcomer) -> JsonObject | Fresh:
+    def _fresh(self, ref: ObjectRef, pod: ManagedPod | None, found: Fresh) -> Outcome:
+        """Write down that the pod starts fresh, and say so where somebody hoped for more."""
+        outcome = Outcome(is_restored=False, reason=found.reason, message=found.message)
+        log.info("%s starts fresh: %s: %s", ref, found.reason, found.message)
+        if pod is not None and found.reason not in EXPECTED:
+            self._tell(
+                pod,
+                status.Note(
+                    reason=names.EVENT_RESTORE_FAILED,
+                    text=f"starts fresh, without what came before: {found.reason}: {found.message}",
+                    action="Restore",
+                    event_type=EventType.WARNING,
+                ),
+            )
+        decided = Decided(
+            namespace=ref.namespace or "", name=ref.name, reason=found.reason, message=found.message
+        )
+        try:
+            self._depot.note(ref.uid, decided)
+        except OSError as error:
+            log.error("%s: what was decided cannot be written: %s", ref, error)
+        return outcome
+
+    def _claimed(self, checkpoint: JsonObject, ref: ObjectRef, *, asked_at: float) -> Decided:
+        spec = checkpoint["spec"]
+        location = (checkpoint.get("status") or {}).get("location") or {}
+        return Decided(
+            namespace=ref.namespace or "",
+            name=ref.name,
+            reason="Claimed",
+            checkpoint=checkpoint["metadata"]["name"],
+            departed=str(spec["podRef"]["uid"]),
+            predecessor=str(spec["podRef"]["name"]),
+            is_local=(location.get("peer") or {}).get("node") == self._node,
+            asked_at=asked_at,
+        )
+
+    def _wait_for(self, value: JsonObject, newcomer: Newcomer, pod: _Pod) -> JsonObject | Fresh:
         """Return the claimed checkpoint, or why there is none. Raises ArchitectError."""
         assert newcomer.identity is not None  # else claims.never() has spoken
         owner = newcomer.identity.owner
@@ -197,27 +318,39 @@ class Arrivals:
             cpu_features=frozenset(needs.cpu_features),
             criu=needs.criu,
         )
-        started = time.monotonic()
+        started, told = time.monotonic(), ""
         while True:
-            beside = views.pods_beside(self._api, value, owner)
-            decision = claims.decide(
-                newcomer,
-                node=node,
-                found=self._api.list(CHECKPOINTS, namespace=newcomer.namespace).items,
-                siblings=[s for pod in beside if (s := claims.sibling_of(pod)) is not None],
-                waited_seconds=time.monotonic() - started,
-                bounds=self._bounds,
-            )
-            if isinstance(decision, Fresh):
-                return decision
-            if isinstance(decision, Claim):
-                with contextlib.suppress(Conflict):
+            waited = time.monotonic() - started
+            try:
+                beside = views.pods_beside(self._api, value, owner)
+                if pod.is_leaving or views.is_leaving(value, beside):
+                    return Fresh(reason="Leaving", message="the pod is being deleted")
+                decision = claims.decide(
+                    newcomer,
+                    node=node,
+                    found=self._api.list(CHECKPOINTS, namespace=newcomer.namespace).items,
+                    siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
+                    waited_seconds=waited,
+                    bounds=self._bounds,
+                )
+                if isinstance(decision, Fresh):
+                    return decision
+                if isinstance(decision, Claim):
                     return self._claim(decision, value)
+            except Conflict:
                 # Somebody was faster: look what is left, and not all at the same moment.
                 time.sleep(random.uniform(0, LOOK_SECONDS))
                 continue
-            log.info("%s waits for %s", newcomer.name, decision.for_what)
-            time.sleep(min(LOOK_SECONDS, decision.seconds))
+            except Retryable as error:
+                if waited > self._bounds.capture_seconds:
+                    raise
+                log.warning("%s waits for the API: %s", newcomer.name, error)
+                time.sleep(API_SECONDS)
+                continue
+            if decision.for_what != told:
+                told = decision.for_what
+                log.info("%s waits for %s", newcomer.name, told)
+            time.sleep(min(max(LOOK_SECONDS, waited / LOOKS_PER_WAIT), decision.seconds))
 
     def _claim(self, decision: Claim, value: JsonObject) -> JsonObject:
         metadata = value["metadata"]
@@ -227,7 +360,7 @@ class Arrivals:
         pod = resources.pod(metadata["namespace"], metadata["name"], uid=metadata["uid"])
         return checkpoints.claim(self._api, found, pod=pod, node=self._node)
 
-    def _bring(self, checkpoint: JsonObject, ref: ObjectRef) -> None:
+    def _bring(self, checkpoint: JsonObject, ref: ObjectRef, *, seconds: float) -> None:
         location = (checkpoint.get("status") or {}).get("location") or {}
         peer = location.get("peer")
         if not peer:
@@ -253,35 +386,38 @@ class Arrivals:
             self._depot.arrival_of(ref.uid),
             accept=lambda manifest: _accept(manifest, checkpoint),
             is_durable=False,
+            timeout_seconds=max(1.0, seconds),
         )
 
-    def _tell_failure(self, ref: ObjectRef, pod: _Pod, error: Exception) -> None:
-        known = self._store.get(ref.uid)
-        if known is not None:
-            self._tell(
-                known,
-                status.Note(
-                    reason=names.EVENT_RESTORE_FAILED,
-                    text=f"starts fresh, without what came before: {error}",
-                    action="Restore",
-                    event_type=EventType.WARNING,
-                ),
-            )
-        if pod.checkpoint is None:
-            return
-        with contextlib.suppress(ArchitectError):
-            value = self._api.find(pod.checkpoint)
-            if value is not None:
-                checkpoints.set_status(
-                    self._api,
-                    value,
-                    Condition(
-                        type=checkpoints.FAILED,
-                        status=Status.TRUE,
-                        reason="RestoreFailed",
-                        message=str(error)[:1000],
-                    ),
-                )
+    def _give_back(self, uid: str) -> bool:
+        """Take back what has not run, and let others claim it; whether there was something."""
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
+            return False
+        departed = decided.departed if decided.is_local else None
+        if not self._depot.give_back(uid, departed=departed):
+            return False
+        said, fields = objects.given_back(decided.name)
+        self._tell_end(uid, decided, said, fields=fields)
+        return True
+
+    def _tell_end(
+        self,
+        uid: str,
+        decided: Decided,
+        said: objects.Said,
+        *,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
+        where = ObjectRef(
+            resource=CHECKPOINTS, namespace=decided.namespace, name=decided.checkpoint
+        )
+        try:
+            objects.change(self._api, where, said, fields=fields)
+            self._depot.note(uid, replace(decided, is_told=True))
+        except (ArchitectError, OSError) as error:
+            log.error("%s does not say yet how it ended: %s", where, error)
 
 
 class _Pod:
@@ -289,10 +425,10 @@ class _Pod:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.started = time.monotonic()
+        self.asked_at = time.time()
         self.outcome: Outcome | None = None
-        self.checkpoint: ObjectRef | None = None
-        self.predecessor = ""
+        self.is_leaving = False
+        """Set by whoever learns it, without the lock: what comes is not for it any more."""
 
 
 def _accept(manifest: Manifest, checkpoint: JsonObject) -> None:
@@ -309,14 +445,3 @@ def _accept(manifest: Manifest, checkpoint: JsonObject) -> None:
                 f"the manifest is of {what} {said}, the checkpoint of {claimed}",
                 reason="WrongCheckpoint",
             )
-
-
-def _has_run(pod: JsonObject) -> bool:
-    """Whether a container of the pod has run already: then this is a restart within it."""
-    for found in (pod.get("status") or {}).get("containerStatuses") or ():
-        state = found.get("state") or {}
-        if found.get("restartCount") or found.get("lastState"):
-            return True
-        if "running" in state or "terminated" in state:
-            return True
-    return False

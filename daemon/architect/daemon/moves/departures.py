@@ -13,7 +13,7 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,15 @@ from typing import Any, Final
 from architect.api import names
 from architect.api.policy import Migrate
 from architect.core import identity
-from architect.core.errors import ArchitectError, Rejected, Retryable
+from architect.core.errors import ArchitectError, Rejected, Retryable, Unavailable
 from architect.core.identity import Identity
 from architect.daemon import status, succession
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import About, Container
+from architect.daemon.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
-from architect.daemon.moves import views
+from architect.daemon.moves import objects, views
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
 from architect.daemon.node_facts import NodeFacts
@@ -39,8 +39,7 @@ from architect.daemon.pods import read as read_pod
 from architect.daemon.succession import Leaving, Succession
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
-from architect.kube.checkpoints import Capture, CheckpointSpec, Trigger
-from architect.kube.conditions import Condition, Status
+from architect.kube.checkpoints import CheckpointSpec, Trigger
 from architect.kube.errors import AlreadyExists, NotFound
 from architect.kube.events import EventType
 from architect.kube.resources import ObjectRef
@@ -49,10 +48,17 @@ log = logging.getLogger(__name__)
 
 PACK_SECONDS: Final = 600.0
 """For the files of one pod."""
-PUBLISH_SECONDS: Final = 300.0
-"""How long an API server that is away is tried, before the next sweep tries again."""
+PUBLISH_SECONDS: Final = 60.0
+"""How long an API server that is away is tried, before upkeep tries again."""
 PUBLISH_STEP_SECONDS: Final = 0.5
-KEEPER_TRIES: Final = 3
+KEEPER_SECONDS: Final = 30.0
+"""How long a keeper that was killed is waited for: its parent starts another one within a second,
+which then looks at every pod of the node."""
+KEEPER_STEP_SECONDS: Final = 0.5
+CAPTURES: Final = 3
+"""How often a capture is tried that another one's work (a wake, a killed keeper) undid."""
+MAX_JOBS: Final = 256
+"""At once: kubelet's limit is 110 pods a node. What may not be done at once, waits in its job."""
 SETTLE_SECONDS: Final = 2.0
 SETTLE_STEP_SECONDS: Final = 0.1
 """Controllers update their status within a second."""
@@ -108,6 +114,7 @@ class Departures:
         depot: Depot,
         metrics: Metrics,
         tell: Tell,
+        hand_on: Callable[[ObjectRef], bool],
         patience_seconds: float,
         at_once: int,
     ) -> None:
@@ -119,10 +126,14 @@ class Departures:
         self._depot = depot
         self._metrics = metrics
         self._tell = tell
+        self._hand_on = hand_on
         self._patience_seconds = patience_seconds
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[Outcome]] = {}
-        self._pool = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="departure")
+        # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
+        # for the object within seconds, and waits for the capture much longer.
+        self._pool = ThreadPoolExecutor(max_workers=MAX_JOBS, thread_name_prefix="departure")
+        self._turns = threading.BoundedSemaphore(at_once)
         # Apart: an API server that is away must not keep pods from being saved.
         self._publishers = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="publish")
 
@@ -151,9 +162,33 @@ class Departures:
             self._job(resources.pod(pod.namespace, pod.name, uid=pod.uid))
 
     def forget(self, uid: str) -> None:
-        """Let go of the outcome of a pod that is gone."""
+        """Let go of the outcome of a pod that is gone; a job under way goes on, and stays one."""
         with self._lock:
-            self._jobs.pop(uid, None)
+            if uid in self._jobs and self._jobs[uid].done():
+                del self._jobs[uid]
+
+    def forget_all_but(self, uids: Collection[str]) -> None:
+        """Let go of the outcomes of all pods that are not among *uids*."""
+        with self._lock:
+            known = list(self._jobs)
+        for uid in known:
+            if uid not in uids:
+                self.forget(uid)
+
+    def is_working(self, uid: str) -> bool:
+        """Whether a job of pod *uid* is under way."""
+        with self._lock:
+            return self._is_working(uid)
+
+    def unless_working(self, uid: str, action: Callable[[], None]) -> None:
+        """Call *action*, which is short, if no job of pod *uid* is under way; none begins then."""
+        with self._lock:
+            if not self._is_working(uid):
+                action()
+
+    def _is_working(self, uid: str) -> bool:
+        job = self._jobs.get(uid)
+        return job is not None and not job.done()
 
     def _job(self, ref: ObjectRef) -> Future[Outcome]:
         with self._lock:
@@ -173,7 +208,8 @@ class Departures:
             reason = getattr(error, "reason", type(error).__name__)
             self._metrics.failures.labels("capture", reason).inc()
             log.error("%s is not saved: %s", ref, error)
-            return Outcome(is_captured=False, reason=reason, message=str(error))
+            is_final = not isinstance(error, Retryable)
+            return Outcome(is_captured=False, reason=reason, message=str(error), is_final=is_final)
 
     def _depart(self, ref: ObjectRef) -> Outcome:
         started = time.monotonic()
@@ -185,8 +221,12 @@ class Departures:
             return Outcome(is_captured=False, reason="Unmanaged")
         if not pod.is_terminating:
             return Outcome(is_captured=False, reason="Stays", is_final=False)
-        if self._depot.departure(ref.uid) is not None:
+        if self._depot.departure(ref.uid) is not None or self._depot.has_left(ref.uid):
+            # By an earlier daemon; upkeep sees to what it left undone.
             return Outcome(is_captured=True, reason="Captured")
+        if self._hand_on(ref) or not self._has_begun(value):
+            log.info("%s leaves before it has begun", ref)
+            return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
         who = identity.identity_of(value)
         expected = self._judge(value, who, migrate=pod.policy.migrate)
         if not expected.is_expected:
@@ -210,22 +250,17 @@ class Departures:
         )
         checkpoint = self._announce(spec)
         try:
-            image_bytes = self._capture(pod, value, who, trigger=trigger)
+            with self._turns:
+                manifest = self._capture(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
             self._give_up(pod, checkpoint, error)
             raise
+        # It has left, and nothing undoes that. What fails from here on is done by upkeep.
+        self._depot.finish_departure(ref.uid)
         took = time.monotonic() - started
-        capture = Capture(
-            node=self._node,
-            path="",
-            peer_id=ref.uid,
-            image_bytes=image_bytes,
-            at=datetime.datetime.now(tz=datetime.UTC),
-            requirements=self._node_facts.requirements,
-            durations_seconds={"capture": took},
-        )
-        self._publishers.submit(self._publish, checkpoint, capture)
-        self._tell(pod, _captured_note(took, image_bytes, trigger))
+        with contextlib.suppress(RuntimeError):  # the daemon is ending: the next one publishes
+            self._publishers.submit(self._publish, checkpoint, manifest, took)
+        self._tell(pod, _captured_note(took, manifest.total_bytes, trigger))
         stays = None
         if who.ordinal is None:  # with one, the successor waits for the end of this pod
             grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
@@ -234,6 +269,21 @@ class Departures:
                 ends_at=started + min(STAY_SECONDS, grace - STAY_MARGIN_SECONDS),
             )
         return Outcome(is_captured=True, reason="Captured", stays=stays)
+
+    def _has_begun(self, value: JsonObject) -> bool:
+        """Whether anything of the pod has run: of one that has not there is nothing to save.
+
+        Its Checkpoint would only hide that of the pod before it.
+        """
+        if views.has_run(value):
+            return True
+        try:
+            self._keeper.status(value["metadata"]["uid"])
+        except Rejected:
+            return False
+        except Retryable:
+            return True  # what is not known is tried
+        return True
 
     def _linger(self, stay: Stay) -> None:
         """Return once the successor runs and kube-proxy has heard of it, or time is up."""
@@ -244,7 +294,7 @@ class Departures:
                 return
             if found is None:
                 return
-            if _is_true(found, checkpoints.RESTORED):
+            if objects.is_true(found, checkpoints.RESTORED):
                 left = stay.ends_at - time.monotonic()
                 time.sleep(max(0.0, min(FOLLOW_SECONDS, left)))
                 return
@@ -266,25 +316,28 @@ class Departures:
                 return found
             time.sleep(SETTLE_STEP_SECONDS)
 
-    def _announce(self, spec: CheckpointSpec) -> JsonObject:
-        """Create the object before anything is done: the successor looks for it."""
+    def _announce(self, spec: CheckpointSpec) -> ObjectRef:
+        """Create the object before anything is done: the successor looks for it.
+
+        Raises Rejected if an earlier daemon brought it to an end already.
+        """
         where = checkpoints.ref_of(spec.pod, trigger=spec.trigger)
         try:
             value = self._api.create(where, checkpoints.build(spec))
         except AlreadyExists:
             value = self._api.get(where.resource, where.name, namespace=where.namespace)
-        return checkpoints.set_status(
-            self._api,
-            value,
-            Condition(
-                type=checkpoints.CAPTURED,
-                status=Status.UNKNOWN,
-                reason="Capturing",
-                message=f"the pod is being saved on node {self._node}",
-            ),
+            if objects.is_known(value, checkpoints.CAPTURED):
+                raise Rejected(f"{where} has an outcome already", reason="AlreadyDecided") from None
+        # With its location: if this daemon ends, the next one finds what it left unfinished.
+        fields = objects.location(self._node, spec.pod.uid)
+        value = checkpoints.set_status(
+            self._api, value, *objects.capturing(self._node), fields=fields
         )
+        return ObjectRef.of(resources.CHECKPOINTS, value)
 
-    def _about(self, pod: ManagedPod, value: JsonObject, who: Identity, directory: Path) -> About:
+    def _about(
+        self, pod: ManagedPod, value: JsonObject, who: Identity, *, directory: Path
+    ) -> About:
         digests = {
             status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
             for status in value["status"].get("containerStatuses") or ()
@@ -309,10 +362,9 @@ class Departures:
                     image_digest=digests.get(name, ""),
                     init_sha256=self._depot.init_of(pod.uid, name),
                     tree=f"containers/{name}/image",
-                    layer=layer if (directory / layer).exists() else None,
+                    layer=_layer_in(directory, name),
                 )
                 for name in pod.managed
-                for layer in (f"containers/{name}/layer.tar",)
             },
             requirements=self._node_facts.requirements,
             format_version=checkpoints.FORMAT_VERSION,
@@ -320,8 +372,22 @@ class Departures:
 
     def _capture(
         self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
-    ) -> int:
+    ) -> Manifest:
         """Save the pod on the disk; when it returns, the pod has left. Raises, undone."""
+        for attempt in range(1, CAPTURES + 1):
+            try:
+                return self._capture_once(pod, value, who, trigger=trigger)
+            except (Unavailable, Rejected) as error:
+                is_undone = isinstance(error, Unavailable) or error.reason == "NotCaptured"
+                if not is_undone or attempt == CAPTURES:
+                    raise
+                log.warning("%s is captured once more: %s", pod.full_name, error)
+                time.sleep(KEEPER_STEP_SECONDS)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _capture_once(
+        self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
+    ) -> Manifest:
         reason = f"its successor goes on with its memory ({trigger.value})"
         self._keeper.capture(
             pod.uid,
@@ -331,13 +397,28 @@ class Departures:
         )
         directory = self._depot.begin_departure(pod.uid)
         self._pack(pod.uid, directory)
+        about = self._about(pod, value, who, directory=directory)
         self._depot.link_images(pod.uid, pod.managed, into=directory)
-        manifest = contents.build(directory, self._about(pod, value, who, directory))
+        # All that can fail comes before the pod leaves. Then only a name is missing, which the next
+        # daemon can give as well.
+        manifest = contents.build(directory, about)
         contents.write(directory, manifest)
-        self._keeper.depart(pod.uid, reason=reason)
-        # From here on nothing can be undone.
-        self._depot.finish_departure(pod.uid)
-        return manifest.total_bytes
+        self._leave(pod.uid, reason=reason)
+        return manifest
+
+    def _leave(self, uid: str, *, reason: str) -> None:
+        """Make the keeper let the pod go for good, also one that is killed when it is asked."""
+        deadline = time.monotonic() + KEEPER_SECONDS
+        while True:
+            try:
+                self._keeper.depart(uid, reason=reason)
+                return
+            except Unavailable as error:
+                # Whether it heard us is not known, and asking twice does no harm.
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("pod %s leaves, which the keeper is told again: %s", uid, error)
+                time.sleep(KEEPER_STEP_SECONDS)
 
     def _pack(self, uid: str, directory: Path) -> None:
         program = names.CURRENT / "bin" / "architect-runtime"
@@ -347,16 +428,11 @@ class Departures:
         )
 
     def _give_up(
-        self, pod: ManagedPod, checkpoint: JsonObject, error: ArchitectError | OSError
+        self, pod: ManagedPod, checkpoint: ObjectRef, error: ArchitectError | OSError
     ) -> None:
         """Have the pod awake again, so that its signal reaches it, and say why."""
+        self._wake(pod)
         self._depot.give_up_departure(pod.uid)
-        for _ in range(KEEPER_TRIES):
-            try:
-                self._keeper.wake(pod.uid, reason="it cannot be saved")
-                break
-            except (ArchitectError, OSError) as second:
-                log.error("%s is not woken: %s", pod.full_name, second)
         self._tell(
             pod,
             status.Note(
@@ -366,60 +442,40 @@ class Departures:
                 event_type=EventType.WARNING,
             ),
         )
+        reason = getattr(error, "reason", "") or type(error).__name__
+        # If nobody hears it now, upkeep finds a capture that nobody is at.
         with contextlib.suppress(ArchitectError):
-            checkpoints.set_status(
-                self._api,
-                checkpoint,
-                Condition(
-                    type=checkpoints.CAPTURED,
-                    status=Status.FALSE,
-                    reason=getattr(error, "reason", "CaptureFailed") or "CaptureFailed",
-                    message=str(error)[:1000],
-                ),
-                Condition(
-                    type=checkpoints.FAILED,
-                    status=Status.TRUE,
-                    reason="CaptureFailed",
-                    message=str(error)[:1000],
-                ),
-            )
+            objects.change(self._api, checkpoint, objects.not_captured(reason, str(error)))
 
-    def _publish(self, checkpoint: JsonObject, capture: Capture) -> None:
-        """Say that the pod can be restored, as soon as the API server listens."""
-        ref = ObjectRef.of(resources.CHECKPOINTS, checkpoint)
-        deadline = time.monotonic() + PUBLISH_SECONDS
+    def _wake(self, pod: ManagedPod) -> None:
+        deadline = time.monotonic() + KEEPER_SECONDS
         while True:
             try:
-                found = self._api.find(ref)
-                if found is None:
-                    log.warning("%s was deleted; what it stands for goes, too", ref)
-                    return
-                checkpoints.set_status(
-                    self._api,
-                    found,
-                    Condition(
-                        type=checkpoints.CAPTURED,
-                        status=Status.TRUE,
-                        reason="Captured",
-                        message=f"the pod was saved on node {self._node}",
-                    ),
-                    Condition(
-                        type=checkpoints.AVAILABLE,
-                        status=Status.TRUE,
-                        reason="OnPeer",
-                        message=f"node {self._node} serves it",
-                    ),
-                    fields=checkpoints.captured_status(capture),
-                )
+                self._keeper.wake(pod.uid, reason="it cannot be saved")
                 return
-            except (Retryable, NotFound) as error:
-                if time.monotonic() > deadline:
-                    log.error("%s is saved, and nobody knows: %s", ref, error)
+            except (ArchitectError, OSError) as error:
+                # An answer is one: a restore that failed went as the pod's policy says.
+                if not isinstance(error, Unavailable) or time.monotonic() > deadline:
+                    log.error("%s is not woken: %s", pod.full_name, error)
+                    return
+                time.sleep(KEEPER_STEP_SECONDS)
+
+    def _publish(self, checkpoint: ObjectRef, manifest: Manifest, took: float) -> None:
+        """Say that the pod can be restored, as soon as the API server listens."""
+        deadline = time.monotonic() + PUBLISH_SECONDS
+        fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=took))
+        said = objects.captured(self._node)
+        while True:
+            try:
+                if objects.change(self._api, checkpoint, said, fields=fields) is None:
+                    log.warning("%s was deleted; what it stands for goes, too", checkpoint)
+                return
+            except ArchitectError as error:
+                is_final = not isinstance(error, Retryable | NotFound)
+                if is_final or time.monotonic() > deadline:
+                    log.error("%s is saved, and nobody knows yet: %s", checkpoint, error)
                     return
                 time.sleep(PUBLISH_STEP_SECONDS)
-            except ArchitectError as error:
-                log.error("%s is saved, and nobody knows: %s", ref, error)
-                return
 
 
 def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.Note:
@@ -430,9 +486,10 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
 
 
-def _is_true(value: JsonObject, kind: str) -> bool:
-    found = (value.get("status") or {}).get("conditions") or ()
-    return any(c.get("type") == kind and c.get("status") == "True" for c in found)
+def _layer_in(directory: Path, container: str) -> str | None:
+    """Return the name of a container's packed layer; None: its root can only be read."""
+    name = f"containers/{container}/layer.tar"
+    return name if (directory / name).exists() else None
 
 
 def _hooks(pod: JsonObject) -> list[list[str]]:

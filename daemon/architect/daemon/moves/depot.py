@@ -3,32 +3,72 @@
 ::
 
     checkpoints/<id>/            a pod that left, named by its uid
-    arrivals/<uid>/              what came for the pod <uid> of this node
+    arrivals/<uid>.json          what was decided for the pod <uid> of this node
+    arrivals/<uid>.fresh         its runtime had no answer and has started it, or part of it
+    arrivals/<uid>/              what came for it
         manifest.json            written last
         containers/<name>/image/, meta.json, layer.tar
         volumes/<name>.tar
 
-A directory with another ending (``.partial``) is half of one, and is swept.
+A directory with another ending (``.partial``) is half of one. That of a departure with a manifest
+lacks only its name: whether its pod has left for good tells which of the two copies counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from architect.api import names
+from architect.api.keeper import PodState
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
+from architect.daemon.checkpoint import manifest as manifests
+from architect.daemon.peer import landing
 
 log = logging.getLogger(__name__)
 
 PARTIAL: Final = ".partial"
+GOING: Final = ".gone"
+FRESH: Final = ".fresh"
+"""Ending of what the runtime leaves (``architect.shim.arrivals``)."""
+APPLIED: Final = ".applied"
+"""Ending of an archive that was applied (``architect.shim.luggage``)."""
 IMAGE_VERSION: Final = 1
 """Of ``meta.json`` (``architect.shim.keeper.images.VERSION``)."""
+POD_VERSION: Final = 1
+"""Of ``pod.json``, which has the same."""
+DECISION_VERSION: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """What a pod of this node starts from: decided once, whatever becomes of the daemon."""
+
+    namespace: str
+    name: str
+    reason: str
+    message: str = ""
+    checkpoint: str = ""
+    """Name of the Checkpoint that it claimed; empty: it starts fresh."""
+    departed: str = ""
+    """Uid of the pod that was saved."""
+    predecessor: str = ""
+    """Its name."""
+    is_local: bool = False
+    """Whether it was saved on this node."""
+    asked_at: float = 0.0
+    """Unix seconds of the first question."""
+    has_come: bool = False
+    """Whether all of it lay here once: then what is not there any more has been used."""
+    is_told: bool = False
+    """Whether its Checkpoint says how it ended."""
 
 
 class Depot:
@@ -52,21 +92,21 @@ class Depot:
         return _empty(self._checkpoints / f"{_safe(uid)}{PARTIAL}")
 
     def link_images(self, uid: str, containers: Iterable[str], *, into: Path) -> None:
-        """Give the images of a sleeping pod a second name each: nothing is lost if it wakes.
+        """Give the images of a captured pod a second name; nothing is copied or taken away.
 
-        Raises NodeError if one is missing, OSError.
+        Until the pod has left for good a wake needs them where they are. Raises NodeError if one is
+        missing, OSError.
         """
         for name in containers:
             source = self._pods / _safe(uid) / _safe(name)
             target = into / "containers" / _safe(name)
-            (target / "image").mkdir(mode=0o700, parents=True, exist_ok=True)
+            target.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
+                _link_tree(source / "image", target / "image")
                 os.link(source / "meta.json", target / "meta.json")
-                for entry in os.listdir(source / "image"):
-                    os.link(source / "image" / entry, target / "image" / entry)
             except FileNotFoundError as error:
                 raise NodeError(
-                    f"pod {uid} has no image of container {name}", reason="ImageMissing"
+                    f"pod {uid} has no image of container {name}: {error}", reason="ImageMissing"
                 ) from error
 
     def init_of(self, uid: str, container: str) -> str:
@@ -81,14 +121,41 @@ class Depot:
         return found
 
     def finish_departure(self, uid: str) -> Path:
-        """Make what was saved of pod *uid* whole; return where it lies. Raises OSError."""
+        """Make what was saved of pod *uid* whole; return where it lies. Raises OSError.
+
+        The images' names among those of the node's pods go: old memory has one place.
+        """
         whole = self._checkpoints / _safe(uid)
         (self._checkpoints / f"{_safe(uid)}{PARTIAL}").rename(whole)
+        for image in (self._pods / _safe(uid)).glob("*/image"):
+            shutil.rmtree(image, ignore_errors=True)
         return whole
+
+    def half_departures(self) -> dict[str, bool]:
+        """Return the uids of half departures; True: all of it lies there."""
+        found = {}
+        for name in _names(self._checkpoints):
+            uid = name.removesuffix(PARTIAL)
+            if uid != name and not uid.endswith(GOING):
+                found[uid] = (self._checkpoints / name / manifests.NAME).is_file()
+        return found
+
+    def has_left(self, uid: str) -> bool:
+        """Whether the keeper wrote down that pod *uid* never runs here again."""
+        try:
+            found = files.read_json(self._pods / _safe(uid) / "pod.json", version=POD_VERSION)
+        except (FileNotFoundError, FormatError):
+            return False
+        return found.get("phase") == PodState.CAPTURED.value
 
     def give_up_departure(self, uid: str) -> None:
         """Remove half a departure."""
         shutil.rmtree(self._checkpoints / f"{_safe(uid)}{PARTIAL}", ignore_errors=True)
+
+    def sweep_departures(self) -> None:
+        """Remove what is left of those that were being removed."""
+        for path in self._checkpoints.glob(f"*{GOING}{PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def departure(self, uid: str) -> Path | None:
         """Return where the saved pod *uid* lies whole; None if it does not."""
@@ -128,12 +195,98 @@ class Depot:
 
     def arrivals(self) -> list[str]:
         """Return the uids of the pods for which something came."""
-        return _whole(self._arrivals)
+        return [
+            n
+            for n in _whole(self._arrivals)
+            if (self._arrivals / n).is_dir() and not n.endswith(GOING)
+        ]
+
+    def is_untouched(self, uid: str) -> bool:
+        """Whether everything that came for pod *uid* still lies there: none of it has run."""
+        return _is_untouched(self._arrivals / _safe(uid))
+
+    def is_used_up(self, uid: str) -> bool:
+        """Whether every container of pod *uid* has taken what came for it."""
+        whole = self._arrivals / _safe(uid)
+        return whole.is_dir() and not any(whole.glob("containers/*/image"))
+
+    def has_refused(self, uid: str) -> bool:
+        """Whether a container of pod *uid* keeps an image of its predecessor that failed."""
+        for path in (self._pods / _safe(uid)).glob("*/failed-*/meta.json"):
+            with contextlib.suppress(FileNotFoundError, FormatError):
+                if files.read_json(path, version=IMAGE_VERSION).get("is_moved"):
+                    return True
+        return False
 
     def drop_arrival(self, uid: str) -> None:
         """Remove what came for pod *uid*: it is used, or the pod is gone."""
-        for ending in ("", PARTIAL):
+        for ending in ("", GOING):
             _remove(self._arrivals / f"{_safe(uid)}{ending}")
+
+    def give_back(self, uid: str, *, departed: str | None) -> bool:
+        """Take what came for pod *uid* away from it, unless part of it has run; whether it was.
+
+        It becomes what was saved of pod *departed* on this node again; None: it lies elsewhere.
+        """
+        whole = self._arrivals / _safe(uid)
+        going = self._arrivals / f"{_safe(uid)}{GOING}"  # not half of one, which is swept
+        shutil.rmtree(going, ignore_errors=True)
+        try:
+            whole.rename(going)
+        except FileNotFoundError:
+            return False
+        if not _is_untouched(going):
+            going.rename(whole)
+            return False
+        if departed is None:
+            shutil.rmtree(going, ignore_errors=True)
+            return True
+        for applied in going.rglob(f"*{APPLIED}"):
+            applied.rename(applied.with_name(applied.name.removesuffix(APPLIED)))
+        going.rename(self._checkpoints / _safe(departed))
+        return True
+
+    # What was decided for the pods that come
+
+    def note(self, uid: str, decision: Decided) -> None:
+        """Write down what was decided for pod *uid*. Raises OSError."""
+        self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        value = {"version": DECISION_VERSION, **asdict(decision)}
+        files.write_json(self._arrivals / f"{_safe(uid)}.json", value, durable=False)
+
+    def decided(self, uid: str) -> Decided | None:
+        """Return what was decided for pod *uid*; None: nothing yet, or by another version."""
+        path = self._arrivals / f"{_safe(uid)}.json"
+        try:
+            value = files.read_json(path, version=DECISION_VERSION)
+            value.pop("version")
+            return Decided(**value)
+        except FileNotFoundError:
+            return None
+        except (FormatError, TypeError) as error:
+            log.error("what was decided for pod %s cannot be read: %s", uid, error)
+            return None
+
+    def all_decided(self) -> list[str]:
+        """Return the uids of the pods for which something was decided, or that had no answer."""
+        found = set()
+        for path in map(Path, _names(self._arrivals)):
+            if path.suffix in (".json", FRESH) and not path.name.startswith("."):
+                found.add(path.stem)
+        return sorted(found)
+
+    def forget_decision(self, uid: str) -> None:
+        """Let go of what was decided for a pod that is gone."""
+        for ending in (".json", FRESH):
+            (self._arrivals / f"{_safe(uid)}{ending}").unlink(missing_ok=True)
+
+    def began_without_us(self, uid: str) -> bool:
+        """Whether the runtime started a container of pod *uid* while nobody answered it."""
+        return (self._arrivals / f"{_safe(uid)}{FRESH}").exists()
+
+    def sweep_arrivals(self) -> list[Path]:
+        """Remove what interrupted arrivals left; return what was removed."""
+        return landing.sweep(self._arrivals)
 
 
 def _safe(name: str) -> str:
@@ -148,16 +301,36 @@ def _empty(path: Path) -> Path:
     return path
 
 
-def _whole(directory: Path) -> list[str]:
+def _names(directory: Path) -> list[str]:
     try:
-        return sorted(n for n in os.listdir(directory) if not n.endswith(PARTIAL))
+        return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
 
 
+def _whole(directory: Path) -> list[str]:
+    return [n for n in _names(directory) if not n.endswith(PARTIAL)]
+
+
+def _is_untouched(whole: Path) -> bool:
+    found = list(whole.glob("containers/*"))
+    return bool(found) and all((container / "image").is_dir() for container in found)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Make the files of *source* appear below *target* too. Raises OSError."""
+    target.mkdir(mode=0o700)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _link_tree(source / entry.name, target / entry.name)
+            else:
+                os.link(entry.path, target / entry.name, follow_symlinks=False)
+
+
 def _remove(path: Path) -> None:
     # Under another name first: half a removal must not look whole.
-    going = path.with_name(f"{path.name}.gone{PARTIAL}")
+    going = path.with_name(f"{path.name}{GOING}{PARTIAL}")
     try:
         path.rename(going)
     except FileNotFoundError:

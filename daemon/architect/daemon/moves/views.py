@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from architect.core.identity import Owner
-
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import NotFound
 from architect.kube.resources import (
@@ -45,6 +45,24 @@ def pods_beside(api: Api, pod: JsonObject, owner: Owner) -> list[JsonObject]:
     selecting = [f"{key}={labels[key]}" for key in _SELECTING if labels.get(key)]
     listed = api.list(PODS, namespace=metadata["namespace"], labels=",".join(selecting[:1]))
     return [other for other in listed.items if _controller_uid(other) == owner.uid]
+
+
+def has_run(pod: JsonObject) -> bool:
+    """Whether a container of the pod has run already, as far as the API has heard."""
+    for found in (pod.get("status") or {}).get("containerStatuses") or ():
+        state = found.get("state") or {}
+        if found.get("restartCount") or found.get("lastState"):
+            return True
+        if "running" in state or "terminated" in state:
+            return True
+    return False
+
+
+def is_leaving(pod: JsonObject, beside: Iterable[JsonObject]) -> bool:
+    """Whether *pod* is gone or being deleted, by a later read of the pods *beside* it."""
+    uid = pod["metadata"]["uid"]
+    own = [other for other in beside if other["metadata"]["uid"] == uid]
+    return not own or bool(own[0]["metadata"].get("deletionTimestamp"))
 
 
 def _controller_uid(pod: dict[str, Any]) -> str:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 LISTEN_RETRY_SECONDS: Final = 30.0
 
+FETCH_SECONDS: Final = 600.0
+"""For a whole checkpoint, unless who gets it says otherwise."""
+
 
 class Peer:
     """The daemon's peer. :meth:`run` belongs to a thread, :meth:`fetch` to any."""
@@ -69,8 +72,6 @@ class Peer:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until *stop*; :meth:`close` after setting it."""
-        for path in landing.sweep(self._checkpoints):
-            log.info("removed %s, an arrival that was interrupted", path)
         serving = threading.Thread(
             target=self._serve, args=(stop,), name="peer-listen", daemon=True
         )
@@ -93,6 +94,7 @@ class Peer:
         accept: Callable[[Manifest], None] = lambda _: None,
         manifest_sha256: str = "",
         is_durable: bool = True,
+        timeout_seconds: float = FETCH_SECONDS,
     ) -> Fetched:
         """Get a checkpoint from another node: see :meth:`client.Fetcher.fetch`."""
         with self._lock:
@@ -114,6 +116,7 @@ class Peer:
             manifest_sha256=manifest_sha256,
             floor_bytes=self._config.free_floor_bytes,
             is_durable=is_durable,
+            timeout_seconds=timeout_seconds,
         )
 
     def _serve(self, stop: threading.Event) -> None:

@@ -40,6 +40,10 @@ CLEAR_STEP_SECONDS: Final = 0.0002
 CLEAR_LONGEST_STEP_SECONDS: Final = 0.02
 """Large memory takes the kernel long to free, and init reaps only after that."""
 
+PIDS_LIMIT_SECONDS: Final = 2.0
+PIDS_STEP_SECONDS: Final = 0.02
+"""For pids that the kernel gives back late; who else has one keeps it longer than this."""
+
 RESTORE_ATTEMPTS: Final = 3
 """With the same image, as long as what fails is not the image."""
 
@@ -296,6 +300,7 @@ class Container:
 
         Raises NodeError with CRIU's reason; the image is then unchanged and half a tree removed.
         """
+        give_up = time.monotonic() + PIDS_LIMIT_SECONDS
         for attempt in itertools.count(1):
             problem = yield from self._restore_once(loop, server)
             if images.is_restored(self.directory):
@@ -304,7 +309,11 @@ class Container:
             problem = problem or NodeError(
                 f"CRIU says nothing about container {self.name}", reason="Criu"
             )
-            if problem.reason not in runs.ACCIDENTS or attempt == RESTORE_ATTEMPTS:
+            if problem.reason == "PidTaken" and time.monotonic() < give_up:
+                # Since Linux 6.15 a reaped process is gone for everybody to see before its pid is
+                # free: whoever reaps it may lose the processor in between.
+                yield loop.sleep(PIDS_STEP_SECONDS)
+            elif problem.reason not in runs.ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
                 raise problem
             log.warning("container %s: restored once more: %s", self.name, problem)
         self.page().wake()
@@ -399,6 +408,11 @@ class Container:
         old = frozenset(images.Meta.read(arrival).addresses)
         rebinding.rebind(arrival / "image", rebinding.pairs(old, addresses), old=old)
         images.adopt(self.directory, arrival=arrival)
+
+    def refuse_arrival(self) -> None:
+        """Keep what came for it aside: not even a restart of the container takes it. OSError."""
+        arrival = images.arrival(self.record.pod, self.record.container)
+        images.refuse(self.directory, arrival=arrival)
 
     @property
     def is_newcomer(self) -> bool:

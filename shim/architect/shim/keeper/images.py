@@ -109,7 +109,37 @@ def prepare(directory: Path) -> Path:
 
 def arrival(uid: str, container: str) -> Path:
     """Return where another pod's image lies that came for a container. Raises NodeError."""
-    return names.ARRIVALS / pod_directory(uid).name / "containers" / _checked(container)
+    return arrival_of_pod(uid) / "containers" / _checked(container)
+
+
+def arrival_of_pod(uid: str) -> Path:
+    """Return where lies what came for a pod. Raises NodeError if *uid* could leave it."""
+    return names.ARRIVALS / pod_directory(uid).name
+
+
+def refuse(directory: Path, *, arrival: Path) -> Path | None:
+    """Keep what came for the container of *directory* as an image that failed; never again used.
+
+    Return where it lies; None if nothing came. Raises OSError.
+    """
+    if not (arrival / "image").exists():
+        return None
+    for made in (names.STATE, names.PODS, directory.parent, directory):
+        _ensure_private(made)
+    for number in range(1, 1000):
+        kept = directory / f"failed-{number}"
+        if kept.exists():
+            continue
+        (arrival / "image").rename(kept)
+        try:
+            replace(Meta.read(arrival), is_moved=True).write(kept)
+        except (FileNotFoundError, FormatError):
+            # What it is cannot be read, which may be why it failed; that it came is known.
+            files.write_json(
+                kept / "meta.json", {"version": VERSION, "is_moved": True}, durable=False
+            )
+        return kept
+    return None
 
 
 def adopt(directory: Path, *, arrival: Path) -> None:

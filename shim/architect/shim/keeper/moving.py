@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from architect.api.keeper import Event, PodState
@@ -64,11 +64,17 @@ class MovingPod(Pod):
                     assert self._work is not None
                     with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
                         yield self._work
-            for container in self.containers.values() if self.state is PodState.ASLEEP else ():
-                images.note_addresses(container.directory, self.network.addresses())
+            if self.state is PodState.ASLEEP:
+                # Now, since what is saved is hashed before the pod departs.
+                for container in self.containers.values():
+                    images.note_addresses(container.directory, self.network.addresses())
         except BaseException:
             self.is_leaving = False
             raise
+
+    def recovered(self) -> Task[None]:
+        """Wait until it is known where an earlier keeper left the pod."""
+        yield from self._recovered()
 
     def depart(self, *, reason: str) -> None:
         """Leave the captured pod to its successor: it never runs here again, its peers are told.
@@ -86,8 +92,7 @@ class MovingPod(Pod):
         self._leave(reason)
 
     def _leave(self, reason: str) -> None:
-        members = list(self.containers.values())
-        self.network.leave(members)
+        self.network.leave(list(self.containers.values()))
         self._step(Step.CAPTURE, reason)
         self._sync_in_background()
         self._tell(
@@ -97,6 +102,18 @@ class MovingPod(Pod):
             reason=reason,
         )
         log.info("%s is saved for its successor: %s", self, reason)
+
+    def note_signal(self, identity: str) -> None:
+        """Remember that a signal goes to container *identity*, also across keepers."""
+        self.signalled |= {n for n, c in self.containers.items() if c.record.id == identity}
+        if self.namespace:  # nobody else's moves
+            self._save()
+
+    def resume_signalled(self, signalled: Mapping[str, str]) -> None:
+        """Remember to which containers (name to id) a signal went, as an earlier keeper noted."""
+        for name, container in self.containers.items():
+            if signalled.get(name) == container.record.id:
+                self.signalled.add(name)
 
     def end_captured(self, identity: str) -> bool:
         """End the container *identity* of a captured pod; whether the pod is one."""
@@ -124,7 +141,9 @@ class MovingPod(Pod):
             return
         if self.state is PodState.AWAKE:
             if not container.has_come:
-                raise Rejected(f"{self}: nothing came for container {name}", reason="NothingCame")
+                gone = Rejected(f"{self}: nothing came for container {name}", reason="NothingCame")
+                self.refuse(name, reason=gone.reason, message=gone.message)
+                raise gone
             try:
                 self.network.open(container.init().pid)
                 container.adopt(addresses=self.network.addresses())
@@ -146,6 +165,10 @@ class MovingPod(Pod):
         """
         policy = self.policy.on_restore_failure
         if policy is OnRestoreFailure.FRESH:
+            try:
+                self.containers[name].refuse_arrival()
+            except OSError as error:
+                log.error("%s: what came for container %s is not set aside: %s", self, name, error)
             self.containers[name].start_fresh()
         self._tell(
             Event.WAKE_FAILED,

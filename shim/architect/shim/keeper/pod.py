@@ -459,6 +459,11 @@ class Pod:
             "reason": self.reason,
             "refused": self.refused.as_dict() if self.refused else None,
             "network": self.network.state(),
+            "signalled": {
+                name: container.record.id
+                for name, container in self.containers.items()
+                if name in self.signalled
+            },
         }
         try:
             images.write_pod(self.uid, state)

@@ -66,7 +66,6 @@ class Service:
             "observe": self._observe_op,
             "forget": self._forget_op,
             "note": self._note_op,
-            "depart": self._depart_op,
             "why": self._why_op,
             "ready": self._ready_op,
         }
@@ -76,6 +75,7 @@ class Service:
             "check": self._check_op,
             "settle": self._settle_op,
             "capture": self._capture_op,
+            "depart": self._depart_op,
             "adopt": self._adopt_op,
             "refuse": self._refuse_op,
             "ensure": self._ensure_op,
@@ -225,8 +225,9 @@ class Service:
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
 
-    def _depart_op(self, arguments: Arguments) -> Answer:
+    def _depart_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
+        yield from pod.recovered()
         pod.depart(reason=_reason(arguments, "asked"))
         return {"status": pod.status()}
 
@@ -254,10 +255,11 @@ class Service:
         pod = self._pod_of_container(identity)
         if pod is None:
             return {"state": "unmanaged"}
+        yield from pod.recovered()  # or one that has left would be taken for one that runs
         if pod.end_captured(identity):
             return {"state": pod.state.value}
         # Before the wake: from here on the signal is as good as there.
-        pod.signalled |= {n for n, c in pod.containers.items() if c.record.id == identity}
+        pod.note_signal(identity)
         return (yield from self._ensure_op(arguments))
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
@@ -412,6 +414,7 @@ class Service:
     def _recover_pod(self, pod: MovingPod) -> Task[None]:
         saved = _saved(pod.uid)
         phase = saved.phase
+        pod.resume_signalled(saved.signalled)
         if phase is PodState.CAPTURED:
             pod.resume_captured()
             return
@@ -451,6 +454,8 @@ class _Saved:
     phase: PodState | None
     since: float
     network: dict[str, Any] | None
+    signalled: dict[str, str]
+    """Containers, name to id, to which a signal went."""
 
 
 def _saved(uid: str) -> _Saved:
@@ -460,12 +465,13 @@ def _saved(uid: str) -> _Saved:
             phase=PodState(found["phase"]),
             since=float(found["since"]),
             network=found.get("network"),
+            signalled=dict(found.get("signalled") or {}),
         )
     except FileNotFoundError:
         pass
     except (FormatError, KeyError, TypeError, ValueError) as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
-    return _Saved(phase=None, since=time.time(), network=None)
+    return _Saved(phase=None, since=time.time(), network=None, signalled={})
 
 
 def _log_failure(done: Future[Any]) -> None:

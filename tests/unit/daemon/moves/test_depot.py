@@ -30,7 +30,9 @@ def test_a_pod_leaves_and_comes_on_the_same_node(tmp_path: Path) -> None:
     into = depot.begin_departure("old")
     assert depot.departures() == []
     depot.link_images("old", ["app", "side"], into=into)
+    assert (tmp_path / "pods/old/app/image/inventory.img").exists()
     depot.finish_departure("old")
+    assert not (tmp_path / "pods/old/app/image").exists()
     assert depot.departures() == ["old"]
     assert depot.departure("old") == tmp_path / "checkpoints/old"
     depot.move_here("old", to="new")

@@ -1,0 +1,177 @@
+"""What the Checkpoint of a pod that moves says: each outcome as the conditions that tell it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from architect.core import durations
+from architect.daemon.checkpoint.manifest import Manifest
+from architect.kube import checkpoints, conditions
+from architect.kube.api import Api, JsonObject
+from architect.kube.checkpoints import Capture, Trigger
+from architect.kube.conditions import Condition, Status
+from architect.kube.errors import Conflict
+from architect.kube.resources import ObjectRef
+
+CONFLICTS: Final = 10
+CONFLICT_SECONDS: Final = 0.1
+
+Said = tuple[Condition, ...]
+
+
+def of_manifest(manifest: Manifest) -> ObjectRef:
+    """Return the Checkpoint of a saved pod."""
+    about = manifest.about
+    pod = checkpoints.pod_of(
+        {
+            "metadata": {"namespace": about.namespace},
+            "spec": {"podRef": {"name": about.pod_name, "uid": about.pod_uid}},
+        }
+    )
+    return checkpoints.ref_of(pod, trigger=Trigger.DELETION)
+
+
+def is_true(value: JsonObject, kind: str) -> bool:
+    """Whether a condition of Checkpoint *value* holds."""
+    found = conditions.find((value.get("status") or {}).get("conditions") or (), kind)
+    return found is not None and found.get("status") == Status.TRUE.value
+
+
+def is_known(value: JsonObject, kind: str) -> bool:
+    """Whether a condition of Checkpoint *value* holds, or is said not to."""
+    found = conditions.find((value.get("status") or {}).get("conditions") or (), kind)
+    return found is not None and found.get("status") != Status.UNKNOWN.value
+
+
+def change(
+    api: Api, ref: ObjectRef, said: Said, *, fields: Mapping[str, Any] | None = None
+) -> JsonObject | None:
+    """Write *said* and *fields* into a Checkpoint, whoever writes besides; None if it is gone.
+
+    Raises ArchitectError.
+    """
+    for _ in range(CONFLICTS):
+        found = api.find(ref)
+        if found is None:
+            return None
+        try:
+            return checkpoints.set_status(api, found, *said, fields=fields)
+        except Conflict:
+            time.sleep(CONFLICT_SECONDS)
+    raise Conflict(f"{ref} is being changed by others all the time")
+
+
+def location(node: str, uid: str) -> dict[str, Any]:
+    """Return the fields of a status that say on which node a pod is saved."""
+    return {"location": {"peer": {"node": node, "id": uid}}}
+
+
+def capturing(node: str) -> Said:
+    """Return what is said while the pod is being saved."""
+    text = f"the pod is being saved on node {node}"
+    return (
+        Condition(
+            type=checkpoints.CAPTURED, status=Status.UNKNOWN, reason="Capturing", message=text
+        ),
+    )
+
+
+def captured(node: str) -> Said:
+    """Return what is said once the pod can be restored."""
+    return (
+        Condition(
+            type=checkpoints.CAPTURED,
+            status=Status.TRUE,
+            reason="Captured",
+            message=f"the pod was saved on node {node}",
+        ),
+        Condition(
+            type=checkpoints.AVAILABLE,
+            status=Status.TRUE,
+            reason="OnPeer",
+            message=f"node {node} serves it",
+        ),
+    )
+
+
+def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
+    """Return the status fields of a saved pod, as its manifest tells them."""
+    about = manifest.about
+    return Capture(
+        node=about.node,
+        path="",
+        peer_id=about.id,
+        image_bytes=manifest.total_bytes,
+        at=about.created,
+        requirements=about.requirements,
+        durations_seconds={} if seconds is None else {"capture": seconds},
+    )
+
+
+def not_captured(reason: str, message: str) -> Said:
+    """Return what is said of a pod that could not be saved."""
+    return (
+        Condition(
+            type=checkpoints.CAPTURED,
+            status=Status.FALSE,
+            reason=reason or "CaptureFailed",
+            message=message,
+        ),
+        Condition(
+            type=checkpoints.FAILED,
+            status=Status.TRUE,
+            reason="CaptureFailed",
+            message=message,
+        ),
+    )
+
+
+def restored(node: str, *, after_seconds: float | None) -> Said:
+    """Return what is said once a pod goes on."""
+    when = "" if after_seconds is None else f", {durations.render(after_seconds)} after its start"
+    return (
+        Condition(
+            type=checkpoints.RESTORED,
+            status=Status.TRUE,
+            reason="Restored",
+            message=f"on node {node}{when}",
+        ),
+        Condition(
+            type=checkpoints.AVAILABLE,
+            status=Status.FALSE,
+            reason="Restored",
+            message="it restores one pod only",
+        ),
+    )
+
+
+def not_restored(message: str) -> Said:
+    """Return what is said of a checkpoint with which its pod could not go on."""
+    return (
+        Condition(
+            type=checkpoints.FAILED,
+            status=Status.TRUE,
+            reason="RestoreFailed",
+            message=message,
+        ),
+    )
+
+
+def given_back(pod: str) -> tuple[Said, dict[str, Any]]:
+    """Return what is said, with the fields, once a pod left before it had begun."""
+    said = Condition(
+        type=checkpoints.CLAIMED,
+        status=Status.FALSE,
+        reason="GivenBack",
+        message=f"pod {pod} left before it had begun",
+    )
+    return (said,), {"claimedBy": None}
+
+
+def over(reason: str, message: str) -> Said:
+    """Return what is said of a saved pod that nobody can have any more."""
+    return (
+        Condition(type=checkpoints.AVAILABLE, status=Status.FALSE, reason=reason, message=message),
+    )

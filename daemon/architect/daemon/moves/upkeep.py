@@ -1,0 +1,278 @@
+"""What moves have left behind: finished, told, or removed. Read, decide (pure), apply.
+
+A daemon may end at any instruction, and so may the pods, nodes and API servers that it deals with.
+What lies on the disk and what the Checkpoints say is compared here now and then, so that nothing
+stays half done: no directory that nobody will ask for, no capture in progress for ever.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from architect.api.keeper import PodState
+from architect.core.errors import ArchitectError, FormatError
+from architect.daemon import images, offers, owners
+from architect.daemon.checkpoint import contents
+from architect.daemon.moves import objects
+from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.departures import Departures
+from architect.daemon.moves.depot import Depot
+from architect.daemon.registry import Registry
+from architect.daemon.store import PodStore
+from architect.kube import checkpoints, resources
+from architect.kube.api import Api, JsonObject
+from architect.kube.resources import CHECKPOINTS, ObjectRef
+
+log = logging.getLogger(__name__)
+
+SETTLED: Final = frozenset({PodState.AWAKE, PodState.ASLEEP})
+OVER: Final = 2.0
+"""Times the time to live, after which a Checkpoint goes that has told its end for that long."""
+OVERDUE: Final = 3.0
+"""After which any node's daemon removes a Checkpoint: its own node is gone."""
+
+
+class Half(enum.Enum):
+    """What becomes of half a departure."""
+
+    FINISH = "finish"
+    REMOVE = "remove"
+
+
+def decide_half(*, is_complete: bool, has_left: bool) -> Half:
+    """Return what becomes of a departure whose daemon has ended.
+
+    Once its pod has left, it is the only copy; before that its pod has gone on, and it is old.
+    """
+    return Half.FINISH if is_complete and has_left else Half.REMOVE
+
+
+class Saved(enum.Enum):
+    """What becomes of a saved pod on this node's disk."""
+
+    KEEP = "keep"
+    PUBLISH = "publish"
+    EXPIRE = "expire"
+    """Nobody has come for it; that is said."""
+    REMOVE = "remove"
+
+
+def decide_saved(
+    checkpoint: JsonObject | None, *, age_seconds: float, ttl_seconds: float, is_working: bool
+) -> Saved:
+    """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*."""
+    if is_working:
+        return Saved.KEEP
+    if checkpoint is None or objects.is_true(checkpoint, checkpoints.RESTORED):
+        return Saved.REMOVE
+    if age_seconds > ttl_seconds:
+        return Saved.EXPIRE
+    if not objects.is_true(checkpoint, checkpoints.CAPTURED):
+        return Saved.PUBLISH
+    return Saved.KEEP
+
+
+class Listed(enum.Enum):
+    """What becomes of a Checkpoint object."""
+
+    KEEP = "keep"
+    CUT = "cut"
+    """Its capture was begun, and nobody is at it."""
+    LOST = "lost"
+    """It is said to lie here, and does not."""
+    REMOVE = "remove"
+
+
+def decide_listed(
+    checkpoint: JsonObject,
+    *,
+    node: str,
+    is_here: bool,
+    is_working: bool,
+    age_seconds: float,
+    ttl_seconds: float,
+) -> Listed:
+    """Return what becomes of a Checkpoint of a pod that moves; *is_here*: on this node's disk."""
+    if (checkpoint.get("spec") or {}).get("trigger") not in offers.MIGRATIONS:
+        return Listed.KEEP
+    status = checkpoint.get("status") or {}
+    peer = (status.get("location") or {}).get("peer") or {}
+    if peer.get("node") != node:
+        return Listed.REMOVE if age_seconds > OVERDUE * ttl_seconds else Listed.KEEP
+    if is_working or is_here:
+        return Listed.KEEP
+    if not objects.is_known(checkpoint, checkpoints.CAPTURED):
+        return Listed.CUT
+    if age_seconds > OVER * ttl_seconds:
+        return Listed.REMOVE
+    is_free = not status.get("claimedBy")
+    if is_free and objects.is_true(checkpoint, checkpoints.AVAILABLE):
+        return Listed.LOST
+    return Listed.KEEP
+
+
+class Upkeep:
+    """Of one node. :meth:`run` belongs to one thread."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        node: str,
+        depot: Depot,
+        store: PodStore,
+        registry: Registry,
+        departures: Departures,
+        arrivals: Arrivals,
+        ttl_seconds: float,
+        list_interval_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._node = node
+        self._depot = depot
+        self._store = store
+        self._registry = registry
+        self._departures = departures
+        self._arrivals = arrivals
+        self._ttl_seconds = ttl_seconds
+        self._list_interval_seconds = list_interval_seconds
+        self._clock = clock
+        self._listed_at: float | None = None
+
+    def run(self) -> bool:
+        """Look once; False: the node's pods are not known yet. Raises ArchitectError, OSError."""
+        self._finish_halves()
+        if not (self._store.is_synced and self._registry.is_known):
+            return False
+        self._look_at_arrivals()
+        saved = self._look_at_saved()
+        now = self._clock()
+        is_due = self._listed_at is None or now - self._listed_at > self._list_interval_seconds
+        if saved or is_due:
+            self._look_at_objects()
+            self._listed_at = now
+        known = self._store.known_uids()
+        self._departures.forget_all_but(known)
+        self._arrivals.forget_all_but(known)
+        return True
+
+    def _finish_halves(self) -> None:
+        self._depot.sweep_departures()
+        for uid, is_complete in self._depot.half_departures().items():
+            half = functools.partial(self._finish_half, uid, is_complete=is_complete)
+            self._departures.unless_working(uid, half)
+
+    def _finish_half(self, uid: str, *, is_complete: bool) -> None:
+        if decide_half(is_complete=is_complete, has_left=self._depot.has_left(uid)) is Half.FINISH:
+            log.info("pod %s was saved by an earlier daemon", uid)
+            self._depot.finish_departure(uid)
+        else:
+            log.info("what an earlier daemon saved of pod %s is half, and goes", uid)
+            self._depot.give_up_departure(uid)
+
+    # Pods that left
+
+    def _look_at_saved(self) -> int:
+        """Look at each saved pod on the disk; return how many stay."""
+        kept = 0
+        for uid in self._depot.departures():
+            try:
+                kept += self._look_at_one(uid)
+            except (FormatError, FileNotFoundError) as error:
+                log.error("the saved pod %s cannot be read, and goes: %s", uid, error)
+                self._depot.drop_departure(uid)
+        return kept
+
+    def _look_at_one(self, uid: str) -> bool:
+        directory = self._depot.departure(uid)
+        if directory is None:
+            return False  # it has just become what came for a pod of this node
+        manifest = contents.read(directory)
+        where = objects.of_manifest(manifest)
+        decision = decide_saved(
+            self._api.find(where),
+            age_seconds=self._clock() - manifest.about.created.timestamp(),
+            ttl_seconds=self._ttl_seconds,
+            is_working=self._departures.is_working(uid),
+        )
+        if decision is Saved.PUBLISH:
+            log.info("%s is published, which an earlier daemon left undone", where)
+            fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=None))
+            objects.change(self._api, where, objects.captured(self._node), fields=fields)
+        if decision is Saved.EXPIRE:
+            text = f"nobody has come for it within {self._ttl_seconds:.0f} s"
+            log.info("%s goes: %s", where, text)
+            objects.change(self._api, where, objects.over("Expired", text))
+        if decision in (Saved.EXPIRE, Saved.REMOVE):
+            self._depot.drop_departure(uid)
+            return False
+        return True
+
+    def _look_at_objects(self) -> None:
+        here = {*self._depot.departures(), *self._depot.half_departures()}
+        now = self._clock()
+        for value in self._api.list(CHECKPOINTS).items:
+            uid = ((value.get("spec") or {}).get("podRef") or {}).get("uid", "")
+            created = owners.unix_seconds(value["metadata"].get("creationTimestamp"))
+            decision = decide_listed(
+                value,
+                node=self._node,
+                is_here=uid in here,
+                is_working=self._departures.is_working(uid),
+                age_seconds=0.0 if created is None else now - created,
+                ttl_seconds=self._ttl_seconds,
+            )
+            self._apply(value, decision)
+
+    def _apply(self, value: JsonObject, decision: Listed) -> None:
+        if decision is Listed.KEEP:
+            return
+        ref = ObjectRef.of(CHECKPOINTS, value)
+        log.info("%s: %s", ref, decision.value)
+        try:
+            if decision is Listed.REMOVE:
+                self._api.delete(ref, resource_version=value["metadata"]["resourceVersion"])
+                return
+            if decision is Listed.CUT:
+                text = f"the daemon of node {self._node} ended while it saved the pod"
+                said = objects.not_captured("DaemonEnded", text)
+            else:
+                text = f"it does not lie on node {self._node} any more"
+                said = (*objects.over("Lost", text), *objects.not_restored(text))
+            # As read: whoever has changed it since knows better.
+            checkpoints.set_status(self._api, value, *said, now=self._now())
+        except ArchitectError as error:
+            log.warning("%s: %s", ref, error)
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._clock(), tz=datetime.UTC)
+
+    # Pods that come
+
+    def _look_at_arrivals(self) -> None:
+        for path in self._depot.sweep_arrivals():
+            log.info("removed %s, an arrival that was interrupted", path)
+        known = self._store.known_uids()
+        for uid in {*self._depot.arrivals(), *self._depot.all_decided()}:
+            if self._arrivals.is_working(uid):
+                continue
+            if uid in known:
+                if self._registry.state(uid) in SETTLED:
+                    self._arrivals.settle(uid)
+            elif self._is_gone(uid):
+                log.info("pod %s is gone, and with it what came for it", uid)
+                self._arrivals.forget(uid)
+
+    def _is_gone(self, uid: str) -> bool:
+        decided = self._depot.decided(uid)
+        if decided is None:
+            return True  # neither the API nor its watch knows whose it is
+        found = self._api.find(resources.pod(decided.namespace, decided.name, uid=uid))
+        return images.is_gone(found, node=self._node)

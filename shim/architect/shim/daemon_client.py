@@ -1,0 +1,42 @@
+"""Asking the daemon about pods that come and go; it may be restarted in the middle of an answer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from architect.api import names
+from architect.core.errors import Unavailable
+from architect.core.wire import Client
+
+RESTART_SECONDS: Final = 20.0
+"""As long as kubelet takes to start a daemon again that has ended, and it to listen."""
+STEP_SECONDS: Final = 0.1
+
+
+def ask(op: str, *, timeout_seconds: float, **arguments: Any) -> dict[str, Any]:
+    """Return the daemon's answer, also of the one that comes after the one that was asked.
+
+    Where none listens nobody is waited for. Raises Unavailable, Rejected, NodeError.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    client = Client(names.DAEMON_SOCKET, timeout_seconds=timeout_seconds)
+    while True:
+        try:
+            with client:
+                return client.call(op, **arguments)
+        except Unavailable:
+            # What has been asked is done once, however often it is asked.
+            client = _again(deadline)
+
+
+def _again(deadline: float) -> Client:
+    give_up = min(deadline, time.monotonic() + RESTART_SECONDS)
+    while True:
+        time.sleep(STEP_SECONDS)
+        left = deadline - time.monotonic()
+        try:
+            return Client(names.DAEMON_SOCKET, timeout_seconds=max(STEP_SECONDS, left))
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise

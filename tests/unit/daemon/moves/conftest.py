@@ -1,0 +1,289 @@
+"""A node on which pods move: its disk, its keeper as a double, the API server in memory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from architect.api.keeper import PodState
+from architect.core.errors import ArchitectError, Rejected
+from architect.daemon import status
+from architect.daemon.metrics import Metrics
+from architect.daemon.moves import departures as departing
+from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.departures import Departures
+from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.upkeep import Upkeep
+from architect.daemon.observation import KeeperPod
+from architect.daemon.registry import Registry
+from architect.daemon.store import PodStore
+from architect.kube.api import Api
+from architect.kube.checkpoints import Requirements
+from architect.kube.conditions import timestamp
+from architect.kube.watch import Snapshot
+
+Json = dict[str, Any]
+OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "owner-1"}
+OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
+CHECKPOINTS = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints"
+RUNNING = {"name": "app", "ready": True, "state": {"running": {}}, "restartCount": 0}
+NEEDS = Requirements(architecture="amd64", cpu_features=("avx2",), kernel="6.12", criu="4.2.1")
+
+
+class KeeperDouble:
+    """Answers as the keeper does; *troubles* are raised first, one a call."""
+
+    def __init__(self, pods: Path) -> None:
+        self.pods = pods
+        self.states: dict[str, PodState] = {}
+        self.troubles: dict[str, list[ArchitectError]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.gate: threading.Event | None = None
+        """If there is one, captures wait for it."""
+
+    def _begin(self, op: str, uid: str) -> None:
+        self.calls.append((op, uid))
+        if troubles := self.troubles.get(op):
+            raise troubles.pop(0)
+        if uid not in self.states:
+            raise Rejected(f"no managed pod {uid}", reason="UnknownPod")
+
+    def status(self, uid: str) -> KeeperPod:
+        self._begin("status", uid)
+        return KeeperPod(uid=uid, namespace="default", name=uid, state=self.states[uid])
+
+    def capture(self, uid: str, **_: Any) -> None:
+        self._begin("capture", uid)
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        image = self.pods / uid / "app" / "image"
+        if self.states[uid] is PodState.AWAKE:
+            image.mkdir(parents=True, exist_ok=True)
+            (image / "inventory.img").write_text(f"memory of {uid}")
+            meta = {"version": 1, "init_sha": "b" * 64}
+            (image.parent / "meta.json").write_text(json.dumps(meta))
+            self.states[uid] = PodState.ASLEEP
+
+    def depart(self, uid: str, **_: Any) -> None:
+        self._begin("depart", uid)
+        self.states[uid] = PodState.CAPTURED
+        self.has_left(uid)
+
+    def has_left(self, uid: str) -> None:
+        said = {"version": 1, "phase": PodState.CAPTURED.value}
+        (self.pods / uid / "pod.json").write_text(json.dumps(said))
+
+    def wake(self, uid: str, **_: Any) -> None:
+        self._begin("wake", uid)
+        self.states[uid] = PodState.AWAKE
+
+    def ops(self, op: str) -> int:
+        return sum(1 for called, _ in self.calls if called == op)
+
+
+class HostDouble:
+    def run(self, *_: Any, **__: Any) -> str:
+        return ""
+
+
+class Facts:
+    requirements = NEEDS
+
+
+class Node:
+    """One node; :meth:`restart` is a daemon that ended and one that came."""
+
+    def __init__(self, state: Path, cluster: Any, api: Api, make: Any) -> None:
+        self.state = state
+        self.cluster = cluster
+        self.api = api
+        self.make = make
+        self.keeper = KeeperDouble(state / "pods")
+        self.depot = Depot(
+            pods=state / "pods", checkpoints=state / "checkpoints", arrivals=state / "arrivals"
+        )
+        (state / "pods").mkdir()
+        self.notes: list[tuple[str, str]] = []
+        self.fetch: Callable[..., object] = self._no_fetch
+        self.now = time.time()
+        self.metrics = Metrics()
+        self.restart()
+        cluster.put(
+            OWNER_PATH,
+            {
+                **{"apiVersion": "apps/v1", "kind": "ReplicaSet"},
+                "metadata": {"name": "web", "namespace": "default", "uid": "owner-1"},
+                "spec": {"replicas": 1},
+                "status": {},
+            },
+        )
+
+    def restart(self) -> None:
+        self.store = PodStore()
+        self.registry = Registry()
+        self.arrivals = Arrivals(
+            self.api,
+            node="node1",
+            store=self.store,
+            facts=cast(Any, Facts()),
+            depot=self.depot,
+            fetch=lambda *a, **k: self.fetch(*a, **k),
+            metrics=self.metrics,
+            tell=self._tell,
+            patience_seconds=20,
+        )
+        self.departures = self.departing()
+        self.upkeep = Upkeep(
+            self.api,
+            node="node1",
+            depot=self.depot,
+            store=self.store,
+            registry=self.registry,
+            departures=self.departures,
+            arrivals=self.arrivals,
+            ttl_seconds=3600,
+            list_interval_seconds=0,
+            clock=lambda: self.now,
+        )
+
+    def departing(self, *, at_once: int = 4) -> Departures:
+        return Departures(
+            self.api,
+            node="node1",
+            keeper=cast(Any, self.keeper),
+            host=cast(Any, HostDouble()),
+            facts=cast(Any, Facts()),
+            depot=self.depot,
+            metrics=self.metrics,
+            tell=self._tell,
+            hand_on=self.arrivals.hand_on,
+            patience_seconds=1,
+            at_once=at_once,
+        )
+
+    def _tell(self, pod: Any, note: status.Note) -> None:
+        self.notes.append((pod.name, note.reason))
+
+    @staticmethod
+    def _no_fetch(*_: Any, **__: Any) -> object:
+        raise AssertionError("nothing is to be fetched")
+
+    # Pods
+
+    def pod(self, name: str, *, is_running: bool = True, **metadata: Any) -> Json:
+        value: Json = self.make.pod_json(
+            name,
+            ownerReferences=[{**OWNER, "controller": True}],
+            creationTimestamp=timestamp(datetime.datetime.now(datetime.UTC)),
+            status={"containerStatuses": [RUNNING] if is_running else []},
+            **metadata,
+        )
+        self.cluster.put_pod(value)
+        if is_running:
+            self.keeper.states[f"uid-{name}"] = PodState.AWAKE
+        return value
+
+    def delete(self, name: str) -> None:
+        value = self.cluster.pod(name)
+        value["metadata"] |= {
+            "deletionTimestamp": "2026-01-01T00:00:40Z",
+            "deletionGracePeriodSeconds": 30,
+        }
+        self.cluster.put_pod(value)
+
+    def gone(self, name: str) -> None:
+        self.cluster.remove(f"/api/v1/namespaces/default/pods/{name}")
+
+    def watched(self, *names: str) -> None:
+        """Let the daemon have heard of its keeper's pods, and of these of the node."""
+        items = tuple(self.cluster.pod(n) for n in names)
+        self.store.take(Snapshot(objects=items))
+        self.registry.set_all(
+            KeeperPod(uid=uid, namespace="default", name=uid, state=state)
+            for uid, state in self.keeper.states.items()
+        )
+
+    # What the runtime asks
+
+    def leaving(self, name: str) -> Json:
+        return self.departures.leaving(self._question(name))
+
+    def arriving(self, name: str) -> Json:
+        return self.arrivals.arriving(self._question(name))
+
+    @staticmethod
+    def _question(name: str) -> Json:
+        return {
+            **{"pod": f"uid-{name}", "namespace": "default"},
+            **{"pod_name": name, "container": "app"},
+        }
+
+    def saved(self, name: str = "old") -> None:
+        """Have a pod saved, published and gone."""
+        self.pod(name)
+        self.delete(name)
+        assert self.departures._job(self.ref(name)).result().is_captured
+        self.until(lambda: self.conditions(name).get("Available", "")[:4] == "True")
+        self.gone(name)
+        del self.keeper.states[f"uid-{name}"]
+
+    @staticmethod
+    def ref(name: str) -> Any:
+        from architect.kube import resources
+
+        return resources.pod("default", name, uid=f"uid-{name}")
+
+    def adopt(self, name: str) -> None:
+        """Do what the keeper does with what came."""
+        come = self.state / "arrivals" / f"uid-{name}" / "containers" / "app" / "image"
+        come.rename(self.state / f"adopted-{name}")
+        self.keeper.states[f"uid-{name}"] = PodState.AWAKE
+
+    # What is seen
+
+    def checkpoint(self, name: str) -> Json | None:
+        for path, value in list(self.cluster.objects.items()):
+            if path.startswith(CHECKPOINTS) and value["spec"]["podRef"]["name"] == name:
+                found: Json = value
+                return found
+        return None
+
+    def conditions(self, name: str) -> dict[str, str]:
+        value = self.checkpoint(name) or {}
+        found = (value.get("status") or {}).get("conditions") or ()
+        return {c["type"]: f"{c['status']} {c['reason']}" for c in found}
+
+    def claimant(self, name: str) -> str:
+        value = self.checkpoint(name) or {}
+        return str(((value.get("status") or {}).get("claimedBy") or {}).get("uid") or "")
+
+    def files(self) -> list[str]:
+        """Return what lies in the directories of pods that move."""
+        return sorted(
+            f"{d}/{p.name}" for d in ("checkpoints", "arrivals") for p in (self.state / d).glob("*")
+        )
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, "the condition did not come true in time"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def node(
+    tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Node]:
+    monkeypatch.setattr(departing, "KEEPER_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(departing, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
+    made = Node(tmp_path, cluster, api, make)
+    yield made
+    made.departures.close()

@@ -1,0 +1,232 @@
+"""A pod that comes gets the memory before it once, or starts fresh and says why."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.core.errors import Unavailable
+from architect.kube.errors import Conflict
+
+
+def test_it_goes_on_with_what_was_saved_before_it(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    assert node.claimant("old") == "uid-new"
+    assert node.files() == ["arrivals/uid-new", "arrivals/uid-new.json"]
+    node.adopt("new")
+    node.arrivals.restored("uid-new", pod=node.make.pod("new"))
+    assert node.conditions("old")["Restored"] == "True Restored"
+    assert node.conditions("old")["Available"] == "False Restored"
+    assert node.notes[-1] == ("new", "Restored")
+    assert node.files() == ["arrivals/uid-new.json"]
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_container_that_comes_again_starts_fresh(
+    node: Any, is_told: bool, is_restarted: bool
+) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.adopt("new")
+    if not is_told:  # the API server was away just then
+        node.cluster.failures.append(lambda request: _no_status(request))
+    node.arrivals.restored("uid-new", pod=None)
+    node.cluster.failures.clear()
+    if is_restarted:
+        node.restart()
+    assert node.arriving("new")["restore"] is False
+
+
+def _no_status(request: Any) -> Unavailable | None:
+    return Unavailable("503") if request.method == "PATCH" else None
+
+
+def test_a_question_is_answered_by_the_daemon_that_comes_after(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.restart()
+    assert node.arriving("new")["restore"] is True
+
+
+def test_a_claim_whose_daemon_ended_is_taken_up(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    bring = node.arrivals._bring
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    node.arrivals._bring = killed
+    with pytest.raises(SystemExit):
+        node.arriving("new")
+    assert node.claimant("old") == "uid-new"
+    node.arrivals._bring = bring
+    node.restart()
+    assert node.arriving("new")["restore"] is True
+
+
+def test_of_two_that_come_one_gets_it(node: Any) -> None:
+    node.saved()
+    answers: dict[str, Any] = {}
+
+    def come(name: str) -> None:
+        answers[name] = node.arriving(name)
+
+    for name in ("one", "two"):
+        node.pod(name, is_running=False)
+    threads = [threading.Thread(target=come, args=(n,)) for n in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(a["restore"] for a in answers.values()) == [False, True]
+    assert [a["reason"] for a in answers.values() if not a["restore"]] == ["Taken"]
+
+
+def test_an_api_server_that_is_away_is_waited_for(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    troubles = [Unavailable("503"), Conflict("changed")]
+
+    def trouble(request: Any) -> Exception | None:
+        is_list = request.method == "GET" and request.path.endswith("/checkpoints")
+        return troubles.pop() if troubles and is_list else None
+
+    node.cluster.failures.append(trouble)
+    assert node.arriving("new")["restore"] is True
+    assert troubles == []
+
+
+def test_a_pod_that_is_deleted_while_it_waits_claims_nothing(node: Any) -> None:
+    node.pod("old")
+    node.delete("old")
+    node.keeper.gate = threading.Event()
+    job = node.departures._job(node.ref("old"))
+    node.until(lambda: "Captured" in node.conditions("old"))
+    node.pod("new", is_running=False)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(node.arriving("new")))
+    asking.start()
+    node.delete("new")
+    asking.join(20)
+    assert answers[0]["restore"] is False
+    assert answers[0]["reason"] == "Leaving"
+    node.keeper.gate.set()
+    assert job.result(20).is_captured
+    assert node.claimant("old") == ""
+    assert ("new", "RestoreFailed") not in node.notes
+
+
+def test_what_has_not_begun_hands_on_what_came_for_it(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.keeper.states["uid-new"] = None  # hollow: the keeper knows it
+    node.delete("new")
+    assert node.leaving("new")["reason"] == "NotBegun"
+    assert node.claimant("old") == ""
+    assert node.conditions("old")["Claimed"] == "False GivenBack"
+    assert node.checkpoint("new") is None
+    node.pod("newer", is_running=False)
+    assert node.arriving("newer")["restore"] is True
+    assert node.claimant("old") == "uid-newer"
+
+
+def test_what_has_begun_hands_on_nothing(node: Any) -> None:
+    node.saved()
+    node.pod("new")
+    node.cluster.pod("new")
+    value = node.cluster.pod("new")
+    value["status"]["containerStatuses"] = []
+    node.cluster.put_pod(value)
+    assert node.arriving("new")["restore"] is True
+    node.adopt("new")
+    assert node.arrivals.hand_on(node.ref("new")) is False
+    assert node.claimant("old") == "uid-new"
+
+
+def test_what_came_from_elsewhere_goes_back_to_where_it_lies(node: Any) -> None:
+    node.saved()
+    node.checkpoint("old")["status"]["location"]["peer"]["node"] = "node2"
+    node.pod("new", is_running=False)
+
+    def fetch(_: str, checkpoint_id: str, target: Path, **__: Any) -> None:
+        (node.state / "checkpoints" / checkpoint_id).rename(target)
+
+    node.fetch = fetch
+    assert node.arriving("new")["restore"] is True
+    node.delete("new")
+    assert node.arrivals.hand_on(node.ref("new")) is True
+    assert node.files() == ["arrivals/uid-new.json"]
+    assert node.claimant("old") == ""
+
+
+def test_a_pod_that_is_gone_before_it_began_gives_back(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.gone("new")
+    node.arrivals.forget("uid-new")
+    assert node.claimant("old") == ""
+    assert node.files() == ["checkpoints/uid-old"]
+
+
+def test_a_source_that_does_not_answer_is_said_aloud(node: Any) -> None:
+    node.saved()
+    node.checkpoint("old")["status"]["location"]["peer"]["node"] = "node2"
+    node.pod("new", is_running=False)
+
+    def fetch(*_: Any, **__: Any) -> None:
+        raise Unavailable("node2 does not answer")
+
+    node.fetch = fetch
+    answer = node.arriving("new")
+    assert answer["restore"] is False and "node2 does not answer" in answer["message"]
+    assert node.conditions("old")["Failed"] == "True RestoreFailed"
+    assert node.notes[-1] == ("new", "RestoreFailed")
+    node.restart()
+    assert node.arriving("new")["restore"] is False, "the pod has begun"
+
+
+def test_a_pod_that_began_without_an_answer_gets_none_any_more(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    (node.state / "arrivals").mkdir()
+    (node.state / "arrivals" / "uid-new.fresh").touch()
+    assert node.arriving("new")["restore"] is False
+    assert node.claimant("old") == ""
+
+
+def test_one_that_had_no_answer_does_not_get_what_came_too_late(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    (node.state / "arrivals" / "uid-new.fresh").touch()
+    assert node.arriving("new")["restore"] is False
+
+
+def test_a_restore_that_failed_for_good_is_said_in_the_checkpoint(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.arrivals.not_restored("uid-new", "Unknown: restore ended with status 1")
+    assert node.conditions("old")["Failed"] == "True RestoreFailed"
+    node.adopt("new")
+    node.arrivals.restored("uid-new", pod=None)
+    assert "Restored" not in node.conditions("old")
+
+
+def test_pods_that_are_gone_are_forgotten(node: Any) -> None:
+    for name in ("one", "two"):
+        node.pod(name, is_running=False)
+        node.arriving(name)
+    node.arrivals.forget_all_but({"uid-two"})
+    assert set(node.arrivals._pods) == {"uid-two"}

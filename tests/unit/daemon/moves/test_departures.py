@@ -1,0 +1,161 @@
+"""A pod that leaves is saved once and for good, or goes on and gets its signal."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.api.keeper import PodState
+from architect.core.errors import NodeError, Rejected, Unavailable
+from architect.daemon.checkpoint import contents
+
+
+def test_a_pod_is_saved_and_its_successor_told(node: Any) -> None:
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    assert node.conditions("old")["Captured"] == "True Captured"
+    status = node.checkpoint("old")["status"]
+    assert status["location"] == {"peer": {"node": "node1", "id": "uid-old"}}
+    whole = node.state / "checkpoints/uid-old"
+    contents.verify(whole, contents.read(whole))
+    assert status["bytes"] == contents.read(whole).total_bytes
+    assert not (node.state / "pods/uid-old/app/image").exists(), "old memory has one place"
+    assert node.notes == [("old", "Captured")]
+
+
+def test_asked_twice_it_is_saved_once(node: Any) -> None:
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old") == node.leaving("old")
+    assert node.keeper.ops("capture") == 1
+
+
+def test_a_pod_that_stays_is_asked_about_again(node: Any) -> None:
+    node.pod("old")
+    assert node.leaving("old")["reason"] == "Stays"
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+
+
+@pytest.mark.parametrize("op", ["capture", "depart"])
+def test_a_keeper_that_is_killed_is_asked_again(node: Any, op: str) -> None:
+    node.keeper.troubles[op] = [Unavailable("closed the connection") for _ in range(2)]
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    assert node.keeper.ops("depart") == (3 if op == "depart" else 1)
+    assert node.keeper.ops("wake") == 0
+
+
+def test_a_pod_that_woke_in_between_is_captured_again(node: Any) -> None:
+    node.keeper.troubles["depart"] = [Rejected("it was woken in between", reason="NotCaptured")]
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    assert node.keeper.ops("capture") == 2
+
+
+def test_what_cannot_be_saved_is_woken_for_its_signal_and_says_why(node: Any) -> None:
+    trouble = NodeError("MPTCP sockets cannot be dumped", reason="Mptcp")
+    node.keeper.troubles["capture"] = [trouble]
+    node.keeper.troubles["wake"] = [Unavailable("no keeper"), Unavailable("no keeper")]
+    node.pod("old")
+    node.delete("old")
+    answer = node.leaving("old")
+    assert (answer["captured"], answer["reason"]) == (False, "Mptcp")
+    assert node.keeper.states["uid-old"] is PodState.AWAKE
+    assert node.keeper.ops("wake") == 3
+    assert node.conditions("old") == {"Captured": "False Mptcp", "Failed": "True CaptureFailed"}
+    assert node.notes == [("old", "CaptureFailed")]
+    assert node.files() == []
+
+
+def test_a_disk_that_fills_up_undoes_it_before_the_pod_has_left(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path, manifest: object) -> bytes:
+        raise OSError(28, "No space left on device", str(directory))
+
+    monkeypatch.setattr(contents, "write", full)
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old")["captured"] is False
+    assert node.keeper.ops("depart") == 0
+    assert node.keeper.states["uid-old"] is PodState.AWAKE
+    assert node.files() == []
+
+
+def test_every_pod_has_its_checkpoint_before_its_turn_has_come(node: Any) -> None:
+    node.departures = node.departing(at_once=1)
+    node.keeper.gate = threading.Event()
+    for name in ("one", "two", "three"):
+        node.pod(name)
+        node.delete(name)
+    jobs = [node.departures._job(node.ref(name)) for name in ("one", "two", "three")]
+    for name in ("one", "two", "three"):
+        node.until(lambda name=name: node.conditions(name).get("Captured") == "Unknown Capturing")
+    assert node.keeper.ops("capture") == 1
+    node.keeper.gate.set()
+    assert [job.result(20).is_captured for job in jobs] == [True] * 3
+
+
+@pytest.mark.parametrize("condition", ["Captured", "Failed"])
+def test_what_an_earlier_daemon_brought_to_an_end_stays_as_it_is(node: Any, condition: str) -> None:
+    if condition == "Failed":
+        node.keeper.troubles["capture"] = [Rejected("it got a signal already", reason="Signalled")]
+    node.pod("old")
+    node.delete("old")
+    node.leaving("old")
+    node.until(lambda: condition in node.conditions("old"))
+    node.until(lambda: not node.departures.is_working("uid-old"))
+    if condition == "Captured":
+        node.until(lambda: "Available" in node.conditions("old"))
+        node.depot.drop_departure("uid-old")  # it goes on elsewhere
+        (node.state / "pods/uid-old/pod.json").unlink()
+    said = node.conditions("old")
+    node.restart()
+    assert node.leaving("old")["reason"] == "AlreadyDecided"
+    assert node.conditions("old") == said
+
+
+def test_a_pod_that_left_under_an_earlier_daemon_gets_no_signal(node: Any) -> None:
+    node.pod("old")
+    node.delete("old")
+    (node.state / "pods/uid-old").mkdir()
+    node.keeper.has_left("uid-old")
+    assert node.leaving("old")["captured"] is True
+    assert node.keeper.calls == []
+
+
+def test_a_pod_that_never_began_leaves_no_checkpoint(node: Any) -> None:
+    node.pod("old", is_running=False)
+    node.delete("old")
+    assert node.leaving("old")["reason"] == "NotBegun"
+    assert node.checkpoint("old") is None
+
+
+def test_outcomes_of_pods_that_are_gone_are_forgotten(node: Any) -> None:
+    for name in ("one", "two"):
+        node.pod(name)
+        node.delete(name)
+        node.leaving(name)
+    node.departures.forget_all_but({"uid-two"})
+    assert set(node.departures._jobs) == {"uid-two"}
+    node.departures.forget("uid-two")
+    assert node.departures._jobs == {}
+
+
+def test_a_job_under_way_is_not_forgotten(node: Any) -> None:
+    node.keeper.gate = threading.Event()
+    node.pod("old")
+    node.delete("old")
+    job = node.departures._job(node.ref("old"))
+    node.departures.forget("uid-old")
+    assert node.departures._job(node.ref("old")) is job
+    node.keeper.gate.set()
+    assert job.result(20).is_captured
