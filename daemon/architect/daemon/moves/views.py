@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from architect.core.identity import Owner
-
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import NotFound
 from architect.kube.resources import (
