@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from architect.api import names
 from bench import conditions, figures, fleet, herd, moves
+from bench.appearing import Watch
 from bench.clock import Clock
 from bench.errors import BenchError
 from bench.figures import Result, Spread
-from bench.herd import Herd, HerdSpec
+from bench.herd import Herd, HerdSpec, Member
 from bench.moves import LABEL_SECONDS, Values
 from bench.plan import MoveScenario
 from bench.podwatch import PodWatch
+from bench.processes import inside
 from bench.stage import REQUEST_SECONDS, Stage
 
 PAUSE_SECONDS: Final = 0.25
@@ -35,56 +40,88 @@ class _Run:
 
     def drain(self, made: Herd) -> None:
         """Drain the managed ones once."""
-        answered, asked, evicted = self._replace(made, is_eviction=True)
-        self.took.append((answered[-1] - asked) * 1000)
-        for what, at in (
-            ("until all evictions were accepted", evicted),
-            ("until the first had answered", answered[0]),
-            ("until half of them had", answered[len(answered) // 2 - 1]),
-        ):
-            self.parts[what].append((at - asked) * 1000)
-
-    def beside(self, made: Herd) -> None:
-        """Delete the unmanaged ones once, for comparison: they lose their memory."""
-        answered, asked, _ = self._replace(made, is_eviction=False)
-        self.unmanaged.append((answered[-1] - asked) * 1000)
-
-    def _replace(self, made: Herd, *, is_eviction: bool) -> tuple[list[float], float, float]:
-        """Return when the replacements first answered, in order, and when that was asked for."""
         old = made.members()
-        home = old[0].node
-        target = next(n.name for n in self.stage.cluster.nodes if n.name != home)
-        herd.only(self.stage.cluster, target)
-        time.sleep(LABEL_SECONDS)
-        for member in old:
-            self._follow(member.uid, member.address)
-        before = {str(self._answer(member.uid, made)["identity"]) for member in old}
-        self._client("unfollow")
-        if len(before) != len(old):
-            raise BenchError(f"{len(old)} pods have {len(before)} identities")
-        pods = PodWatch(self.stage.cluster.api, namespace=fleet.NAMESPACE, label=made.spec.label)
-        try:
+        before = self._identities(old, made)
+        source, target = old[0].node, self._lead_away(old)
+        with (
+            Watch(inside(self.stage.cluster.node(source).machine, names.CHECKPOINTS)) as saved,
+            Watch(inside(self.stage.cluster.node(target).machine, names.ARRIVALS)) as came,
+            self._watching(made) as pods,
+        ):
             asked = time.time()
-            (made.evict if is_eviction else made.remove)(old)
+            made.evict(old)
             evicted = time.time()
             answers = self._answers(pods, made, count=len(old))
-        finally:
-            pods.close()
-            self._client("unfollow")
-        if is_eviction:
-            after = {str(answer["identity"]) for answer in answers}
-            if after != before:
-                raise BenchError(
-                    f"{len(before - after)} of {len(old)} pods came without the memory of their "
-                    f"predecessors\n{made.diagnosis()}"
-                )
+            new = list(answers)
+            saved_at = sorted(saved.at(member.uid) for member in old)
+            came_at = sorted(came.at(uid) for uid in new)
+            told_at = sorted(pods.when(uid, "address") for uid in new)
+        after = {str(answer["identity"]) for answer in answers.values()}
+        if after != before:
+            raise BenchError(
+                f"{len(before - after)} of {len(old)} pods came without the memory of their "
+                f"predecessors\n{made.diagnosis()}"
+            )
         left = [member.name for member in made.members() if member.node != target]
         if left:
             raise BenchError(f"{', '.join(left)} did not come to {target}")
-        return sorted(float(answer["at"]) for answer in answers), asked, evicted
+        answered = _times(answers)
+        self.took.append((answered[-1] - asked) * 1000)
+        self.parts["until all evictions were accepted"].append((evicted - asked) * 1000)
+        for what, times in (
+            ("was saved", saved_at),
+            ("was copied", came_at),
+            ("had an address", told_at),
+            ("had answered", answered),
+        ):
+            for which, at in (("first", times[0]), ("last", times[-1])):
+                self.parts[f"until the {which} {what}"].append((at - asked) * 1000)
 
-    def _answers(self, pods: PodWatch, made: Herd, *, count: int) -> list[dict[str, Any]]:
-        """Ask each new pod from when its address is told; return the first answer of each."""
+    def beside(self, made: Herd) -> None:
+        """Delete the unmanaged ones once, for comparison: they lose their memory."""
+        old = made.members()
+        self._lead_away(old)
+        with self._watching(made) as pods:
+            asked = time.time()
+            made.remove(old)
+            answers = self._answers(pods, made, count=len(old))
+        self.unmanaged.append((_times(answers)[-1] - asked) * 1000)
+
+    def warm_up(self, made: Herd) -> None:
+        """Move all there and back: every node has the directories that are watched."""
+        for _ in self.stage.cluster.nodes[:2]:
+            old = made.members()
+            self._lead_away(old)
+            made.evict(old)
+
+    def _lead_away(self, old: Sequence[Member]) -> str:
+        """Let the replacements come to another node; return which."""
+        (home,) = {member.node for member in old}
+        target = next(n.name for n in self.stage.cluster.nodes if n.name != home)
+        herd.only(self.stage.cluster, target)
+        time.sleep(LABEL_SECONDS)
+        return target
+
+    def _identities(self, members: Sequence[Member], made: Herd) -> set[str]:
+        for member in members:
+            self._follow(member.uid, member.address)
+        found = {str(self._answer(member.uid, made)["identity"]) for member in members}
+        self._client("unfollow")
+        if len(found) != len(members):
+            raise BenchError(f"{len(members)} pods have {len(found)} identities")
+        return found
+
+    @contextmanager
+    def _watching(self, made: Herd) -> Iterator[PodWatch]:
+        pods = PodWatch(self.stage.cluster.api, namespace=fleet.NAMESPACE, label=made.spec.label)
+        try:
+            yield pods
+        finally:
+            pods.close()
+            self._client("unfollow")
+
+    def _answers(self, pods: PodWatch, made: Herd, *, count: int) -> dict[str, dict[str, Any]]:
+        """Ask each new pod from when its address is told; return each one's first answer."""
         deadline = time.monotonic() + LIMIT_SECONDS
         followed: set[str] = set()
         while len(followed) < count:
@@ -99,7 +136,7 @@ class _Run:
                     f"{LIMIT_SECONDS:g} s\n{made.diagnosis()}"
                 )
             time.sleep(LOOK_SECONDS)
-        return [self._answer(uid, made) for uid in followed]
+        return {uid: self._answer(uid, made) for uid in followed}
 
     def _follow(self, uid: str, address: str) -> None:
         self._client(
@@ -120,6 +157,10 @@ class _Run:
         )
 
 
+def _times(answers: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    return sorted(float(answer["at"]) for answer in answers.values())
+
+
 def measure(stage: Stage, scenario: MoveScenario, clock: Clock) -> list[Result]:
     """Run the scenario. Raises BenchError, LabError, ArchitectError, OSError."""
     load = conditions.Load()
@@ -131,6 +172,7 @@ def measure(stage: Stage, scenario: MoveScenario, clock: Clock) -> list[Result]:
     with moves.opened(stage):
         # Not side by side: forty pods are other conditions than twenty.
         with herd.running(stage.cluster, ours) as (managed, _):
+            run.warm_up(managed)
             for number in range(scenario.runs):
                 time.sleep(QUIET_SECONDS)
                 run.drain(managed)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
@@ -106,6 +107,13 @@ class Move:
             }
         )
 
+    def freeze_steps_ms(self) -> dict[str, float]:
+        """Return what the freeze of :meth:`own_ms` is made of."""
+        steps = {f"freeze, keeper: {name}": value for name, value in self.sleep_steps.items()}
+        return _milliseconds(
+            {**steps, "freeze, daemon: files packed, hashed": self.saved - self.slept}
+        )
+
     def reply_parts_ms(self) -> dict[str, float]:
         """Return what the first reply at the successor's address is made of: a sum."""
         own = self.own_ms()
@@ -152,9 +160,10 @@ class Move:
         steps = {f"keeper: {name}": value for name, value in self.sleep_steps.items()}
         return _milliseconds(
             {
-                "until the freeze": self.capture_began - self.last_old,
+                # Below 0: answers go on while the keeper waits for conversations to end.
+                "until the keeper begins": self.capture_began - self.last_old,
                 **steps,
-                "files packed, described": self.saved - self.slept,
+                "files packed, hashed": self.saved - self.slept,
                 "sandbox and claim, until the copy": self.copy_began - self.saved,
                 "copy": self.copied - self.copy_began,
                 "container created, files applied": self.restore_began - self.copied,
@@ -371,7 +380,8 @@ class _Run:
         own = [m.own_ms() for m in self.moves]
         copies: Values = defaultdict(list)
         copies["plain copy of the same bytes"] = [seconds * 1000 for seconds in self.plain_copy]
-        return [sum(each.values()) for each in own], gathered(own), copies
+        parts = [each | m.freeze_steps_ms() for each, m in zip(own, self.moves, strict=True)]
+        return [sum(each.values()) for each in own], gathered(parts), copies
 
     def _freeze(self) -> tuple[list[float], Values, Values]:
         values = [(m.first - m.last_old) * 1000 for m in self.moves]
@@ -396,7 +406,7 @@ class _Run:
         )
 
 
-def _directory(place: Place, path: Any) -> Any:
+def _directory(place: Place, path: Path) -> Path:
     return inside(place.node.machine, path)
 
 

@@ -204,14 +204,14 @@ class Drain:
         say(f"{mover.name}: {story_of(checkpoint, began)}")
         for line in self._events(old, arrival.pod):
             say(f"{mover.name}: {line}")
-        conditions = f"{mover.subject}; {self.condition}, kubectl drain {source} -> {target}"
-        rows = [("drain to first answer", arrival.first_seconds, "at the new pod's address")]
+        conditions = f"{mover.subject}; kubectl drain, {source} -> {target}"
+        rows = [("first answer", arrival.first_seconds, "at the new pod's address")]
         if arrival.service_seconds is not None:
-            rows.append(("drain to first answer", arrival.service_seconds, "through the Service"))
-        rows.append(("saved in", capture_seconds(checkpoint), "as the Checkpoint says"))
+            rows.append(("first answer, Service", arrival.service_seconds, "after that one"))
+        rows.append(("saved", capture_seconds(checkpoint), "as the Checkpoint says"))
         return [
             Result(
-                name=f"{mover.name}: {what}",
+                name=f"{mover.name}: drained {self.condition}, {what}",
                 value=round(value, 2),
                 unit="s",
                 conditions=f"{conditions}; {how}",

@@ -38,4 +38,5 @@ def test_drained_examples_go_on_with_memory_and_files(stocked: Cluster, namespac
         example.story(stage.apply(stocked, example, namespace=namespace)).close()
     found = [result.name for result in drain.show(stocked, namespace=namespace)]
     for name in ("counter", "counters-0", "counters-1", "valkey", "postgresql"):
-        assert f"{name}: drain to first answer" in found
+        assert f"{name}: drained awake, first answer" in found
+    assert "counter: drained asleep, first answer" in found
