@@ -165,6 +165,18 @@ def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
         assert answer(app)["identity"] == before["identity"]
 
 
+def test_a_pod_whose_root_is_read_only_has_no_layer_and_moves(
+    architect: Cluster, namespace: str
+) -> None:
+    read_only = {"securityContext": {"readOnlyRootFilesystem": True}}
+    with workload(architect, namespace, "readonly", container=read_only) as app:
+        before = app.get()
+        old = app.pod()
+        app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+        successor(app, old)
+        assert answer(app)["identity"] == before["identity"]
+
+
 @contextmanager
 def _said(app: Workload) -> Iterator[list[str]]:
     """Collect what the pod says until it ends."""
