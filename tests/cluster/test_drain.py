@@ -165,6 +165,48 @@ def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
         assert answer(app)["identity"] == before["identity"]
 
 
+def test_all_managed_containers_of_a_pod_go_on_beside_one_that_starts_anew(
+    architect: Cluster, namespace: str
+) -> None:
+    ticker = {
+        "name": "ticker",
+        "image": "localhost/py:3",
+        "imagePullPolicy": "Never",
+        "command": ["sh", "-c", "echo begins; exec sleep infinity"],
+    }
+    with workload(
+        architect,
+        namespace,
+        "trio",
+        annotations={names.IDLE: "1h", names.CONTAINERS: "app,cache"},
+        more_containers=[memory_server("cache", port=8081), ticker],
+    ) as app:
+
+        def identities(pod: dict[str, Any]) -> list[str]:
+            address = pod["status"]["podIP"]
+            ports = (8080, 8081)
+            return [ask(architect, f"http://{address}:{p}/")["identity"] for p in ports]
+
+        old = app.pod()
+        before = identities(old)
+        with drained(app):
+            new = successor(app, old)
+        assert identities(new) == before
+        assert app.kubectl("logs", new["metadata"]["name"], "-c", "ticker") == "begins\n"
+
+
+def test_a_pod_whose_root_is_read_only_has_no_layer_and_moves(
+    architect: Cluster, namespace: str
+) -> None:
+    read_only = {"securityContext": {"readOnlyRootFilesystem": True}}
+    with workload(architect, namespace, "readonly", container=read_only) as app:
+        before = app.get()
+        old = app.pod()
+        app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+        successor(app, old)
+        assert answer(app)["identity"] == before["identity"]
+
+
 @contextmanager
 def _said(app: Workload) -> Iterator[list[str]]:
     """Collect what the pod says until it ends."""
