@@ -34,9 +34,10 @@ Operations (arguments → answer besides ``ok``):
 ``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
 ``adopt``      ``container``, ``stays_asleep``                ``state``: the hollow container takes
                                                               what lies in its arrival, and wakes
-``refuse``     ``container``, ``reason``, ``message``         ``state``: what came for the hollow
-                                                              container cannot be used; it starts
-                                                              fresh if its policy says so
+``refuse``     ``container``, ``reason``, ``message``,        ``state``: what came for the hollow
+               ``is_dirty``                                   container cannot be used; it starts
+                                                              fresh if its policy says so, or ends
+                                                              if part of the files is there
 ``removed``    ``container``                                  – (the engine deleted the container)
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed

@@ -95,6 +95,7 @@ def start(call: Call) -> int:
                 container=call.container,
                 reason="FilesNotApplied",
                 message=str(trouble)[:MESSAGE_CHARS],
+                is_dirty=True,
             )
     except Unavailable as error:
         engine_log.error(call, f"container {call.container} waits for its memory: {error}")

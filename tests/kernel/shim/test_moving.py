@@ -447,6 +447,22 @@ def test_what_was_refused_is_not_tried_again_by_a_restarted_container(mover: Mov
     assert json.loads((kept / "meta.json").read_text())["is_moved"] is True
 
 
+def test_half_of_the_files_is_no_fresh_start(mover: Mover) -> None:
+    old = mover.pod("uid-a").start()
+    old.until("3\n")
+    mover.save_on_leaving("uid-a")
+    old.kill("TERM")
+    old.wait()
+    arrived = mover.bring("uid-a", to="uid-b")
+    (arrived / "layer.tar").write_bytes(b"torn")
+    new = mover.pod("uid-b")
+    new.create()
+    new.call("start", new.id)
+    assert new.wait() == 137, "kubelet makes a new one, with nothing in it"
+    assert numbers(new) == []
+    assert not (arrived / "image").exists()
+
+
 def test_a_hollow_container_for_which_nothing_lies_there_starts_fresh(mover: Mover) -> None:
     old = mover.pod("uid-a").start()
     old.until("3\n")

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from architect.api import names
 from architect.core import durations
 from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
-from architect.daemon import claims, status
+from architect.daemon import claims, images, status
 from architect.daemon.checkpoint import contents
 from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
@@ -164,6 +164,17 @@ class Arrivals:
         if decided is not None and decided.checkpoint and not decided.is_told:
             self._tell_end(uid, decided, objects.not_restored(message))
 
+    def _is_gone(self, uid: str) -> bool:
+        decided = self._depot.decided(uid)
+        if decided is None:
+            return True  # neither the API nor its watch knows whose it is
+        try:
+            found = self._api.find(resources.pod(decided.namespace, decided.name, uid=uid))
+        except ArchitectError as error:
+            log.warning("whether pod %s is gone is looked at later: %s", uid, error)
+            return False
+        return images.is_gone(found, node=self._node)
+
     def settle(self, uid: str) -> None:
         """Say how it ended for a pod that has taken what came, if nobody has said it yet.
 
@@ -199,7 +210,12 @@ class Arrivals:
             pod.lock.release()
 
     def forget(self, uid: str) -> None:
-        """Let go of what came for a pod that is gone; what has not run is another one's."""
+        """Let go of what came for a pod that is gone; what has not run is another one's.
+
+        Where anything was decided, a read that is not from a watch says whether it is gone.
+        """
+        if not self._is_gone(uid):
+            return
         with self._lock:
             pod = self._pods.pop(uid, None)
         if pod is not None:

@@ -17,7 +17,7 @@ from typing import Final
 
 from architect.api.keeper import PodState
 from architect.core.errors import ArchitectError, FormatError
-from architect.daemon import images, offers, owners
+from architect.daemon import offers, owners
 from architect.daemon.checkpoint import contents
 from architect.daemon.moves import objects
 from architect.daemon.moves.arrivals import Arrivals
@@ -25,7 +25,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
-from architect.kube import checkpoints, resources
+from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
@@ -266,13 +266,5 @@ class Upkeep:
             if uid in known:
                 if self._registry.state(uid) in SETTLED:
                     self._arrivals.settle(uid)
-            elif self._is_gone(uid):
-                log.info("pod %s is gone, and with it what came for it", uid)
+            else:
                 self._arrivals.forget(uid)
-
-    def _is_gone(self, uid: str) -> bool:
-        decided = self._depot.decided(uid)
-        if decided is None:
-            return True  # neither the API nor its watch knows whose it is
-        found = self._api.find(resources.pod(decided.namespace, decided.name, uid=uid))
-        return images.is_gone(found, node=self._node)

@@ -18,7 +18,7 @@ from architect.core.errors import ArchitectError, Rejected
 from architect.shim.keeper import images, lifecycle
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Task
-from architect.shim.keeper.pod import Pod
+from architect.shim.keeper.pod import FRESH_STATUS, Pod
 
 log = logging.getLogger(__name__)
 
@@ -158,10 +158,11 @@ class MovingPod(Pod):
             yield from self.wake(reason="restored")
         self._tell(Event.RESTORED, container=name)
 
-    def refuse(self, name: str, *, reason: str, message: str) -> None:
+    def refuse(self, name: str, *, reason: str, message: str, is_dirty: bool = False) -> None:
         """Say that a hollow container cannot go on with what came for it.
 
         With the policy ``fresh`` its application starts; otherwise it waits for whoever looks.
+        *is_dirty*: part of its predecessor's files is there, so only a new container is fresh.
         """
         policy = self.policy.on_restore_failure
         if policy is OnRestoreFailure.FRESH:
@@ -169,7 +170,10 @@ class MovingPod(Pod):
                 self.containers[name].refuse_arrival()
             except OSError as error:
                 log.error("%s: what came for container %s is not set aside: %s", self, name, error)
-            self.containers[name].start_fresh()
+            if is_dirty:
+                self.containers[name].end(FRESH_STATUS)
+            else:
+                self.containers[name].start_fresh()
         self._tell(
             Event.WAKE_FAILED,
             reason=reason,

@@ -246,8 +246,13 @@ class Service:
         if pod is None:
             raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
         (name,) = [n for n, c in pod.containers.items() if c.record.id == identity]
-        pod.refuse(name, reason=_text(arguments, "reason"), message=_text(arguments, "message"))
-        yield from ()
+        yield from pod.containers[name].wait_for_init(self._loop)
+        pod.refuse(
+            name,
+            reason=_text(arguments, "reason"),
+            message=_text(arguments, "message"),
+            is_dirty=arguments.get("is_dirty") is True,
+        )
         return {"state": pod.state.value}
 
     def _kill_op(self, arguments: Arguments) -> Task[Answer]:

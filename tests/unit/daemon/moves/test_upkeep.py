@@ -263,6 +263,23 @@ def test_an_api_server_that_is_away_makes_nothing_go(node: Any) -> None:
     assert node.files() == ["arrivals/uid-new", "arrivals/uid-new.json"]
 
 
+def test_what_a_stale_watch_has_not_heard_of_stays(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.pod("other", is_running=False)
+    assert node.arriving("other")["restore"] is False
+    node.restart()
+    node.watched()
+    node.upkeep.run()
+    node.arrivals.forget("uid-new")
+    assert node.files() == [
+        "arrivals/uid-new",
+        "arrivals/uid-new.json",
+        "arrivals/uid-other.json",
+    ]
+
+
 def test_a_checkpoint_object_goes_when_its_time_is_up(node: Any) -> None:
     node.keeper.troubles["capture"] = [Unavailable("away")] * 3
     node.pod("old")

@@ -1,0 +1,239 @@
+"""Whoever is killed, late or in the way: memory goes on once, or its loss is said aloud."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from lab import errors
+from lab.cluster import Cluster
+from lab.node import Node
+from support import moves, nodefiles, parts
+from support.moves import Pod
+from support.tiers import sized
+from support.workloads import Workload, ask, eventually, workload
+
+pytestmark = pytest.mark.timeout(300)
+
+BIG = 256
+"""Mebibytes that take seconds to save."""
+
+
+def _one(app: Workload) -> tuple[Pod, str]:
+    (pod,) = moves.pods(app)
+    return pod, str(moves.answer(app, pod)["identity"])
+
+
+def _other(app: Workload, node: str) -> Node:
+    return next(n for n in app.cluster.nodes if n.name != node)
+
+
+# Several at once
+
+
+def test_of_two_replacements_one_goes_on_and_one_starts_fresh(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "two-after-one", mebibytes=BIG) as app:
+        old, identity = _one(app)
+        with moves.draining(app, old["spec"]["nodeName"]):
+            eventually(lambda: moves.conditions(app, old), what="the capture has begun")
+            app.kubectl("scale", "deploy/two-after-one", "--replicas=2")
+        new = moves.ready(app, 2, apart_from=[old])
+        found = moves.identities(app, new)
+        assert found.count(identity) == 1, found
+        assert len(set(found)) == 2
+        assert moves.ended(app, old)["Restored"] == ("True", "Restored")
+        moves.nothing_left(app, [old])
+
+
+@pytest.mark.parametrize("count", sized([6], [2, 20]))
+def test_pods_that_are_drained_at_once_all_go_on(
+    architect: Cluster, namespace: str, count: int
+) -> None:
+    with workload(architect, namespace, "many", mebibytes=16) as app:
+        node = _one(app)[0]["spec"]["nodeName"]
+        with moves.alone(app, node):
+            app.kubectl("scale", "deploy/many", f"--replicas={count}")
+            old = moves.ready(app, count)
+        before = moves.identities(app, old)
+        assert len(set(before)) == count
+        with moves.draining(app, node):
+            pass
+        new = moves.ready(app, count, apart_from=old)
+        assert moves.identities(app, new) == before
+        moves.nothing_left(app, old)
+
+
+def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "twice", mebibytes=64) as app:
+        old, identity = _one(app)
+        first = old["spec"]["nodeName"]
+        second = _other(app, first).name
+        with moves.draining(app, first):
+            newer: list[Pod] = eventually(
+                lambda: [p for p in moves.pods(app) if p["spec"].get("nodeName") == second],
+                what="the replacement is on the other node",
+            )
+            app.kubectl("uncordon", first)
+            with moves.draining(app, second):
+                pass
+        (new,) = moves.ready(app, apart_from=[old, *newer])
+        assert moves.answer(app, new)["identity"] == identity
+        moves.nothing_left(app, [old, *newer])
+
+
+def test_a_replacement_that_is_deleted_while_it_waits_leaves_the_memory_to_the_next(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "impatient", mebibytes=BIG) as app:
+        old, identity = _one(app)
+        with moves.draining(app, old["spec"]["nodeName"]):
+            (waiting,) = eventually(
+                lambda: [p for p in moves.pods(app) if p["metadata"]["uid"] != _uid(old)],
+                what="a replacement",
+            )
+            app.kubectl("delete", "pod", waiting["metadata"]["name"], "--wait=false")
+        (new,) = moves.ready(app, apart_from=[old, waiting])
+        assert moves.answer(app, new)["identity"] == identity
+        moves.nothing_left(app, [old, waiting])
+
+
+def _uid(pod: Pod) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def test_a_restored_container_that_crashes_starts_fresh(architect: Cluster, namespace: str) -> None:
+    with workload(architect, namespace, "crashes") as app:
+        old, identity = _one(app)
+        with moves.draining(app, old["spec"]["nodeName"]):
+            pass
+        (new,) = moves.ready(app, apart_from=[old])
+        assert moves.answer(app, new)["identity"] == identity
+        with contextlib.suppress(errors.CommandFailed):
+            ask(architect, f"http://{new['status']['podIP']}:8080/exit/3")
+        eventually(lambda: app.restarts() == 1, what="kubelet has restarted the container")
+        eventually(app.is_ready, what="the new container is ready")
+        assert moves.answer(app, new)["identity"] != identity
+        moves.nothing_left(app, [old])
+
+
+# Captures that fail
+
+MPTCP = (
+    "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); "
+    "s.bind(('127.0.0.1', 0)); s.listen(); import runpy, sys; "
+    "sys.argv = ['memory.py', '{}']; runpy.run_path('/app/memory.py')"
+)
+
+
+@pytest.mark.parametrize("why", ["it cannot be dumped", "its disk is too small"])
+def test_what_cannot_be_saved_gets_its_signal_and_its_whole_grace_period(
+    architect: Cluster, namespace: str, why: str
+) -> None:
+    container: dict[str, Any] = {"env": [{"name": "TERM_SECONDS", "value": "4"}]}
+    if why == "it cannot be dumped":
+        container["command"] = ["python3", "-u", "-c", MPTCP.format(48)]
+    spec = {"terminationGracePeriodSeconds": 30}
+    with workload(
+        architect, namespace, "unsaved", mebibytes=48, container=container, spec=spec
+    ) as app:
+        old, identity = _one(app)
+        node = app.cluster.node(old["spec"]["nodeName"])
+        with contextlib.ExitStack() as stack:
+            if why == "its disk is too small":
+                stack.enter_context(nodefiles.small_disk_for(node, _uid(old), kibibytes=16 << 10))
+            lines = stack.enter_context(moves.said(app, old))
+            stack.enter_context(moves.draining(app, node.name))
+        assert "got TERM" in lines
+        assert "used 4 s of the grace period" in lines
+        (new,) = moves.ready(app, apart_from=[old])
+        assert moves.answer(app, new)["identity"] != identity
+        seen = moves.ended(app, old)
+        assert seen["Failed"] == ("True", "CaptureFailed")
+        assert seen["Captured"][0] == "False"
+        (told,) = eventually(
+            lambda: moves.events(app, old, names.EVENT_CAPTURE_FAILED), what="event CaptureFailed"
+        )
+        assert "its successor starts fresh" in told
+        (heard,) = eventually(
+            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event on the new pod"
+        )
+        assert "CheckpointFailed" in heard
+        moves.nothing_left(app, [old])
+
+
+# Processes that are killed
+
+CHECKPOINTS, ARRIVALS, PODS = names.CHECKPOINTS, names.ARRIVALS, names.PODS
+
+AT_THE_SOURCE = {
+    "as the dump begins": f'grep -q \'"phase": "falling"\' {PODS}/UID/pod.json',
+    "between dump and departure": f"[ -e {CHECKPOINTS}/UID.partial ]",
+    "once the pod has left": f"[ -e {CHECKPOINTS}/UID ]",
+}
+AT_THE_TARGET = {
+    "during the transfer": f"ls {ARRIVALS}/*.partial",
+    "between claim and restore": f"ls -d {ARRIVALS}/*-*-*/containers",
+}
+ALL = [
+    *((part, step) for part in ("daemon", "keeper") for step in AT_THE_SOURCE),
+    *(("daemon", step) for step in AT_THE_TARGET),
+]
+SAMPLE = [
+    ("daemon", "between dump and departure"),
+    ("daemon", "once the pod has left"),
+    ("keeper", "between dump and departure"),
+    ("daemon", "during the transfer"),
+]
+
+
+@contextlib.contextmanager
+def _kill(app: Workload, node: Node, part: str, seen: str) -> Iterator[None]:
+    pid = moves.pid_of_daemon(node) if part == "daemon" else parts.keeper_pid(node)
+    with moves.killed_when(node, seen, pid):
+        yield
+    if part == "daemon":
+        eventually(lambda: moves.daemon_answers(node), what="a daemon answers again", seconds=180)
+    else:
+        eventually(lambda: parts.keeper_answers(node), what="a keeper answers again")
+
+
+@pytest.mark.parametrize(("part", "step"), sized(SAMPLE, ALL))
+def test_who_is_killed_on_the_way_loses_no_memory_silently(
+    architect: Cluster, namespace: str, part: str, step: str
+) -> None:
+    with workload(architect, namespace, "killed", mebibytes=BIG) as app:
+        old, identity = _one(app)
+        source = app.cluster.node(old["spec"]["nodeName"])
+        node = source if step in AT_THE_SOURCE else _other(app, source.name)
+        seen = (AT_THE_SOURCE | AT_THE_TARGET)[step].replace("UID", _uid(old))
+        with (
+            moves.said(app, old) as lines,
+            _kill(app, node, part, seen),
+            moves.draining(app, source.name),
+        ):
+            pass
+        (new,) = moves.ready(app, apart_from=[old])
+        found = moves.ended(app, old)
+        goes_on = moves.answer(app, new)["identity"] == identity
+        print(f"{part} killed {step}: {'goes on' if goes_on else 'fresh'}; {found}")
+        if goes_on:
+            assert found["Restored"] == ("True", "Restored")
+            assert "got TERM" not in lines
+        else:
+            assert found["Failed"][0] == "True"
+            reasons = [
+                *moves.events(app, old, names.EVENT_CAPTURE_FAILED),
+                *moves.events(app, new, names.EVENT_RESTORE_FAILED),
+            ]
+            assert reasons, "nobody said why"
+            assert "got TERM" in lines or found["Captured"] == ("True", "Captured")
+        assert goes_on, "each of these steps is one after which memory can go on"
+        moves.nothing_left(app, [old])
