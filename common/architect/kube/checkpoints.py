@@ -96,6 +96,8 @@ class Capture:
     requirements: Requirements
     peer_id: str = ""
     """Under what the node's daemon serves it to others; empty: it stays with its pod."""
+    manifest_sha256: str = ""
+    """Of the manifest, with *peer_id*: whoever serves another one is found out."""
     durations_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Step to seconds: ``drain``, ``dump``, …"""
 
@@ -174,7 +176,13 @@ def captured_status(capture: Capture) -> dict[str, Any]:
         "size": size_text(capture.image_bytes),
         "durations": {key: f"{value:.3f}s" for key, value in capture.durations_seconds.items()},
         "location": (
-            {"peer": {"node": capture.node, "id": capture.peer_id}}
+            {
+                "peer": {
+                    "node": capture.node,
+                    "id": capture.peer_id,
+                    "manifestSha256": capture.manifest_sha256,
+                }
+            }
             if capture.peer_id
             else {"node": {"name": capture.node, "path": capture.path}}
         ),

@@ -73,6 +73,7 @@ class Fetch(Protocol):
         target: Path,
         *,
         accept: Callable[[Manifest], None],
+        manifest_sha256: str,
         is_durable: bool,
         timeout_seconds: float,
     ) -> object:
@@ -268,7 +269,9 @@ class Arrivals:
             if value is None:
                 return Outcome(is_restored=False, reason="PodGone")
             known = known or read_pod(value)
-            newcomer = claims.newcomer_of(value, has_started=views.has_run(value))
+            newcomer = claims.newcomer_of(value, has_started=False)
+            if views.has_run(value, containers=newcomer.containers):
+                newcomer = replace(newcomer, has_started=True)
             if (never := claims.never(newcomer)) is not None:
                 log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
                 return Outcome(is_restored=False, reason=never.reason, message=never.message)
@@ -401,6 +404,7 @@ class Arrivals:
             peer["id"],
             self._depot.arrival_of(ref.uid),
             accept=lambda manifest: _accept(manifest, checkpoint),
+            manifest_sha256=peer.get("manifestSha256") or "",
             is_durable=False,
             timeout_seconds=max(1.0, seconds),
         )

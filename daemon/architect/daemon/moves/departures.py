@@ -275,7 +275,8 @@ class Departures:
 
         Its Checkpoint would only hide that of the pod before it.
         """
-        if views.has_run(value):
+        names = [container["name"] for container in value["spec"]["containers"]]
+        if views.has_run(value, containers=names):
             return True
         try:
             self._keeper.status(value["metadata"]["uid"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from architect.core import durations
+from architect.daemon.checkpoint import manifest as manifests
 from architect.daemon.checkpoint.manifest import Manifest
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
@@ -103,6 +105,7 @@ def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
         node=about.node,
         path="",
         peer_id=about.id,
+        manifest_sha256=hashlib.sha256(manifests.to_bytes(manifest)).hexdigest(),
         image_bytes=manifest.total_bytes,
         at=about.created,
         requirements=about.requirements,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from architect.core.identity import Owner
@@ -47,9 +47,11 @@ def pods_beside(api: Api, pod: JsonObject, owner: Owner) -> list[JsonObject]:
     return [other for other in listed.items if _controller_uid(other) == owner.uid]
 
 
-def has_run(pod: JsonObject) -> bool:
-    """Whether a container of the pod has run already, as far as the API has heard."""
+def has_run(pod: JsonObject, *, containers: Collection[str]) -> bool:
+    """Whether one of *containers* of the pod has run already, as far as the API has heard."""
     for found in (pod.get("status") or {}).get("containerStatuses") or ():
+        if found.get("name") not in containers:
+            continue
         state = found.get("state") or {}
         if found.get("restartCount") or found.get("lastState"):
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ def test_a_pod_is_saved_and_its_successor_told(node: Any) -> None:
     node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
     assert node.conditions("old")["Captured"] == "True Captured"
     status = node.checkpoint("old")["status"]
-    assert status["location"] == {"peer": {"node": "node1", "id": "uid-old"}}
     whole = node.state / "checkpoints/uid-old"
+    sha = hashlib.sha256((whole / "manifest.json").read_bytes()).hexdigest()
+    peer = {"node": "node1", "id": "uid-old", "manifestSha256": sha}
+    assert status["location"] == {"peer": peer}
     contents.verify(whole, contents.read(whole))
     assert status["bytes"] == contents.read(whole).total_bytes
     assert not (node.state / "pods/uid-old/app/image").exists(), "old memory has one place"
