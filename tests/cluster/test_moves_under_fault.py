@@ -196,6 +196,8 @@ SAMPLE = [
 
 @contextlib.contextmanager
 def _kill(app: Workload, node: Node, part: str, seen: str) -> Iterator[None]:
+    if part == "daemon":
+        moves.never_killed(app.cluster, node)
     pid = moves.pid_of_daemon(node) if part == "daemon" else parts.keeper_pid(node)
     with moves.killed_when(node, seen, pid):
         yield

@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from architect.api import names
-from lab import errors
+from lab import errors, release
+from lab.cluster import Cluster
 from lab.node import Node
-from support import nodefiles
+from support import nodefiles, parts
 from support.workloads import Workload, ask, eventually
 
 STEP_SECONDS: Final = 60
@@ -194,6 +195,16 @@ def pid_of_daemon(node: Node) -> int:
 
     found = eventually(lambda: p if len(p := pids()) == 1 else None, what="one daemon runs")
     return int(found[0])
+
+
+def never_killed(cluster: Cluster, node: Node) -> None:
+    """Replace a daemon that was killed before: kubelet starts it again later each time."""
+    pod = parts.daemon_pod(cluster, node.name)
+    if any(s["restartCount"] for s in pod["status"].get("containerStatuses", [])):
+        name = pod["metadata"]["name"]
+        cluster.kubectl("-n", release.NAMESPACE, "delete", "pod", name, "--wait=true")
+        parts.wait_until_ready(cluster)
+        eventually(lambda: daemon_answers(node), what="the new daemon answers")
 
 
 def daemon_answers(node: Node) -> bool:

@@ -26,6 +26,8 @@ def ask(op: str, *, timeout_seconds: float, **arguments: Any) -> dict[str, Any]:
             with client:
                 return client.call(op, **arguments)
         except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
             # What has been asked is done once, however often it is asked.
             client = _again(deadline)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from architect.api import names
 from architect.api.policy import Migrate
@@ -57,6 +57,10 @@ which then looks at every pod of the node."""
 KEEPER_STEP_SECONDS: Final = 0.5
 CAPTURES: Final = 3
 """How often a capture is tried that another one's work (a wake, a killed keeper) undid."""
+API_SECONDS: Final = 10.0
+"""How long an API server that is away is waited for before anything is done; kubelet's grace
+period begins after that."""
+API_STEP_SECONDS: Final = 0.2
 MAX_JOBS: Final = 256
 """At once: kubelet's limit is 110 pods a node. What may not be done at once, waits in its job."""
 SETTLE_SECONDS: Final = 2.0
@@ -71,6 +75,7 @@ STAY_STEP_SECONDS: Final = 0.25
 FOLLOW_SECONDS: Final = 1.5
 """For readiness, endpoints and kube-proxy to follow: it writes its rules once a second."""
 
+T = TypeVar("T")
 Tell = Callable[[ManagedPod, status.Note], None]
 
 
@@ -213,7 +218,7 @@ class Departures:
 
     def _depart(self, ref: ObjectRef) -> Outcome:
         started = time.monotonic()
-        value = self._api.find(ref)
+        value = _patiently(lambda: self._api.find(ref))
         if value is None:
             return Outcome(is_captured=False, reason="PodGone")
         pod = read_pod(value)
@@ -228,7 +233,7 @@ class Departures:
             log.info("%s leaves before it has begun", ref)
             return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
         who = identity.identity_of(value)
-        expected = self._judge(value, who, migrate=pod.policy.migrate)
+        expected = _patiently(lambda: self._judge(value, who, migrate=pod.policy.migrate))
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
             return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
@@ -248,7 +253,7 @@ class Departures:
                 ordinal=who.ordinal,
             ),
         )
-        checkpoint = self._announce(spec)
+        checkpoint = _patiently(lambda: self._announce(spec))
         try:
             with self._turns:
                 manifest = self._capture(pod, value, who, trigger=trigger)
@@ -477,6 +482,19 @@ class Departures:
                     log.error("%s is saved, and nobody knows yet: %s", checkpoint, error)
                     return
                 time.sleep(PUBLISH_STEP_SECONDS)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Return what *ask* does, also while the API is away for a moment. Raises what it raises."""
+    deadline = time.monotonic() + API_SECONDS
+    while True:
+        try:
+            return ask()
+        except Retryable as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("asked again: %s", error)
+            time.sleep(API_STEP_SECONDS)
 
 
 def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.Note:

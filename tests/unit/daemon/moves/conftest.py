@@ -282,6 +282,7 @@ def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
     monkeypatch.setattr(departing, "KEEPER_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)

@@ -55,6 +55,14 @@ def test_a_keeper_that_is_killed_is_asked_again(node: Any, op: str) -> None:
     assert node.keeper.ops("wake") == 0
 
 
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for(node: Any) -> None:
+    node.pod("old")
+    node.delete("old")
+    troubles = [Unavailable("503") for _ in range(3)]
+    node.cluster.failures.append(lambda _: troubles.pop() if troubles else None)
+    assert node.leaving("old")["captured"] is True
+
+
 def test_a_pod_that_woke_in_between_is_captured_again(node: Any) -> None:
     node.keeper.troubles["depart"] = [Rejected("it was woken in between", reason="NotCaptured")]
     node.pod("old")
