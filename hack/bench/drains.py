@@ -96,8 +96,10 @@ class _Run:
 
     def _lead_away(self, old: Sequence[Member]) -> str:
         """Let the replacements come to another node; return which."""
-        (home,) = {member.node for member in old}
-        target = next(n.name for n in self.stage.cluster.nodes if n.name != home)
+        homes = {member.node for member in old}
+        if len(homes) != 1:
+            raise BenchError(f"the pods are on {', '.join(sorted(homes))}, not on one node")
+        target = next(n.name for n in self.stage.cluster.nodes if n.name not in homes)
         herd.only(self.stage.cluster, target)
         time.sleep(LABEL_SECONDS)
         return target

@@ -242,6 +242,8 @@ class _Run:
             if new.node != target.node.name:
                 raise BenchError(f"pod {new.name} came to {new.node}, not to {target.node.name}")
             last_old = self._client("followed", name="old", seconds=0)["last_known"]
+            if last_old is None:
+                raise BenchError(f"pod {old.name} gave no answer before it was evicted")
             pods.wait(lambda: {new.uid}, "ready", seconds=SUCCESSOR_SECONDS)
             slept = source.keeper.told(Event.SLEPT, old.uid, since=asked)
             woke = target.keeper.told(Event.WOKE, new.uid, since=asked)
