@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from bench import herd, podwatch
+from bench import conditions, herd, plan, podwatch
+from bench.conditions import Host
 from bench.errors import BenchError
 from bench.herd import HerdSpec
-from bench.moves import Move
+from bench.moves import Move, _Run
+from bench.plan import MoveScenario
 from bench.podwatch import PodWatch
 
 MOVE = Move(
@@ -42,6 +45,26 @@ def test_parts_add_up_to_what_they_are_parts_of() -> None:
     assert sum(MOVE.reply_parts_ms().values()) == pytest.approx(1700)
     assert sum(MOVE.service_parts_ms().values()) == pytest.approx(2500)
     assert sum(MOVE.freeze_parts_ms().values()) == pytest.approx(1600)
+
+
+def test_every_quantity_of_a_move_has_values_parts_and_what_stands_beside_it() -> None:
+    host = Host(kernel="k", cgroup_version=2, cores=2, memory_gib=1, huge_pages="no", versions={})
+    stage = cast(Any, SimpleNamespace(host=host, client_place="node2"))
+    for scenario in (s for s in plan.SCENARIOS if isinstance(s, MoveScenario) and s.pods == 1):
+        run = _Run(stage=stage, scenario=scenario, places={}, moves=[MOVE], plain_copy=[0.1])
+        run.unmanaged["its replacement, at its address"].append(900)
+        found = {result.name: result for result in run.results(conditions.Load())}
+        size = f"{scenario.mebibytes}MB"
+        reply = found[f"migration.first_reply.{size}"]
+        assert reply.spread.p50 == pytest.approx(1700)
+        assert list(reply.baseline) == ["its replacement, at its address"]
+        own = found[f"migration.own.{size}"]
+        assert own.spread.p50 == pytest.approx(600)
+        assert own.parts["freeze, daemon: files packed, hashed"].p50 == pytest.approx(100)
+        assert own.baseline["plain copy of the same bytes"].p50 == pytest.approx(100)
+        assert found.keys() == {quantity.name for quantity in scenario.quantities}
+    assert found["transfer.peer.ratio"].spread.p50 == pytest.approx(0.5)
+    assert found["transfer.peer.ratio"].at_least == {"p50": 0.7}
 
 
 def test_only_managed_pods_have_the_annotation_and_a_label_says_who_takes_them() -> None:
