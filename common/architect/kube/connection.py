@@ -61,6 +61,9 @@ class Credentials:
     is_verified: bool
 
 
+POOL_SIZE: Final = 64
+
+
 class Stream(Protocol):
     """The lines of a response that goes on."""
 
@@ -217,6 +220,8 @@ def connect(*, user_agent: str, kubeconfig: Path | None = None) -> Connection:
     Raises ConfigError if neither can be read.
     """
     configuration = Configuration()
+    # As many as a node's daemon has threads at once when it is drained; one more costs a handshake.
+    configuration.connection_pool_maxsize = POOL_SIZE
     try:
         if kubeconfig is None:
             load: Any = config.load_incluster_config
