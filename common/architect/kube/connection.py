@@ -27,6 +27,9 @@ from architect.kube import errors
 CONNECT_TIMEOUT_SECONDS = 5.0
 """A handshake takes milliseconds, and a second on a node under load."""
 
+POOL_SIZE = 64
+"""Connections that are kept: a drained node's daemon has about as many threads at work."""
+
 MAX_LINE_BYTES = 8 << 20
 """A watch sends one object a line; etcd holds none beyond 1.5 MiB, JSON escapes some of it."""
 
@@ -59,9 +62,6 @@ class Credentials:
     certificate_path: str | None
     private_key_path: str | None
     is_verified: bool
-
-
-POOL_SIZE: Final = 64
 
 
 class Stream(Protocol):
@@ -220,7 +220,6 @@ def connect(*, user_agent: str, kubeconfig: Path | None = None) -> Connection:
     Raises ConfigError if neither can be read.
     """
     configuration = Configuration()
-    # As many as a node's daemon has threads at once when it is drained; one more costs a handshake.
     configuration.connection_pool_maxsize = POOL_SIZE
     try:
         if kubeconfig is None:
