@@ -148,6 +148,7 @@ class Machine:
             self._write_files(spec)
             self._write_json("spec.json", self._boot_spec(spec, plan))
             self._boot()
+            plan.hand_down()
             self.run_in_network("ip", "link", "set", "lo", "up")
         except BaseException:
             self.destroy()
