@@ -110,7 +110,7 @@ def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def test_the_lab_gives_the_parts_more_time_on_a_slow_machine(render: Render):
-    slow = lab_release.slow(10)
+    slow: Any = lab_release.slow(10)
     objects = render(slow)
     for path in leaves(slow):
         default, value = VALUES, slow
