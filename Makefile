@@ -105,6 +105,7 @@ test-long: build ## Kernel and cluster tests in full, where `make test` takes a 
 	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(VM),yes)
 	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
+	@$(PYTHON) -m vm --cluster -- $(PYTEST_ARGS)
 endif
 	@ARCHITECT_LONG=1 $(LAB) run --nodes $(NODES) --logs build/test-logs -- \
 	  $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
@@ -112,6 +113,10 @@ endif
 .PHONY: test-vm
 test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine (10 minutes)
 	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
+
+.PHONY: test-vm-cluster
+test-vm-cluster: build ## The main path on a Kubernetes node with cgroup v2, in that machine (25 minutes)
+	@$(PYTHON) -m vm --cluster -- $(PYTEST_ARGS)
 
 .PHONY: demo
 demo: build ## Applications sleep, wake and are drained in a real cluster

@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="{" + ",".join(BUILDS) + "}",
     )
     ready = sub.add_parser("prerequisites", help="install what the host needs, and check it")
-    ready.add_argument("--check", action="store_true", help="install nothing")
+    which = ready.add_mutually_exclusive_group()
+    which.add_argument("--check", action="store_true", help="install nothing")
+    which.add_argument("--kernel", action="store_true", help="look at the kernel only")
     sub.add_parser("prune", help="remove artefacts that this checkout has no use for")
     logs = sub.add_parser("logs", help="gather all logs in a directory")
     logs.add_argument("directory", type=Path)
@@ -148,6 +150,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
             cluster.load_image(archive)
     elif command == "build":
         build(cluster.cache, arguments.what)
+    elif command == "prerequisites" and arguments.kernel:
+        prerequisites.ensure_kernel(settings)
     elif command == "prerequisites":
         prerequisites.ensure(settings, progress=cluster.progress, is_check=arguments.check)
     elif command == "prune":

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import errors
+from lab.patience import patient
 
-REQUEST_TIMEOUT_SECONDS = 10.0
+REQUEST_TIMEOUT_SECONDS = patient(10.0)
 
 
 @dataclass(frozen=True, kw_only=True)

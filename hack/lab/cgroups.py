@@ -124,9 +124,9 @@ class MachineCgroups:
         if self.version == 2:
             (machine,) = self.directories
             # From the top: a child gets only what its parent hands down.
-            for level in (machine.parent.parent, machine.parent, machine):
+            for level in (machine.parent.parent, machine.parent):
                 delegate(level)
-            missing = REQUIRED - set((machine / "cgroup.subtree_control").read_text().split())
+            missing = REQUIRED - set((machine / "cgroup.controllers").read_text().split())
             if missing:
                 raise errors.LabError(
                     f"{machine}: no controllers {', '.join(sorted(missing))}",
@@ -134,6 +134,16 @@ class MachineCgroups:
                 )
             (machine / LEAF_INIT).mkdir(exist_ok=True)
             (machine / LEAF_EXEC).mkdir(exist_ok=True)
+
+    def hand_down(self) -> None:
+        """Give the machine's own cgroups all controllers, once its processes are in their leaves.
+
+        Not before: the first process enters the machine's cgroup itself, because that becomes the
+        root of its cgroup namespace, and a cgroup that hands controllers down takes none.
+        """
+        if self.version == 2:
+            (machine,) = self.directories
+            delegate(machine)
 
     def join_files(self, *, leaf: str) -> list[str]:
         """Return the ``cgroup.procs`` files by which a process enters the machine."""

@@ -39,6 +39,7 @@ HERE = Path(__file__).parent
 API_TIMEOUT_SECONDS = 90.0
 NODE_TIMEOUT_SECONDS = 120.0
 LOCK_TIMEOUT_SECONDS = 900.0
+ATTACH_TIMEOUT_SECONDS = 5.0
 RELAY_TIMEOUT_SECONDS = 15.0
 KEPT_FAILURES = 5
 """Gathered logs of failed runs; older ones make room."""
@@ -60,8 +61,15 @@ class Cluster:
         """Return the running cluster. Raises LabError if there is none."""
         cluster = cls(settings=settings)
         cluster.plane.machine.running_pid  # noqa: B018 - raises
-        if not cluster.api.ready():
-            raise errors.LabError("the API server is not ready", hint="python -m lab status")
+        try:
+            # Busy for a moment is not away.
+            waiting.until(
+                cluster.api.ready, what="API server ready", timeout_seconds=ATTACH_TIMEOUT_SECONDS
+            )
+        except errors.DeadlineExceeded as error:
+            raise errors.LabError(
+                "the API server is not ready", hint="python -m lab status"
+            ) from error
         return cluster
 
     @property
@@ -226,6 +234,7 @@ class Cluster:
                 for n, done in zip(missing, made, strict=True)
             ]
             self._wait_for_api()
+            self.plane.start_controllers()
             for job in made:
                 job.result()
             if missing:

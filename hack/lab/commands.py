@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from lab import errors
+from lab.patience import patient
 
 TAIL_BYTES = 4000
 """How much of a failed program's output an error carries."""
@@ -86,6 +87,7 @@ def run(
 ) -> str:
     """Return the standard output of *argv*.
 
+    *timeout_seconds* are as long as they are on this machine (:mod:`lab.patience`).
     With *log*, both streams are appended to that file and "" is returned. The program runs in a
     session of its own, so that on timeout everything it started is killed with it.
 
@@ -93,14 +95,15 @@ def run(
     """
     process = _start(argv, stdin=stdin, has_input=input is not None, env=env, cwd=cwd, log=log)
     data = None if input is None else input.encode()
+    limit_seconds = patient(timeout_seconds)
     try:
         with _builds.holding(process) if _build.get() else contextlib.nullcontext():
-            out, err = process.communicate(data, timeout=timeout_seconds)
+            out, err = process.communicate(data, timeout=limit_seconds)
     except subprocess.TimeoutExpired:
         kill_group(process)
         out, err = process.communicate()
         raise errors.CommandFailed(
-            f"{quote(argv)}: not finished after {timeout_seconds:g} s{_tail(out, err, log)}"
+            f"{quote(argv)}: not finished after {limit_seconds:g} s{_tail(out, err, log)}"
         ) from None
     except BaseException:
         kill_group(process)

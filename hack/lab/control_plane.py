@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lab import addresses, netns
 from lab.machine import Bind, Machine, MachineSpec, Service
+from lab.patience import patient
 from lab.pki import Authority
 
 BIN = "/usr/local/lib/kubernetes"
@@ -15,6 +16,9 @@ BIN = "/usr/local/lib/kubernetes"
 PKI = "/etc/kubernetes/pki"
 
 MACHINE = "control-plane"
+
+NODE_SILENCE_SECONDS = 50.0
+"""Kubernetes' own: how long a node may say nothing before it counts as lost."""
 
 API_SERVER_HOSTS = (
     "kubernetes",
@@ -54,7 +58,7 @@ class ControlPlane:
         return self.machine.service("kube-scheduler")
 
     def create(self, *, root: Path, kubernetes: Path, authority: Authority) -> None:
-        """Make the machine, its network and its certificates, and start everything."""
+        """Make the machine, its network and its certificates, and start the API server."""
         self._issue(authority)
         self.machine.create(
             MachineSpec(
@@ -68,7 +72,16 @@ class ControlPlane:
         )
         netns.make_bridge(self.machine)
         netns.name_control_plane(self.machine, record=netns_record(self.machine))
-        for name, argv in services().items():
+        for name, argv in api_services().items():
+            self.machine.start_service(name, argv)
+
+    def start_controllers(self) -> None:
+        """Start what works for the API server, if it does not run. The API server is ready.
+
+        Before that they give up, are started again, and on a slow machine take the time that the
+        API server needs.
+        """
+        for name, argv in controllers().items():
             self.machine.start_service(name, argv)
 
     def start_proxy(self, node: str) -> None:
@@ -94,8 +107,8 @@ def netns_record(machine: Machine) -> Path:
     return machine.settings.state / "netns"
 
 
-def services() -> dict[str, list[str]]:
-    """Return the command line of each service of the control plane."""
+def api_services() -> dict[str, list[str]]:
+    """Return the command lines of the API server and of what it needs."""
     etcd = "http://127.0.0.1:2379"
     peer = "http://127.0.0.1:2380"
     return {
@@ -132,6 +145,12 @@ def services() -> dict[str, list[str]]:
             # Webhooks are called at the pod's own address, before any kube-proxy runs.
             "--enable-aggregator-routing=true",
         ],
+    }
+
+
+def controllers() -> dict[str, list[str]]:
+    """Return the command lines of what works for the API server."""
+    return {
         "kube-controller-manager": [
             f"{BIN}/kube-controller-manager",
             f"--kubeconfig={PKI}/kube-controller-manager.conf",
@@ -141,6 +160,7 @@ def services() -> dict[str, list[str]]:
             f"--cluster-signing-key-file={PKI}/ca.key",
             "--use-service-account-credentials",
             "--leader-elect=false",
+            f"--node-monitor-grace-period={patient(NODE_SILENCE_SECONDS):.0f}s",
             # Pod ranges follow from a node's number, not from the order of registration.
             "--allocate-node-cidrs=false",
         ],

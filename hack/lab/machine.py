@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab import cgroups, commands, errors, waiting
+from lab.patience import patient
 from lab.settings import Settings
 
 HERE = Path(__file__).parent
@@ -32,6 +33,7 @@ SUPERVISOR = "/usr/lib/lab/supervisor.py"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 START_TIMEOUT_SECONDS = 20.0
 REMOVE_TIMEOUT_SECONDS = 120.0
+SUPERVISOR_SECONDS = 60.0
 
 ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 """Joins the cgroups given before ``--``, then runs what comes after it. A process that only
@@ -146,6 +148,7 @@ class Machine:
             self._write_files(spec)
             self._write_json("spec.json", self._boot_spec(spec, plan))
             self._boot()
+            plan.hand_down()
             self.run_in_network("ip", "link", "set", "lo", "up")
         except BaseException:
             self.destroy()
@@ -283,7 +286,7 @@ class Machine:
         path = f"/proc/{self.running_pid}/root{SOCKET}"
         try:
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(60)
+                connection.settimeout(patient(SUPERVISOR_SECONDS))
                 connection.connect(path)
                 with connection.makefile("rw") as stream:
                     stream.write(json.dumps(request) + "\n")

@@ -10,12 +10,16 @@ from pathlib import Path
 from lab import addresses, control_plane, images, netns, waiting
 from lab.addresses import NodeAddresses
 from lab.machine import Bind, Machine, MachineSpec, Service
+from lab.patience import patient
 from lab.pki import Authority
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 NODE_PKI = "/etc/kubernetes/pki"
 CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 IMPORT_TIMEOUT_SECONDS = 180.0
+LEASE_SECONDS = 40.0
+ENGINE_SECONDS = 120.0
+"""Kubelet's own: how long its lease of the node lasts, and how long a call of the engine may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +236,8 @@ def kubelet_config() -> str:
             "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
+            "nodeLeaseDurationSeconds": round(patient(LEASE_SECONDS)),
+            "runtimeRequestTimeout": f"{patient(ENGINE_SECONDS):.0f}s",
             "failSwapOn": False,
             # The root of a machine is an overlay, of which quota and usage cannot be told.
             "localStorageCapacityIsolation": False,

@@ -135,13 +135,25 @@ def ensure(settings: Settings, *, progress: Progress, is_check: bool = False) ->
     problems += _mirror()
     if os.geteuid() == 0:
         problems += _kernel(settings)
+    _refuse(problems)
+    if is_check:
+        progress.say("this host has all that is needed")
+
+
+def ensure_kernel(settings: Settings) -> None:
+    """Load modules and try what the kernel offers: all there is to see to where all is built.
+
+    Raises LabError with everything that is wrong.
+    """
+    _refuse([*cgroup_controllers(), *_kernel(settings)])
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         raise errors.LabError(
             "this host is not ready:"
             + "".join(f"\n  - {problem.what} (hint: {problem.hint})" for problem in problems)
         )
-    if is_check:
-        progress.say("this host has all that is needed")
 
 
 def privilege(uid: int, machine: str) -> list[Problem]:

@@ -8,10 +8,13 @@ from typing import Final
 from architect.api import names
 from lab import dockerfiles, errors, waiting
 from lab.cluster import Cluster
+from lab.patience import FACTOR, patient
 
 NAME: Final = "architect"
 NAMESPACE: Final = "architect"
 READY_SECONDS: Final = 300.0
+WEBHOOK_MOST_SECONDS: Final = 30
+"""The longest that an API server waits for a webhook."""
 WORKLOADS: Final = (
     "deployment/architect-operator",
     "deployment/architect-webhook",
@@ -24,7 +27,12 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
 
     Raises LabError with the pods' state and logs if that does not happen in time.
     """
-    settings = [word for value in values for word in ("--set", value)]
+    settings = [
+        word
+        for part, value in slow(FACTOR).items()
+        for word in ("--set-json", f"{part}={json.dumps(value)}")
+    ]
+    settings += [word for value in values for word in ("--set", value)]
     for image in dockerfiles.architect(cluster.cache):
         with cluster.progress.step(f"loading {image.name}"):
             cluster.load_image(image.archive)
@@ -48,7 +56,7 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for workload in WORKLOADS:
             cluster.kubectl(
                 *("-n", NAMESPACE, "rollout", "status", workload),
-                f"--timeout={READY_SECONDS:.0f}s",
+                f"--timeout={patient(READY_SECONDS):.0f}s",
                 timeout_seconds=READY_SECONDS + 10,
             )
         waiting.until(
@@ -58,6 +66,25 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
             interval_seconds=1.0,
             last_seen=lambda: diagnosis(cluster),
         )
+
+
+def slow(patience: float) -> dict[str, dict[str, float]]:
+    """Return the chart's values for a machine that is *patience* times as slow as most."""
+    if patience == 1:
+        return {}
+    return {
+        # A second replica would only take the first one's time.
+        "operator": {"replicas": 1, "leaseSeconds": round(15 * patience)},
+        "webhook": {
+            "replicas": 1,
+            "timeoutSeconds": round(min(5 * patience, WEBHOOK_MOST_SECONDS)),
+        },
+        "daemon": {
+            "sleepPatienceSeconds": 10 * patience,
+            # Being probed costs an idle application so much more.
+            "cpuThreshold": 0.02 * patience,
+        },
+    }
 
 
 def is_ready(cluster: Cluster) -> bool:

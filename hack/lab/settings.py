@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The two directories of the lab and the port of the API server on the host's loopback."""
+    """The lab's two directories, the API server's port on the host's loopback, and patience."""
 
     cache: Path = Path("/var/cache/architect")
     """Built artefacts, by version; may be deleted at any time the lab is down."""
@@ -22,14 +22,19 @@ class Settings:
     api_port: int = 6443
     """Port of the API server on 127.0.0.1; another free one is taken if this is in use."""
 
+    patience: float = 1.0
+    """By what every deadline is multiplied, of the lab as of Kubernetes' nodes and of tests. For
+    machines that are much slower than a developer's, such as an emulated one."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read ``ARCHITECT_CACHE``, ``ARCHITECT_LAB`` and ``ARCHITECT_LAB_API_PORT``."""
+        """Read ``ARCHITECT_CACHE``, ``ARCHITECT_LAB`` and so on from the environment."""
         env = os.environ if environ is None else environ
         return cls(
             cache=Path(env.get("ARCHITECT_CACHE") or cls.cache),
             state=Path(env.get("ARCHITECT_LAB") or cls.state),
             api_port=int(env.get("ARCHITECT_LAB_API_PORT") or cls.api_port),
+            patience=float(env.get("ARCHITECT_PATIENCE") or cls.patience),
         )
 
     @property

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from lab import errors
+from lab.patience import patient
 
 
 def until(
@@ -18,11 +19,13 @@ def until(
 ) -> None:
     """Return once *condition* is true.
 
-    Raises DeadlineExceeded, with what *last_seen* says, if it is not within *timeout_seconds*.
+    Raises DeadlineExceeded, with what *last_seen* says, if it is not within *timeout_seconds*, as
+    long as those are on this machine.
     """
-    deadline = time.monotonic() + timeout_seconds
+    limit_seconds = patient(timeout_seconds)
+    deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() >= deadline:
             seen = f"\n{last_seen()}" if last_seen else ""
-            raise errors.DeadlineExceeded(f"{what}: not within {timeout_seconds:g} s{seen}")
+            raise errors.DeadlineExceeded(f"{what}: not within {limit_seconds:g} s{seen}")
         time.sleep(interval_seconds)

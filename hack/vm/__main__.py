@@ -1,9 +1,11 @@
-"""The command line: run kernel tests of this checkout in a virtual machine."""
+"""The command line: run kernel or cluster tests of this checkout in a virtual machine."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -15,34 +17,28 @@ from lab import commands, dockerfiles, errors
 from lab.cache import Cache
 from lab.progress import Progress
 from lab.settings import Settings
-from vm import job, machine
+from vm import job, machine, parts
 from vm.disk import disk
 from vm.emulator import emulator
+from vm.suite import CLUSTER, KERNEL
 
-SAMPLE: Final = (
-    "tests/kernel/keeper",
-    "tests/kernel/shim/test_asleep.py",
-    "tests/kernel/hold/test_sleeping_sockets.py",
-    "tests/kernel/packets",
-)
-"""What a v2 node does differently: cgroups of restored trees, limits, freezing, nft's queue."""
-PATIENCE: Final = 30.0
-"""Emulation is so much slower."""
-TEST_SECONDS: Final = 60.0
-"""A single test's bound, before it is multiplied."""
+LOGS: Final = Path("build/vm-logs.tar")
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``python -m vm``."""
-    size = machine.Size()
     made = argparse.ArgumentParser(prog="vm", description=sys.modules[__name__].__doc__)
-    made.add_argument("--memory", default=size.memory)
-    made.add_argument("--processors", type=int, default=size.processors)
     made.add_argument(
-        "--minutes", type=float, default=size.minutes, help="the machine's longest life"
+        "--cluster", action="store_true", help="bring up a node in the machine for cluster tests"
     )
-    made.add_argument("--accelerator", default=size.accelerator, choices=("tcg", "kvm"))
-    made.add_argument("--patience", type=float, default=PATIENCE, help="factor for all deadlines")
+    made.add_argument("--memory")
+    made.add_argument("--processors", type=int)
+    made.add_argument("--minutes", type=float, help="the machine's longest life")
+    made.add_argument("--accelerator", choices=("tcg", "kvm"))
+    made.add_argument("--patience", type=float, help="factor for all deadlines")
+    made.add_argument(
+        "--logs", type=Path, default=LOGS, help="where the cluster's logs go if something fails"
+    )
     made.add_argument(
         "argv", nargs=argparse.REMAINDER, help="pytest's arguments; without a path, a sample"
     )
@@ -75,6 +71,9 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build what is missing, boot, run, and remove what the run has made."""
+    suite = CLUSTER if options.cluster else KERNEL
+    patience = options.patience or suite.patience
+    told = {key: getattr(options, key) for key in vars(suite.size) if getattr(options, key)}
     settings = Settings.from_environment()
     progress = Progress()
     cache = Cache(settings.cache, progress=progress)
@@ -86,46 +85,31 @@ def run(options: argparse.Namespace) -> int:
         job.pack(
             directory / "job.tar",
             programs=programs,
-            argv=pytest(options.argv, patience=options.patience),
-            env=environment(patience=options.patience),
+            argv=suite.argv(options.argv, patience=patience),
+            env=suite.environment(patience=patience),
         )
-        return machine.run(
+        if suite.has_cluster:
+            with progress.step("packing what the cluster is made of"):
+                parts.disk(cache, directory / "parts.ext4")
+        status = machine.run(
             runs_on,
             boots_from,
             job=directory / "job.tar",
             directory=directory,
-            size=machine.Size(
-                processors=options.processors,
-                memory=options.memory,
-                minutes=options.minutes,
-                accelerator=options.accelerator,
-            ),
+            size=dataclasses.replace(suite.size, **told),
             progress=progress,
+            parts=directory / "parts.ext4" if suite.has_cluster else None,
         )
+        keep(machine.files(directory), options.logs, progress=progress)
+    return status
 
 
-def pytest(argv: list[str], *, patience: float) -> list[str]:
-    """Return the command line for *argv*, which may begin with the ``--`` that ends our options."""
-    asked = argv[1:] if argv[:1] == ["--"] else argv
-    return [
-        *("python3", "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"),
-        # Debian's /tmp is a tmpfs, where the product keeps no memory images.
-        *("--basetemp=/var/tmp/tests", "-o", "tmp_path_retention_policy=failed"),
-        f"--timeout={TEST_SECONDS * patience:.0f}",
-        *asked,
-        *(() if any(word.startswith("tests/") for word in asked) else SAMPLE),
-    ]
-
-
-def environment(*, patience: float) -> dict[str, str]:
-    """Return what the tests are told."""
-    return {
-        "PYTHONPATH": ":".join(job.FOLDERS),
-        "PYTHONDONTWRITEBYTECODE": "",
-        "ARCHITECT_PATIENCE": f"{patience:g}",
-        "ARCHITECT_CRIU": f"/job/{job.PROGRAMS}/architect-criu",
-        "ARCHITECT_REQUIRE": "kernel",
-    }
+def keep(sent: Path, target: Path, *, progress: Progress) -> None:
+    """Keep the logs that the guest has *sent*, if there are any."""
+    if sent.exists() and sent.stat().st_size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sent, target)
+        progress.say(f"the cluster's logs are in {target}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ PACKAGES: Final = (
     *("runc", "crun", "nftables", "iptables", "iproute2", "iputils-ping", "procps", "busybox"),
     *("ca-certificates", "curl", "netbase", "util-linux", "gcc", "libc6-dev", "make", "musl-tools"),
     *("python3", "python3-pytest", "python3-pytest-timeout", "python3-hypothesis"),
-    *("python3-cryptography", "python3-yaml"),
+    *("python3-cryptography", "python3-yaml", "python3-kubernetes"),
 )
 DISK_SIZE: Final = "6G"
 """Of the file system; the file has holes and takes about 0.8 GB."""

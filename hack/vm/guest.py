@@ -15,12 +15,26 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 OUTPUT = Path("/dev/virtio-ports/output")
 STATUS = Path("/dev/virtio-ports/status")
+FILES = Path("/dev/virtio-ports/files")
+
+PARTS = Path("/dev/disk/by-id/virtio-parts")
+"""The disk of :mod:`vm.parts`; where there is none, no cluster is asked for."""
+LAB = Path("/lab")
+CACHE = LAB / "cache"
+STATE = LAB / "state"
+LOGS = STATE / "failed-logs"
+"""Where the lab gathers logs when something fails: sent out at the end."""
 
 
 def main() -> int:
     job = json.loads((HERE / "job.json").read_text())
     with OUTPUT.open("wb", buffering=0) as output:
         output.write(f"{_machine()}\n".encode())
+        subprocess.run(["udevadm", "settle"], stderr=output)
+        if PARTS.exists():
+            LAB.mkdir(exist_ok=True)
+            mount = ["mount", "-o", "noatime", str(PARTS), str(LAB)]
+            subprocess.run(mount, check=True, stderr=output)
         status = subprocess.run(
             job["argv"],
             cwd=HERE / "checkout",
@@ -29,6 +43,10 @@ def main() -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
         ).returncode
+        if LOGS.exists():
+            with FILES.open("wb", buffering=0) as files:
+                words = ["tar", "--create", "--directory", str(LOGS), "."]
+                subprocess.run(words, stdout=files, stderr=output)
     STATUS.write_text(f"{status}\n")
     return status
 

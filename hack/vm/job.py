@@ -11,8 +11,12 @@ from typing import Final
 
 from lab.dockerfiles import CHECKOUT
 
-FOLDERS: Final = ("common", "shim", "hack", "tests")
-"""Of the checkout: what kernel tests import and build."""
+FOLDERS: Final = (
+    *("common", "shim", "hack", "tests"),
+    # What the images were made of says which ones they are.
+    *("operator", "webhook", "daemon", "charts"),
+)
+"""Of the checkout: what tests import, build and install."""
 PROGRAMS: Final = "programs"
 """Where the native programs are, relative to the job."""
 

@@ -21,6 +21,9 @@ CONSOLE_BYTES: Final = 4000
 """How much of the console an error carries."""
 KILL_SECONDS: Final = 10
 
+PROCESSOR: Final = "Nehalem,+aes,+pclmulqdq,+sha-ni"
+"""An old one, with what makes digests and TLS cheap: those instructions are not emulated."""
+
 KERNEL: Final = (
     *("root=/dev/vda", "rw", "console=ttyS0", "quiet", "panic=5", "systemd.show_status=0"),
     # Costly under emulation, and of no use there.
@@ -40,23 +43,34 @@ class Size:
 
 
 def command(
-    emulator: Sequence[str], disk: Disk, *, job: Path, directory: Path, size: Size
+    emulator: Sequence[str],
+    disk: Disk,
+    *,
+    job: Path,
+    directory: Path,
+    size: Size,
+    parts: Path | None = None,
 ) -> list[str]:
-    """Return QEMU's command line. Nothing is written but files in *directory*.
+    """Return QEMU's command line. Nothing is written but files in *directory*, and *parts*.
 
     What the guest writes to its port ``output`` is on QEMU's standard output.
     """
     drive = "if=none,format=raw"
+    work = (
+        *("-drive", f"file={parts},{drive},id=parts,cache=unsafe"),
+        *("-device", "virtio-blk-pci,drive=parts,serial=parts"),
+    )
     return [
         *emulator,
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"),
-        *("-machine", "q35", "-accel", size.accelerator, "-cpu", "Nehalem"),
+        *("-machine", "q35", "-accel", size.accelerator, "-cpu", PROCESSOR),
         *("-smp", str(size.processors), "-m", size.memory),
         *("-kernel", str(disk.kernel), "-initrd", str(disk.initrd), "-append", " ".join(KERNEL)),
         *("-drive", f"file={disk.root},{drive},id=root,snapshot=on,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=root,serial=root"),
         *("-drive", f"file={job},{drive},id=job,readonly=on"),
         *("-device", "virtio-blk-pci,drive=job,serial=job"),
+        *(work if parts else ()),
         *("-object", "rng-random,id=random,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=random"),
         *("-serial", f"file:{console(directory)}"),
@@ -66,6 +80,8 @@ def command(
         *("-device", "virtserialport,chardev=output,name=output"),
         *("-chardev", f"file,id=status,path={directory / 'status'}"),
         *("-device", "virtserialport,chardev=status,name=status"),
+        *("-chardev", f"file,id=files,path={files(directory)}"),
+        *("-device", "virtserialport,chardev=files,name=files"),
     ]
 
 
@@ -74,10 +90,24 @@ def console(directory: Path) -> Path:
     return directory / "console"
 
 
+def files(directory: Path) -> Path:
+    """Return the file with the logs that the guest sends out, a tar file; empty if it sent none."""
+    return directory / "files.tar"
+
+
 def run(
-    emulator: Emulator, disk: Disk, *, job: Path, directory: Path, size: Size, progress: Progress
+    emulator: Emulator,
+    disk: Disk,
+    *,
+    job: Path,
+    directory: Path,
+    size: Size,
+    progress: Progress,
+    parts: Path | None = None,
 ) -> int:
     """Boot the machine with *job*, write its output to standard output, return its exit status.
+
+    *parts* is a further disk, which the machine may write to.
 
     Raises LabError, with the end of the console, if the machine ends without one.
     """
@@ -86,7 +116,7 @@ def run(
         # It ends with us, and in time, even if we are killed.
         *("setpriv", "--pdeathsig", "TERM"),
         *("timeout", f"--kill-after={KILL_SECONDS}", f"{seconds:.0f}"),
-        *command(emulator.words, disk, job=job, directory=directory, size=size),
+        *command(emulator.words, disk, job=job, directory=directory, size=size, parts=parts),
     ]
     # The disk's snapshot is a temporary file without a name.
     env = {**os.environ, **emulator.environment, "TMPDIR": str(directory)}

@@ -6,6 +6,7 @@ import json
 
 from lab import errors
 from lab.cluster import Cluster
+from support.patience import patient
 from support.workloads import eventually, workload
 
 
@@ -67,7 +68,8 @@ def test_a_datagram_wakes_a_sleeping_pod_and_is_answered(
     architect: Cluster, namespace: str
 ) -> None:
     client = (
-        "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(30);"
+        "import socket,sys; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM);"
+        f"s.settimeout({patient(30.0)});"
         "s.sendto(b'ping',(sys.argv[1],8080)); print(s.recv(100).decode())"
     )
     with workload(architect, namespace, "udp") as app:

@@ -12,24 +12,32 @@ import pytest
 from architect.api import names
 from lab.cluster import Cluster
 from support import selfsigned
+from support.patience import patient
 from support.tiers import sized
 from support.watches import PodWatch, watch
 from support.workloads import BarePod, bare_pod, eventually, memory_server
 
-ASLEEP_SECONDS = sized(20, 120)
-PERIOD_SECONDS = 2
+ASLEEP_SECONDS = round(patient(sized(20, 120)))
+PERIOD_SECONDS = round(patient(2))
+TIMEOUT_SECONDS = round(patient(5))
+STARTS = round(patient(90))
+REQUEST_SECONDS = patient(30)
 
 
 def _probed(name: str, ports: dict[str, int], **probes: Any) -> dict[str, Any]:
-    """Return a container that is probed every 2 s and given up at the first failure."""
-    strict = {"periodSeconds": PERIOD_SECONDS, "failureThreshold": 1, "timeoutSeconds": 5}
+    """Return a container that is probed often and given up at the first failure."""
+    strict = {
+        "periodSeconds": PERIOD_SECONDS,
+        "failureThreshold": 1,
+        "timeoutSeconds": TIMEOUT_SECONDS,
+    }
     first = next(iter(ports.values()))
     words = [f"{kind}={port}" for kind, port in ports.items()]
     return memory_server(
         name,
         command=["python3", "-u", "/app/probed.py", *words],
         ports=[{"containerPort": port} for port in ports.values()],
-        startupProbe={"tcpSocket": {"port": first}, "periodSeconds": 1, "failureThreshold": 90},
+        startupProbe={"tcpSocket": {"port": first}, "periodSeconds": 1, "failureThreshold": STARTS},
     ) | {key: {**probe, **strict} for key, probe in probes.items()}
 
 
@@ -103,9 +111,10 @@ def _asked_on_its_node(probed: BarePod, port: int) -> str:
     """Return the identity that the pod tells to a client with kubelet's own address."""
     if port == 8080:
         url = f"http://{probed.pod_ip()}:{port}/"
-        return str(json.loads(probed.node().exec(["curl", "-sS", "-m", "30", url]))["identity"])
+        ask = ["curl", "-sS", "-m", f"{REQUEST_SECONDS:g}", url]
+        return str(json.loads(probed.node().exec(ask))["identity"])
     # The server speaks first: nothing is sent.
-    read = 'timeout 30 head -n 1 < "/dev/tcp/$0/$1"'
+    read = f'timeout {REQUEST_SECONDS:g} head -n 1 < "/dev/tcp/$0/$1"'
     return probed.node().exec(["bash", "-c", read, probed.pod_ip(), str(port)]).strip()
 
 

@@ -26,6 +26,7 @@ from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
 from architect.webhook import __main__ as webhook_main
 from architect.webhook import rbac as webhook_rbac
+from lab import release as lab_release
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "architect"
@@ -106,6 +107,20 @@ def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
             yield from leaves(value, (*path, key))
         else:
             yield (*path, key)
+
+
+def test_the_lab_gives_the_parts_more_time_on_a_slow_machine(render: Render):
+    slow: Any = lab_release.slow(10)
+    objects = render(slow)
+    for path in leaves(slow):
+        default, value = VALUES, slow
+        for key in path:
+            default, value = default[key], value[key]
+        assert value == 1 if path[-1] == "replicas" else value > default, path
+    assert "--cpu-threshold=0.2" in arguments(objects, "DaemonSet", "architect-daemon")
+    (webhook,) = find(objects, "MutatingWebhookConfiguration", "architect-webhook")["webhooks"]
+    assert webhook["timeoutSeconds"] == lab_release.WEBHOOK_MOST_SECONDS
+    assert lab_release.slow(1) == {}
 
 
 def test_the_charts_version_is_the_projects():

@@ -1,14 +1,7 @@
-"""How long tests wait on machines that are slower than a developer's: ``ARCHITECT_PATIENCE=30``."""
+"""How long tests wait on machines that are slower than a developer's: as long as the lab does."""
 
 from __future__ import annotations
 
-import os
-from typing import Final
+from lab.patience import FACTOR, patient
 
-FACTOR: Final = float(os.environ.get("ARCHITECT_PATIENCE") or 1)
-"""By what every deadline of the tests is multiplied."""
-
-
-def patient(seconds: float) -> float:
-    """Return the deadline of *seconds*, on this machine."""
-    return seconds * FACTOR
+__all__ = ["FACTOR", "patient"]

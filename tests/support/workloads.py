@@ -17,9 +17,11 @@ from lab import errors
 from lab.cluster import Cluster
 from lab.machine import Machine
 from lab.node import Node
+from support.patience import patient
 
 APPS = Path(__file__).parent / "apps"
-DEADLINE_SECONDS = 120.0
+DEADLINE_SECONDS = patient(120.0)
+REQUEST_SECONDS = patient(30.0)
 CURL_REFUSED = 7
 """curl's exit status where nobody takes the connection."""
 NOT_NOW = ("Busy", "does not come to rest", "is waking", "is not ready")
@@ -182,7 +184,9 @@ class Workload:
         return found[0]
 
     @contextmanager
-    def pending_request(self, *, seconds: float = 140) -> Iterator[subprocess.Popen[str]]:
+    def pending_request(
+        self, *, seconds: float = patient(140.0)
+    ) -> Iterator[subprocess.Popen[str]]:
         """Send a request and do not wait for its answer, which :func:`answer_of` returns."""
         url = f"http://{self.service_ip()}:8080/"
         process = subprocess.Popen(
@@ -214,7 +218,7 @@ class BarePod(Workload):
         return next(a for a in addresses if (":" in a) == (family == "IPv6"))
 
 
-def ask(cluster: Cluster, url: str, *, seconds: float = 30) -> dict[str, Any]:
+def ask(cluster: Cluster, url: str, *, seconds: float = REQUEST_SECONDS) -> dict[str, Any]:
     """Return what an application answers to a request from outside the nodes."""
     said = cluster.in_control_plane(
         ["curl", "-gsS", "-m", f"{seconds:g}", url], timeout_seconds=seconds + 30
@@ -225,7 +229,7 @@ def ask(cluster: Cluster, url: str, *, seconds: float = 30) -> dict[str, Any]:
 
 def answer_of(request: subprocess.Popen[str]) -> dict[str, Any]:
     """Return what the application answers to a request that was sent before."""
-    said, complaint = request.communicate(timeout=180)
+    said, complaint = request.communicate(timeout=patient(180.0))
     assert request.returncode == 0, complaint
     answer: dict[str, Any] = json.loads(said)
     return answer
@@ -384,7 +388,8 @@ def wait_for_service(machine: Machine, address: str) -> None:
 
     def answers() -> bool:
         try:
-            machine.run_in_network("curl", "-gsS", "-m", "10", f"http://{_in_url(address)}:8080/")
+            url = f"http://{_in_url(address)}:8080/"
+            machine.run_in_network("curl", "-gsS", "-m", f"{patient(10.0):g}", url)
         except errors.CommandFailed:
             return False
         return True

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -65,3 +67,43 @@ def test_only_tcp_node_ports_are_carried_to_the_loopback() -> None:
     }
     assert relay.node_ports(service) == [30080]
     assert relay.node_ports({"spec": {}}) == []
+
+
+def test_an_images_layers_are_decompressed_and_its_configuration_stays(tmp_path: Path) -> None:
+    layer = tmp_path / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        archive.addfile(tarfile.TarInfo("empty"))
+    plain, packed, again = (tmp_path / name for name in ("plain.tar", "packed.tar", "again.tar"))
+    oci.write_archive(plain, name="localhost/x:1", layer=layer, command=["a"])
+    files = {name: data for name, data in contents(plain).items() if name != "oci-layout"}
+    digest = oci.file_digest(layer).partition(":")[2]
+    zipped = gzip.compress(files.pop(f"blobs/sha256/{digest}"))
+    index = json.loads(files.pop("index.json"))
+    described = index["manifests"][0]
+    manifest = json.loads(files.pop(f"blobs/sha256/{described['digest'].partition(':')[2]}"))
+    name = hashlib.sha256(zipped).hexdigest()
+    manifest["layers"][0] |= {
+        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+        "digest": f"sha256:{name}",
+        "size": len(zipped),
+    }
+    blob = json.dumps(manifest).encode()
+    described |= {"digest": f"sha256:{hashlib.sha256(blob).hexdigest()}", "size": len(blob)}
+    files |= {
+        f"blobs/sha256/{name}": zipped,
+        f"blobs/{described['digest'].replace(':', '/')}": blob,
+        "index.json": json.dumps(index).encode(),
+    }
+    with tarfile.open(packed, "w") as archive:
+        for path, data in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    oci.decompress(packed, again)
+    assert contents(again) == contents(plain)
+
+
+def contents(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as opened:
+        files = {entry.name: opened.extractfile(entry) for entry in opened if entry.isfile()}
+        return {name: stream.read() for name, stream in files.items() if stream}

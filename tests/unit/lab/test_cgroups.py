@@ -49,6 +49,24 @@ def test_with_v2_the_cgroup_is_at_the_top_and_processes_are_in_leaves() -> None:
     assert plan.join_files(leaf="init") == [f"{directory}/init/cgroup.procs"]
 
 
+def test_with_v2_a_machines_own_cgroup_hands_nothing_down_before_it_has_been_entered(
+    tmp_path: Path,
+) -> None:
+    top = cgroups.Hierarchy(version=2, options="", name="unified", mount=tmp_path, own=tmp_path)
+    plan = cgroups.MachineCgroups.plan("m", state=Path("/lab"), found=(top,))
+    (machine,) = plan.directories
+    machine.mkdir(parents=True)
+    for level in (tmp_path, machine.parent, machine):
+        (level / "cgroup.controllers").write_text("cpu memory pids\n")
+        (level / "cgroup.subtree_control").write_text("")
+    plan.create()
+    handed = [(level / "cgroup.subtree_control").read_text() for level in (tmp_path, machine)]
+    assert handed == ["+pids", ""]
+    assert Path(plan.join_files(leaf=cgroups.LEAF_INIT)[0]).parent.is_dir()
+    plan.hand_down()
+    assert (machine / "cgroup.subtree_control").read_text() == "+pids"
+
+
 def test_two_labs_do_not_share_cgroups() -> None:
     found = cgroups.hierarchies(V2, V2_MEMBERSHIP)
     plans = [cgroups.MachineCgroups.plan("m", state=Path(p), found=found) for p in ("/a", "/b")]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from lab import addresses, node, sysctls
+from lab import addresses, control_plane, node, sysctls
 from lab.pki import Authority
+from lab.settings import Settings
 
 
 def test_containerd_lowers_oom_scores_only_where_it_may() -> None:
@@ -61,3 +62,11 @@ def test_the_hosts_settings_are_put_back(tmp_path: Path) -> None:
     assert (proc / "vm/overcommit_memory").read_text() == "0"
     assert (proc / "fs/inotify/max_user_instances").read_text() == "128"
     assert not record.exists()
+
+
+def test_a_machine_that_knows_no_patience_has_kubernetes_own_deadlines() -> None:
+    assert Settings.from_environment({}).patience == 1
+    assert Settings.from_environment({"ARCHITECT_PATIENCE": "2.5"}).patience == 2.5
+    assert json.loads(node.kubelet_config())["nodeLeaseDurationSeconds"] == 40
+    manager = control_plane.controllers()["kube-controller-manager"]
+    assert "--node-monitor-grace-period=50s" in manager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -54,6 +55,19 @@ def test_a_process_without_a_page_is_not_our_init() -> None:
             initpage.InitPage(process.pid)
     finally:
         process.communicate()
+
+
+def test_a_lower_runtimes_process_that_has_a_socket_there_is_not_our_init_yet() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        place = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), initpage.DESCRIPTOR)]
+        pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, file_actions=place)
+    try:
+        with pytest.raises(initpage.NotOurInit):
+            initpage.InitPage(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_a_page_of_another_version_is_told_from_none(init: Init) -> None:
