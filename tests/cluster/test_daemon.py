@@ -6,10 +6,8 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
-
-import pytest
 
 from architect.api import names
 from architect.daemon.reasons import Kind
@@ -97,14 +95,6 @@ def _stands_for_its_image(app: Workload) -> None:
     assert where == {"name": app.node().name, "path": str(names.PODS / pod["uid"])}
 
 
-@pytest.fixture(scope="module")
-def talkative(architect: Cluster, theme: str) -> Iterator[Workload]:
-    """A pod that is looked at every two seconds and kept awake by open connections."""
-    annotations = {names.IDLE: "20s", names.WAKE_ON: "connections"}
-    with workload(architect, theme, "talkative", annotations=annotations) as made:
-        yield made
-
-
 @contextmanager
 def _session(app: Workload) -> Iterator[None]:
     words = ["-n", app.namespace, "exec", "-i", f"deploy/{app.name}", "--", "cat"]
@@ -129,38 +119,45 @@ def _cause(app: Workload, cause: str) -> AbstractContextManager[object]:
         case "exec":
             return _session(app)
         case _:
-            app.get("/work/60")
+            app.get("/work/120")
             return nullcontext()
 
 
-@pytest.mark.parametrize(
-    ("cause", "text", "reasons"),
-    [
-        # A packet that opens a connection is both. No pod's address, so kube-proxy masquerades it:
-        # as the same, the control plane has but this one.
-        (
-            "traffic",
-            rf"app: \d+ packets?, last from {CLIENT} to port 8080 ",
-            {Kind.PACKETS, Kind.CONNECTION},
-        ),
-        (
-            "connection",
-            r"app: 1 established connection, last from ",
-            {Kind.OPEN_CONNECTIONS},
-        ),
-        ("exec", r"app: exec session: cat \(pid \d+\)", {Kind.EXEC}),
-        ("cpu", r"app: cpu [\d.]+% of a core \(threshold 2%\)", {Kind.CPU}),
-    ],
-)
-def test_why_names_what_keeps_a_pod_awake(
-    talkative: Workload, cause: str, text: str, reasons: set[Kind]
-) -> None:
-    with _cause(talkative, cause):
-        eventually(lambda: re.search(text, talkative.why()), what=f"why says {text!r}")
-        # Later: another reason is written at most twice a minute.
-        words = {reason.value for reason in reasons}
-        eventually(lambda: talkative.asleep_reason()[1] in words, what=f"condition {words}")
-        assert talkative.asleep_reason()[0] == "False"
+CAUSES = {
+    # A packet that opens a connection is both. No pod's address, so kube-proxy masquerades it: as
+    # the same, the control plane has but this one.
+    "traffic": (
+        rf"app: \d+ packets?, last from {CLIENT} to port 8080 ",
+        {Kind.PACKETS, Kind.CONNECTION},
+    ),
+    "connection": (r"app: 1 established connection, last from ", {Kind.OPEN_CONNECTIONS}),
+    "exec": (r"app: exec session: cat \(pid \d+\)", {Kind.EXEC}),
+    "cpu": (r"app: cpu [\d.]+% of a core \(threshold 2%\)", {Kind.CPU}),
+}
+
+
+def test_why_names_what_keeps_a_pod_awake(architect: Cluster, theme: str) -> None:
+    # Looked at every two seconds, and kept awake by open connections. All at once: another reason
+    # is written to a pod's condition at most twice a minute.
+    annotations = {names.IDLE: "20s", names.WAKE_ON: "connections"}
+    with ExitStack() as stack:
+        pods = {
+            cause: stack.enter_context(
+                workload(architect, theme, f"talks-{cause}", annotations=annotations)
+            )
+            for cause in CAUSES
+        }
+        for cause, pod in pods.items():
+            stack.enter_context(_cause(pod, cause))
+        for cause, pod in pods.items():
+            _is_awake_because(pod, *CAUSES[cause])
+
+
+def _is_awake_because(pod: Workload, text: str, reasons: set[Kind]) -> None:
+    eventually(lambda: re.search(text, pod.why()), what=f"why says {text!r}")
+    words = {reason.value for reason in reasons}
+    eventually(lambda: pod.asleep_reason()[1] in words, what=f"condition {words}")
+    assert pod.asleep_reason()[0] == "False"
 
 
 def test_a_warm_up_keeps_a_pod_awake_and_is_named(architect: Cluster, theme: str) -> None:
