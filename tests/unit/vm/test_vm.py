@@ -14,7 +14,7 @@ from lab import commands, errors, oci
 from lab.progress import SILENT
 from lab.pruning import Recorder
 from vm import __main__ as command_line
-from vm import disk, guest, job, machine, parts
+from vm import disk, emulator, guest, job, machine, parts
 from vm.suite import CLUSTER, KERNEL, Suite
 
 DISK = disk.Disk(root=Path("/c/root.ext4"), kernel=Path("/c/vmlinuz"), initrd=Path("/c/initrd"))
@@ -144,6 +144,33 @@ def test_logs_are_kept_where_there_are_some(tmp_path: Path) -> None:
 def test_the_guests_status_counts_and_not_the_emulators(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("5\n")
     assert machine.result(0, directory=tmp_path, said="", minutes=1) == 5
+
+
+class Fake(emulator.Emulator):
+    """Aborts at first, then is a guest that ends with status 4."""
+
+    @property
+    def words(self) -> list[str]:
+        script = """
+            echo >>"$0/tries"
+            [ "$(wc -l <"$0/tries")" -gt 1 ] || kill -ABRT $$
+            echo hello
+            echo 4 >"$0/status"
+        """
+        return ["sh", "-c", script, str(self.root)]
+
+
+def test_an_emulator_that_gives_up_before_the_guest_speaks_is_started_again(tmp_path: Path) -> None:
+    status = machine.run(
+        Fake(root=tmp_path),
+        DISK,
+        job=tmp_path / "job.tar",
+        directory=tmp_path,
+        size=machine.Size(),
+        progress=SILENT,
+    )
+    assert status == 4
+    assert len((tmp_path / "tries").read_text()) == 2
 
 
 @pytest.mark.parametrize(
