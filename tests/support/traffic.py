@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import random
 import socket
@@ -22,7 +23,7 @@ def family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-class Client:
+class Client(abc.ABC):
     """One kind of traffic in a thread of its own, from `start` to `stop`."""
 
     def __init__(self, netns: Netns, address: str, *, seed: int) -> None:
@@ -53,8 +54,9 @@ class Client:
         except (OSError, AssertionError) as error:
             self.errors.append(f"{time.strftime('%T')} after {self.answers}: {error!r}")
 
+    @abc.abstractmethod
     def talk(self) -> None:
-        raise NotImplementedError
+        """Ask and check the answers as long as :meth:`goes_on` says so."""
 
     def goes_on(self, low: float, high: float) -> bool:
         """Pause for a random time; whether to go on."""

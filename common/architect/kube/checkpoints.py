@@ -174,6 +174,7 @@ def captured_status(capture: Capture) -> dict[str, Any]:
         "capturedAt": conditions.timestamp(capture.at),
         "bytes": capture.image_bytes,
         "size": size_text(capture.image_bytes),
+        "node": capture.node,
         "durations": {key: f"{value:.3f}s" for key, value in capture.durations_seconds.items()},
         "location": (
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import os
 import re
@@ -51,27 +52,27 @@ class Node:
         return self.run("sh", "-c", f"ls {directory} 2>/dev/null || true").split()
 
 
-class Engine:
+class Engine(abc.ABC):
     """One engine's words for a container of that name."""
 
     def __init__(self, node: Node, name: str) -> None:
         self.node, self.name = node, name
 
-    def start(self, *command: str, annotation: str | None = IDLE) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def start(self, *command: str, annotation: str | None = IDLE) -> None: ...
 
-    def pid(self) -> int:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def pid(self) -> int: ...
 
-    def exec(self, *command: str) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def exec(self, *command: str) -> str: ...
 
+    @abc.abstractmethod
     def stop(self) -> int:
         """End it by SIGTERM; return its exit status."""
-        raise NotImplementedError
 
-    def remove(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def remove(self) -> None: ...
 
     @property
     def pod(self) -> str:

@@ -123,6 +123,11 @@ class Manifest:
         return self.about.id
 
     @property
+    def sha256(self) -> str:
+        """Of its bytes, of which there is one form: the name of exactly this checkpoint."""
+        return digest(to_bytes(self))
+
+    @property
     def total_bytes(self) -> int:
         """Size of all pieces."""
         return sum(piece.size for piece in self.pieces)

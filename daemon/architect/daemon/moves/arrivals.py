@@ -73,7 +73,6 @@ class Fetch(Protocol):
         target: Path,
         *,
         accept: Callable[[Manifest], None],
-        manifest_sha256: str,
         is_durable: bool,
         timeout_seconds: float,
     ) -> object:
@@ -404,7 +403,6 @@ class Arrivals:
             peer["id"],
             self._depot.arrival_of(ref.uid),
             accept=lambda manifest: _accept(manifest, checkpoint),
-            manifest_sha256=peer.get("manifestSha256") or "",
             is_durable=False,
             timeout_seconds=max(1.0, seconds),
         )
@@ -452,9 +450,11 @@ class _Pod:
 
 
 def _accept(manifest: Manifest, checkpoint: JsonObject) -> None:
-    """Raise Rejected unless *manifest* is of what *checkpoint* says: that is what was claimed."""
+    """Raise Rejected unless *manifest* is the one of *checkpoint*: that is what was claimed."""
     spec, about = checkpoint["spec"], manifest.about
+    peer = ((checkpoint.get("status") or {}).get("location") or {}).get("peer") or {}
     for what, said, claimed in (
+        ("SHA-256", manifest.sha256, peer.get("manifestSha256")),
         ("namespace", about.namespace, checkpoint["metadata"]["namespace"]),
         ("pod", about.pod_uid, spec["podRef"]["uid"]),
         ("template", about.template_hash, spec.get("templateHash", "")),

@@ -9,31 +9,30 @@ and gets its signal, as if nobody had tried.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from architect.api import names
 from architect.api.policy import Migrate
 from architect.core import identity
-from architect.core.errors import ArchitectError, Rejected, Retryable, Unavailable
+from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
 from architect.daemon import status, succession
-from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import About, Container, Manifest
+from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
+from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import text
 from architect.daemon.node_facts import NodeFacts
+from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.succession import Leaving, Succession
@@ -46,17 +45,9 @@ from architect.kube.resources import ObjectRef
 
 log = logging.getLogger(__name__)
 
-PACK_SECONDS: Final = 600.0
-"""For the files of one pod."""
 PUBLISH_SECONDS: Final = 60.0
 """How long an API server that is away is tried, before upkeep tries again."""
 PUBLISH_STEP_SECONDS: Final = 0.5
-KEEPER_SECONDS: Final = 30.0
-"""How long a keeper that was killed is waited for: its parent starts another one within a second,
-which then looks at every pod of the node."""
-KEEPER_STEP_SECONDS: Final = 0.5
-CAPTURES: Final = 3
-"""How often a capture is tried that another one's work (a wake, a killed keeper) undid."""
 API_SECONDS: Final = 10.0
 """How long an API server that is away is waited for before anything is done; kubelet's grace
 period begins after that."""
@@ -126,13 +117,18 @@ class Departures:
         self._api = api
         self._node = node
         self._keeper = keeper
-        self._host = host
-        self._node_facts = facts
         self._depot = depot
+        self._captures = Captures(
+            node=node,
+            keeper=keeper,
+            host=host,
+            facts=facts,
+            depot=depot,
+            patience_seconds=patience_seconds,
+        )
         self._metrics = metrics
         self._tell = tell
         self._hand_on = hand_on
-        self._patience_seconds = patience_seconds
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[Outcome]] = {}
         # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
@@ -218,7 +214,7 @@ class Departures:
 
     def _depart(self, ref: ObjectRef) -> Outcome:
         started = time.monotonic()
-        value = _patiently(lambda: self._api.find(ref))
+        value = _asked(lambda: self._api.find(ref))
         if value is None:
             return Outcome(is_captured=False, reason="PodGone")
         pod = read_pod(value)
@@ -233,7 +229,7 @@ class Departures:
             log.info("%s leaves before it has begun", ref)
             return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
         who = identity.identity_of(value)
-        expected = _patiently(lambda: self._judge(value, who, migrate=pod.policy.migrate))
+        expected = _asked(lambda: self._judge(value, who, migrate=pod.policy.migrate))
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
             return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
@@ -245,18 +241,12 @@ class Departures:
             template_hash=who.template_hash,
             template_parts=identity.parts(value),
             containers=pod.managed,
-            owner=checkpoints.Owner(
-                api_version=who.owner.api_version,
-                kind=who.owner.kind,
-                name=who.owner.name,
-                uid=who.owner.uid,
-                ordinal=who.ordinal,
-            ),
+            owner=objects.owner_of(who),
         )
-        checkpoint = _patiently(lambda: self._announce(spec))
+        checkpoint = _asked(lambda: self._announce(spec))
         try:
             with self._turns:
-                manifest = self._capture(pod, value, who, trigger=trigger)
+                manifest = self._captures.save(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
             self._give_up(pod, checkpoint, error)
             raise
@@ -341,104 +331,11 @@ class Departures:
         )
         return ObjectRef.of(resources.CHECKPOINTS, value)
 
-    def _about(
-        self, pod: ManagedPod, value: JsonObject, who: Identity, *, directory: Path
-    ) -> About:
-        digests = {
-            status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
-            for status in value["status"].get("containerStatuses") or ()
-        }
-        return About(
-            id=pod.uid,
-            namespace=pod.namespace,
-            pod_name=pod.name,
-            pod_uid=pod.uid,
-            node=self._node,
-            created=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
-            template_hash=who.template_hash,
-            owner=checkpoints.Owner(
-                api_version=who.owner.api_version,
-                kind=who.owner.kind,
-                name=who.owner.name,
-                uid=who.owner.uid,
-                ordinal=who.ordinal,
-            ),
-            containers={
-                name: Container(
-                    image_digest=digests.get(name, ""),
-                    init_sha256=self._depot.init_of(pod.uid, name),
-                    tree=f"containers/{name}/image",
-                    layer=_layer_in(directory, name),
-                )
-                for name in pod.managed
-            },
-            requirements=self._node_facts.requirements,
-            format_version=checkpoints.FORMAT_VERSION,
-        )
-
-    def _capture(
-        self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
-    ) -> Manifest:
-        """Save the pod on the disk; when it returns, the pod has left. Raises, undone."""
-        for attempt in range(1, CAPTURES + 1):
-            try:
-                return self._capture_once(pod, value, who, trigger=trigger)
-            except (Unavailable, Rejected) as error:
-                is_undone = isinstance(error, Unavailable) or error.reason == "NotCaptured"
-                if not is_undone or attempt == CAPTURES:
-                    raise
-                log.warning("%s is captured once more: %s", pod.full_name, error)
-                time.sleep(KEEPER_STEP_SECONDS)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _capture_once(
-        self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
-    ) -> Manifest:
-        reason = f"its successor goes on with its memory ({trigger.value})"
-        self._keeper.capture(
-            pod.uid,
-            reason=reason,
-            patience_seconds=self._patience_seconds,
-            ends_with=_hooks(value),
-        )
-        directory = self._depot.begin_departure(pod.uid)
-        self._pack(pod.uid, directory)
-        about = self._about(pod, value, who, directory=directory)
-        self._depot.link_images(pod.uid, pod.managed, into=directory)
-        # All that can fail comes before the pod leaves. Then only a name is missing, which the next
-        # daemon can give as well.
-        manifest = contents.build(directory, about)
-        contents.write(directory, manifest)
-        self._leave(pod.uid, reason=reason)
-        return manifest
-
-    def _leave(self, uid: str, *, reason: str) -> None:
-        """Make the keeper let the pod go for good, also one that is killed when it is asked."""
-        deadline = time.monotonic() + KEEPER_SECONDS
-        while True:
-            try:
-                self._keeper.depart(uid, reason=reason)
-                return
-            except Unavailable as error:
-                # Whether it heard us is not known, and asking twice does no harm.
-                if time.monotonic() > deadline:
-                    raise
-                log.warning("pod %s leaves, which the keeper is told again: %s", uid, error)
-                time.sleep(KEEPER_STEP_SECONDS)
-
-    def _pack(self, uid: str, directory: Path) -> None:
-        program = names.CURRENT / "bin" / "architect-runtime"
-        self._host.run(
-            [str(program), "save-files", uid, "--into", str(directory)],
-            timeout_seconds=PACK_SECONDS,
-        )
-
     def _give_up(
         self, pod: ManagedPod, checkpoint: ObjectRef, error: ArchitectError | OSError
     ) -> None:
         """Have the pod awake again, so that its signal reaches it, and say why."""
-        self._wake(pod)
-        self._depot.give_up_departure(pod.uid)
+        self._captures.undo(pod)
         self._tell(
             pod,
             status.Note(
@@ -453,48 +350,27 @@ class Departures:
         with contextlib.suppress(ArchitectError):
             objects.change(self._api, checkpoint, objects.not_captured(reason, str(error)))
 
-    def _wake(self, pod: ManagedPod) -> None:
-        deadline = time.monotonic() + KEEPER_SECONDS
-        while True:
-            try:
-                self._keeper.wake(pod.uid, reason="it cannot be saved")
-                return
-            except (ArchitectError, OSError) as error:
-                # An answer is one: a restore that failed went as the pod's policy says.
-                if not isinstance(error, Unavailable) or time.monotonic() > deadline:
-                    log.error("%s is not woken: %s", pod.full_name, error)
-                    return
-                time.sleep(KEEPER_STEP_SECONDS)
-
     def _publish(self, checkpoint: ObjectRef, manifest: Manifest, took: float) -> None:
         """Say that the pod can be restored, as soon as the API server listens."""
-        deadline = time.monotonic() + PUBLISH_SECONDS
         fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=took))
         said = objects.captured(self._node)
-        while True:
-            try:
-                if objects.change(self._api, checkpoint, said, fields=fields) is None:
-                    log.warning("%s was deleted; what it stands for goes, too", checkpoint)
-                return
-            except ArchitectError as error:
-                is_final = not isinstance(error, Retryable | NotFound)
-                if is_final or time.monotonic() > deadline:
-                    log.error("%s is saved, and nobody knows yet: %s", checkpoint, error)
-                    return
-                time.sleep(PUBLISH_STEP_SECONDS)
-
-
-def _patiently(ask: Callable[[], T]) -> T:
-    """Return what *ask* does, also while the API is away for a moment. Raises what it raises."""
-    deadline = time.monotonic() + API_SECONDS
-    while True:
         try:
-            return ask()
-        except Retryable as error:
-            if time.monotonic() > deadline:
-                raise
-            log.warning("asked again: %s", error)
-            time.sleep(API_STEP_SECONDS)
+            found = patiently(
+                lambda: objects.change(self._api, checkpoint, said, fields=fields),
+                seconds=PUBLISH_SECONDS,
+                step_seconds=PUBLISH_STEP_SECONDS,
+                again=(Retryable, NotFound),
+            )
+        except ArchitectError as error:
+            log.error("%s is saved, and nobody knows yet: %s", checkpoint, error)
+            return
+        if found is None:
+            log.warning("%s was deleted; what it stands for goes, too", checkpoint)
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """Return what *ask* returns, also while the API is away for a moment. Raises what it raises."""
+    return patiently(ask, seconds=API_SECONDS, step_seconds=API_STEP_SECONDS)
 
 
 def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.Note:
@@ -503,19 +379,3 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
         f"({trigger.value})"
     )
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
-
-
-def _layer_in(directory: Path, container: str) -> str | None:
-    """Return the name of a container's packed layer; None: its root can only be read."""
-    name = f"containers/{container}/layer.tar"
-    return name if (directory / name).exists() else None
-
-
-def _hooks(pod: JsonObject) -> list[list[str]]:
-    """Return the commands of the pod's preStop hooks."""
-    found = []
-    for container in pod["spec"]["containers"]:
-        hook = (container.get("lifecycle") or {}).get("preStop") or {}
-        if argv := (hook.get("exec") or {}).get("command"):
-            found.append([str(word) for word in argv])
-    return found

@@ -166,6 +166,10 @@ class Depot:
         """Return the uids of the pods that are saved here."""
         return _whole(self._checkpoints)
 
+    def saved_at(self, uid: str) -> float:
+        """Return when pod *uid* was saved here, in Unix seconds. Raises OSError."""
+        return (self._checkpoints / _safe(uid)).stat().st_mtime
+
     def drop_departure(self, uid: str) -> None:
         """Remove a saved pod: it goes on elsewhere, or nobody wants it any more."""
         _remove(self._checkpoints / _safe(uid))

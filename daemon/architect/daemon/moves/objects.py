@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 from architect.core import durations
-from architect.daemon.checkpoint import manifest as manifests
+from architect.core.identity import Identity
 from architect.daemon.checkpoint.manifest import Manifest
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
-from architect.kube.checkpoints import Capture, Trigger
+from architect.kube.checkpoints import Capture, Owner, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import ObjectRef
@@ -21,6 +20,18 @@ CONFLICTS: Final = 10
 CONFLICT_SECONDS: Final = 0.1
 
 Said = tuple[Condition, ...]
+
+
+def owner_of(who: Identity) -> Owner:
+    """Return the owner of a pod as Checkpoints and manifests name it."""
+    owner = who.owner
+    return Owner(
+        api_version=owner.api_version,
+        kind=owner.kind,
+        name=owner.name,
+        uid=owner.uid,
+        ordinal=who.ordinal,
+    )
 
 
 def of_manifest(manifest: Manifest) -> ObjectRef:
@@ -105,7 +116,7 @@ def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
         node=about.node,
         path="",
         peer_id=about.id,
-        manifest_sha256=hashlib.sha256(manifests.to_bytes(manifest)).hexdigest(),
+        manifest_sha256=manifest.sha256,
         image_bytes=manifest.total_bytes,
         at=about.created,
         requirements=about.requirements,

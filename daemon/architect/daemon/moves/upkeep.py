@@ -185,10 +185,22 @@ class Upkeep:
         for uid in self._depot.departures():
             try:
                 kept += self._look_at_one(uid)
-            except (FormatError, FileNotFoundError) as error:
-                log.error("the saved pod %s cannot be read, and goes: %s", uid, error)
+            except FileNotFoundError as error:
+                log.error("the saved pod %s is not whole, and goes: %s", uid, error)
                 self._depot.drop_departure(uid)
+            except FormatError as error:
+                # Another version's, perhaps, which may come back: not ours to judge yet.
+                kept += self._keep_unread(uid, error)
         return kept
+
+    def _keep_unread(self, uid: str, error: FormatError) -> bool:
+        age = self._clock() - self._depot.saved_at(uid)
+        if age <= self._ttl_seconds:
+            log.warning("the saved pod %s cannot be read by this version: %s", uid, error)
+            return True
+        log.error("the saved pod %s goes: after %.0f s nobody has read it: %s", uid, age, error)
+        self._depot.drop_departure(uid)
+        return False
 
     def _look_at_one(self, uid: str) -> bool:
         directory = self._depot.departure(uid)

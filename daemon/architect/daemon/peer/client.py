@@ -91,15 +91,14 @@ class Fetcher:
         target: Path,
         *,
         accept: Callable[[Manifest], None] = lambda _: None,
-        manifest_sha256: str = "",
         floor_bytes: int = 0,
         is_durable: bool = True,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Fetched:
         """Get checkpoint *checkpoint_id* from *node* into the directory *target*, whole.
 
-        *accept* may raise to refuse the manifest. *manifest_sha256*, if given, is what it must be.
-        *floor_bytes* of the disk stay free. See :meth:`Landing.commit` for *is_durable*.
+        *accept* may raise to refuse the manifest, before anything else is fetched. *floor_bytes* of
+        the disk stay free. See :meth:`Landing.commit` for *is_durable*.
 
         If it raises, there is nothing at *target*:
         Unavailable if the source does not answer, or not in time;
@@ -118,7 +117,7 @@ class Fetcher:
                 ends_at=started + timeout_seconds,
             )
             try:
-                manifest = _describe(source, checkpoint_id, wanted_sha256=manifest_sha256)
+                manifest = _describe(source, checkpoint_id)
                 accept(manifest)
                 landing.prepare(manifest, floor_bytes=floor_bytes)
                 self._get_all(source, manifest, landing)
@@ -177,17 +176,12 @@ class Fetcher:
             raise FormatError(f"{segment}: what node {source.node} sent has another SHA-256")
 
 
-def _describe(source: Source, checkpoint_id: str, *, wanted_sha256: str) -> Manifest:
-    """Return the manifest, if it is the one that is wanted. Raises FormatError."""
+def _describe(source: Source, checkpoint_id: str) -> Manifest:
+    """Return the manifest of what was asked for. Raises FormatError."""
     request = protocol.DescribeRequest(id=checkpoint_id)
     with source.at_work():
         raw = source.patiently(
             f"get checkpoint {checkpoint_id}", lambda channel: source.ask(channel, request)
-        )
-    if wanted_sha256 and manifests.digest(raw) != wanted_sha256:
-        raise FormatError(
-            f"checkpoint {checkpoint_id}: the manifest that node {source.node} sent is not the one "
-            f"that was captured (SHA-256 {manifests.digest(raw)} instead of {wanted_sha256[:64]})"
         )
     manifest = manifests.from_bytes(raw)
     if manifest.id != checkpoint_id:

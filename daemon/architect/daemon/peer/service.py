@@ -92,7 +92,6 @@ class Peer:
         target: Path,
         *,
         accept: Callable[[Manifest], None] = lambda _: None,
-        manifest_sha256: str = "",
         is_durable: bool = True,
         timeout_seconds: float = FETCH_SECONDS,
     ) -> Fetched:
@@ -113,7 +112,6 @@ class Peer:
             checkpoint_id,
             target,
             accept=accept,
-            manifest_sha256=manifest_sha256,
             floor_bytes=self._config.free_floor_bytes,
             is_durable=is_durable,
             timeout_seconds=timeout_seconds,

@@ -16,6 +16,7 @@ from architect.api.keeper import PodState
 from architect.core.errors import ArchitectError, Rejected
 from architect.daemon import status
 from architect.daemon.metrics import Metrics
+from architect.daemon.moves import captures
 from architect.daemon.moves import departures as departing
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
@@ -281,7 +282,7 @@ class Node:
 def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
-    monkeypatch.setattr(departing, "KEEPER_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(captures, "KEEPER_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)

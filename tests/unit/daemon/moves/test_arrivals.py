@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from architect.core.errors import Unavailable
+from architect.daemon.checkpoint import contents, manifest
 from architect.kube.errors import Conflict
 
 
@@ -177,6 +181,26 @@ def test_a_pod_that_is_gone_before_it_began_gives_back(node: Any) -> None:
     node.arrivals.forget("uid-new")
     assert node.claimant("old") == ""
     assert node.files() == ["checkpoints/uid-old"]
+
+
+@pytest.mark.parametrize("where", ["node1", "node2"])
+def test_another_manifest_than_the_claimed_one_is_refused(node: Any, where: str) -> None:
+    node.saved()
+    saved = node.state / "checkpoints/uid-old"
+    claimed = contents.read(saved)
+    later = replace(claimed.about, created=claimed.about.created + timedelta(seconds=1))
+    contents.write(saved, manifest.make(later, claimed.pieces))
+    node.checkpoint("old")["status"]["location"]["peer"]["node"] = where
+    node.pod("new", is_running=False)
+
+    def fetch(*_: Any, accept: Callable[[manifest.Manifest], None], **__: Any) -> None:
+        accept(contents.read(saved))
+
+    node.fetch = fetch
+    answer = node.arriving("new")
+    assert answer["restore"] is False and answer["reason"] == "WrongCheckpoint"
+    assert claimed.sha256 in answer["message"]
+    assert node.notes[-1] == ("new", "RestoreFailed")
 
 
 def test_a_source_that_does_not_answer_is_said_aloud(node: Any) -> None:

@@ -191,15 +191,6 @@ def test_a_saved_pod_goes_when_nobody_will_ask_for_it(node: Any, why: str) -> No
         assert node.conditions("old")["Available"] == "False Expired"
 
 
-def test_one_that_cannot_be_read_goes_and_its_checkpoint_says_so(node: Any) -> None:
-    node.saved()
-    (node.state / "checkpoints/uid-old/manifest.json").write_text("{")
-    node.watched()
-    node.upkeep.run()
-    assert node.files() == []
-    assert node.conditions("old")["Available"] == "False Lost"
-
-
 def test_a_restore_that_no_daemon_heard_of_is_told(node: Any) -> None:
     node.saved()
     node.pod("new", is_running=False)
@@ -289,3 +280,20 @@ def test_a_checkpoint_object_goes_when_its_time_is_up(node: Any) -> None:
     node.watched("old")
     node.upkeep.run()
     assert node.checkpoint("old") is None
+
+
+@pytest.mark.parametrize("version", ['"version":2', "damaged"])
+def test_what_cannot_be_read_is_kept_for_who_can_until_its_time_is_over(
+    node: Any, version: str
+) -> None:
+    node.saved()
+    file = node.state / "checkpoints/uid-old/manifest.json"
+    file.write_text(file.read_text().replace('"version":1', version))
+    node.watched()
+    assert node.upkeep.run() is True
+    assert node.files() == ["checkpoints/uid-old"]
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    node.now += 3601
+    node.upkeep.run()
+    assert node.files() == []
+    assert node.conditions("old")["Available"] == "False Lost"

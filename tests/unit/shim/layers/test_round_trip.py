@@ -206,12 +206,10 @@ def test_ordinary_tools_read_it(everything: Path, tmp_path: Path) -> None:
         sparse = tar.extractfile("sparse")
         assert sparse is not None
         assert sparse.read() == (everything / "sparse").read_bytes()
-    if (program := shutil.which("tar")) is None:
-        pytest.skip("no tar")
     target = tmp_path / "by-tar"
     target.mkdir()
     done = subprocess.run(
-        [program, "--xattrs", "--xattrs-include=user.*", "-xpf", "-", "-C", str(target)],
+        ["tar", "--xattrs", "--xattrs-include=user.*", "-xpf", "-", "-C", str(target)],
         input=data,
         capture_output=True,
     )
