@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from bench.errors import BenchError
 from bench.figures import Result
 from bench.plan import MoveScenario, Scenario, WakeScenario
 from bench.stage import Stage
-from lab import dockerfiles, release
+from lab import dockerfiles, interrupts, release
 from lab import errors as lab_errors
 from lab.cluster import Cluster
 from lab.progress import Progress
@@ -49,7 +48,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     # A terminated run cleans up, and keeps what it has, as an interrupted one does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.handle()
     cluster = Cluster(progress=Progress())
     found: list[Result] = []
     failed: list[str] = []

@@ -12,7 +12,7 @@ from typing import Final
 from demo import drain, results, stage
 from demo.errors import DemoError
 from demo.results import Result
-from lab import commands, dockerfiles, release
+from lab import commands, dockerfiles, interrupts, release
 from lab import errors as lab_errors
 from lab.cluster import Cluster
 from lab.progress import Progress
@@ -43,6 +43,7 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("demo: namespaces, mounts and cgroups need root", file=sys.stderr)
         return 1
+    interrupts.handle()
     cluster = Cluster(progress=Progress())
     try:
         if arguments.command == "down":
@@ -54,6 +55,9 @@ def main(words: list[str] | None = None) -> int:
         if arguments.command == "run":
             explain(cluster)
         return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted; make demo-down removes what is there", file=sys.stderr)
+        return 130
     results.write(found, arguments.output)
     print(f"\n{results.table(found)}\n\nwritten to {arguments.output}\n\n{NEXT}")
     return 0

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
 from lab import (
     artefacts,
-    commands,
     control_plane,
     dockerfiles,
     errors,
     gomodules,
     images,
+    interrupts,
     prerequisites,
     pruning,
     rootfs,
@@ -108,8 +106,7 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0 and arguments.command != "prerequisites":
         print("lab: namespaces, mounts and cgroups need root", file=sys.stderr)
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    interrupts.handle()
     try:
         return dispatch(arguments)
     except errors.LabError as error:
@@ -118,12 +115,6 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lab: interrupted", file=sys.stderr)
         return 130
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle a signal that ends us. Builds end first: their threads would be waited for."""
-    commands.stop_builds()
-    raise KeyboardInterrupt
 
 
 def dispatch(arguments: argparse.Namespace) -> int:

@@ -6,14 +6,12 @@ import argparse
 import dataclasses
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
-from lab import commands, dockerfiles, errors
+from lab import dockerfiles, errors, interrupts
 from lab.cache import Cache
 from lab.progress import Progress
 from lab.settings import Settings
@@ -51,8 +49,7 @@ def main(words: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("vm: building its disk needs root", file=sys.stderr)
         return 1
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    interrupts.handle()
     try:
         return run(options)
     except errors.LabError as error:
@@ -61,12 +58,6 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vm: interrupted", file=sys.stderr)
         return 130
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle a signal that ends us. Builds end first, as in the lab."""
-    commands.stop_builds()
-    raise KeyboardInterrupt
 
 
 def run(options: argparse.Namespace) -> int:

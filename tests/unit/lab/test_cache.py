@@ -189,12 +189,16 @@ def test_room_is_made_by_removing_replaced_artefacts(
     assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
-def test_an_interrupt_ends_the_builds_of_all_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["", "main thread hears nothing"])
+def test_an_interrupt_ends_the_builds_of_all_threads(tmp_path: Path, is_deaf: bool) -> None:
+    # Between its last look and its wait, a signal does not end the main thread's wait either.
+    deafen = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])" if is_deaf else "pass"
     script = (
-        "import concurrent.futures, os, pathlib, sys\n"
+        "import concurrent.futures, os, pathlib, signal, sys\n"
         "from lab import __main__, commands, cache, errors\n"
         "root = pathlib.Path(sys.argv[1])\n"
         "def dispatch(arguments):\n"
+        f"    {deafen}\n"
         "    def build(directory):\n"
         "        commands.run(['sh', '-c', f'kill -TERM {os.getpid()}; sleep 600'],"
         " timeout_seconds=600)\n"
