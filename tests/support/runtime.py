@@ -353,8 +353,13 @@ class Page:
             fd = os.open(f"/proc/{self.pid}/fd/3", os.O_RDWR)
         except FileNotFoundError:
             return None
-        mapped = mmap.mmap(fd, mmap.PAGESIZE)
-        os.close(fd)
+        try:
+            # Made, and not yet of its size.
+            if os.fstat(fd).st_size < mmap.PAGESIZE:
+                return None
+            mapped = mmap.mmap(fd, mmap.PAGESIZE)
+        finally:
+            os.close(fd)
         return mapped if struct.unpack_from("<8IQ", mapped)[1] == 1 else None
 
     def __getattr__(self, name: str) -> int:

@@ -32,7 +32,7 @@ Operations (arguments → answer besides ``ok``):
                                                               commands (preStop hooks) succeed
                                                               without reaching it
 ``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
-``adopt``      ``container``, ``stays_asleep``                ``state``: the hollow container takes
+``adopt``      ``container``                                  ``state``: the hollow container takes
                                                               what lies in its arrival, and wakes
 ``refuse``     ``container``, ``reason``, ``message``,        ``state``: what came for the hollow
                ``is_dirty``                                   container cannot be used; it starts

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,9 @@ from architect.core.errors import (
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 1 << 20
 """Far above the largest real message (the status of 250 pods is about 200 KB)."""
+
+MAX_NAME_CHARS: Final = 512
+"""Twice what the longest name of Kubernetes takes, with its namespace."""
 
 _LENGTH = struct.Struct("!I")
 
@@ -162,6 +165,29 @@ def error_of(response: dict[str, Any]) -> Rejected | NodeError:
     if code == "rejected":
         return Rejected(message, reason=reason or "Rejected", hint=hint)
     return NodeError(message, reason=reason or "NodeError", hint=hint)
+
+
+def operation(request: dict[str, Any]) -> str:
+    """Take version and name of the operation out of *request*; return the name. Raises Rejected."""
+    name, version = request.pop("op", None), request.pop("v", None)
+    if version != PROTOCOL_VERSION:
+        raise Rejected(
+            f"protocol version {version!r:.40} is not {PROTOCOL_VERSION}",
+            reason="Protocol",
+            hint="both ends are of different versions of Architect",
+        )
+    if not isinstance(name, str):
+        raise Rejected("the request names no operation", reason="Protocol")
+    return name
+
+
+def text(request: Mapping[str, Any], key: str) -> str:
+    """Return a name from a request. Raises Rejected."""
+    value = request.get(key)
+    if not isinstance(value, str) or not value or len(value) > MAX_NAME_CHARS:
+        what = repr(value[:80]) if isinstance(value, str) else type(value).__name__
+        raise Rejected(f"{key!r} is {what}, not a name", reason="Protocol")
+    return value
 
 
 def failure(error: ArchitectError | OSError) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from architect.api import names
+from architect.api import names, saved
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
 from architect.daemon.host import Host
@@ -313,7 +313,13 @@ def _running_versions(layout: Layout) -> set[str]:
 def _needed_inits(layout: Layout) -> set[str]:
     """Return the inits that containers run or that images need: CRIU checks the file."""
     needed: set[str] = set()
-    paths = [*(layout.run / "containers").glob("*.json"), *layout.pods.glob("*/*/meta.json")]
+    saved_meta = f"*/{saved.container('*')}/{saved.META}"
+    paths = [
+        *(layout.run / "containers").glob("*.json"),
+        *layout.pods.glob("*/*/meta.json"),
+        *layout.checkpoints.glob(saved_meta),
+        *layout.arrivals.glob(saved_meta),
+    ]
     for sha in _init_shas(paths):
         needed.add(sha)
     return needed

@@ -1,13 +1,8 @@
 """The files that travel with a pod: found, packed at its end, unpacked into its successor.
 
-::
-
-    containers/<container>/layer.tar    what the container wrote to its root
-    volumes/<volume>.tar                an emptyDir
-    shm.tar                             the pod's /dev/shm
-
-Archives are those of :mod:`architect.shim.layers`. What is shared by a pod's containers is packed
-once, and applied once: by the first container that starts, before any application runs.
+Where each archive lies is said by :mod:`architect.api.saved`, what is in it by
+:mod:`architect.shim.layers`. What is shared by a pod's containers is packed once, and applied once:
+by the first container that starts, before any application runs.
 """
 
 from __future__ import annotations
@@ -18,20 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from architect.api import names
+from architect.api import saved
 from architect.core.errors import FormatError, NodeError
-from architect.shim import records
-from architect.shim.keeper import processes
+from architect.shim import oci, records
+from architect.shim.keeper import images, processes
 from architect.shim.layers import places
 from architect.shim.layers.apply import apply
 from architect.shim.layers.archive import Kind
 from architect.shim.layers.pack import pack
 from architect.shim.records import Record
 
-LAYER: Final = "layer.tar"
-CONTAINERS: Final = "containers"
-VOLUMES: Final = "volumes"
-SHARED_MEMORY: Final = "shm.tar"
 _APPLIED: Final = ".applied"
 """Ending of an archive that has been applied."""
 
@@ -52,14 +43,14 @@ def save(pod: str, into: Path) -> int:
     for record in members:
         spec = _spec(record)
         if not (spec.get("root") or {}).get("readonly"):
-            target = _ensured(into / CONTAINERS / record.container) / LAYER
-            total += _pack(places.upper_directory(_init_pid(record)), target, Kind.LAYER)
+            upper = places.upper_directory(_init_pid(record))
+            total += _pack(upper, into / saved.layer(record.container), Kind.LAYER)
         volumes |= places.volumes(spec, pod)
         shared = shared or places.shared_memory(spec, pod)
     for name, source in sorted(volumes.items()):
-        total += _pack(source, _ensured(into / VOLUMES) / f"{name}.tar", Kind.VOLUME)
+        total += _pack(source, into / saved.volume(name), Kind.VOLUME)
     if shared is not None:
-        total += _pack(shared, into / SHARED_MEMORY, Kind.VOLUME)
+        total += _pack(shared, into / saved.SHARED_MEMORY, Kind.VOLUME)
     return total
 
 
@@ -68,17 +59,17 @@ def unpack(record: Record) -> None:
 
     Raises NodeError or FormatError; part of it may then be there already.
     """
-    arrival = names.ARRIVALS / record.pod
+    arrival = images.arrival_of_pod(record.pod)
     spec = _spec(record)
-    devices = "CAP_MKNOD" in _capabilities(spec)
-    layer = arrival / CONTAINERS / record.container / LAYER
+    layer = arrival / saved.layer(record.container)
     if layer.exists():
         root = Path(f"/proc/{_init_pid(record)}/root")
-        _apply(layer, root, Kind.LAYER, are_devices_allowed=devices)
+        has_devices = "CAP_MKNOD" in oci.held_capabilities(spec)
+        _apply(layer, root, Kind.LAYER, are_devices_allowed=has_devices)
     for name, target in sorted(places.volumes(spec, record.pod).items()):
-        _apply_once(arrival / VOLUMES / f"{name}.tar", target)
+        _apply_once(arrival / saved.volume(name), target)
     if (shared := places.shared_memory(spec, record.pod)) is not None:
-        _apply_once(arrival / SHARED_MEMORY, shared)
+        _apply_once(arrival / saved.SHARED_MEMORY, shared)
 
 
 def _records() -> Iterator[Record]:
@@ -100,11 +91,6 @@ def _spec(record: Record) -> dict[str, Any]:
     return value
 
 
-def _capabilities(spec: dict[str, Any]) -> set[str]:
-    sets = (spec.get("process") or {}).get("capabilities") or {}
-    return set(sets.get("bounding") or ())
-
-
 def _init_pid(record: Record) -> int:
     init = processes.find_init(record.runc_root, record.id)
     if init is None:
@@ -115,12 +101,8 @@ def _init_pid(record: Record) -> int:
     return init.pid
 
 
-def _ensured(directory: Path) -> Path:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory
-
-
 def _pack(source: Path, target: Path, kind: Kind) -> int:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         pack(source, fd, kind=kind)

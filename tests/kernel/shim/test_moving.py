@@ -42,14 +42,21 @@ class Mover:
     def __init__(self, host: Host, daemon: DaemonDouble) -> None:
         self.host = host
         self.daemon = daemon
-        self._made: list[Container] = []
+        self._uids: dict[Container, str] = {}
 
     def pod(
         self, uid: str, args: list[str] | None = None, *, policy: dict[str, Any] = POLICY
     ) -> Container:
         config = spec(args or ["sh", "-c", COUNTING], annotations=in_pod(uid, policy=policy))
-        self._made.append(self.host.container(config, has_pipes=True))
-        return self._made[-1]
+        made = self.host.container(config, has_pipes=True)
+        self._uids[made] = uid
+        return made
+
+    def counting(self, uid: str) -> Container:
+        """Return a pod that has counted to three."""
+        made = self.pod(uid).start()
+        made.until("3\n")
+        return made
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         path = self.host.run_directory / "keeper.sock"
@@ -66,6 +73,18 @@ class Mover:
 
         self.daemon.answers["leaving"] = leaving
 
+    def leave(self, pod: Container) -> None:
+        """Have kubelet's signal find a daemon that saves this pod."""
+        self.save_on_leaving(self._uids[pod])
+        pod.kill("TERM")
+        assert pod.wait() == 128 + signal.SIGTERM
+
+    def moved(self, uid: str, *, to: str) -> tuple[Container, Path]:
+        """Return a pod that counted and left, and where its files wait for another one."""
+        old = self.counting(uid)
+        self.leave(old)
+        return old, self.bring(uid, to=to)
+
     def bring(self, uid: str, *, to: str) -> Path:
         """Put what was saved of one pod where another one finds it."""
         state = self.host.state / "architect"
@@ -79,8 +98,15 @@ class Mover:
     def state(self, uid: str) -> str:
         return str(self.ask("status", pod=uid)["status"]["state"])
 
+    def kill_keeper(self) -> None:
+        (warden,) = self.host.wardens()
+        (keeper,) = children(warden)
+        os.kill(keeper, signal.SIGKILL)
+        eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+        self.host.ask("list")
+
     def close(self) -> None:
-        for container in self._made:
+        for container in self._uids:
             container.remove()
 
 
@@ -95,12 +121,21 @@ def numbers(container: Container) -> list[int]:
     return [int(word) for word in container.output().split() if word.isdigit()]
 
 
+def assert_goes_on(new: Container, *, after: Container) -> None:
+    last = numbers(after)[-1]
+    eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
+    seen = numbers(new)
+    assert seen == list(range(last + 1, last + 1 + len(seen)))
+
+
+def assert_starts_at_one(new: Container) -> None:
+    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+    assert numbers(new)[:3] == [1, 2, 3]
+
+
 def test_a_pod_goes_on_in_its_successor_and_never_sees_a_signal(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    assert old.wait() == 143
+    old = mover.counting("uid-a")
+    mover.leave(old)
     assert "TERM" not in old.output()
     assert mover.state("uid-a") == "captured"
     mover.bring("uid-a", to="uid-b")
@@ -108,9 +143,7 @@ def test_a_pod_goes_on_in_its_successor_and_never_sees_a_signal(mover: Mover) ->
     new.create()
     assert "--hollow" in new.config()["process"]["args"]
     new.call("start", new.id)
-    last = numbers(old)[-1]
-    eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
-    assert numbers(new) == list(range(last + 1, last + 1 + len(numbers(new))))
+    assert_goes_on(new, after=old)
     assert mover.state("uid-b") == "awake"
     asked = [(c["op"], c["pod"], c["pod_name"], c["container"]) for c in mover.daemon.calls]
     assert asked == [
@@ -121,12 +154,7 @@ def test_a_pod_goes_on_in_its_successor_and_never_sees_a_signal(mover: Mover) ->
 
 
 def test_a_successor_sleeps_wakes_and_gets_its_own_signal(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    mover.bring("uid-a", to="uid-b")
+    mover.moved("uid-a", to="uid-b")
     new = mover.pod("uid-b").start()
     eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
     mover.ask("sleep", pod="uid-b", reason="test")
@@ -158,23 +186,18 @@ def test_a_pod_that_does_not_migrate_asks_nobody(mover: Mover) -> None:
 
 
 def test_a_sleeping_pod_is_captured_without_a_wake(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     mover.ask("sleep", pod="uid-a", reason="test")
     before = old.output()
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    assert old.wait() == 143
+    mover.leave(old)
     assert old.output() == before
     mover.bring("uid-a", to="uid-b")
     new = mover.pod("uid-b").start()
-    last = numbers(old)[-1]
-    eventually(lambda: numbers(new)[:2] == [last + 1, last + 2], what="the next numbers")
+    assert_goes_on(new, after=old)
 
 
 def test_until_it_departs_a_wake_undoes_the_capture(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
     assert mover.state("uid-a") == "asleep"
     mover.ask("wake", pod="uid-a", reason="cannot be saved")
@@ -187,34 +210,24 @@ def test_until_it_departs_a_wake_undoes_the_capture(mover: Mover) -> None:
 
 
 def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
     mover.ask("depart", pod="uid-a", reason="test")
     with pytest.raises(Rejected, match="saved for its successor"):
         mover.ask("wake", pod="uid-a", reason="test")
     refused = old.call("exec", old.id, "true", check=False)
     assert refused.returncode != 0
-    (warden,) = mover.host.wardens()
-    (keeper,) = children(warden)
-    os.kill(keeper, signal.SIGKILL)
-    eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+    mover.kill_keeper()
     assert mover.host.ask("status", "uid-a")["state"] == "captured"
     old.kill("TERM")
     assert old.wait() == 143
 
 
 def test_a_broken_image_starts_the_application_in_the_successor(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    arrived = mover.bring("uid-a", to="uid-b")
+    _, arrived = mover.moved("uid-a", to="uid-b")
     os.truncate(arrived / "image" / "pstree.img", 12)
     new = mover.pod("uid-b").start()
-    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
-    assert numbers(new)[:3] == [1, 2, 3]
+    assert_starts_at_one(new)
     kept = mover.host.state / "architect/pods/uid-b/app/failed-1/pstree.img"
     assert kept.stat().st_size == 12
     del mover.daemon.answers["leaving"]
@@ -223,17 +236,11 @@ def test_a_broken_image_starts_the_application_in_the_successor(mover: Mover) ->
 
 
 def test_the_init_that_the_image_refers_to_is_the_successors(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    arrived = mover.bring("uid-a", to="uid-b")
+    _, arrived = mover.moved("uid-a", to="uid-b")
     meta = json.loads((arrived / "meta.json").read_text())
     (arrived / "meta.json").write_text(json.dumps({**meta, "init_sha": "0" * 64}))
     new = mover.pod("uid-b").start()
-    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
-    assert numbers(new)[:3] == [1, 2, 3]
+    assert_starts_at_one(new)
     assert f"init/{'0' * 64}/init is missing" in new.log.read_text()
 
 
@@ -256,9 +263,7 @@ def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> 
     with _joined(old.pid) as peer, peer.connect() as connection:
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
-        mover.save_on_leaving("uid-a")
-        old.kill("TERM")
-        old.wait()
+        mover.leave(old)
         connection.settimeout(DEADLINE_SECONDS)
         with pytest.raises(ConnectionResetError):
             connection.recv(100)
@@ -291,9 +296,7 @@ def test_conversations_that_do_not_end_are_cut_and_told(mover: Mover) -> None:
         asked.sendall(b"question")
         waiting.sendall(b"hello")
         old.until("got b'question'")
-        mover.save_on_leaving("uid-a")
-        old.kill("TERM")
-        assert old.wait() == 143
+        mover.leave(old)
         for connection in (asked, waiting):
             with pytest.raises(ConnectionResetError):
                 connection.recv(100)
@@ -349,8 +352,7 @@ def test_a_pod_that_got_its_signal_is_not_captured_any_more(mover: Mover) -> Non
 
 
 def test_a_hook_for_the_end_does_not_reach_what_goes_on_elsewhere(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     hook = ["sh", "-c", "echo hook >/proc/1/fd/1"]
     mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2, ends_with=[hook])
     before = old.output()
@@ -375,9 +377,7 @@ while True:
 def test_the_monotonic_clock_stands_still_on_the_way(mover: Mover) -> None:
     old = mover.pod("uid-a", python(CLOCK)).start()
     eventually(lambda: len(old.output().split()) > 3, what="output")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
+    mover.leave(old)
     left_at = time.monotonic()
     mover.bring("uid-a", to="uid-b")
     time.sleep(0.5)
@@ -390,57 +390,37 @@ def test_the_monotonic_clock_stands_still_on_the_way(mover: Mover) -> None:
     assert last <= first <= seen_at - (came_at - left_at)
 
 
-def _kill_keeper(mover: Mover) -> None:
-    (warden,) = mover.host.wardens()
-    (keeper,) = children(warden)
-    os.kill(keeper, signal.SIGKILL)
-    eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
-    mover.host.ask("list")
-
-
 def test_a_signal_is_remembered_by_the_next_keeper(mover: Mover) -> None:
     stubborn = "trap 'echo got TERM' TERM; while :; do sleep 0.02; echo; done"
     old = mover.pod("uid-a", ["sh", "-c", stubborn]).start()
     old.until("\n\n")
     old.kill("TERM")
     old.until("got TERM")
-    _kill_keeper(mover)
+    mover.kill_keeper()
     with pytest.raises(Rejected, match="got a signal already"):
         mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
 
 
 def test_a_capture_is_taken_up_after_the_keeper_was_killed(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
-    _kill_keeper(mover)
+    mover.kill_keeper()
     with pytest.raises(Rejected, match="not captured"):
         mover.ask("depart", pod="uid-a", reason="test")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    assert old.wait() == 143
+    mover.leave(old)
     mover.bring("uid-a", to="uid-b")
     new = mover.pod("uid-b").start()
-    last = numbers(old)[-1]
-    eventually(lambda: len(numbers(new)) > 2, what="output of the successor")
-    log = (mover.host.run_directory / "keeper.log").read_text()
-    assert numbers(new)[:2] == [last + 1, last + 2], log
+    assert_goes_on(new, after=old)
 
 
 def test_what_was_refused_is_not_tried_again_by_a_restarted_container(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    arrived = mover.bring("uid-a", to="uid-b")
+    _, arrived = mover.moved("uid-a", to="uid-b")
     new = mover.pod("uid-b")
     new.create()
     meta = json.loads((arrived / "meta.json").read_text())
     (arrived / "meta.json").write_text(json.dumps({**meta, "version": 99}))
     new.call("start", new.id)
-    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
-    assert numbers(new)[:3] == [1, 2, 3]
+    assert_starts_at_one(new)
     assert not (arrived / "image").exists()
     kept = mover.host.state / "architect/pods/uid-b/app/failed-1"
     assert (kept / "inventory.img").exists()
@@ -448,12 +428,7 @@ def test_what_was_refused_is_not_tried_again_by_a_restarted_container(mover: Mov
 
 
 def test_half_of_the_files_is_no_fresh_start(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    arrived = mover.bring("uid-a", to="uid-b")
+    _, arrived = mover.moved("uid-a", to="uid-b")
     (arrived / "layer.tar").write_bytes(b"torn")
     new = mover.pod("uid-b")
     new.create()
@@ -464,18 +439,12 @@ def test_half_of_the_files_is_no_fresh_start(mover: Mover) -> None:
 
 
 def test_a_hollow_container_for_which_nothing_lies_there_starts_fresh(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
-    mover.save_on_leaving("uid-a")
-    old.kill("TERM")
-    old.wait()
-    arrived = mover.bring("uid-a", to="uid-b")
+    _, arrived = mover.moved("uid-a", to="uid-b")
     new = mover.pod("uid-b")
     new.create()
     arrived.parent.parent.rename(arrived.parent.parent.with_name("taken-away"))
     new.call("start", new.id)
-    eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
-    assert numbers(new)[:3] == [1, 2, 3]
+    assert_starts_at_one(new)
     assert "nothing came" in new.log.read_text()
 
 
@@ -495,8 +464,7 @@ def _breaking(mover: Mover, op: str, *, times: int) -> list[int]:
 
 
 def test_a_daemon_that_is_restarted_answers_after_all(mover: Mover) -> None:
-    old = mover.pod("uid-a").start()
-    old.until("3\n")
+    old = mover.counting("uid-a")
     mover.save_on_leaving("uid-a")
     broken = _breaking(mover, "leaving", times=2)
     old.kill("TERM")
@@ -505,8 +473,7 @@ def test_a_daemon_that_is_restarted_answers_after_all(mover: Mover) -> None:
     mover.bring("uid-a", to="uid-b")
     broken = _breaking(mover, "arriving", times=2)
     new = mover.pod("uid-b").start()
-    last = numbers(old)[-1]
-    eventually(lambda: numbers(new)[:2] == [last + 1, last + 2], what="the next numbers")
+    assert_goes_on(new, after=old)
     assert len(broken) == 2
 
 

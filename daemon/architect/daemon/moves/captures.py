@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from architect.api import names
+from architect.api import names, saved
 from architect.core.errors import ArchitectError, Rejected, Unavailable
 from architect.core.identity import Identity
 from architect.daemon.checkpoint import contents
@@ -149,7 +149,7 @@ class Captures:
                 name: Container(
                     image_digest=digests.get(name, ""),
                     init_sha256=self._depot.init_of(pod.uid, name),
-                    tree=f"containers/{name}/image",
+                    tree=saved.image(name),
                     layer=_layer_in(directory, name),
                 )
                 for name in pod.managed
@@ -161,7 +161,7 @@ class Captures:
 
 def _layer_in(directory: Path, container: str) -> str | None:
     """Return the name of a container's packed layer; None: its root can only be read."""
-    name = f"containers/{container}/layer.tar"
+    name = saved.layer(container)
     return name if (directory / name).exists() else None
 
 

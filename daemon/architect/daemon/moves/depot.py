@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from architect.api import names
+from architect.api import names, saved
 from architect.api.keeper import PodState
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
@@ -99,7 +99,7 @@ class Depot:
         """
         for name in containers:
             source = self._pods / _safe(uid) / _safe(name)
-            target = into / "containers" / _safe(name)
+            target = into / saved.container(_safe(name))
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 _link_tree(source / "image", target / "image")
@@ -183,7 +183,7 @@ class Depot:
 
     def has_come(self, uid: str, container: str) -> bool:
         """Whether something came for a container of pod *uid* that it has not taken yet."""
-        return (self._arrivals / _safe(uid) / "containers" / _safe(container) / "image").is_dir()
+        return (self._arrivals / _safe(uid) / saved.image(_safe(container))).is_dir()
 
     def arrival_of(self, uid: str) -> Path:
         """Return where what comes for pod *uid* is to lie once it is whole."""

@@ -238,21 +238,12 @@ class Server:
         return True
 
     def _message(self, peer: Peer, message: dict[str, Any]) -> None:
-        op = message.pop("op", None)
-        version = message.pop("v", None)
         number = message.pop("id", None)
         try:
             if not isinstance(number, (int, str, type(None))) or len(str(number)) > MAX_ID_LENGTH:
                 number = None
                 raise Rejected("'id' is neither a number nor a short text", reason="Protocol")
-            if version != wire.PROTOCOL_VERSION:
-                raise Rejected(
-                    f"protocol version {version!r:.40} is not {wire.PROTOCOL_VERSION}",
-                    reason="Protocol",
-                    hint="client and keeper are of different versions of Architect",
-                )
-            if not isinstance(op, str):
-                raise Rejected("the request names no operation", reason="Protocol")
+            op = wire.operation(message)
             future = self._operations.call(op, message, peer)
         except (ArchitectError, RecursionError) as error:
             if isinstance(error, RecursionError):

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from architect.api import names
+from architect.api import names, saved
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
 
@@ -69,9 +69,11 @@ class Meta:
 
     def write(self, directory: Path) -> None:
         """Write ``meta.json`` beside the image."""
-        files.write_json(
-            directory / "meta.json", {"version": VERSION, **asdict(self)}, durable=False
-        )
+        value = asdict(self)
+        # Without them it is what versions before this one wrote, and read.
+        for name in [key for key in ("is_moved", "addresses") if not value[key]]:
+            del value[name]
+        files.write_json(directory / "meta.json", {"version": VERSION, **value}, durable=False)
 
 
 def pod_directory(uid: str) -> Path:
@@ -109,7 +111,7 @@ def prepare(directory: Path) -> Path:
 
 def arrival(uid: str, container: str) -> Path:
     """Return where another pod's image lies that came for a container. Raises NodeError."""
-    return arrival_of_pod(uid) / "containers" / _checked(container)
+    return arrival_of_pod(uid) / saved.container(_checked(container))
 
 
 def arrival_of_pod(uid: str) -> Path:

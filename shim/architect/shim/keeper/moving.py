@@ -124,11 +124,11 @@ class MovingPod(Pod):
                 container.end(TERMINATED_STATUS)
         return True
 
-    def adopt(self, name: str, *, stays_asleep: bool) -> Task[None]:
+    def adopt(self, name: str) -> Task[None]:
         """Make container *name* go on with what came for it from another pod.
 
-        It is awake afterwards, unless *stays_asleep*. Raises Rejected if nothing came; where it
-        cannot be restored the pod's policy decides, and that is told.
+        Raises Rejected if nothing came; where it cannot be restored the pod's policy decides, and
+        that is told.
         """
         yield from self._recovered()
         while self.state in (PodState.FALLING, PodState.WAKING):
@@ -154,8 +154,7 @@ class MovingPod(Pod):
             self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
             self._step(Step.ADOPT, "restored")
             self.network.adopt([c for c in self.containers.values() if c.find_init() is not None])
-        if not stays_asleep:
-            yield from self.wake(reason="restored")
+        yield from self.wake(reason="restored")
         self._tell(Event.RESTORED, container=name)
 
     def refuse(self, name: str, *, reason: str, message: str, is_dirty: bool = False) -> None:

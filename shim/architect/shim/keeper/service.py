@@ -13,6 +13,7 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.core.wire import text
 from architect.shim import inspection, records
 from architect.shim.keeper import (
     cpuquota,
@@ -23,6 +24,7 @@ from architect.shim.keeper import (
     recovery,
     survey,
 )
+from architect.shim.keeper.arguments import Arguments, commands, patience, reason
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.loop import Future, Loop, Task
@@ -32,13 +34,10 @@ from architect.shim.keeper.recovery import Recovery
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PATIENCE_SECONDS: Final = 2.0
-"""How long a sleep waits for conversations to drain before it gives up."""
 RECOVERY_STEP_SECONDS: Final = 0.1
 SHORT_ID: Final = 12
 """Length of an id as engines shorten it; less is not enough to name a container."""
 
-Arguments = dict[str, Any]
 Answer = dict[str, Any]
 
 
@@ -121,14 +120,14 @@ class Service:
         return {"version": self._version, "pid": os.getpid(), "started": self._started}
 
     def _register_op(self, arguments: Arguments) -> Answer:
-        container = _text(arguments, "container")
+        container = text(arguments, "container")
         pod = self.register(container)
         # A namespace that is made with the container is opened when it is first looked at.
         pod.network.open(None)
         return {"pod": pod.uid}
 
     def _removed_op(self, arguments: Arguments) -> Answer:
-        identity = _text(arguments, "container")
+        identity = text(arguments, "container")
         for pod in list(self._pods.values()):
             for name, container in list(pod.containers.items()):
                 if container.record.id == identity:
@@ -143,7 +142,7 @@ class Service:
         return {"status": self._pod(arguments).status()}
 
     def _awake_op(self, arguments: Arguments) -> Answer:
-        pod = self._pod_of_container(_text(arguments, "container"))
+        pod = self._pod_of_container(text(arguments, "container"))
         return {"state": "unmanaged" if pod is None else pod.state.value}
 
     def _observe_op(self, arguments: Arguments) -> Answer:
@@ -154,7 +153,7 @@ class Service:
         return {"observations": [observe.observe(pod) for pod in chosen]}
 
     def _forget_op(self, arguments: Arguments) -> Answer:
-        uid = _text(arguments, "pod")
+        uid = text(arguments, "pod")
         pod = self._pods.get(uid)
         if pod is not None and any(c.find_init() is not None for c in pod.containers.values()):
             raise Rejected(f"pod {pod} still has running containers", reason="StillRunning")
@@ -190,8 +189,8 @@ class Service:
     def _sleep_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
         yield from pod.sleep(
-            reason=_reason(arguments, "asked"),
-            patience_seconds=_patience(arguments),
+            reason=reason(arguments, "asked"),
+            patience_seconds=patience(arguments),
             is_forced=arguments.get("force") is True,
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
@@ -213,50 +212,42 @@ class Service:
 
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
-        yield from pod.wake(reason=_reason(arguments, "asked"))
+        yield from pod.wake(reason=reason(arguments, "asked"))
         return {"status": pod.status(), "duration_seconds": pod.last_wake_seconds}
 
     def _capture_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
         yield from pod.capture(
-            reason=_reason(arguments, "asked"),
-            patience_seconds=_patience(arguments),
-            ends_with=_commands(arguments),
+            reason=reason(arguments, "asked"),
+            patience_seconds=patience(arguments),
+            ends_with=commands(arguments),
         )
         return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
 
     def _depart_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
         yield from pod.recovered()
-        pod.depart(reason=_reason(arguments, "asked"))
+        pod.depart(reason=reason(arguments, "asked"))
         return {"status": pod.status()}
 
     def _adopt_op(self, arguments: Arguments) -> Task[Answer]:
-        identity = _text(arguments, "container")
-        pod = self._pod_of_container(identity)
-        if pod is None:
-            raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
-        (name,) = [n for n, c in pod.containers.items() if c.record.id == identity]
-        yield from pod.adopt(name, stays_asleep=arguments.get("stays_asleep") is True)
+        pod, container = self._member(arguments)
+        yield from pod.adopt(container.name)
         return {"state": pod.state.value}
 
     def _refuse_op(self, arguments: Arguments) -> Task[Answer]:
-        identity = _text(arguments, "container")
-        pod = self._pod_of_container(identity)
-        if pod is None:
-            raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
-        (name,) = [n for n, c in pod.containers.items() if c.record.id == identity]
-        yield from pod.containers[name].wait_for_init(self._loop)
+        pod, container = self._member(arguments)
+        yield from container.wait_for_init(self._loop)
         pod.refuse(
-            name,
-            reason=_text(arguments, "reason"),
-            message=_text(arguments, "message"),
+            container.name,
+            reason=text(arguments, "reason"),
+            message=text(arguments, "message"),
             is_dirty=arguments.get("is_dirty") is True,
         )
         return {"state": pod.state.value}
 
     def _kill_op(self, arguments: Arguments) -> Task[Answer]:
-        identity = _text(arguments, "container")
+        identity = text(arguments, "container")
         pod = self._pod_of_container(identity)
         if pod is None:
             return {"state": "unmanaged"}
@@ -269,14 +260,14 @@ class Service:
 
     def _settle_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
-        yield from pod.settle(container=_text(arguments, "container"))
+        yield from pod.settle(container=text(arguments, "container"))
         return {"state": pod.state.value}
 
     def _ensure_op(self, arguments: Arguments) -> Task[Answer]:
-        pod = self._pod_of_container(_text(arguments, "container"))
+        pod = self._pod_of_container(text(arguments, "container"))
         if pod is None:
             return {"state": "unmanaged"}
-        wake = pod.wake(reason=_reason(arguments, "a command"))
+        wake = pod.wake(reason=reason(arguments, "a command"))
         if pod.state is not PodState.AWAKE and pod.is_paused:
             # A signal waits in the frozen init; the wake goes on when the engine resumes it.
             self._loop.spawn(wake, name=f"wake {pod}").when_done(_log_failure)
@@ -285,7 +276,7 @@ class Service:
         return {"state": pod.state.value}
 
     def _exec_op(self, arguments: Arguments) -> Task[Answer]:
-        identity = _text(arguments, "container")
+        identity = text(arguments, "container")
         pod = self._pod_of_container(identity)
         if pod is None:
             return {"state": "unmanaged", "probe": False}
@@ -373,7 +364,7 @@ class Service:
         self._notes.pop(pod.uid, None)
 
     def _pod(self, arguments: Arguments) -> MovingPod:
-        wanted = _text(arguments, "pod")
+        wanted = text(arguments, "pod")
         found = self._pods.get(wanted)
         if found is not None:
             return found
@@ -394,6 +385,15 @@ class Service:
             reason="UnknownPod",
             hint="`architect-runtime list` shows them",
         )
+
+    def _member(self, arguments: Arguments) -> tuple[MovingPod, Container]:
+        """Return the container that is named by its id, with its pod. Raises Rejected."""
+        identity = text(arguments, "container")
+        pod = self._pod_of_container(identity)
+        if pod is None:
+            raise Rejected(f"no managed container {identity!r:.80}", reason="UnknownContainer")
+        (found,) = [c for c in pod.containers.values() if c.record.id == identity]
+        return pod, found
 
     def _pod_of_container(self, identity: str) -> MovingPod | None:
         for pod in self._pods.values():
@@ -496,32 +496,3 @@ def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:
                 for probe in container.policy.probes
             )
     return False
-
-
-def _commands(arguments: Arguments) -> list[list[str]]:
-    value = arguments.get("ends_with", [])
-    if not isinstance(value, list) or not all(
-        isinstance(argv, list) and all(isinstance(word, str) for word in argv) for argv in value
-    ):
-        raise Rejected("'ends_with' is not a list of commands", reason="Protocol")
-    return value
-
-
-def _patience(arguments: Arguments) -> float:
-    patience = arguments.get("patience_seconds", DEFAULT_PATIENCE_SECONDS)
-    if isinstance(patience, bool) or not isinstance(patience, (int, float)):
-        raise Rejected("'patience_seconds' is not a number", reason="Protocol")
-    return min(max(0.0, float(patience)), 60.0)
-
-
-def _reason(arguments: Arguments, usual: str) -> str:
-    value = arguments.get("reason", usual)
-    return value[:200] if isinstance(value, str) else usual
-
-
-def _text(arguments: Arguments, key: str) -> str:
-    value = arguments.get(key)
-    if not isinstance(value, str) or not value or len(value) > 512:
-        what = repr(value[:80]) if isinstance(value, str) else type(value).__name__
-        raise Rejected(f"{key!r} is {what}, not a name", reason="Protocol")
-    return value

@@ -126,6 +126,7 @@ def pod(name: str, *, node: str = "node-a", **status: Any) -> dict[str, Any]:
 
 def test_the_daemon_of_a_node_is_found_by_its_pod(cluster: Any, api: Api) -> None:
     for value in (pod("d1"), pod("d2", node="node-b")):
+        value["metadata"]["labels"] = {"a": "b"}
         cluster.put_pod(value)
     found = Addresses(api, namespace="architect", selector="a=b")
     assert found.address_of("node-b") == "10.0.0.2:9465"

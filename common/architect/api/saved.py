@@ -1,0 +1,39 @@
+"""How a saved pod lies on a disk: names that the runtime and the daemon agree on.
+
+The same below ``checkpoints/<id>`` at the source, in the manifest, and below ``arrivals/<uid>`` at
+the target::
+
+    containers/<container>/image/       what CRIU wrote
+    containers/<container>/meta.json    what a restore needs besides
+    containers/<container>/layer.tar    what the container wrote to its root, if it could
+    volumes/<volume>.tar                an emptyDir
+    shm.tar                             the pod's /dev/shm
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+IMAGE: Final = "image"
+META: Final = "meta.json"
+SHARED_MEMORY: Final = "shm.tar"
+
+
+def container(name: str) -> str:
+    """Return the directory of one container."""
+    return f"containers/{name}"
+
+
+def image(container_name: str) -> str:
+    """Return the directory of a container's process images."""
+    return f"{container(container_name)}/{IMAGE}"
+
+
+def layer(container_name: str) -> str:
+    """Return the archive of a container's writable layer."""
+    return f"{container(container_name)}/layer.tar"
+
+
+def volume(name: str) -> str:
+    """Return the archive of an emptyDir."""
+    return f"volumes/{name}.tar"
