@@ -58,6 +58,9 @@ STATUS_SCALED_DOWN: Final = "SCALED_DOWN"
 CONDITION_ASLEEP: Final = "architect.dev/Asleep"
 """Pod condition: ``True`` while asleep; while ``False``, reason and message say why it is awake."""
 
+OWNER_LABEL: Final = "architect.dev/owner"
+"""Label of a Checkpoint that is for a successor: the uid of the pods' owner, to list few."""
+
 NODE_READY_LABEL: Final = "architect.dev/node"
 """Node label, ``true`` where the daemon has installed the runtime and its pre-flight passed."""
 NODE_CONDITION: Final = "ArchitectReady"

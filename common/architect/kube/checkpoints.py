@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from architect.api import names
 from architect.core.errors import FormatError
 from architect.kube import conditions
 from architect.kube.api import Api, JsonObject
@@ -143,6 +144,7 @@ def build(spec: CheckpointSpec) -> JsonObject:
         metadata["ownerReferences"] = [pod.to_owner()]
     elif spec.owner is not None:
         owner = spec.owner
+        metadata["labels"] = {names.OWNER_LABEL: owner.uid}
         metadata["ownerReferences"] = [
             {
                 "apiVersion": owner.api_version,
@@ -157,6 +159,12 @@ def build(spec: CheckpointSpec) -> JsonObject:
         "metadata": metadata,
         "spec": value,
     }
+
+
+def of_owner(api: Api, uid: str, *, namespace: str) -> list[JsonObject]:
+    """Return what was saved for successors of the owner's pods; others' sleep beside it."""
+    labels = f"{names.OWNER_LABEL}={uid}"
+    return list(api.list(CHECKPOINTS, namespace=namespace, labels=labels).items)
 
 
 def captured_status(capture: Capture) -> dict[str, Any]:

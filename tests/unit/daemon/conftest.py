@@ -311,7 +311,12 @@ class FakeCluster:
         if request.method == "GET":
             plural = path.rsplit("/", 1)[-1]
             if plural in ("pods", "limitranges", "checkpoints"):
-                found = [o for p, o in self.objects.items() if p.split("/")[-2] == plural]
+                found = [
+                    o
+                    for p, o in self.objects.items()
+                    if p.split("/")[-2] == plural
+                    and _is_selected(o, (request.query or {}).get("labelSelector", ""))
+                ]
                 return {"items": found, "metadata": {"resourceVersion": str(self._version)}}
         if request.method == "POST":
             metadata = body["metadata"]
@@ -344,6 +349,11 @@ class FakeCluster:
     def events(self) -> list[str]:
         with self._lock:
             return [str(o["reason"]) for p, o in self.objects.items() if "/events/" in p]
+
+
+def _is_selected(value: dict[str, Any], selector: str) -> bool:
+    labels = (value["metadata"].get("labels") or {}).items()
+    return all(tuple(term.split("=", 1)) in labels for term in selector.split(",") if term)
 
 
 _KEYS = {"conditions": "type", "containers": "name"}

@@ -61,6 +61,7 @@ def test_one_that_outlives_its_pod_names_the_owner_instead():
         {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s"}
     ]
     assert value["metadata"]["name"] == "web-0-12345678-move"
+    assert value["metadata"]["labels"] == {"architect.dev/owner": "s"}
     assert value["spec"]["owner"]["ordinal"] == 0
 
 

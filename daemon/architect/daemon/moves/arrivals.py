@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from architect.api import names
 from architect.core import durations
 from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
+from architect.core.wire import text
 from architect.daemon import claims, images, status
 from architect.daemon.checkpoint import contents
 from architect.daemon.checkpoint.manifest import Manifest
@@ -25,11 +26,11 @@ from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.depot import Decided, Depot
-from architect.daemon.moves.endpoint import text
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
+from architect.daemon.shared import SharedReads
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
@@ -113,6 +114,9 @@ class Arrivals:
         self._metrics = metrics
         self._tell = tell
         self._bounds = Bounds(capture_seconds=patience_seconds)
+        self._looks = SharedReads[tuple[list[JsonObject], list[JsonObject]]](
+            apart_seconds=LOOK_SECONDS
+        )
         self._lock = threading.Lock()
         self._pods: dict[str, _Pod] = {}
 
@@ -336,17 +340,18 @@ class Arrivals:
             cpu_features=frozenset(needs.cpu_features),
             criu=needs.criu,
         )
+        family = views.Family.of(value, owner)
         started, told = time.monotonic(), ""
         while True:
             waited = time.monotonic() - started
             try:
-                beside = views.pods_beside(self._api, value, owner)
+                beside, found = self._looks.read(family, lambda: self._look(family))
                 if pod.is_leaving or views.is_leaving(value, beside):
                     return Fresh(reason="Leaving", message="the pod is being deleted")
                 decision = claims.decide(
                     newcomer,
                     node=node,
-                    found=self._api.list(CHECKPOINTS, namespace=newcomer.namespace).items,
+                    found=found,
                     siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
                     waited_seconds=waited,
                     bounds=self._bounds,
@@ -369,6 +374,9 @@ class Arrivals:
                 told = decision.for_what
                 log.info("%s waits for %s", newcomer.name, told)
             time.sleep(min(max(LOOK_SECONDS, waited / LOOKS_PER_WAIT), decision.seconds))
+
+    def _look(self, family: views.Family) -> tuple[list[JsonObject], list[JsonObject]]:
+        return family.pods(self._api), family.checkpoints(self._api)
 
     def _claim(self, decision: Claim, value: JsonObject) -> JsonObject:
         metadata = value["metadata"]

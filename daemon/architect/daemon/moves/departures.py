@@ -22,6 +22,7 @@ from architect.api.policy import Migrate
 from architect.core import identity
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
+from architect.core.wire import text
 from architect.daemon import status, succession
 from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.host import Host
@@ -30,11 +31,12 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
-from architect.daemon.moves.endpoint import text
+from architect.daemon.moves.views import Family
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
+from architect.daemon.shared import SharedReads
 from architect.daemon.succession import Leaving, Succession
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
@@ -79,6 +81,7 @@ class Stay:
     """
 
     checkpoint: ObjectRef
+    family: Family
     ends_at: float
     """By the monotonic clock: before kubelet loses its patience."""
 
@@ -129,6 +132,10 @@ class Departures:
         self._metrics = metrics
         self._tell = tell
         self._hand_on = hand_on
+        self._looks = SharedReads[tuple[JsonObject | None, list[JsonObject]]](
+            apart_seconds=SETTLE_STEP_SECONDS
+        )
+        self._stays = SharedReads[list[JsonObject]](apart_seconds=STAY_STEP_SECONDS)
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[Outcome]] = {}
         # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
@@ -260,7 +267,8 @@ class Departures:
         if who.ordinal is None:  # with one, the successor waits for the end of this pod
             grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
             stays = Stay(
-                checkpoint=checkpoints.ref_of(ref, trigger=trigger),
+                checkpoint=checkpoint,
+                family=Family.of(value, who.owner),
                 ends_at=started + min(STAY_SECONDS, grace - STAY_MARGIN_SECONDS),
             )
         return Outcome(is_captured=True, reason="Captured", stays=stays)
@@ -285,9 +293,10 @@ class Departures:
         """Return once the successor runs and kube-proxy has heard of it, or time is up."""
         while time.monotonic() < stay.ends_at:
             try:
-                found = self._api.find(stay.checkpoint)
+                listed = self._stays.read(stay.family, lambda: stay.family.checkpoints(self._api))
             except ArchitectError:
                 return
+            found = next((v for v in listed if v["metadata"]["uid"] == stay.checkpoint.uid), None)
             if found is None:
                 return
             if objects.is_true(found, checkpoints.RESTORED):
@@ -298,19 +307,20 @@ class Departures:
 
     def _judge(self, pod: JsonObject, who: Identity | None, *, migrate: Migrate) -> Succession:
         """Ask whether a successor will come, again while the owner's status is being updated."""
+        family = None if who is None else Family.of(pod, who.owner)
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
-            leaving = Leaving(
-                pod=pod,
-                owner=None
-                if who is None
-                else views.owner_object(self._api, who.owner, namespace=who.namespace),
-                pods=() if who is None else views.pods_beside(self._api, pod, who.owner),
-            )
+            owner, pods = None, list[JsonObject]()
+            if family is not None:
+                owner, pods = self._looks.read(family, lambda: self._look(family))
+            leaving = Leaving(pod=pod, owner=owner, pods=pods)
             found = succession.judge(leaving, migrate=migrate)
             if found.is_settled or time.monotonic() > deadline:
                 return found
             time.sleep(SETTLE_STEP_SECONDS)
+
+    def _look(self, family: Family) -> tuple[JsonObject | None, list[JsonObject]]:
+        return family.owner_object(self._api), family.pods(self._api)
 
     def _announce(self, spec: CheckpointSpec) -> ObjectRef:
         """Create the object before anything is done: the successor looks for it.

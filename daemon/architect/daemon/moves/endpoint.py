@@ -103,15 +103,9 @@ class Endpoint:
                 connection.sendall(wire.encode(self._answer(request)))
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        op, version = request.pop("op", None), request.pop("v", None)
         try:
-            if version != wire.PROTOCOL_VERSION:
-                raise Rejected(
-                    f"protocol version {version!r:.40} is not {wire.PROTOCOL_VERSION}",
-                    reason="Protocol",
-                    hint="runtime and daemon are of different versions of Architect",
-                )
-            operation = self._operations.get(op) if isinstance(op, str) else None
+            op = wire.operation(request)
+            operation = self._operations.get(op)
             if operation is None:
                 known = ", ".join(sorted(self._operations))
                 raise Rejected(
@@ -120,12 +114,3 @@ class Endpoint:
             return {"ok": True, **operation(request)}
         except (ArchitectError, OSError) as error:
             return wire.failure(error)
-
-
-def text(arguments: Mapping[str, Any], key: str) -> str:
-    """Return a name from a request. Raises Rejected."""
-    value = arguments.get(key)
-    if not isinstance(value, str) or not value or len(value) > 512:
-        what = repr(value[:80]) if isinstance(value, str) else type(value).__name__
-        raise Rejected(f"{key!r} is {what}, not a name", reason="Protocol")
-    return value

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.core.identity import Owner
+from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import NotFound
 from architect.kube.resources import (
@@ -26,25 +28,42 @@ _SELECTING: Final = ("pod-template-hash", "controller-revision-hash", "controlle
 """Labels that controllers give all pods of one template: they make a list short."""
 
 
-def owner_object(api: Api, owner: Owner, *, namespace: str) -> JsonObject | None:
-    """Return the owner as the API has it; None if it is gone, replaced, or of an unknown kind."""
-    resource = OWNERS.get(owner.group_kind)
-    if resource is None:
-        return None
-    try:
-        found = api.get(resource, owner.name, namespace=namespace)
-    except NotFound:
-        return None
-    return found if found["metadata"].get("uid") == owner.uid else None
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The pods of one owner, as far as one label tells them from others: a short list."""
 
+    namespace: str
+    owner: Owner
+    labels: str
+    """A selector; "": all pods of the namespace are looked through."""
 
-def pods_beside(api: Api, pod: JsonObject, owner: Owner) -> list[JsonObject]:
-    """Return all pods of *owner*, *pod* among them, in one consistent read."""
-    metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
-    selecting = [f"{key}={labels[key]}" for key in _SELECTING if labels.get(key)]
-    listed = api.list(PODS, namespace=metadata["namespace"], labels=",".join(selecting[:1]))
-    return [other for other in listed.items if _controller_uid(other) == owner.uid]
+    @classmethod
+    def of(cls, pod: JsonObject, owner: Owner) -> Family:
+        """Return the one that *pod* belongs to."""
+        metadata = pod["metadata"]
+        labels = metadata.get("labels") or {}
+        selecting = [f"{key}={labels[key]}" for key in _SELECTING if labels.get(key)]
+        return cls(namespace=metadata["namespace"], owner=owner, labels=",".join(selecting[:1]))
+
+    def pods(self, api: Api) -> list[JsonObject]:
+        """Return all of them, in one consistent read."""
+        listed = api.list(PODS, namespace=self.namespace, labels=self.labels)
+        return [pod for pod in listed.items if _controller_uid(pod) == self.owner.uid]
+
+    def checkpoints(self, api: Api) -> list[JsonObject]:
+        """Return what was saved for successors of these pods."""
+        return checkpoints.of_owner(api, self.owner.uid, namespace=self.namespace)
+
+    def owner_object(self, api: Api) -> JsonObject | None:
+        """Return the owner as the API has it; None: gone, replaced, or of an unknown kind."""
+        resource = OWNERS.get(self.owner.group_kind)
+        if resource is None:
+            return None
+        try:
+            found = api.get(resource, self.owner.name, namespace=self.namespace)
+        except NotFound:
+            return None
+        return found if found["metadata"].get("uid") == self.owner.uid else None
 
 
 def has_run(pod: JsonObject, *, containers: Collection[str]) -> bool:

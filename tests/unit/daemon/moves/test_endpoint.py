@@ -10,7 +10,8 @@ import pytest
 
 from architect.core import wire
 from architect.core.errors import NodeError, Rejected, Unavailable
-from architect.daemon.moves.endpoint import Arguments, Endpoint, text
+from architect.core.wire import text
+from architect.daemon.moves.endpoint import Arguments, Endpoint
 
 
 def echo(arguments: Arguments) -> Arguments:
