@@ -17,6 +17,7 @@ class Artefacts:
 
     node_root: Path
     kubernetes: Path
+    versitygw: Path
     preloaded: tuple[Image, ...]
     """Images that every node has from the start."""
 
@@ -30,10 +31,12 @@ def build(cache: Cache) -> Artefacts:
     with futures.ThreadPoolExecutor() as pool:
         root = pool.submit(rootfs.node_root, cache)
         programs = pool.submit(kubernetes, cache)
+        object_store = pool.submit(versitygw, cache)
         preloaded = pool.submit(images.preloaded, cache)
         return Artefacts(
             node_root=root.result(),
             kubernetes=programs.result(),
+            versitygw=object_store.result(),
             preloaded=tuple(preloaded.result()),
         )
 

@@ -260,7 +260,10 @@ class Cluster:
         authority = Authority(self._pki)
         with self.progress.step("making the control plane"):
             self.plane.create(
-                root=parts.node_root, kubernetes=parts.kubernetes, authority=authority
+                root=parts.node_root,
+                kubernetes=parts.kubernetes,
+                versitygw=parts.versitygw,
+                authority=authority,
             )
         admin = authority.issue("admin", subject="admin", groups=["system:masters"])
         authority.kubeconfig(self.kubeconfig, server=f"https://127.0.0.1:{port}", user=admin)

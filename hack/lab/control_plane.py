@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import addresses, netns
+from lab import addresses, netns, object_store
 from lab.machine import Bind, Machine, MachineSpec, Service
 from lab.patience import patient
 from lab.pki import Authority
@@ -50,6 +50,10 @@ class ControlPlane:
         return self.machine.service("kube-apiserver")
 
     @property
+    def object_store(self) -> Service:
+        return self.machine.service(object_store.SERVICE)
+
+    @property
     def controller_manager(self) -> Service:
         return self.machine.service("kube-controller-manager")
 
@@ -57,14 +61,17 @@ class ControlPlane:
     def scheduler(self) -> Service:
         return self.machine.service("kube-scheduler")
 
-    def create(self, *, root: Path, kubernetes: Path, authority: Authority) -> None:
-        """Make the machine, its network and its certificates, and start the API server."""
+    def create(
+        self, *, root: Path, kubernetes: Path, versitygw: Path, authority: Authority
+    ) -> None:
+        """Make the machine, its network and its certificates, and start what needs no API."""
         self._issue(authority)
         self.machine.create(
             MachineSpec(
                 root=root,
                 binds=(
                     Bind(source=kubernetes, target=BIN, readonly=True),
+                    Bind(source=versitygw, target=object_store.PROGRAM, readonly=True),
                     Bind(source=authority.directory, target=PKI, readonly=True),
                 ),
                 sysctls=netns.SYSCTLS,
@@ -72,7 +79,7 @@ class ControlPlane:
         )
         netns.make_bridge(self.machine)
         netns.name_control_plane(self.machine, record=netns_record(self.machine))
-        for name, argv in api_services().items():
+        for name, argv in {**api_services(), **object_store.service()}.items():
             self.machine.start_service(name, argv)
 
     def start_controllers(self) -> None:

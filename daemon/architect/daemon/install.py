@@ -62,6 +62,7 @@ class Layout:
     pods: Path = names.PODS
     checkpoints: Path = names.CHECKPOINTS
     arrivals: Path = names.ARRIVALS
+    uploads: Path = names.UPLOADS
 
     @property
     def current(self) -> Path:

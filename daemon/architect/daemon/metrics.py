@@ -72,6 +72,18 @@ class Metrics:
         self.peer_received_bytes = Counter(
             "architect_peer_received_bytes", "Bytes of checkpoints got from other nodes", registry=r
         )
+        self.store_sent_bytes = Counter(
+            "architect_store_sent_bytes", "Bytes sent to the object store", registry=r
+        )
+        self.store_received_bytes = Counter(
+            "architect_store_received_bytes", "Bytes got from the object store", registry=r
+        )
+        self.store_seconds = Histogram(
+            "architect_store_seconds",
+            "Duration of an upload to the object store",
+            buckets=SECONDS_BUCKETS,
+            registry=r,
+        )
         self.certificate_end = Gauge(
             "architect_certificate_end_timestamp_seconds",
             "Unix time at which this daemon's certificate ends",

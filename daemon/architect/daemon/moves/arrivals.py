@@ -26,6 +26,7 @@ from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.depot import Decided, Depot
+from architect.daemon.moves.retrieving import stored_in
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
@@ -48,6 +49,9 @@ API_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 100.0
 """From a question to its answer: less than the runtime waits (``ARRIVING_SECONDS``), so that none
 comes to somebody who has started fresh meanwhile."""
+
+STORED_PATIENCE_SECONDS: Final = 3.0
+"""How long a predecessor's node may give nothing if the object store has it all, too."""
 
 EXPECTED: Final = frozenset(
     {
@@ -75,9 +79,25 @@ class Fetch(Protocol):
         *,
         accept: Callable[[Manifest], None],
         is_durable: bool,
+        patience_seconds: float | None,
         timeout_seconds: float,
     ) -> object:
         """See :meth:`architect.daemon.peer.service.Peer.fetch`."""
+
+
+class Retrieve(Protocol):
+    """Brings a saved pod from the object store."""
+
+    def __call__(
+        self,
+        checkpoint: JsonObject,
+        pod: ObjectRef,
+        target: Path,
+        *,
+        accept: Callable[[Manifest], None],
+        timeout_seconds: float,
+    ) -> None:
+        """See :meth:`architect.daemon.moves.retrieving.Retrieving.retrieve`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +121,7 @@ class Arrivals:
         facts: NodeFacts,
         depot: Depot,
         fetch: Fetch,
+        retrieve: Retrieve | None,
         metrics: Metrics,
         tell: Tell,
         patience_seconds: float,
@@ -111,6 +132,7 @@ class Arrivals:
         self._node_facts = facts
         self._depot = depot
         self._fetch = fetch
+        self._retrieve = retrieve
         self._metrics = metrics
         self._tell = tell
         self._bounds = Bounds(capture_seconds=patience_seconds)
@@ -318,7 +340,6 @@ class Arrivals:
 
     def _claimed(self, checkpoint: JsonObject, ref: ObjectRef, *, asked_at: float) -> Decided:
         spec = checkpoint["spec"]
-        location = (checkpoint.get("status") or {}).get("location") or {}
         return Decided(
             namespace=ref.namespace or "",
             name=ref.name,
@@ -326,7 +347,7 @@ class Arrivals:
             checkpoint=checkpoint["metadata"]["name"],
             departed=str(spec["podRef"]["uid"]),
             predecessor=str(spec["podRef"]["name"]),
-            is_local=(location.get("peer") or {}).get("node") == self._node,
+            is_local=_peer_of(checkpoint).get("node") == self._node,
             asked_at=asked_at,
         )
 
@@ -387,33 +408,77 @@ class Arrivals:
         return checkpoints.claim(self._api, found, pod=pod, node=self._node)
 
     def _bring(self, checkpoint: JsonObject, ref: ObjectRef, *, seconds: float) -> None:
-        location = (checkpoint.get("status") or {}).get("location") or {}
-        peer = location.get("peer")
-        if not peer:
-            raise NodeError(
-                f"checkpoint {checkpoint['metadata']['name']} lies with no node",
-                reason="NoLocation",
-            )
-        if peer["node"] == self._node:
-            directory = self._depot.departure(peer["id"])
-            if directory is None:
-                raise NodeError(
-                    f"checkpoint {peer['id']} is not on this node any more", reason="NoLocation"
-                )
-            manifest = contents.read(directory)
-            _accept(manifest, checkpoint)
-            contents.verify(directory, manifest)
-            self._depot.move_here(peer["id"], to=ref.uid)
+        """Get what was claimed from where it lies. Raises ArchitectError or OSError."""
+        ends_at = time.monotonic() + seconds
+        if not (peer := _peer_of(checkpoint)):
+            self._bring_from_store(checkpoint, ref, ends_at=ends_at)
             return
+        try:
+            if peer["node"] == self._node:
+                self._take_own(checkpoint, peer["id"], ref)
+            else:
+                self._bring_from_peer(checkpoint, ref, ends_at=ends_at)
+        except (NodeError, OSError):
+            raise  # this node's own, which the other way shares
+        except ArchitectError as error:
+            found = self._stored_since(checkpoint)
+            if found is None:
+                raise
+            log.warning("%s comes from the object store: %s", ref, error)
+            self._bring_from_store(found, ref, ends_at=ends_at)
+
+    def _take_own(self, checkpoint: JsonObject, checkpoint_id: str, ref: ObjectRef) -> None:
+        directory = self._depot.departure(checkpoint_id)
+        if directory is None:
+            raise Rejected(
+                f"checkpoint {checkpoint_id} is not on this node any more", reason="NoLocation"
+            )
+        manifest = contents.read(directory)
+        _accept(manifest, checkpoint, sha256=_peer_of(checkpoint).get("manifestSha256"))
+        contents.verify(directory, manifest)
+        self._depot.move_here(checkpoint_id, to=ref.uid)
+
+    def _bring_from_peer(
+        self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float
+    ) -> None:
+        peer = _peer_of(checkpoint)
         # Not durable: after a power cut the source still has it, and this pod is another one.
         self._fetch(
             peer["node"],
             peer["id"],
             self._depot.arrival_of(ref.uid),
-            accept=lambda manifest: _accept(manifest, checkpoint),
+            accept=lambda found: _accept(found, checkpoint, sha256=peer.get("manifestSha256")),
             is_durable=False,
-            timeout_seconds=max(1.0, seconds),
+            patience_seconds=STORED_PATIENCE_SECONDS if stored_in(checkpoint) else None,
+            timeout_seconds=max(1.0, ends_at - time.monotonic()),
         )
+
+    def _bring_from_store(
+        self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float
+    ) -> None:
+        name = checkpoint["metadata"]["name"]
+        if not stored_in(checkpoint):
+            raise NodeError(f"checkpoint {name} lies nowhere", reason="NoLocation")
+        if self._retrieve is None:
+            raise NodeError(
+                f"checkpoint {name} lies in an object store, and this node is configured for none",
+                reason="NoStore",
+            )
+        self._retrieve(
+            checkpoint,
+            ref,
+            self._depot.arrival_of(ref.uid),
+            # What holds it was compared with the checkpoint already.
+            accept=lambda found: _accept(found, checkpoint, sha256=found.sha256),
+            timeout_seconds=max(1.0, ends_at - time.monotonic()),
+        )
+
+    def _stored_since(self, checkpoint: JsonObject) -> JsonObject | None:
+        """Return the checkpoint as it is now if it lies in the object store, too."""
+        if self._retrieve is None:
+            return None
+        found = self._api.find(ObjectRef.of(CHECKPOINTS, checkpoint))
+        return found if found is not None and stored_in(found) else None
 
     def _give_back(self, uid: str) -> bool:
         """Take back what has not run, and let others claim it; whether there was something."""
@@ -457,12 +522,18 @@ class _Pod:
         """Set by whoever learns it, without the lock: what comes is not for it any more."""
 
 
-def _accept(manifest: Manifest, checkpoint: JsonObject) -> None:
+def _peer_of(checkpoint: JsonObject) -> dict[str, Any]:
+    """Return with which node's daemon a checkpoint lies; empty if with none."""
+    location = (checkpoint.get("status") or {}).get("location") or {}
+    found: dict[str, Any] = location.get("peer") or {}
+    return found
+
+
+def _accept(manifest: Manifest, checkpoint: JsonObject, *, sha256: str | None) -> None:
     """Raise Rejected unless *manifest* is the one of *checkpoint*: that is what was claimed."""
     spec, about = checkpoint["spec"], manifest.about
-    peer = ((checkpoint.get("status") or {}).get("location") or {}).get("peer") or {}
     for what, said, claimed in (
-        ("SHA-256", manifest.sha256, peer.get("manifestSha256")),
+        ("SHA-256", manifest.sha256, sha256),
         ("namespace", about.namespace, checkpoint["metadata"]["namespace"]),
         ("pod", about.pod_uid, spec["podRef"]["uid"]),
         ("template", about.template_hash, spec.get("templateHash", "")),

@@ -114,6 +114,7 @@ class Departures:
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
+        store: Callable[[str], None],
         patience_seconds: float,
         at_once: int,
     ) -> None:
@@ -132,6 +133,7 @@ class Departures:
         self._metrics = metrics
         self._tell = tell
         self._hand_on = hand_on
+        self._store = store
         self._looks = SharedReads[tuple[JsonObject | None, list[JsonObject]]](
             apart_seconds=SETTLE_STEP_SECONDS
         )
@@ -259,6 +261,7 @@ class Departures:
             raise
         # It has left, and nothing undoes that. What fails from here on is done by upkeep.
         self._depot.finish_departure(ref.uid)
+        self._store(ref.uid)
         took = time.monotonic() - started
         with contextlib.suppress(RuntimeError):  # the daemon is ending: the next one publishes
             self._publishers.submit(self._publish, checkpoint, manifest, took)

@@ -3,6 +3,7 @@
 ::
 
     checkpoints/<id>/            a pod that left, named by its uid
+    uploads/<uid>.json           how far its way into the object store has come
     arrivals/<uid>.json          what was decided for the pod <uid> of this node
     arrivals/<uid>.fresh         its runtime had no answer and has started it, or part of it
     arrivals/<uid>/              what came for it
@@ -20,7 +21,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ from architect.api.keeper import PodState
 from architect.checkpoint import manifest as manifests
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
-from architect.daemon.peer import landing
+from architect.daemon.checkpoint import landing
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +81,12 @@ class Depot:
         pods: Path = names.PODS,
         checkpoints: Path = names.CHECKPOINTS,
         arrivals: Path = names.ARRIVALS,
+        uploads: Path = names.UPLOADS,
     ) -> None:
         self._pods = pods
         self._checkpoints = checkpoints
         self._arrivals = arrivals
+        self._uploads = uploads
 
     # Pods that left
 
@@ -173,6 +176,16 @@ class Depot:
     def drop_departure(self, uid: str) -> None:
         """Remove a saved pod: it goes on elsewhere, or nobody wants it any more."""
         _remove(self._checkpoints / _safe(uid))
+
+    def upload_notes(self, uid: str) -> Path:
+        """Return the file that says how far the way of pod *uid* into the object store has come."""
+        return self._uploads / f"{_safe(uid)}.json"
+
+    def forget_uploads(self, *, but: Collection[str]) -> None:
+        """Remove what was noted about uploads of all pods but these."""
+        for name in _names(self._uploads):
+            if name.removesuffix(".json") not in but:
+                (self._uploads / name).unlink(missing_ok=True)
 
     # Pods that come
 

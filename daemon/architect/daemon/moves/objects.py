@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from architect.checkpoint.manifest import Manifest
+from architect.checkpoint import keys
 from architect.core import durations
 from architect.core.identity import Identity
+from architect.daemon.vault.upload import Uploaded
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Capture, Owner, Trigger
@@ -106,6 +108,44 @@ def captured(node: str) -> Said:
             reason="OnPeer",
             message=f"node {node} serves it",
         ),
+    )
+
+
+def stored_at(bucket: str, found: Uploaded) -> dict[str, Any]:
+    """Return the fields of a status that say where in the object store a pod lies.
+
+    Sent as a merge patch: a location with its node's daemon stays.
+    """
+    return {
+        "location": {
+            "s3": {
+                "bucket": bucket,
+                "key": found.key,
+                "manifestSha256": found.sha256,
+                "keyID": found.key_id,
+                "wrappedKey": keys.sealed_to_text(found.wrapped_key),
+            }
+        }
+    }
+
+
+def stored(bucket: str, found: Uploaded) -> Said:
+    """Return what is said once a pod does not need its node any more."""
+    size, took = checkpoints.size_text(found.stored_bytes), durations.render(found.seconds)
+    return (
+        Condition(
+            type=checkpoints.STORED,
+            status=Status.TRUE,
+            reason="Stored",
+            message=f"{size} lie in bucket {bucket}, after {took}",
+        ),
+    )
+
+
+def not_stored(reason: str, message: str) -> Said:
+    """Return what is said of a saved pod that cannot be put into the object store now."""
+    return (
+        Condition(type=checkpoints.STORED, status=Status.FALSE, reason=reason, message=message),
     )
 
 

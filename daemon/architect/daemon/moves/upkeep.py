@@ -23,6 +23,7 @@ from architect.daemon.moves import objects
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.storing import Storing
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints
@@ -111,8 +112,9 @@ def decide_listed(
         return Listed.CUT
     if age_seconds > OVER * ttl_seconds:
         return Listed.REMOVE
+    is_stored = objects.is_true(checkpoint, checkpoints.STORED)
     is_free = not status.get("claimedBy")
-    if is_free and objects.is_true(checkpoint, checkpoints.AVAILABLE):
+    if is_free and not is_stored and objects.is_true(checkpoint, checkpoints.AVAILABLE):
         return Listed.LOST
     return Listed.KEEP
 
@@ -130,6 +132,7 @@ class Upkeep:
         registry: Registry,
         departures: Departures,
         arrivals: Arrivals,
+        storing: Storing | None,
         ttl_seconds: float,
         list_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -141,6 +144,7 @@ class Upkeep:
         self._registry = registry
         self._departures = departures
         self._arrivals = arrivals
+        self._storing = storing
         self._ttl_seconds = ttl_seconds
         self._list_interval_seconds = list_interval_seconds
         self._clock = clock
@@ -191,6 +195,8 @@ class Upkeep:
             except FormatError as error:
                 # Another version's, perhaps, which may come back: not ours to judge yet.
                 kept += self._keep_unread(uid, error)
+        if self._storing is not None:
+            self._storing.keep_only(set(self._depot.departures()))
         return kept
 
     def _keep_unread(self, uid: str, error: FormatError) -> bool:
@@ -208,8 +214,9 @@ class Upkeep:
             return False  # it has just become what came for a pod of this node
         manifest = contents.read(directory)
         where = objects.of_manifest(manifest)
+        checkpoint = self._api.find(where)
         decision = decide_saved(
-            self._api.find(where),
+            checkpoint,
             age_seconds=self._clock() - manifest.about.created.timestamp(),
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
@@ -225,6 +232,9 @@ class Upkeep:
         if decision in (Saved.EXPIRE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
+        if self._storing is not None and checkpoint is not None:
+            if not objects.is_true(checkpoint, checkpoints.STORED):
+                self._storing.begin(uid)
         return True
 
     def _look_at_objects(self) -> None:

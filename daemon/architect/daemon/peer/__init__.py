@@ -7,7 +7,6 @@
     claims      which node may read a checkpoint
     protocol    what is said on the wire, and its limits
     server      gives pieces to whom may read them
-    landing     a directory that appears whole or not at all
     source      another node's daemon during one transfer
     client      gets a checkpoint: segments in parallel, resumed, verified
     service     these together, as the daemon runs them

@@ -22,7 +22,7 @@ from architect.checkpoint.manifest import SEGMENT_BYTES, Manifest, Piece
 from architect.core.errors import FormatError
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
-from architect.daemon.peer.landing import Landing
+from architect.daemon.checkpoint.landing import Landing
 from architect.daemon.peer.source import WATCH_SECONDS, Source, dial
 
 STREAMS: Final = 4
@@ -93,12 +93,14 @@ class Fetcher:
         accept: Callable[[Manifest], None] = lambda _: None,
         floor_bytes: int = 0,
         is_durable: bool = True,
+        patience_seconds: float | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Fetched:
         """Get checkpoint *checkpoint_id* from *node* into the directory *target*, whole.
 
         *accept* may raise to refuse the manifest, before anything else is fetched. *floor_bytes* of
-        the disk stay free. See :meth:`Landing.commit` for *is_durable*.
+        the disk stay free. *patience_seconds* is in place of the fetcher's own. See
+        :meth:`Landing.commit` for *is_durable*.
 
         If it raises, there is nothing at *target*:
         Unavailable if the source does not answer, or not in time;
@@ -113,7 +115,9 @@ class Fetcher:
                 node,
                 dial=lambda: dial(node, self._address_of(node), self._credentials()),
                 suspect=self._suspect,
-                patience_seconds=self._patience_seconds,
+                patience_seconds=(
+                    self._patience_seconds if patience_seconds is None else patience_seconds
+                ),
                 ends_at=started + timeout_seconds,
             )
             try:

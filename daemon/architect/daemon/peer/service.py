@@ -12,7 +12,7 @@ from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError, Unavailable
 from architect.daemon.metrics import Metrics
-from architect.daemon.peer import landing
+from architect.daemon.checkpoint import landing
 from architect.daemon.peer.addresses import Addresses
 from architect.daemon.peer.claims import Claims
 from architect.daemon.peer.credentials import Credentials
@@ -93,6 +93,7 @@ class Peer:
         *,
         accept: Callable[[Manifest], None] = lambda _: None,
         is_durable: bool = True,
+        patience_seconds: float | None = None,
         timeout_seconds: float = FETCH_SECONDS,
     ) -> Fetched:
         """Get a checkpoint from another node: see :meth:`client.Fetcher.fetch`."""
@@ -114,6 +115,7 @@ class Peer:
             accept=accept,
             floor_bytes=self._config.free_floor_bytes,
             is_durable=is_durable,
+            patience_seconds=patience_seconds,
             timeout_seconds=timeout_seconds,
         )
 

@@ -162,7 +162,7 @@ class Part:
     ) -> None:
         os.close(self._fd)
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of *data*. Raises NodeError."""
         view = memoryview(data)
         try:

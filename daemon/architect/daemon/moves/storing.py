@@ -1,0 +1,129 @@
+"""Saved pods into the object store, behind everything that a pod waits for.
+
+A successor that comes while its predecessor's node is there gets the memory from that node. What
+lies in the store is for the node's end, so an upload ends once nobody needs it any more: the pod
+goes on, or its Checkpoint is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from architect.checkpoint.manifest import Manifest
+from architect.core.errors import ArchitectError, Retryable
+from architect.daemon.checkpoint import contents
+from architect.daemon.metrics import Metrics
+from architect.daemon.moves import objects
+from architect.daemon.moves.depot import Depot
+from architect.daemon.vault.service import Vault
+from architect.kube import checkpoints
+from architect.kube.api import Api
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 4
+"""Checkpoints whose upload is under way; how many shards of all of them is the vault's."""
+
+STEP_SECONDS: Final = 0.5
+
+
+class Storing:
+    """Of one node. Safe to use from several threads."""
+
+    def __init__(
+        self, api: Api, *, depot: Depot, vault: Vault, metrics: Metrics, delay_seconds: float
+    ) -> None:
+        self._api = api
+        self._depot = depot
+        self._vault = vault
+        self._metrics = metrics
+        self._delay_seconds = delay_seconds
+        self._lock = threading.Lock()
+        self._jobs: dict[str, Future[None]] = {}
+        self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
+        self._closed = threading.Event()
+
+    def begin(self, uid: str) -> None:
+        """See to it that the saved pod *uid* lies in the store, unless it goes on before."""
+        with self._lock:
+            job = self._jobs.get(uid)
+            if self._closed.is_set() or (job is not None and not job.done()):
+                return
+            due = time.monotonic() + self._delay_seconds
+            self._jobs[uid] = self._pool.submit(self._run, uid, due)
+
+    def keep_only(self, uids: set[str]) -> None:
+        """Let go of what was noted about all saved pods but *uids*."""
+        with self._lock:
+            for uid in [u for u, job in self._jobs.items() if job.done() and u not in uids]:
+                del self._jobs[uid]
+        self._depot.forget_uploads(but=uids)
+
+    def close(self) -> None:
+        """Begin nothing any more; what is under way ends with its shard."""
+        with self._lock:
+            self._closed.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, uid: str, due: float) -> None:
+        while (left := due - time.monotonic()) > 0 and self._is_wanted(uid):
+            self._closed.wait(min(left, STEP_SECONDS))
+        try:
+            self._store(uid)
+        except (ArchitectError, OSError) as error:
+            if not self._is_wanted(uid):
+                log.info("pod %s is not stored any more: it goes on, or is gone", uid)
+                return
+            reason = getattr(error, "reason", "") or type(error).__name__
+            self._metrics.failures.labels("store", reason).inc()
+            log.error("pod %s is not in the object store: %s", uid, error)
+            self._say(uid, objects.not_stored(reason, str(error)))
+
+    def _store(self, uid: str) -> None:
+        directory = self._depot.departure(uid)
+        if directory is None:
+            return
+        manifest = contents.read(directory)
+        if self._goes_on(manifest):
+            return
+        found = self._vault.upload(
+            directory,
+            manifest,
+            notes=self._depot.upload_notes(uid),
+            is_wanted=lambda: self._is_wanted(uid),
+        )
+        self._metrics.store_seconds.observe(found.seconds)
+        log.info(
+            "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
+            uid, self._vault.bucket, found.stored_bytes, manifest.total_bytes, found.seconds,
+        )  # fmt: skip
+        objects.change(
+            self._api,
+            objects.of_manifest(manifest),
+            objects.stored(self._vault.bucket, found),
+            fields=objects.stored_at(self._vault.bucket, found),
+        )
+
+    def _goes_on(self, manifest: Manifest) -> bool:
+        """Whether a successor runs, or nobody wants one; not, as long as nobody can be asked."""
+        try:
+            found = self._api.find(objects.of_manifest(manifest))
+        except Retryable:
+            return False
+        return found is None or objects.is_true(found, checkpoints.RESTORED)
+
+    def _say(self, uid: str, said: objects.Said) -> None:
+        try:
+            directory = self._depot.departure(uid)
+            if directory is not None:
+                where = objects.of_manifest(contents.read(directory))
+                objects.change(self._api, where, said)
+        except (ArchitectError, OSError) as error:
+            log.warning("the Checkpoint of pod %s does not say it yet: %s", uid, error)
+
+    def _is_wanted(self, uid: str) -> bool:
+        return not self._closed.is_set() and self._depot.departure(uid) is not None

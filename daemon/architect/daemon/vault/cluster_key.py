@@ -1,0 +1,76 @@
+"""For whom data keys are encrypted: the operator, by the public half of the cluster's key.
+
+The operator keeps it in a ConfigMap. What was read once goes on to be used while the API server
+does not answer, so that a checkpoint reaches the store all the same: the operator keeps its former
+keys.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from architect.checkpoint import keys
+from architect.checkpoint.keys import PublicKey
+from architect.core.errors import FormatError, Retryable, Unavailable
+from architect.kube.api import Api
+from architect.kube.errors import NotFound
+from architect.kube.resources import CONFIG_MAPS
+
+log = logging.getLogger(__name__)
+
+FIELD: Final = "current"
+"""Of the ConfigMap's data: the key, as base64."""
+
+FRESH_SECONDS: Final = 300.0
+"""How long what was read is used without a look."""
+
+
+class ClusterKey:
+    """Reads the key. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        namespace: str,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: PublicKey | None = None
+        self._read_at = float("-inf")
+
+    def current(self) -> PublicKey:
+        """Return the key. Raises Unavailable if none was ever read, FormatError, Rejected."""
+        with self._lock:
+            if self._known is not None and self._clock() - self._read_at < FRESH_SECONDS:
+                return self._known
+            try:
+                self._known, self._read_at = self._read(), self._clock()
+            except Retryable as error:
+                if self._known is None:
+                    raise
+                log.warning("the cluster's key is used as it was: %s", error)
+            return self._known
+
+    def _read(self) -> PublicKey:
+        where = f"ConfigMap {self._namespace}/{self._name}"
+        try:
+            found = self._api.get(CONFIG_MAPS, self._name, namespace=self._namespace)
+        except NotFound as error:
+            raise Unavailable(
+                f"{where} is not there",
+                hint="the operator makes it: does it run, with the same --key-config-map?",
+            ) from error
+        text = (found.get("data") or {}).get(FIELD)
+        if not isinstance(text, str):
+            raise FormatError(f"{where} has no key {FIELD!r}")
+        return keys.public_from_text(text)

@@ -1,0 +1,151 @@
+"""A checkpoint from the object store into a directory that appears whole or not at all.
+
+The envelope comes first and is judged before a shard is asked for. Shards come in parallel; each is
+compared with the envelope, authenticated, expanded to the length that it must have, and written to
+its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from architect.checkpoint import envelope
+from architect.checkpoint.envelope import Envelope
+from architect.checkpoint.manifest import Manifest
+from architect.core.errors import FormatError, Rejected, Unavailable
+from architect.daemon.checkpoint.landing import Landing
+from architect.daemon.vault import shards
+from architect.daemon.vault.shards import ShardName
+from architect.daemon.vault.stream import Stream
+from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
+
+STREAMS: Final = 4
+"""Shards of one checkpoint that come at once."""
+
+PATIENCE_SECONDS: Final = 20.0
+"""How long a store may give nothing: a pod that starts waits for this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downloaded:
+    """What has arrived."""
+
+    manifest: Manifest
+    seconds: float
+
+
+class Downloader:
+    """Gets checkpoints, several at once. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Bucket,
+        *,
+        prefix: str,
+        verify: Callable[[bytes], Envelope],
+        received: Callable[[int], None] = lambda _: None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._verify = verify
+        self._received = received
+        self._patience_seconds = patience_seconds
+        self._slots = threading.BoundedSemaphore(STREAMS)
+
+    def describe(self, key: str, *, sha256: str) -> Envelope:
+        """Return the envelope at *key*, which must be the one of that SHA-256.
+
+        Raises Rejected with reason ``WrongCheckpoint`` if it is not, what the store says, and what
+        :func:`architect.checkpoint.envelope.from_bytes` says.
+        """
+        patience = Patience(self._patience_seconds)
+        raw = patience.with_(
+            lambda: self._store.get(
+                key, most_bytes=envelope.MAX_BYTES, timeout_seconds=SHARD_SECONDS
+            ),
+            threading.Event(),
+        )
+        found = hashlib.sha256(raw).hexdigest()
+        if found != sha256:
+            raise Rejected(
+                f"object {key} has SHA-256 {found} instead of {sha256}", reason="WrongCheckpoint"
+            )
+        return self._verify(raw)
+
+    def download(
+        self,
+        described: Envelope,
+        data_key: bytes,
+        target: Path,
+        *,
+        floor_bytes: int = 0,
+        is_durable: bool = True,
+        timeout_seconds: float,
+    ) -> Downloaded:
+        """Get what *described* lists into the directory *target*, whole.
+
+        If it raises, there is nothing at *target*: what :meth:`Landing.prepare` and the store say;
+        FormatError for a shard that is damaged or not of this checkpoint; Unavailable.
+        """
+        started = time.monotonic()
+        with Landing(target) as landing:
+            landing.prepare(described.manifest, floor_bytes=floor_bytes)
+            self._get_all(described, data_key, landing, ends_at=started + timeout_seconds)
+            landing.commit(described.manifest, is_durable=is_durable)
+        return Downloaded(manifest=described.manifest, seconds=time.monotonic() - started)
+
+    def _get_all(
+        self, described: Envelope, data_key: bytes, landing: Landing, *, ends_at: float
+    ) -> None:
+        manifest, stream = described.manifest, Stream(described.manifest)
+        patience, ended = Patience(self._patience_seconds), threading.Event()
+
+        def get(number: int) -> None:
+            shard = described.shards[number]
+            about = ShardName(id=manifest.id, attempt=described.attempt, number=number)
+            key = envelope.shard_key(
+                self._prefix, manifest.about.namespace, manifest.id, about.attempt, number
+            )
+
+            def ask() -> bytes:
+                left = ends_at - time.monotonic()
+                if left <= 0:
+                    ended.set()
+                    raise Unavailable(f"checkpoint {manifest.id} took too long from the store")
+                return self._store.get(
+                    key, most_bytes=shard.size, timeout_seconds=min(SHARD_SECONDS, left)
+                )
+
+            with self._slots:
+                if ended.is_set():
+                    return
+                sealed = patience.with_(ask, ended)
+                self._received(len(sealed))
+                if hashlib.sha256(sealed).hexdigest() != shard.sha256:
+                    raise FormatError(f"object {key} is not what its checkpoint lists")
+                plain = shards.open_shard(
+                    sealed,
+                    key=data_key,
+                    about=about,
+                    codec=shard.codec,
+                    length=envelope.shard_length(stream.length, number),
+                )
+                del sealed
+                _write(landing, stream, number * envelope.SHARD_BYTES, plain)
+
+        together(get, range(len(described.shards)), ended=ended, streams=STREAMS, name="download")
+
+
+def _write(landing: Landing, stream: Stream, start: int, plain: bytes) -> None:
+    view = memoryview(plain)
+    for extent in stream.extents(start, len(plain)):
+        with landing.open(extent.piece) as part:
+            part.write(view[: extent.length], extent.start)
+        view = view[extent.length :]

@@ -1,0 +1,134 @@
+"""An upload on this node's disk, so that a daemon that starts goes on with it.
+
+One file, mode 0600: a line that begins the upload, and one for each shard that lies in the store.
+The data key is in it, beside the memory that it protects elsewhere. Lines are not synchronised:
+what a power cut takes away is uploaded once more.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from architect.checkpoint import envelope, keys
+from architect.checkpoint.envelope import Codec, Shard
+from architect.core.errors import FormatError
+
+VERSION: Final = 1
+
+MAX_BYTES: Final = 64 * 1024**2
+"""A line has 120 bytes: enough for the most shards that an envelope lists."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Begun:
+    """What an upload began with."""
+
+    manifest_sha256: str
+    attempt: str
+    data_key: bytes
+    key_id: str
+    wrapped_key: bytes
+
+
+@dataclass(kw_only=True, repr=False)
+class Progress:
+    """One upload. :meth:`add` is safe to use from several threads."""
+
+    begun: Begun
+    path: Path
+    shards: dict[int, Shard] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, number: int, shard: Shard) -> None:
+        """Note that a shard lies in the store. Raises OSError."""
+        line = {"n": number, "size": shard.size, "sha256": shard.sha256, "codec": shard.codec.value}
+        with self._lock:
+            self.shards[number] = shard
+            _append(self.path, line)
+
+
+def begin(path: Path, begun: Begun) -> Progress:
+    """Begin an upload anew. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    _append(
+        path,
+        {
+            "version": VERSION,
+            "manifestSha256": begun.manifest_sha256,
+            "attempt": begun.attempt,
+            "dataKey": _encoded(begun.data_key),
+            "keyID": begun.key_id,
+            "wrappedKey": _encoded(begun.wrapped_key),
+        },
+    )
+    return Progress(begun=begun, path=path)
+
+
+def resume(path: Path, *, manifest_sha256: str) -> Progress | None:
+    """Return how far an upload of exactly this checkpoint came; None: it begins anew."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(MAX_BYTES).splitlines()
+        begun = _begun(json.loads(lines[0]))
+    except (OSError, ValueError, IndexError, KeyError, TypeError, FormatError):
+        return None
+    if begun.manifest_sha256 != manifest_sha256:
+        return None
+    found = Progress(begun=begun, path=path)
+    for line in lines[1:]:
+        try:
+            value = json.loads(line)
+            found.shards[int(value["n"])] = Shard(
+                size=int(value["size"]), sha256=str(value["sha256"]), codec=Codec(value["codec"])
+            )
+        except (ValueError, KeyError, TypeError):
+            break  # cut in the middle; what comes behind it is uploaded again
+    # From here on lines are added behind whole ones only.
+    rest = begin(path, begun)
+    for number, shard in found.shards.items():
+        rest.add(number, shard)
+    return rest
+
+
+def _begun(value: Mapping[str, Any]) -> Begun:
+    if value["version"] != VERSION:
+        raise FormatError(f"an upload of version {value['version']!r:.40}")
+    begun = Begun(
+        manifest_sha256=str(value["manifestSha256"]),
+        attempt=str(value["attempt"]),
+        data_key=_decoded(value["dataKey"]),
+        key_id=str(value["keyID"]),
+        wrapped_key=_decoded(value["wrappedKey"]),
+    )
+    if len(begun.data_key) != keys.DATA_KEY_BYTES or not envelope.is_attempt(begun.attempt):
+        raise FormatError("an upload with another kind of key or name")
+    return begun
+
+
+def _append(path: Path, value: Mapping[str, Any]) -> None:
+    line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.b64encode(raw).decode("ascii")
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise FormatError("not base64") from error

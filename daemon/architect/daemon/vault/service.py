@@ -1,0 +1,111 @@
+"""The daemon's side of the object store: what is configured, put together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from architect.checkpoint import envelope
+from architect.checkpoint.envelope import Envelope
+from architect.checkpoint.manifest import Manifest
+from architect.daemon.metrics import Metrics
+from architect.daemon.peer.credentials import Credentials
+from architect.daemon.vault.download import Downloaded, Downloader
+from architect.daemon.vault.transfer import Bucket
+from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
+from architect.pki import certificates
+
+DOWNLOAD_SECONDS: Final = 600.0
+"""For a whole checkpoint, unless who gets it says otherwise."""
+
+
+class Vault:
+    """One bucket. Safe to use from several threads; nothing is opened before it is used."""
+
+    def __init__(
+        self,
+        *,
+        bucket: str,
+        prefix: str,
+        open_store: Callable[[], Bucket],
+        recipient: Callable[[], Recipient],
+        credentials: Callable[[], Credentials],
+        metrics: Metrics,
+        floor_bytes: int,
+    ) -> None:
+        self.bucket = bucket
+        self._prefix = prefix
+        self._open_store = open_store
+        self._recipient = recipient
+        self._credentials = credentials
+        self._metrics = metrics
+        self._floor_bytes = floor_bytes
+
+    def upload(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        notes: Path,
+        is_wanted: Callable[[], bool],
+    ) -> Uploaded:
+        """Send a checkpoint: see :meth:`Uploader.upload`."""
+        return self._uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
+
+    def describe(self, key: str, *, sha256: str) -> Envelope:
+        """Return what lies at *key*: see :meth:`Downloader.describe`."""
+        return self._downloader.describe(key, sha256=sha256)
+
+    def download(
+        self,
+        described: Envelope,
+        data_key: bytes,
+        target: Path,
+        *,
+        is_durable: bool = True,
+        timeout_seconds: float = DOWNLOAD_SECONDS,
+    ) -> Downloaded:
+        """Get a checkpoint: see :meth:`Downloader.download`."""
+        return self._downloader.download(
+            described,
+            data_key,
+            target,
+            floor_bytes=self._floor_bytes,
+            is_durable=is_durable,
+            timeout_seconds=timeout_seconds,
+        )
+
+    @functools.cached_property
+    def _store(self) -> Bucket:
+        return self._open_store()
+
+    @functools.cached_property
+    def _uploader(self) -> Uploader:
+        return Uploader(
+            self._store,
+            prefix=self._prefix,
+            recipient=self._recipient,
+            sign=self._sign,
+            verify=self._verify,
+            sent=self._metrics.store_sent_bytes.inc,
+        )
+
+    @functools.cached_property
+    def _downloader(self) -> Downloader:
+        return Downloader(
+            self._store,
+            prefix=self._prefix,
+            verify=self._verify,
+            received=self._metrics.store_received_bytes.inc,
+        )
+
+    def _sign(self, value: Envelope) -> bytes:
+        mine = self._credentials()
+        (leaf,) = certificates.read_certificates(mine.certificate)
+        return envelope.seal(value, key=certificates.read_key(mine.key), certificate=leaf)
+
+    def _verify(self, raw: bytes) -> Envelope:
+        trusted = certificates.read_certificates(self._credentials().authorities)
+        return envelope.from_bytes(raw, authorities=trusted)

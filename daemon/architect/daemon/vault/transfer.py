@@ -1,0 +1,69 @@
+"""What a transfer to and from the store needs: many shards at once, and patience with the store."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, TypeVar
+
+from architect.core.errors import Retryable
+from architect.kube.watch import Backoff
+
+T = TypeVar("T")
+
+SHARD_SECONDS: Final = 60.0
+"""For one attempt at one shard: 140 kB/s."""
+
+
+class Bucket(Protocol):
+    """The store, as far as a transfer needs it: see :class:`architect.daemon.vault.store.Store`."""
+
+    def put(
+        self, key: str, body: bytes, *, is_new: bool = False, timeout_seconds: float
+    ) -> None:
+        """Write an object."""
+
+    def get(self, key: str, *, most_bytes: int, timeout_seconds: float) -> bytes:
+        """Return an object."""
+
+
+class Patience:
+    """Tries again for as long as something has worked within the last *seconds*."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._worked_at = time.monotonic()
+
+    def with_(self, work: Callable[[], T], ended: threading.Event) -> T:
+        """Return what *work* does. Raises what cannot be retried, and the last failure."""
+        backoff = Backoff(first_seconds=0.2, max_seconds=5.0)
+        while True:
+            try:
+                result = work()
+            except Retryable:
+                if ended.is_set() or time.monotonic() - self._worked_at > self._seconds:
+                    raise
+                ended.wait(backoff.next())
+            else:
+                self._worked_at = time.monotonic()
+                return result
+
+
+def together(
+    work: Callable[[int], None],
+    numbers: Iterable[int],
+    *,
+    ended: threading.Event,
+    streams: int,
+    name: str,
+) -> None:
+    """Do *work* for all numbers, *streams* at once; the first failure sets *ended*, and is raised."""
+    pool = concurrent.futures.ThreadPoolExecutor(streams, name)
+    try:
+        for job in concurrent.futures.as_completed([pool.submit(work, n) for n in numbers]):
+            job.result()
+    finally:
+        ended.set()
+        pool.shutdown(wait=True, cancel_futures=True)

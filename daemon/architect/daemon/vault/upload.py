@@ -1,0 +1,198 @@
+"""A checkpoint of this node into the object store: shards in parallel, the envelope last.
+
+What is already there is not sent again, by whichever daemon. Until the envelope lies there, and it
+is never replaced, the store holds no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from architect.checkpoint import envelope, keys
+from architect.checkpoint.envelope import Envelope, Shard
+from architect.checkpoint.keys import Binding
+from architect.checkpoint.manifest import Manifest
+from architect.core.errors import Rejected
+from architect.daemon.vault import progress, shards
+from architect.daemon.vault.progress import Begun, Progress
+from architect.daemon.vault.shards import ShardName
+from architect.daemon.vault.stream import Stream, read
+from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
+
+STREAMS: Final = 4
+"""Shards of one checkpoint that are sent at once: each is in memory three times for a moment, as it
+is, compressed and encrypted, and in the client."""
+
+PATIENCE_SECONDS: Final = 120.0
+"""How long a store may refuse everything before an upload is given up; upkeep tries again."""
+
+@dataclass(frozen=True, kw_only=True)
+class Uploaded:
+    """What lies in the store, as the Checkpoint is to say it."""
+
+    key: str
+    sha256: str
+    key_id: str
+    wrapped_key: bytes
+    stored_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipient:
+    """Whom the data key is encrypted for: the operator, by the public half of its key."""
+
+    public_key: keys.PublicKey
+
+    @property
+    def id(self) -> str:
+        """Name of the key."""
+        return keys.key_id(self.public_key)
+
+
+class Uploader:
+    """Sends checkpoints, several at once. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Bucket,
+        *,
+        prefix: str,
+        recipient: Callable[[], Recipient],
+        sign: Callable[[Envelope], bytes],
+        verify: Callable[[bytes], Envelope],
+        sent: Callable[[int], None] = lambda _: None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._recipient = recipient
+        self._sign = sign
+        self._verify = verify
+        self._sent = sent
+        self._patience_seconds = patience_seconds
+        self._slots = threading.BoundedSemaphore(STREAMS)
+
+    def upload(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        notes: Path,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Uploaded:
+        """Send what lies in *directory*; *notes* is where the upload is noted.
+
+        Raises Rejected with reason ``Unwanted`` once *is_wanted* says no; what the store says;
+        FormatError or FileNotFoundError if the files are not those of the manifest any more.
+        """
+        started = time.monotonic()
+        noted = progress.resume(notes, manifest_sha256=manifest.sha256)
+        if noted is None:
+            noted = progress.begin(notes, self._begin(manifest))
+        self._send_all(directory, manifest, noted, is_wanted)
+        listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
+        raw = self._sign(
+            Envelope(
+                manifest=manifest,
+                attempt=noted.begun.attempt,
+                shards=listed,
+                key_id=noted.begun.key_id,
+                wrapped_key=noted.begun.wrapped_key,
+            )
+        )
+        key = envelope.manifest_key(self._prefix, manifest.about.namespace, manifest.id)
+        raw = self._commit(key, raw, manifest)
+        there = self._verify(raw)
+        return Uploaded(
+            key=key,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            key_id=there.key_id,
+            wrapped_key=there.wrapped_key,
+            stored_bytes=sum(shard.size for shard in there.shards) + len(raw),
+            seconds=time.monotonic() - started,
+        )
+
+    def _begin(self, manifest: Manifest) -> Begun:
+        about = manifest.about
+        binding = Binding(
+            namespace=about.namespace, pod_uid=about.pod_uid, checkpoint_id=manifest.id
+        )
+        recipient, data_key = self._recipient(), keys.new_data_key()
+        return Begun(
+            manifest_sha256=manifest.sha256,
+            attempt=secrets.token_hex(envelope.ATTEMPT_BYTES),
+            data_key=data_key,
+            key_id=recipient.id,
+            wrapped_key=keys.wrap(data_key, recipient.public_key, binding),
+        )
+
+    def _send_all(
+        self, directory: Path, manifest: Manifest, noted: Progress, is_wanted: Callable[[], bool]
+    ) -> None:
+        """Send every shard that is not noted. The first failure ends all."""
+        stream, ended = Stream(manifest), threading.Event()
+        patience = Patience(self._patience_seconds)
+
+        def send(number: int) -> None:
+            start = number * envelope.SHARD_BYTES
+            length = envelope.shard_length(stream.length, number)
+            about = ShardName(id=manifest.id, attempt=noted.begun.attempt, number=number)
+            with self._slots:
+                if ended.is_set():
+                    return
+                if not is_wanted():
+                    raise Rejected(
+                        f"checkpoint {manifest.id} is not wanted in the store any more",
+                        reason="Unwanted",
+                    )
+                plain = read(directory, stream, start=start, length=length)
+                sealed = shards.seal_shard(plain, key=noted.begun.data_key, about=about)
+                del plain
+                key = envelope.shard_key(
+                    self._prefix, manifest.about.namespace, manifest.id, about.attempt, number
+                )
+                patience.with_(
+                    lambda: self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS), ended
+                )
+                self._sent(len(sealed.data))
+                shard = Shard(
+                    size=len(sealed.data),
+                    sha256=hashlib.sha256(sealed.data).hexdigest(),
+                    codec=sealed.codec,
+                )
+            noted.add(number, shard)
+
+        missing = [n for n in range(envelope.shards_of(stream.length)) if n not in noted.shards]
+        together(send, missing, ended=ended, streams=STREAMS, name="upload")
+
+    def _commit(self, key: str, raw: bytes, manifest: Manifest) -> bytes:
+        """Write the envelope, unless one of this checkpoint lies there; return what does."""
+        patience, ended = Patience(self._patience_seconds), threading.Event()
+        try:
+            patience.with_(
+                lambda: self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS),
+                ended,
+            )
+        except Rejected as error:
+            if error.reason != "Exists":
+                raise
+        else:
+            return raw
+        # By an attempt whose answer was lost, or by an earlier daemon.
+        there = patience.with_(
+            lambda: self._store.get(
+                key, most_bytes=envelope.MAX_BYTES, timeout_seconds=SHARD_SECONDS
+            ),
+            ended,
+        )
+        if self._verify(there).manifest.sha256 != manifest.sha256:
+            raise Rejected(f"object {key} is of another checkpoint", reason="Exists")
+        return there
