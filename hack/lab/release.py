@@ -6,7 +6,7 @@ import json
 from typing import Final
 
 from architect.api import names
-from lab import dockerfiles, errors, waiting
+from lab import dockerfiles, errors, object_store, waiting
 from lab.cluster import Cluster
 from lab.patience import FACTOR, patient
 
@@ -32,6 +32,8 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for part, value in slow(FACTOR).items()
         for word in ("--set-json", f"{part}={json.dumps(value)}")
     ]
+    settings += object_store_settings()
+    make_secret(cluster)
     settings += [word for value in values for word in ("--set", value)]
     for image in dockerfiles.architect(cluster.cache):
         with cluster.progress.step(f"loading {image.name}"):
@@ -66,6 +68,34 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
             interval_seconds=1.0,
             last_seen=lambda: diagnosis(cluster),
         )
+
+
+def object_store_settings() -> list[str]:
+    """Return the arguments by which the chart uses the lab's object store."""
+    values = {
+        "bucket": object_store.BUCKET,
+        "endpoint": object_store.ENDPOINT,
+        "region": object_store.REGION,
+        "credentials.secretName": object_store.SECRET,
+    }
+    return [word for key, value in values.items() for word in ("--set", f"objectStore.{key}={value}")]
+
+
+def make_secret(cluster: Cluster) -> None:
+    """Put the credentials of the lab's object store where the chart's parts look for them."""
+    objects = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": object_store.SECRET, "namespace": NAMESPACE},
+            "stringData": {
+                "AWS_ACCESS_KEY_ID": object_store.ACCESS_KEY,
+                "AWS_SECRET_ACCESS_KEY": object_store.SECRET_KEY,
+            },
+        },
+    ]
+    cluster.kubectl("apply", "-f", "-", input="\n".join(map(json.dumps, objects)))
 
 
 def slow(patience: float) -> dict[str, dict[str, float]]:

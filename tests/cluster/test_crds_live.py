@@ -122,18 +122,19 @@ def test_a_wrong_spec_is_refused(api, namespace, more):
         ({"node": {"name": "n", "path": "/p"}}, True),
         ({"peer": {"node": "n", "id": "i"}}, True),
         ({"s3": {"bucket": "abc", "key": "k"}}, True),
+        ({"peer": {"node": "n", "id": "i"}, "s3": {"bucket": "abc", "key": "k"}}, True),
         ({}, False),
         ({"node": {"name": "n", "path": "/p"}, "s3": {"bucket": "abc", "key": "k"}}, False),
     ],
 )
-def test_a_location_is_exactly_one_place(api, namespace, location, is_fine):
+def test_a_location_is_the_pods_node_or_places_to_take_it_from(api, namespace, location, is_fine):
     value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
     ref = ObjectRef.of(CHECKPOINTS, value)
     patch = {"status": {"location": location}}
     if is_fine:
         assert api.patch(ref, patch, subresource="status")["status"]["location"] == location
         return
-    with pytest.raises(Rejected, match="exactly one of node, peer and s3"):
+    with pytest.raises(Rejected, match="either node is set, or peer, s3 or both"):
         api.patch(ref, patch, subresource="status")
 
 

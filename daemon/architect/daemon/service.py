@@ -26,14 +26,18 @@ from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.moves.retrieving import Retrieving
+from architect.daemon.moves.storing import Storing
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
+from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
 from architect.daemon.store import PodStore
+from architect.daemon.vault.service import open_vault
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -86,9 +90,33 @@ class Daemon:
             tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
-        depot = Depot(pods=layout.pods, checkpoints=layout.checkpoints, arrivals=layout.arrivals)
+        depot = Depot(
+            pods=layout.pods,
+            checkpoints=layout.checkpoints,
+            arrivals=layout.arrivals,
+            uploads=layout.uploads,
+        )
         node = NodeFacts(host, current=names.CURRENT)
-        self._peer = Peer(config, api=api, checkpoints=layout.checkpoints, metrics=self._metrics)
+        identity = Identity(api, node=config.node_name)
+        self._peer = Peer(
+            config,
+            api=api,
+            checkpoints=layout.checkpoints,
+            metrics=self._metrics,
+            identity=identity,
+        )
+        vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
+        self._storing: Storing | None = None
+        retrieving: Retrieving | None = None
+        if vault is not None:
+            retrieving = Retrieving(api, node=config.node_name, vault=vault)
+            self._storing = Storing(
+                api,
+                depot=depot,
+                vault=vault,
+                metrics=self._metrics,
+                delay_seconds=config.store_delay_seconds,
+            )
         self._arrivals = Arrivals(
             api,
             node=config.node_name,
@@ -96,6 +124,7 @@ class Daemon:
             facts=node,
             depot=depot,
             fetch=self._peer.fetch,
+            retrieve=None if retrieving is None else retrieving.retrieve,
             metrics=self._metrics,
             tell=self._tell,
             patience_seconds=config.arrival_patience_seconds,
@@ -110,6 +139,7 @@ class Daemon:
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
+            store=self._store_some_time,
             patience_seconds=config.capture_patience_seconds,
             at_once=config.max_concurrent_captures,
         )
@@ -121,6 +151,7 @@ class Daemon:
             registry=self._registry,
             departures=self._departures,
             arrivals=self._arrivals,
+            storing=self._storing,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
@@ -198,6 +229,8 @@ class Daemon:
         log.info("stopping")
         self._endpoint.close()
         self._departures.close()
+        if self._storing is not None:
+            self._storing.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -217,6 +250,10 @@ class Daemon:
         log.critical("thread %s ended by %r", name, error, exc_info=details)
         self._failed = True
         self._stop.set()
+
+    def _store_some_time(self, uid: str) -> None:
+        if self._storing is not None:
+            self._storing.begin(uid)
 
     # Threads
 

@@ -67,6 +67,16 @@ CERTIFICATES: Final = Family(
     type="counter",
     help="Requests of daemons for certificates, by what became of them.",
 )
+STORED: Final = Family(
+    name="architect_operator_stored_checkpoints",
+    type="gauge",
+    help="Checkpoints in the object store at the last look through it.",
+)
+REMOVALS: Final = Family(
+    name="architect_operator_store_removals_total",
+    type="counter",
+    help="Checkpoints removed from the object store, by result.",
+)
 
 FAMILIES: Final = (
     LEADER,
@@ -79,6 +89,8 @@ FAMILIES: Final = (
     SWEEP_SECONDS,
     SWEPT_AT,
     CERTIFICATES,
+    STORED,
+    REMOVALS,
 )
 
 _Labels = tuple[tuple[str, str], ...]

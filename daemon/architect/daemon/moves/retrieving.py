@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.checkpoint import keys
-from architect.checkpoint.keys import Binding, Claimant, PrivateKey
+from architect.checkpoint.keys import Claimant, PrivateKey
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.moves import objects
@@ -56,7 +56,7 @@ class Retrieving:
         gives no key; Unavailable if it gives no answer; what the store says; FormatError.
         """
         ends_at = time.monotonic() + timeout_seconds
-        spec, s3 = checkpoint["spec"], stored_in(checkpoint)
+        s3 = stored_in(checkpoint)
         if s3["bucket"] != self._vault.bucket:
             raise NodeError(
                 f"checkpoint {checkpoint['metadata']['name']} lies in bucket {s3['bucket']}, "
@@ -68,13 +68,8 @@ class Retrieving:
         described = self._vault.describe(s3["key"], sha256=s3.get("manifestSha256", ""))
         accept(described.manifest)
         sealed = self._await(asked, private, ends_at=min(ends_at, time.monotonic() + KEY_SECONDS))
-        binding = Binding(
-            namespace=pod.namespace or "",
-            pod_uid=spec["podRef"]["uid"],
-            checkpoint_id=described.manifest.id,
-        )
         claimant = Claimant(pod_uid=pod.uid, node=self._node)
-        data_key = keys.accept(sealed, private, binding, claimant=claimant)
+        data_key = keys.accept(sealed, private, described.binding, claimant=claimant)
         found = self._vault.download(
             described,
             data_key,

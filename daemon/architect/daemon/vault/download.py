@@ -111,7 +111,7 @@ class Downloader:
             shard = described.shards[number]
             about = ShardName(id=manifest.id, attempt=described.attempt, number=number)
             key = envelope.shard_key(
-                self._prefix, manifest.about.namespace, manifest.id, about.attempt, number
+                manifest.about.namespace, about.id, about.attempt, number, below=self._prefix
             )
 
             def ask() -> bytes:

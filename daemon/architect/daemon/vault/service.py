@@ -12,13 +12,43 @@ from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.daemon.metrics import Metrics
 from architect.daemon.peer.credentials import Credentials
+from architect.daemon.peer.identity import Identity
+from architect.daemon.settings import DaemonSettings
+from architect.daemon.vault.cluster_key import ClusterKey
 from architect.daemon.vault.download import Downloaded, Downloader
 from architect.daemon.vault.transfer import Bucket
 from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
+from architect.kube.api import Api
 from architect.pki import certificates
 
 DOWNLOAD_SECONDS: Final = 600.0
 """For a whole checkpoint, unless who gets it says otherwise."""
+
+
+def open_vault(
+    config: DaemonSettings, *, api: Api, identity: Identity, metrics: Metrics
+) -> Vault | None:
+    """Return the vault that is configured; None: there is none."""
+    settings = config.store
+    if settings is None:
+        return None
+    key = ClusterKey(api, namespace=config.namespace, name=config.key_config_map)
+
+    def open_store() -> Bucket:
+        # 20 MiB of memory, which a daemon that is told to check or uninstall does without.
+        from architect.daemon.vault.store import Store
+
+        return Store(settings)
+
+    return Vault(
+        bucket=settings.bucket,
+        prefix=settings.prefix,
+        open_store=open_store,
+        recipient=lambda: Recipient(public_key=key.current()),
+        credentials=identity.current,
+        metrics=metrics,
+        floor_bytes=config.free_floor_bytes,
+    )
 
 
 class Vault:

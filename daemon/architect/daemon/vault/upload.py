@@ -7,7 +7,6 @@ is never replaced, the store holds no checkpoint.
 from __future__ import annotations
 
 import hashlib
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -108,7 +107,7 @@ class Uploader:
                 wrapped_key=noted.begun.wrapped_key,
             )
         )
-        key = envelope.manifest_key(self._prefix, manifest.about.namespace, manifest.id)
+        key = envelope.manifest_key(manifest.about.namespace, manifest.id, below=self._prefix)
         raw = self._commit(key, raw, manifest)
         there = self._verify(raw)
         return Uploaded(
@@ -128,7 +127,7 @@ class Uploader:
         recipient, data_key = self._recipient(), keys.new_data_key()
         return Begun(
             manifest_sha256=manifest.sha256,
-            attempt=secrets.token_hex(envelope.ATTEMPT_BYTES),
+            attempt=envelope.new_attempt(),
             data_key=data_key,
             key_id=recipient.id,
             wrapped_key=keys.wrap(data_key, recipient.public_key, binding),
@@ -157,7 +156,11 @@ class Uploader:
                 sealed = shards.seal_shard(plain, key=noted.begun.data_key, about=about)
                 del plain
                 key = envelope.shard_key(
-                    self._prefix, manifest.about.namespace, manifest.id, about.attempt, number
+                    manifest.about.namespace,
+                    about.id,
+                    about.attempt,
+                    number,
+                    below=self._prefix,
                 )
                 patience.with_(
                     lambda: self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS), ended

@@ -1,0 +1,102 @@
+"""What of the object store goes: Checkpoints and listed keys in, decisions out. Pure.
+
+Data goes with the Checkpoint that it is of: once it is deleted, or has restored its pod. There is
+no finalizer: it would make the end of a namespace wait for a store that is away. So deletion is
+noticed by its event, and what is missed is found when everything that lies in the store is
+compared with all Checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+from architect.kube import checkpoints, conditions
+from architect.kube.conditions import Condition, Status
+
+ORPHAN_AGE: Final = timedelta(hours=1)
+"""How long data waits for its Checkpoint: a node that saved its pods while the API server was away
+may be the only one who knows of them."""
+
+REMOVED: Final = "Removed"
+
+
+class Place(NamedTuple):
+    """Whose data it is: the first parts of its keys."""
+
+    namespace: str
+    checkpoint_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove:
+    """Remove everything of one checkpoint."""
+
+    place: Place
+    why: str
+
+
+def place_of(checkpoint: Mapping[str, Any]) -> Place | None:
+    """Return where the data of a Checkpoint lies, if it ever gets into the store."""
+    uid = ((checkpoint.get("spec") or {}).get("podRef") or {}).get("uid")
+    return Place(checkpoint["metadata"]["namespace"], uid) if uid else None
+
+
+def is_over(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether nobody will restore a Checkpoint any more."""
+    return _is(checkpoint, checkpoints.RESTORED, Status.TRUE) or (
+        _is(checkpoint, checkpoints.CAPTURED, Status.TRUE)
+        and _is(checkpoint, checkpoints.AVAILABLE, Status.FALSE)
+    )
+
+
+def for_checkpoint(checkpoint: Mapping[str, Any]) -> Remove | None:
+    """Decide about the data of one Checkpoint that was changed."""
+    place = place_of(checkpoint)
+    if place is None or not _is(checkpoint, checkpoints.STORED, Status.TRUE):
+        return None
+    if not is_over(checkpoint):
+        return None
+    return Remove(place=place, why=f"checkpoint {checkpoint['metadata']['name']} is over")
+
+
+def for_deleted(checkpoint: Mapping[str, Any]) -> Remove | None:
+    """Decide about the data of a Checkpoint that was deleted."""
+    place = place_of(checkpoint)
+    location = (checkpoint.get("status") or {}).get("location") or {}
+    if place is None or not location.get("s3"):
+        return None
+    return Remove(place=place, why=f"checkpoint {checkpoint['metadata']['name']} was deleted")
+
+
+def for_all(
+    listed: Mapping[Place, datetime], known: Iterable[Mapping[str, Any]], *, now: datetime
+) -> list[Remove]:
+    """Decide about everything in the store; *listed* has the time of each place's latest object.
+
+    *known* was read after *listed*: a Checkpoint is there before its data.
+    """
+    live: dict[Place, bool] = {}
+    for checkpoint in known:
+        if (place := place_of(checkpoint)) is not None:
+            live[place] = live.get(place, False) or not is_over(checkpoint)
+    found = []
+    for place, changed in sorted(listed.items()):
+        if place in live:
+            if not live[place]:
+                found.append(Remove(place=place, why="its checkpoint is over"))
+        elif now - changed > ORPHAN_AGE:
+            found.append(Remove(place=place, why=f"no checkpoint for {now - changed}"))
+    return found
+
+
+def removed(why: str) -> Condition:
+    """Return what a Checkpoint says once its data is gone."""
+    return Condition(type=checkpoints.STORED, status=Status.FALSE, reason=REMOVED, message=why)
+
+
+def _is(checkpoint: Mapping[str, Any], kind: str, status: Status) -> bool:
+    found = conditions.find((checkpoint.get("status") or {}).get("conditions") or (), kind)
+    return found is not None and found.get("status") == status.value
