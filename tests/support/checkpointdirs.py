@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import About, Container, Manifest
 from architect.kube.checkpoints import Owner, Requirements
 
 CONTENTS = {

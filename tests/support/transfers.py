@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
+from architect.checkpoint.manifest import SEGMENT_BYTES, Manifest
 from architect.core.errors import (
     ArchitectError,
 )
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import SEGMENT_BYTES, Manifest
 from architect.daemon.peer import protocol
 from architect.daemon.peer.client import Fetcher
 from architect.daemon.peer.server import PeerServer

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.peer.client import Fetcher
 from architect.daemon.peer.server import PeerServer
 from support.checkpointdirs import fill

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from architect.checkpoint import manifest as manifests
+from architect.checkpoint.manifest import SEGMENT_BYTES, About, Manifest, Piece
 from architect.core import files
 from architect.core.errors import FormatError
-from architect.daemon.checkpoint import manifest as manifests
-from architect.daemon.checkpoint.manifest import SEGMENT_BYTES, About, Manifest, Piece
 
 READ_BYTES: Final = 1024**2
 """Large enough that the call costs nothing beside the hash, small enough for any cache."""

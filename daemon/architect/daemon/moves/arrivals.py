@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from architect.api import names
+from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
 from architect.core.wire import text
 from architect.daemon import claims, images, status
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views

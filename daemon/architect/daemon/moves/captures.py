@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from architect.api import names, saved
+from architect.checkpoint.manifest import About, Container, Manifest
 from architect.core.errors import ArchitectError, Rejected, Unavailable
 from architect.core.identity import Identity
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects

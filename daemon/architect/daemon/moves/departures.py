@@ -19,12 +19,12 @@ from typing import Any, Final, TypeVar
 
 from architect.api import names
 from architect.api.policy import Migrate
+from architect.checkpoint.manifest import Manifest
 from architect.core import identity
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
 from architect.core.wire import text
 from architect.daemon import status, succession
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics

@@ -27,9 +27,9 @@ from typing import Final
 
 from architect.api import names, saved
 from architect.api.keeper import PodState
+from architect.checkpoint import manifest as manifests
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
-from architect.daemon.checkpoint import manifest as manifests
 from architect.daemon.peer import landing
 
 log = logging.getLogger(__name__)

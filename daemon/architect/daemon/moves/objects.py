@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.identity import Identity
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Capture, Owner, Trigger

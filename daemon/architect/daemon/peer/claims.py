@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from architect.checkpoint.manifest import About
 from architect.core.errors import FormatError
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import About
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import Trigger

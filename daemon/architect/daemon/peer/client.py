@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from architect.checkpoint import manifest as manifests
+from architect.checkpoint.manifest import SEGMENT_BYTES, Manifest, Piece
 from architect.core.errors import FormatError
-from architect.daemon.checkpoint import manifest as manifests
-from architect.daemon.checkpoint.manifest import SEGMENT_BYTES, Manifest, Piece
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.landing import Landing

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn
 
+from architect.checkpoint import manifest as manifests
+from architect.checkpoint.manifest import Manifest, Piece
 from architect.core import files
 from architect.core.errors import NodeError, Rejected
-from architect.daemon.checkpoint import manifest as manifests
-from architect.daemon.checkpoint.manifest import Manifest, Piece
 
 SUFFIX: Final = ".partial"
 

@@ -18,9 +18,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+from architect.checkpoint import manifest
+from architect.checkpoint.manifest import MAX_PIECE_BYTES, MAX_PIECES, SEGMENT_BYTES
 from architect.core.errors import FormatError
-from architect.daemon.checkpoint import manifest
-from architect.daemon.checkpoint.manifest import MAX_PIECE_BYTES, MAX_PIECES, SEGMENT_BYTES
 
 SERVICE: Final = "architect.peer.v1.Checkpoints"
 DESCRIBE: Final = "Describe"

@@ -19,10 +19,10 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
+from architect.checkpoint import manifest as manifests
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, FormatError, NodeError
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint import manifest as manifests
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
 from architect.pki import certificates, node_identity

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from architect.checkpoint import manifest as manifests
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError, Unavailable
-from architect.daemon.checkpoint import manifest as manifests
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.metrics import Metrics
 from architect.daemon.peer import landing
 from architect.daemon.peer.addresses import Addresses

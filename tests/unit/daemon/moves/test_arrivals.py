@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from architect.checkpoint import manifest
 from architect.core.errors import Unavailable
-from architect.daemon.checkpoint import contents, manifest
+from architect.daemon.checkpoint import contents
 from architect.kube.errors import Conflict
 
 

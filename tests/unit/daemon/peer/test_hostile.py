@@ -11,14 +11,14 @@ from typing import Any
 import grpc
 import pytest
 
+from architect.checkpoint import manifest
+from architect.checkpoint.manifest import SEGMENT_BYTES
 from architect.core.errors import (
     FormatError,
     NodeError,
     Retryable,
     Unavailable,
 )
-from architect.daemon.checkpoint import manifest
-from architect.daemon.checkpoint.manifest import SEGMENT_BYTES
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.server import MAX_CALLS_OF_A_NODE, PeerServer

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from architect.checkpoint import manifest
+from architect.checkpoint.manifest import Manifest, Piece
 from architect.core.errors import NodeError, Rejected
-from architect.daemon.checkpoint import contents, manifest
-from architect.daemon.checkpoint.manifest import Manifest, Piece
+from architect.daemon.checkpoint import contents
 from architect.daemon.peer import landing
 from architect.daemon.peer.landing import Landing
 from support.checkpointdirs import about, fill

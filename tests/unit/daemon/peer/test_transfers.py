@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import (
     ConfigError,
     FormatError,
@@ -19,7 +20,6 @@ from architect.core.errors import (
     Unavailable,
 )
 from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint.manifest import Manifest
 from architect.daemon.peer.server import PeerServer
 from architect.daemon.peer.source import Source as Lane
 from support import peerserver

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from architect.core.errors import FormatError
-from architect.daemon.checkpoint import contents, manifest
-from architect.daemon.checkpoint.manifest import (
+from architect.checkpoint import manifest
+from architect.checkpoint.manifest import (
     SEGMENT_BYTES,
     Manifest,
     Piece,
@@ -24,6 +23,8 @@ from architect.daemon.checkpoint.manifest import (
     make,
     to_bytes,
 )
+from architect.core.errors import FormatError
+from architect.daemon.checkpoint import contents
 from support.checkpointdirs import about, fill
 
 SHA = "c" * 64
