@@ -78,7 +78,9 @@ def object_store_settings() -> list[str]:
         "region": object_store.REGION,
         "credentials.secretName": object_store.SECRET,
     }
-    return [word for key, value in values.items() for word in ("--set", f"objectStore.{key}={value}")]
+    return [
+        word for key, value in values.items() for word in ("--set", f"objectStore.{key}={value}")
+    ]
 
 
 def make_secret(cluster: Cluster) -> None:

@@ -93,9 +93,7 @@ def test_a_pod_goes_on_though_its_nodes_copy_is_lost(architect: Cluster, namespa
         assert found is not None
         release_ = found["status"]["keyRelease"]
         assert release_["publicKey"] == found["status"]["claimedBy"]["publicKey"]
-        eventually(
-            lambda: not _in_store(architect, uid), what="the data goes once the pod goes on"
-        )
+        eventually(lambda: not _in_store(architect, uid), what="the data goes once the pod goes on")
         assert _condition(app, old, "Stored") == "False"
         moves.nothing_left(app, [old])
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from architect.objectstore.control import Listed
+
 from architect.checkpoint import envelope, manifest
 from architect.core.errors import ArchitectError
 from architect.kube import checkpoints
 from architect.kube.api import Api
 from architect.kube.resources import CHECKPOINTS
-from architect.objectstore.control import Listed
 from architect.operator import metrics, stored
 from architect.operator.metrics import Metrics
 from architect.operator.stored import Place, Remove

@@ -438,9 +438,7 @@ class Arrivals:
         contents.verify(directory, manifest)
         self._depot.move_here(checkpoint_id, to=ref.uid)
 
-    def _bring_from_peer(
-        self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float
-    ) -> None:
+    def _bring_from_peer(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
         peer = _peer_of(checkpoint)
         # Not durable: after a power cut the source still has it, and this pod is another one.
         self._fetch(
@@ -453,9 +451,7 @@ class Arrivals:
             timeout_seconds=max(1.0, ends_at - time.monotonic()),
         )
 
-    def _bring_from_store(
-        self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float
-    ) -> None:
+    def _bring_from_store(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
         name = checkpoint["metadata"]["name"]
         if not stored_in(checkpoint):
             raise NodeError(f"checkpoint {name} lies nowhere", reason="NoLocation")

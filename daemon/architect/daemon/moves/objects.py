@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from architect.checkpoint.manifest import Manifest
 from architect.checkpoint import keys
+from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.identity import Identity
 from architect.daemon.vault.upload import Uploaded

@@ -20,9 +20,9 @@ from typing import Any, Final
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import SEGMENT_BYTES, Manifest, Piece
 from architect.core.errors import FormatError
+from architect.daemon.checkpoint.landing import Landing
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
-from architect.daemon.checkpoint.landing import Landing
 from architect.daemon.peer.source import WATCH_SECONDS, Source, dial
 
 STREAMS: Final = 4

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError, Unavailable
-from architect.daemon.metrics import Metrics
 from architect.daemon.checkpoint import landing
+from architect.daemon.metrics import Metrics
 from architect.daemon.peer.addresses import Addresses
 from architect.daemon.peer.claims import Claims
 from architect.daemon.peer.credentials import Credentials

@@ -32,6 +32,7 @@ is, compressed and encrypted, and in the client."""
 PATIENCE_SECONDS: Final = 120.0
 """How long a store may refuse everything before an upload is given up; upkeep tries again."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Uploaded:
     """What lies in the store, as the Checkpoint is to say it."""

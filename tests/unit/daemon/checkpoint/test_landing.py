@@ -11,8 +11,7 @@ import pytest
 from architect.checkpoint import manifest
 from architect.checkpoint.manifest import Manifest, Piece
 from architect.core.errors import NodeError, Rejected
-from architect.daemon.checkpoint import contents
-from architect.daemon.checkpoint import landing
+from architect.daemon.checkpoint import contents, landing
 from architect.daemon.checkpoint.landing import Landing
 from support.checkpointdirs import about, fill
 
