@@ -5,14 +5,15 @@ A failure is said and left to the next look: nothing here is the last chance.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from architect.objectstore.control import Listed
+from architect.objectstore.control import Listed, Undeleted
 
 from architect.checkpoint import envelope, manifest
 from architect.core.errors import ArchitectError
@@ -37,8 +38,8 @@ class Bucket(Protocol):
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield what lies below *prefix*."""
 
-    def delete(self, keys: list[str]) -> None:
-        """Remove objects."""
+    def delete(self, keys: Iterable[str]) -> tuple[Undeleted, ...]:
+        """Remove objects; return those that stay."""
 
 
 class Collector:
@@ -111,9 +112,11 @@ class Collector:
             below = envelope.prefix_of(*place, below=self._prefix)
             commit = envelope.manifest_key(*place, below=self._prefix)
             keys = [item.key for item in self._store().list(below)]
-            if commit in keys:
-                self._store().delete([commit])
-            self._store().delete([key for key in keys if key != commit])
+            keys.sort(key=lambda key: key != commit)
+            for left in itertools.chain(
+                self._store().delete(keys[:1]), self._store().delete(keys[1:])
+            ):
+                raise left.error
         except ArchitectError as error:
             log.warning("what lies in the store of %s/%s stays: %s", *place, error)
             self._metrics.add(metrics.REMOVALS, result="failed")

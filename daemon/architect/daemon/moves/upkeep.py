@@ -232,9 +232,9 @@ class Upkeep:
         if decision in (Saved.EXPIRE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
-        if self._storing is not None and checkpoint is not None:
-            if not objects.is_true(checkpoint, checkpoints.STORED):
-                self._storing.begin(uid)
+        is_stored = checkpoint is None or objects.is_true(checkpoint, checkpoints.STORED)
+        if self._storing is not None and not is_stored:
+            self._storing.begin(uid)
         return True
 
     def _look_at_objects(self) -> None:

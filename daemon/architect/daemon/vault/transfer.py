@@ -57,7 +57,7 @@ def together(
     streams: int,
     name: str,
 ) -> None:
-    """Do *work* for all numbers, *streams* at once; the first failure sets *ended*, and is raised."""
+    """Do *work* for all numbers, *streams* at once. The first failure ends all, and is raised."""
     pool = concurrent.futures.ThreadPoolExecutor(streams, name)
     try:
         for job in concurrent.futures.as_completed([pool.submit(work, n) for n in numbers]):

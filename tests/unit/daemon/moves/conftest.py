@@ -108,11 +108,16 @@ class Node:
         self.make = make
         self.keeper = KeeperDouble(state / "pods")
         self.depot = Depot(
-            pods=state / "pods", checkpoints=state / "checkpoints", arrivals=state / "arrivals"
+            pods=state / "pods",
+            checkpoints=state / "checkpoints",
+            arrivals=state / "arrivals",
+            uploads=state / "uploads",
         )
         (state / "pods").mkdir()
         self.notes: list[tuple[str, str]] = []
         self.fetch: Callable[..., object] = self._no_fetch
+        self.retrieve: Callable[..., None] = self._no_fetch
+        self.to_store: list[str] = []
         self.now = time.time()
         self.metrics = Metrics()
         self.restart()
@@ -136,6 +141,7 @@ class Node:
             facts=cast(Any, Facts()),
             depot=self.depot,
             fetch=lambda *a, **k: self.fetch(*a, **k),
+            retrieve=lambda *a, **k: self.retrieve(*a, **k),
             metrics=self.metrics,
             tell=self._tell,
             patience_seconds=20,
@@ -149,6 +155,7 @@ class Node:
             registry=self.registry,
             departures=self.departures,
             arrivals=self.arrivals,
+            storing=None,
             ttl_seconds=3600,
             list_interval_seconds=0,
             clock=lambda: self.now,
@@ -165,6 +172,7 @@ class Node:
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
+            store=self.to_store.append,
             patience_seconds=1,
             at_once=at_once,
         )
@@ -173,7 +181,7 @@ class Node:
         self.notes.append((pod.name, note.reason))
 
     @staticmethod
-    def _no_fetch(*_: Any, **__: Any) -> object:
+    def _no_fetch(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing is to be fetched")
 
     # Pods
