@@ -26,8 +26,8 @@ from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
 
-KEY_SECONDS: Final = 20.0
-"""How long the operator is waited for; one that has just lost its node comes back after its lease,
+KEY_SECONDS: Final = 45.0
+"""How long the operator is waited for. One that was lost with its node comes back after its lease,
 15 s."""
 
 KEY_STEP_SECONDS: Final = 0.1

@@ -118,6 +118,7 @@ class Node:
         self.fetch: Callable[..., object] = self._no_fetch
         self.retrieve: Callable[..., None] = self._no_fetch
         self.to_store: list[str] = []
+        self.storing: Any = None
         self.now = time.time()
         self.metrics = Metrics()
         self.restart()
@@ -155,7 +156,7 @@ class Node:
             registry=self.registry,
             departures=self.departures,
             arrivals=self.arrivals,
-            storing=None,
+            storing=self.storing,
             ttl_seconds=3600,
             list_interval_seconds=0,
             clock=lambda: self.now,

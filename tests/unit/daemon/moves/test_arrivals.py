@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from architect.checkpoint import manifest
-from architect.core.errors import Unavailable
+from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.kube.errors import Conflict
 
@@ -255,3 +255,119 @@ def test_pods_that_are_gone_are_forgotten(node: Any) -> None:
         node.arriving(name)
     node.arrivals.forget_all_but({"uid-two"})
     assert set(node.arrivals._pods) == {"uid-two"}
+
+
+# The object store
+
+S3 = {"bucket": "checkpoints", "key": "default/uid-old/manifest.json", "manifestSha256": "c" * 64}
+
+
+def _stored(node: Any, *, source: str = "node2") -> list[Any]:
+    """Have the saved pod lie with node *source* and in the store; return what is retrieved."""
+    node.saved()
+    location = node.checkpoint("old")["status"]["location"]
+    location["peer"]["node"] = source
+    location["s3"] = dict(S3)
+    retrieved: list[Any] = []
+
+    def retrieve(checkpoint: Any, pod: Any, target: Path, *, accept: Any, **_: Any) -> None:
+        retrieved.append(checkpoint)
+        accept(contents.read(node.state / "checkpoints" / "uid-old"))
+        (target / "containers" / "app" / "image").mkdir(parents=True)
+
+    node.retrieve = retrieve
+    node.pod("new", is_running=False)
+    return retrieved
+
+
+def test_a_peer_that_answers_is_asked_first(node: Any) -> None:
+    retrieved = _stored(node)
+    patience: list[float | None] = []
+
+    def fetch(_: str, __: str, target: Path, **more: Any) -> None:
+        patience.append(more["patience_seconds"])
+        (target / "containers" / "app" / "image").mkdir(parents=True)
+
+    node.fetch = fetch
+    assert node.arriving("new")["restore"] is True
+    assert retrieved == []
+    assert patience == [3.0]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Unavailable("the daemon of node node2 does not run"),
+        Rejected("no such checkpoint", reason="UnknownCheckpoint"),
+        FormatError("damaged"),
+    ],
+)
+def test_without_its_node_it_comes_from_the_store(node: Any, trouble: Exception) -> None:
+    retrieved = _stored(node)
+
+    def fetch(*_: Any, **__: Any) -> None:
+        raise trouble
+
+    node.fetch = fetch
+    assert node.arriving("new")["restore"] is True
+    assert len(retrieved) == 1
+
+
+def test_what_was_stored_while_the_peer_was_asked_is_found(node: Any) -> None:
+    retrieved = _stored(node)
+    location = node.checkpoint("old")["status"]["location"]
+    s3 = location.pop("s3")
+
+    def fetch(*_: Any, **more: Any) -> None:
+        assert more["patience_seconds"] is None, "there is nobody else to ask yet"
+        node.checkpoint("old")["status"]["location"]["s3"] = s3
+        raise Unavailable("the daemon of node node2 does not run")
+
+    node.fetch = fetch
+    assert node.arriving("new")["restore"] is True
+    assert len(retrieved) == 1
+
+
+def test_what_this_node_has_lost_comes_from_the_store(node: Any) -> None:
+    retrieved = _stored(node, source="node1")
+    node.depot.departure("uid-old").rename(node.state / "kept")
+
+    def retrieve(checkpoint: Any, pod: Any, target: Path, **_: Any) -> None:
+        retrieved.append(checkpoint)
+        (target / "containers" / "app" / "image").mkdir(parents=True)
+
+    node.retrieve = retrieve
+    assert node.arriving("new")["restore"] is True
+    assert len(retrieved) == 1
+
+
+def test_a_disk_that_is_full_is_full_for_the_store_as_well(node: Any) -> None:
+    retrieved = _stored(node)
+
+    def fetch(*_: Any, **__: Any) -> None:
+        raise NodeError("no room", reason="DiskFull")
+
+    node.fetch = fetch
+    assert node.arriving("new")["reason"] == "DiskFull"
+    assert retrieved == []
+
+
+def test_what_lies_in_the_store_alone_comes_from_there(node: Any) -> None:
+    retrieved = _stored(node)
+    del node.checkpoint("old")["status"]["location"]["peer"]
+    assert node.arriving("new")["restore"] is True
+    assert len(retrieved) == 1
+
+
+def test_of_a_node_that_is_lost_with_all_it_had_nothing_comes(node: Any) -> None:
+    retrieved = _stored(node)
+    del node.checkpoint("old")["status"]["location"]["s3"]
+
+    def fetch(*_: Any, **__: Any) -> None:
+        raise Unavailable("the daemon of node node2 does not run")
+
+    node.fetch = fetch
+    answer = node.arriving("new")
+    assert answer["restore"] is False
+    assert "does not run" in answer["message"]
+    assert retrieved == []

@@ -1,0 +1,261 @@
+"""A checkpoint through a real S3 server: whole, sealed, resumed, and refused if touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from architect.daemon.vault.store import Store
+from support.s3server import BUCKET, Server
+
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
+from architect.daemon.checkpoint import contents
+from support.checkpointdirs import fill
+from support.issuer import Issuer
+from support.vaults import FILES, ID, Vaults
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def store(server: Server) -> Iterator[Store]:
+    made = Store(server.settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def vaults(tmp_path: Path, issuer: Issuer, store: Store) -> Vaults:
+
+    return Vaults(tmp_path / "v", issuer, store)
+
+
+def bucket(server: Server) -> Path:
+    return server.root / BUCKET
+
+
+def shard_files(server: Server) -> list[Path]:
+    return sorted(p for p in bucket(server).rglob("0*") if p.is_file())
+
+
+def test_it_comes_as_it_went(server: Server, vaults: Vaults) -> None:
+    found = vaults.upload()
+    assert found.key == f"default/{ID}/manifest.json"
+    assert len(shard_files(server)) == vaults.shards
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+    assert os.stat(vaults.target).st_mode & 0o777 == 0o700
+
+
+def test_it_lies_below_the_prefix(
+    server: Server, tmp_path: Path, issuer: Issuer, store: Store
+) -> None:
+    vaults = Vaults(tmp_path / "v", issuer, store, prefix="clusters/one")
+    found = vaults.upload()
+    assert found.key == f"clusters/one/default/{ID}/manifest.json"
+    assert all(p.is_relative_to(bucket(server) / "clusters/one") for p in shard_files(server))
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+
+
+def test_nothing_in_the_store_can_be_read(server: Server, vaults: Vaults) -> None:
+    vaults.upload()
+    for path in shard_files(server):
+        data = path.read_bytes()
+        for known in (FILES["app/image/random.img"][100:164], b"abcdefgh" * 8, b"layerlayer"):
+            assert known not in data
+
+
+def test_what_can_be_made_smaller_is(vaults: Vaults) -> None:
+    found = vaults.upload()
+    assert found.stored_bytes < 0.7 * vaults.manifest.total_bytes
+
+
+class _Failing:
+    """A store that fails after *good* objects, as the end of a daemon would."""
+
+    def __init__(self, store: Store, *, good: int) -> None:
+        self._store = store
+        self._good = good
+        self._lock = threading.Lock()
+
+    def put(self, key: str, body: bytes, **more: Any) -> None:
+        with self._lock:
+            self._good -= 1
+            if self._good < 0:
+                raise Rejected("the daemon has ended", reason="Ended")
+        self._store.put(key, body, **more)
+
+    def get(self, key: str, **more: Any) -> bytes:
+        return self._store.get(key, **more)
+
+
+@pytest.mark.parametrize("good", [0, 1, 3])
+def test_another_daemon_goes_on_with_it(
+    server: Server, vaults: Vaults, store: Store, good: int
+) -> None:
+    vaults.store = _Failing(store, good=good)
+    with pytest.raises(Rejected, match="has ended"):
+        vaults.upload()
+    assert len(shard_files(server)) == good
+    assert not (bucket(server) / vaults.manifest_key).exists()
+    before, vaults.store = vaults.sent, store
+    found = vaults.upload()
+    assert len(shard_files(server)) == vaults.shards, "none was sent twice"
+    assert (vaults.sent > before) and (good == 0 or before > 0)
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+
+
+def test_notes_that_were_cut_are_good_up_to_there(
+    server: Server, vaults: Vaults, store: Store
+) -> None:
+    vaults.store = _Failing(store, good=3)
+    with pytest.raises(Rejected):
+        vaults.upload()
+    raw = vaults.notes.read_bytes()
+    vaults.notes.write_bytes(raw[: len(raw) - 20])
+    assert vaults.notes.stat().st_mode & 0o777 == 0o600
+    vaults.store = store
+    assert vaults.download(vaults.upload()).sha256 == vaults.manifest.sha256
+
+
+def test_without_notes_it_begins_anew_and_overwrites_nothing(
+    server: Server, vaults: Vaults, store: Store
+) -> None:
+    vaults.store = _Failing(store, good=2)
+    with pytest.raises(Rejected):
+        vaults.upload()
+    vaults.notes.unlink()
+    vaults.store = store
+    found = vaults.upload()
+    assert len(shard_files(server)) == 2 + vaults.shards
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+
+
+def test_the_commit_is_written_once_whoever_comes_again(server: Server, vaults: Vaults) -> None:
+    first = vaults.upload()
+    committed = (bucket(server) / first.key).read_bytes()
+    again = vaults.upload()  # its answer was lost
+    vaults.notes.unlink()
+    third = vaults.upload()  # its notes, too
+    assert (first.sha256, first.wrapped_key) == (again.sha256, again.wrapped_key)
+    assert (first.sha256, first.wrapped_key) == (third.sha256, third.wrapped_key)
+    assert (bucket(server) / first.key).read_bytes() == committed
+    assert vaults.download(third).sha256 == vaults.manifest.sha256
+
+
+def test_another_checkpoint_in_its_place_is_left_there(
+    server: Server, vaults: Vaults, tmp_path: Path
+) -> None:
+    first = vaults.upload()
+    shutil.rmtree(vaults.source)
+    vaults.manifest = fill(vaults.source, checkpoint_id=ID, files={"app/image/more.img": b"x"})
+    with pytest.raises(Rejected, match="of another checkpoint") as caught:
+        vaults.upload()
+    assert caught.value.reason == "Exists"
+    assert (bucket(server) / first.key).exists()
+
+
+def test_one_that_is_not_wanted_any_more_ends(server: Server, vaults: Vaults) -> None:
+    with pytest.raises(Rejected) as caught:
+        vaults.upload(is_wanted=lambda: len(shard_files(server)) < 2)
+    assert caught.value.reason == "Unwanted"
+    assert not (bucket(server) / vaults.manifest_key).exists()
+
+
+def test_files_that_go_meanwhile_end_it(server: Server, vaults: Vaults) -> None:
+    (vaults.source / "app/image/random.img").unlink()
+    with pytest.raises(FileNotFoundError):
+        vaults.upload()
+    assert not (bucket(server) / vaults.manifest_key).exists()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _swap(first: Path, second: Path) -> None:
+    one, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
+    second.write_bytes(one)
+
+
+@pytest.mark.parametrize("how", ["a bit", "its end", "two swapped", "one missing"])
+def test_a_shard_that_was_touched_is_refused(server: Server, vaults: Vaults, how: str) -> None:
+    found = vaults.upload()
+    files = shard_files(server)
+    if how == "a bit":
+        _flip(files[-1])
+    elif how == "its end":
+        files[-1].write_bytes(files[-1].read_bytes()[:-1])
+    elif how == "two swapped":
+        _swap(files[0], files[1])
+    else:
+        files[-1].unlink()
+    with pytest.raises((FormatError, Rejected)):
+        vaults.download(found)
+    assert not vaults.target.exists()
+    assert list(vaults.target.parent.iterdir()) == []
+
+
+def test_a_manifest_that_was_touched_is_refused(server: Server, vaults: Vaults) -> None:
+    found = vaults.upload()
+    _flip(bucket(server) / found.key)
+    with pytest.raises(Rejected) as caught:
+        vaults.download(found)
+    assert caught.value.reason == "WrongCheckpoint"
+
+
+def test_the_key_of_another_checkpoint_opens_nothing(server: Server, vaults: Vaults) -> None:
+    found = vaults.upload()
+    with pytest.raises(FormatError):
+        vaults.download(found, data_key=bytes(32))
+    assert list(vaults.target.parent.iterdir()) == []
+
+
+def test_a_store_that_is_away_for_a_moment_costs_only_time(server: Server, vaults: Vaults) -> None:
+    failures: list[ArchitectError] = []
+    found = vaults.upload()
+
+    def get() -> None:
+        try:
+            vaults.download(found, patience_seconds=60)
+        except ArchitectError as error:
+            failures.append(error)
+
+    with server.away():
+        thread = threading.Thread(target=get)
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive()
+    thread.join(120)
+    assert not failures
+    contents.verify(vaults.target, vaults.manifest)
+
+
+def test_a_store_that_stays_away_is_given_up(server: Server, vaults: Vaults) -> None:
+    found = vaults.upload()
+    with server.away():
+        with pytest.raises(Unavailable):
+            vaults.download(found, patience_seconds=0.5)
+        vaults.notes.unlink()
+        with pytest.raises(Unavailable):
+            vaults.upload(patience_seconds=0.5)
+    assert list(vaults.target.parent.iterdir()) == []
+
+
+def test_a_disk_without_room_is_named(vaults: Vaults) -> None:
+    found = vaults.upload()
+    with pytest.raises(NodeError) as caught:
+        vaults.download(found, floor_bytes=1 << 60)
+    assert caught.value.reason == "DiskFull"
+    assert list(vaults.target.parent.iterdir()) == []

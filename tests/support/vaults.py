@@ -1,0 +1,102 @@
+"""Two nodes with one object store: a checkpoint goes there and comes back."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from architect.checkpoint import envelope, keys
+from architect.checkpoint.envelope import SHARD_BYTES, Envelope
+from architect.checkpoint.keys import PrivateKey
+from architect.checkpoint.manifest import Manifest
+from architect.daemon.vault.download import Downloader
+from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
+from architect.pki import certificates
+from support.checkpointdirs import fill
+from support.issuer import Issuer
+
+ID = "uid-web"
+
+FILES = {
+    "app/image/pages-2.img": b"abcdefgh" * (SHARD_BYTES // 4),
+    "app/image/random.img": hashlib.shake_256(b"seed").digest(SHARD_BYTES + 12345),
+}
+"""Four shards and a part: some are made smaller, some cannot be, some hold several files."""
+
+
+class Vaults:
+    """node-a, which has the checkpoint, and node-b, which gets it."""
+
+    def __init__(self, directory: Path, issuer: Issuer, store: Any, *, prefix: str = "") -> None:
+        self.issuer = issuer
+        self.store = store
+        self.prefix = prefix
+        self.source = directory / "a" / ID
+        self.target = directory / "b" / ID
+        self.target.parent.mkdir(parents=True)
+        self.notes = directory / "a" / "uploads" / f"{ID}.json"
+        self.manifest = fill(self.source, checkpoint_id=ID, files=FILES)
+        self.cluster_key: PrivateKey = keys.make_key()
+        self.sent = 0
+        self.received = 0
+
+    @property
+    def shards(self) -> int:
+        return envelope.shards_of(self.manifest.total_bytes)
+
+    @property
+    def manifest_key(self) -> str:
+        return envelope.manifest_key("default", ID, below=self.prefix)
+
+    def upload(self, **more: Any) -> Uploaded:
+        """Send it, as a daemon that has just been started would."""
+        mine = self.issuer.credentials("node-a")
+
+        def sign(value: Envelope) -> bytes:
+            (leaf,) = certificates.read_certificates(mine.certificate)
+            return envelope.seal(value, key=certificates.read_key(mine.key), certificate=leaf)
+
+        def count(size: int) -> None:
+            self.sent += size
+
+        uploader = Uploader(
+            self.store,
+            prefix=self.prefix,
+            recipient=lambda: Recipient(public_key=self.cluster_key.public_key()),
+            sign=sign,
+            verify=self.verify,
+            sent=count,
+            patience_seconds=more.pop("patience_seconds", 10),
+        )
+        return uploader.upload(self.source, self.manifest, notes=self.notes, **more)
+
+    def download(self, found: Uploaded, **more: Any) -> Manifest:
+        """Get it, as who was given the key would."""
+
+        def count(size: int) -> None:
+            self.received += size
+
+        downloader = Downloader(
+            self.store,
+            prefix=self.prefix,
+            verify=self.verify,
+            received=count,
+            patience_seconds=more.pop("patience_seconds", 10),
+        )
+        described = downloader.describe(found.key, sha256=found.sha256)
+        data_key = more.pop("data_key", None) or self.data_key(found)
+        more.setdefault("timeout_seconds", 120)
+        return downloader.download(described, data_key, self.target, **more).manifest
+
+    def data_key(self, found: Uploaded) -> bytes:
+        """Do what the operator does."""
+        about = self.manifest.about
+        binding = keys.Binding(
+            namespace=about.namespace, pod_uid=about.pod_uid, checkpoint_id=about.id
+        )
+        return keys.unwrap(found.wrapped_key, self.cluster_key, binding)
+
+    def verify(self, raw: bytes) -> Envelope:
+        trusted = certificates.read_certificates(self.issuer.credentials("node-b").authorities)
+        return envelope.from_bytes(raw, authorities=trusted)

@@ -1,0 +1,167 @@
+"""Saved pods on their way into the object store: late, once, said, and given up in time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from architect.checkpoint.manifest import Manifest
+from architect.core.errors import Rejected, Unavailable
+from architect.daemon.moves.storing import Storing
+from architect.daemon.vault.upload import Uploaded
+
+
+class VaultDouble:
+    """Takes checkpoints; *troubles* are raised first, one a call; *gate* holds uploads up."""
+
+    bucket = "checkpoints"
+
+    def __init__(self) -> None:
+        self.uploaded: list[str] = []
+        self.troubles: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def upload(
+        self, directory: Path, manifest: Manifest, *, notes: Path, is_wanted: Callable[[], bool]
+    ) -> Uploaded:
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text("{}")
+        assert self.gate.wait(20)
+        if not is_wanted():
+            raise Rejected("not wanted", reason="Unwanted")
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.uploaded.append(manifest.id)
+        return Uploaded(
+            key=f"default/{manifest.id}/manifest.json",
+            sha256="c" * 64,
+            key_id="0" * 16,
+            wrapped_key=bytes(80),
+            stored_bytes=1000,
+            seconds=0.25,
+        )
+
+
+@pytest.fixture
+def vault() -> VaultDouble:
+    return VaultDouble()
+
+
+@pytest.fixture
+def storing(node: Any, vault: VaultDouble) -> Iterator[Storing]:
+    made = _storing(node, vault)
+    node.restart()  # its parts are made anew, with the store
+    yield made
+    made.close()
+
+
+def _storing(node: Any, vault: VaultDouble, *, delay_seconds: float = 0.0) -> Storing:
+    made = Storing(
+        node.api,
+        depot=node.depot,
+        vault=cast(Any, vault),
+        metrics=node.metrics,
+        delay_seconds=delay_seconds,
+    )
+    node.storing = made
+    return made
+
+
+def test_a_saved_pod_is_handed_to_it(node: Any) -> None:
+    node.saved()
+    assert node.to_store == ["uid-old"]
+
+
+def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: VaultDouble) -> None:
+    node.saved()
+    storing.begin("uid-old")
+    node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+    location = node.checkpoint("old")["status"]["location"]
+    assert location["peer"]["node"] == "node1"
+    assert location["s3"]["key"] == "default/uid-old/manifest.json"
+    assert location["s3"]["manifestSha256"] == "c" * 64
+    assert vault.uploaded == ["uid-old"]
+
+
+def test_one_that_goes_on_first_is_never_sent(node: Any, vault: VaultDouble) -> None:
+    storing = _storing(node, vault, delay_seconds=0.3)
+    node.saved()
+    storing.begin("uid-old")
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.until(lambda: not storing._jobs or storing._jobs["uid-old"].done())
+    assert vault.uploaded == []
+    assert "Stored" not in node.conditions("old")
+    storing.close()
+
+
+def test_one_that_is_restored_elsewhere_is_never_sent(
+    node: Any, storing: Storing, vault: VaultDouble
+) -> None:
+    node.saved()
+    value = node.checkpoint("old")
+    value["status"]["conditions"].append(
+        {"type": "Restored", "status": "True", "reason": "Restored", "message": ""}
+    )
+    storing.begin("uid-old")
+    node.until(lambda: storing._jobs["uid-old"].done())
+    assert vault.uploaded == []
+
+
+def test_without_the_api_server_it_gets_there_all_the_same(
+    node: Any, storing: Storing, vault: VaultDouble
+) -> None:
+    node.saved()
+    node.cluster.failures.append(lambda _: Unavailable("503"))
+    storing.begin("uid-old")
+    node.until(lambda: vault.uploaded == ["uid-old"])
+    node.cluster.failures.clear()
+
+
+def test_what_fails_is_said_and_tried_again_by_upkeep(
+    node: Any, storing: Storing, vault: VaultDouble
+) -> None:
+    vault.troubles.append(Rejected("no such key", reason="WrongCredentials"))
+    node.saved()
+    node.restart()
+    node.watched()
+    storing.begin("uid-old")
+    node.until(lambda: node.conditions("old").get("Stored") == "False WrongCredentials")
+    assert node.metrics.failures.labels("store", "WrongCredentials")._value.get() == 1
+    assert node.upkeep.run()
+    node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+    assert node.upkeep.run()
+    assert vault.uploaded == ["uid-old"], "once is enough"
+
+
+def test_one_that_goes_while_it_is_sent_is_no_failure(
+    node: Any, storing: Storing, vault: VaultDouble
+) -> None:
+    node.saved()
+    vault.gate.clear()
+    storing.begin("uid-old")
+    node.until(lambda: node.depot.upload_notes("uid-old").exists())
+    node.depot.drop_departure("uid-old")
+    vault.gate.set()
+    node.until(lambda: storing._jobs["uid-old"].done())
+    assert "Stored" not in node.conditions("old")
+    storing.keep_only(set())
+    assert not node.depot.upload_notes("uid-old").exists()
+
+
+def test_what_lies_in_the_store_is_not_lost_with_its_node(
+    node: Any, storing: Storing, vault: VaultDouble
+) -> None:
+    node.saved()
+    storing.begin("uid-old")
+    node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+    node.depot.drop_departure("uid-old")
+    node.watched()
+    assert node.upkeep.run()
+    assert node.conditions("old")["Available"].startswith("True")
+    assert "Failed" not in node.conditions("old")
