@@ -11,7 +11,7 @@ checkpoint. It is written last and is the commit: without it there are shards an
     <namespace>/<id>/<attempt>/000000 …      shards; each upload has an attempt of its own
 
 What an envelope says is believed if a certificate that one of our authorities gave to the node that
-the manifest names was valid when the checkpoint was created, and its key signed exactly this. Who
+the manifest names was valid when the checkpoint was sealed, and its key signed exactly this. Who
 had a node's key once can say so for that time for ever: so it is the hash in the ``Checkpoint``
 object that names *the* envelope, and whoever fetches one compares it before anything here.
 
@@ -21,6 +21,7 @@ before its signature was found good.
 
 from __future__ import annotations
 
+import datetime
 import enum
 import re
 import secrets
@@ -104,6 +105,8 @@ class Envelope:
     attempt: str
     """Of the upload whose shards these are."""
     shards: tuple[Shard, ...]
+    sealed: datetime.datetime
+    """In whole seconds, UTC: by a node's key, which lives shorter than an upload may take."""
     key_id: str
     """Of the public key for which the data key was encrypted."""
     wrapped_key: bytes
@@ -189,7 +192,7 @@ def seal(
     _read_body(body)
     if not certificates.belong_together(certificate, key):
         raise FormatError("the certificate is for another key than the one to sign with")
-    _check_signer(certificate, envelope.manifest)
+    _check_signer(certificate, envelope)
     raw = strict.canonical(
         {
             "version": VERSION,
@@ -224,7 +227,7 @@ def from_bytes(raw: bytes, *, authorities: Sequence[x509.Certificate]) -> Envelo
         )
     _check_signature(certificate, signature, body)
     envelope = _read_body(body)
-    _check_signer(certificate, envelope.manifest)
+    _check_signer(certificate, envelope)
     return envelope
 
 
@@ -232,6 +235,7 @@ def _value(envelope: Envelope) -> dict[str, Any]:
     return {
         "manifest": manifests.to_bytes(envelope.manifest).decode("ascii"),
         "attempt": envelope.attempt,
+        "sealed": strict.to_time(envelope.sealed),
         "shardBytes": SHARD_BYTES,
         "shards": [
             {"size": s.size, "sha256": s.sha256, "codec": s.codec.value} for s in envelope.shards
@@ -249,6 +253,7 @@ def _read_body(raw: bytes) -> Envelope:
     envelope = Envelope(
         manifest=manifests.from_bytes(item.take("manifest", _ascii)),
         attempt=item.take("attempt", strict.matching(_ATTEMPT)),
+        sealed=item.take("sealed", strict.time),
         shards=item.take("shards", strict.list_of(_shard, MAX_SHARDS)),
         key_id=key.take("id", strict.matching(_KEY_ID)),
         wrapped_key=key.take("wrapped", strict.base64_of(keys.SEALED_BYTES)),
@@ -333,9 +338,9 @@ def _check_signature(certificate: x509.Certificate, signature: bytes, body: byte
     )
 
 
-def _check_signer(certificate: x509.Certificate, manifest: Manifest) -> None:
-    """Return if *certificate* is the node's that took the checkpoint, then. Raises Rejected."""
-    about = manifest.about
+def _check_signer(certificate: x509.Certificate, envelope: Envelope) -> None:
+    """Return if *certificate* is the node's that took the checkpoint. Raises Rejected."""
+    about = envelope.manifest.about
     try:
         node = node_identity.node_of(certificate)
     except FormatError as error:
@@ -347,9 +352,9 @@ def _check_signer(certificate: x509.Certificate, manifest: Manifest) -> None:
             reason=UNTRUSTED,
         )
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not start <= about.created <= end:
+    if not start <= envelope.sealed <= end:
         raise Rejected(
-            f"{_WHAT}: {about.id} was captured at {about.created}, and the certificate that signed "
+            f"{_WHAT}: {about.id} was sealed at {envelope.sealed}, and the certificate that signed "
             f"it is valid from {start} to {end}",
             reason=UNTRUSTED,
         )

@@ -53,7 +53,6 @@ _COMPONENT = r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,254}"
 _PIECE = re.compile(rf"{_COMPONENT}(/{_COMPONENT})*")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[a-z0-9+._-]{1,32}:[0-9a-f]{32,128}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +176,7 @@ def _value(manifest: Manifest) -> dict[str, Any]:
         "namespace": about.namespace,
         "pod": {"name": about.pod_name, "uid": about.pod_uid},
         "node": about.node,
-        "created": about.created.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "created": strict.to_time(about.created),
         "identity": {
             "templateHash": about.template_hash,
             "owner": owner
@@ -234,7 +233,7 @@ def _manifest(value: strict.Object) -> Manifest:
         pod_name=pod.take("name", strict.text(253)),
         pod_uid=pod.take("uid", strict.text(64)),
         node=value.take("node", strict.text(253)),
-        created=value.take("created", _time),
+        created=value.take("created", strict.time),
         template_hash=identity.take("templateHash", strict.text(128)),
         owner=identity.take("owner", _owner),
         containers=value.take("containers", _containers),
@@ -345,14 +344,3 @@ def _owner(value: Any, where: str) -> Owner | None:
     )
     item.end()
     return owner
-
-
-def _time(value: Any, where: str) -> datetime.datetime:
-    if isinstance(value, str) and _TIME.fullmatch(value):
-        try:
-            return datetime.datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ").replace(
-                tzinfo=datetime.UTC
-            )
-        except ValueError:
-            pass
-    raise FormatError(f"{where}: {value!r:.50} is not a time such as 2030-01-01T00:00:00Z")

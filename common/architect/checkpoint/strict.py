@@ -9,6 +9,7 @@ FormatError with that place in the text, which quotes a bounded part of the valu
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,9 @@ from typing import Any, Final, TypeVar
 from architect.core.errors import FormatError
 
 OTHER_VERSION: Final = "the checkpoint was taken by another version of Architect"
+
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 T = TypeVar("T")
 
@@ -155,3 +159,18 @@ def base64_of(least: int, most: int | None = None) -> Callable[[Any, str], bytes
 def to_base64(raw: bytes) -> str:
     """Return the one form of *raw* as base64."""
     return base64.b64encode(raw).decode("ascii")
+
+
+def time(value: Any, where: str) -> datetime.datetime:
+    """Return the time, in whole seconds of UTC, as which *value* is written."""
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        try:
+            return datetime.datetime.strptime(value, _TIME_FORMAT).replace(tzinfo=datetime.UTC)
+        except ValueError:
+            pass
+    raise FormatError(f"{where}: {value!r:.50} is not a time such as 2030-01-01T00:00:00Z")
+
+
+def to_time(at: datetime.datetime) -> str:
+    """Return a time as :func:`time` reads it."""
+    return at.astimezone(datetime.UTC).strftime(_TIME_FORMAT)

@@ -105,6 +105,7 @@ def good(of_manifest: Manifest | None = None) -> Envelope:
     made = Envelope(
         manifest=of_manifest or of(TOTAL),
         attempt=ATTEMPT,
+        sealed=CREATED,
         shards=SHARDS,
         key_id=keys.key_id(CLUSTER.public_key()),
         wrapped_key=bytes(keys.SEALED_BYTES),
@@ -194,6 +195,7 @@ def _envelopes(draw: st.DrawFn) -> Envelope:
     return Envelope(
         manifest=of(total),
         attempt=envelopes.new_attempt(),
+        sealed=CREATED,
         shards=tuple(shards),
         key_id=draw(st.binary(min_size=8, max_size=8)).hex(),
         wrapped_key=draw(st.binary(min_size=80, max_size=80)),
@@ -537,7 +539,7 @@ def test_an_old_checkpoint_is_read_long_after_its_certificate_ended() -> None:
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     old = dataclasses.replace(about(), created=long_ago)
     issuer = authority(at=long_ago)
-    envelope = good(manifest.make(old, GOOD.manifest.pieces))
+    envelope = dataclasses.replace(good(manifest.make(old, GOOD.manifest.pieces)), sealed=long_ago)
     raw = sealed(envelope, certified(by=issuer, at=long_ago))
     assert from_bytes(raw, authorities=[issuer[0]]) == envelope
 

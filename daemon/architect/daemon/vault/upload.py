@@ -6,6 +6,7 @@ is never replaced, the store holds no checkpoint.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import threading
 import time
@@ -103,6 +104,7 @@ class Uploader:
             Envelope(
                 manifest=manifest,
                 attempt=noted.begun.attempt,
+                sealed=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
                 shards=listed,
                 key_id=noted.begun.key_id,
                 wrapped_key=noted.begun.wrapped_key,

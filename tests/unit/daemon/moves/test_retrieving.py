@@ -53,7 +53,12 @@ class Story:
         manifest = contents.read(directory)
         self.vault = VaultDouble(
             Envelope(
-                manifest=manifest, attempt="0" * 16, shards=(), key_id="0" * 16, wrapped_key=b""
+                manifest=manifest,
+                attempt="0" * 16,
+                sealed=manifest.about.created,
+                shards=(),
+                key_id="0" * 16,
+                wrapped_key=b"",
             )
         )
         node.pod("new", is_running=False)
