@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
+from architect.checkpoint import strict
 from architect.core.errors import FormatError
 from architect.kube.checkpoints import Owner, Requirements
 
@@ -51,12 +51,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _COMPONENT = r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,254}"
 """Of a piece's name. No leading dot: neither ``..`` nor a hidden file."""
 _PIECE = re.compile(rf"{_COMPONENT}(/{_COMPONENT})*")
-_SHA = re.compile(r"[0-9a-f]{64}")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[a-z0-9+._-]{1,32}:[0-9a-f]{32,128}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +143,11 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_namespace(text: str) -> bool:
+    """Whether *text* can be a checkpoint's namespace."""
+    return _LABEL.fullmatch(text) is not None
+
+
 def is_piece_name(name: str) -> bool:
     """Whether *name* can be a piece's."""
     return len(name) <= MAX_NAME_CHARS and _PIECE.fullmatch(name) is not None and name != NAME
@@ -163,9 +165,13 @@ def digest(raw: bytes) -> str:
 
 def to_bytes(manifest: Manifest) -> bytes:
     """Return the one representation."""
+    return strict.canonical(_value(manifest))
+
+
+def _value(manifest: Manifest) -> dict[str, Any]:
     about, needs = manifest.about, manifest.about.requirements
     owner = about.owner
-    value: dict[str, Any] = {
+    return {
         "version": VERSION,
         "id": about.id,
         "namespace": about.namespace,
@@ -205,82 +211,42 @@ def to_bytes(manifest: Manifest) -> bytes:
             for p in manifest.pieces
         ],
     }
-    return _canonical(value)
 
 
 def from_bytes(raw: bytes) -> Manifest:
     """Read a manifest, from whomever. Raises FormatError with what is wrong."""
-    if len(raw) > MAX_BYTES:
-        raise FormatError(f"manifest of {len(raw)} bytes: at most {MAX_BYTES} are read")
-    try:
-        value = json.loads(raw.decode("ascii"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"manifest is not JSON: {str(error)[:200]}") from error
-    if not isinstance(value, dict):
-        raise FormatError("manifest is no object")
-    if value.get("version") != VERSION or isinstance(value.get("version"), bool):
-        raise FormatError(
-            f"manifest has version {value.get('version')!r:.50} instead of {VERSION}",
-            hint="the checkpoint was taken by another version of Architect",
-        )
-    manifest = _manifest(_Object(value, "manifest"))
-    if to_bytes(manifest) != raw:
-        raise FormatError("manifest is not in the one form (order, spaces, repeated keys)")
+    value = strict.parse(raw, "manifest", most=MAX_BYTES)
+    strict.check_version(value, "manifest", version=VERSION)
+    manifest = _manifest(strict.Object(value, "manifest"))
+    strict.check_form(_value(manifest), raw, "manifest")
     return manifest
 
 
-def _canonical(value: dict[str, Any]) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return text.encode("ascii") + b"\n"
-
-
-class _Object:
-    """An object whose keys are all taken, each with its check, or it is refused."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise FormatError(f"{where} is no object")
-        self._left: dict[str, Any] = dict(value)
-        self._where = where
-
-    def take(self, key: str, check: Callable[[Any, str], T]) -> T:
-        """Return what *check* makes of the value at *key*."""
-        where = f"{self._where}.{key}"
-        if key not in self._left:
-            raise FormatError(f"{where} is missing")
-        return check(self._left.pop(key), where)
-
-    def end(self) -> None:
-        """Refuse what was not taken."""
-        if self._left:
-            raise FormatError(f"{self._where} has unknown keys: {sorted(self._left)!r:.200}")
-
-
-def _manifest(value: _Object) -> Manifest:
-    value.take("version", _integer(VERSION, VERSION))
-    value.take("segmentBytes", _integer(SEGMENT_BYTES, SEGMENT_BYTES))
-    pod = value.take("pod", _Object)
-    identity = value.take("identity", _Object)
-    needs = value.take("requirements", _Object)
+def _manifest(value: strict.Object) -> Manifest:
+    value.take("version", strict.integer(VERSION, VERSION))
+    value.take("segmentBytes", strict.integer(SEGMENT_BYTES, SEGMENT_BYTES))
+    pod = value.take("pod", strict.Object)
+    identity = value.take("identity", strict.Object)
+    needs = value.take("requirements", strict.Object)
     about = About(
-        id=value.take("id", _matching(_ID)),
-        namespace=value.take("namespace", _matching(_LABEL)),
-        pod_name=pod.take("name", _text(253)),
-        pod_uid=pod.take("uid", _text(64)),
-        node=value.take("node", _text(253)),
+        id=value.take("id", strict.matching(_ID)),
+        namespace=value.take("namespace", strict.matching(_LABEL)),
+        pod_name=pod.take("name", strict.text(253)),
+        pod_uid=pod.take("uid", strict.text(64)),
+        node=value.take("node", strict.text(253)),
         created=value.take("created", _time),
-        template_hash=identity.take("templateHash", _text(128)),
+        template_hash=identity.take("templateHash", strict.text(128)),
         owner=identity.take("owner", _owner),
         containers=value.take("containers", _containers),
         requirements=Requirements(
-            architecture=needs.take("architecture", _text(32)),
-            cpu_features=needs.take("cpuFeatures", _list(_text(64), MAX_FEATURES)),
-            kernel=needs.take("kernel", _text(128, least=0)),
-            criu=needs.take("criu", _text(64, least=0)),
+            architecture=needs.take("architecture", strict.text(32)),
+            cpu_features=needs.take("cpuFeatures", strict.list_of(strict.text(64), MAX_FEATURES)),
+            kernel=needs.take("kernel", strict.text(128, least=0)),
+            criu=needs.take("criu", strict.text(64, least=0)),
         ),
-        format_version=needs.take("formatVersion", _integer(1, 2**31 - 1)),
+        format_version=needs.take("formatVersion", strict.integer(1, 2**31 - 1)),
     )
-    pieces = value.take("pieces", _list(_piece, MAX_PIECES))
+    pieces = value.take("pieces", strict.list_of(_piece, MAX_PIECES))
     for item in (pod, identity, needs, value):
         item.end()
     manifest = Manifest(about=about, pieces=pieces)
@@ -314,15 +280,15 @@ def _check_pieces(manifest: Manifest) -> None:
 
 
 def _piece(value: Any, where: str) -> Piece:
-    item = _Object(value, where)
+    item = strict.Object(value, where)
     name = item.take("name", _piece_name)
     where = f"manifest.pieces {name}"
-    size = item.take("size", _integer(0, MAX_PIECE_BYTES))
+    size = item.take("size", strict.integer(0, MAX_PIECE_BYTES))
     piece = Piece(
         name=name,
         size=size,
         mode=item.take("mode", _mode),
-        sha256=item.take("sha256", _list(_matching(_SHA), segments_of(size))),
+        sha256=item.take("sha256", strict.list_of(strict.sha256, segments_of(size))),
     )
     item.end()
     if len(piece.sha256) != segments_of(size):
@@ -349,10 +315,10 @@ def _containers(value: Any, where: str) -> dict[str, Container]:
     for name, raw in value.items():
         if not _LABEL.fullmatch(name):
             raise FormatError(f"{where}: {name!r:.100} is not a container's name")
-        item = _Object(raw, f"{where}.{name}")
+        item = strict.Object(raw, f"{where}.{name}")
         found[name] = Container(
             image_digest=item.take("imageDigest", _optional_digest),
-            init_sha256=item.take("initSha256", _matching(_SHA)),
+            init_sha256=item.take("initSha256", strict.sha256),
             tree=item.take("tree", _piece_name),
             layer=item.take("layer", lambda v, w: None if v is None else _piece_name(v, w)),
         )
@@ -361,20 +327,20 @@ def _containers(value: Any, where: str) -> dict[str, Container]:
 
 
 def _optional_digest(value: Any, where: str) -> str:
-    return "" if value == "" else _matching(_DIGEST)(value, where)
+    return "" if value == "" else strict.matching(_DIGEST)(value, where)
 
 
 def _owner(value: Any, where: str) -> Owner | None:
     if value is None:
         return None
-    item = _Object(value, where)
+    item = strict.Object(value, where)
     owner = Owner(
-        api_version=item.take("apiVersion", _text(253)),
-        kind=item.take("kind", _text(63)),
-        name=item.take("name", _text(253)),
-        uid=item.take("uid", _text(64)),
+        api_version=item.take("apiVersion", strict.text(253)),
+        kind=item.take("kind", strict.text(63)),
+        name=item.take("name", strict.text(253)),
+        uid=item.take("uid", strict.text(64)),
         ordinal=item.take(
-            "ordinal", lambda v, w: None if v is None else _integer(0, 2**31 - 1)(v, w)
+            "ordinal", lambda v, w: None if v is None else strict.integer(0, 2**31 - 1)(v, w)
         ),
     )
     item.end()
@@ -390,41 +356,3 @@ def _time(value: Any, where: str) -> datetime.datetime:
         except ValueError:
             pass
     raise FormatError(f"{where}: {value!r:.50} is not a time such as 2030-01-01T00:00:00Z")
-
-
-def _text(most: int, *, least: int = 1) -> Callable[[Any, str], str]:
-    def check(value: Any, where: str) -> str:
-        if not isinstance(value, str) or not least <= len(value) <= most or not value.isprintable():
-            raise FormatError(f"{where}: {value!r:.100} is no text of {least} to {most} characters")
-        return value
-
-    return check
-
-
-def _matching(pattern: re.Pattern[str]) -> Callable[[Any, str], str]:
-    def check(value: Any, where: str) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise FormatError(f"{where}: {value!r:.100} is not of the form {pattern.pattern}")
-        return value
-
-    return check
-
-
-def _integer(least: int, most: int) -> Callable[[Any, str], int]:
-    def check(value: Any, where: str) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise FormatError(f"{where}: {value!r:.50} is no whole number of {least} to {most}")
-        return value
-
-    return check
-
-
-def _list(check: Callable[[Any, str], T], most: int) -> Callable[[Any, str], tuple[T, ...]]:
-    def check_all(value: Any, where: str) -> tuple[T, ...]:
-        if not isinstance(value, list):
-            raise FormatError(f"{where} is no list")
-        if len(value) > most:
-            raise FormatError(f"{where} has {len(value)} entries, more than {most}")
-        return tuple(check(item, f"{where}[{number}]") for number, item in enumerate(value))
-
-    return check_all

@@ -1,0 +1,6 @@
+"""Checkpoints in an object store, sealed by the node that took them.
+
+::
+
+    shards      one shard: compressed and encrypted, and back
+"""
