@@ -67,6 +67,11 @@ CERTIFICATES: Final = Family(
     type="counter",
     help="Requests of daemons for certificates, by what became of them.",
 )
+KEY_RELEASES: Final = Family(
+    name="architect_operator_key_releases_total",
+    type="counter",
+    help="Claims of checkpoints in the object store, by what became of their key.",
+)
 
 FAMILIES: Final = (
     LEADER,
@@ -79,6 +84,7 @@ FAMILIES: Final = (
     SWEEP_SECONDS,
     SWEPT_AT,
     CERTIFICATES,
+    KEY_RELEASES,
 )
 
 _Labels = tuple[tuple[str, str], ...]
