@@ -24,6 +24,7 @@ from architect.kube.rbac import Rule, flatten
 from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
+from architect.operator import signing_requests
 from architect.webhook import __main__ as webhook_main
 from architect.webhook import rbac as webhook_rbac
 from lab import release as lab_release
@@ -82,6 +83,15 @@ EVERYTHING: dict[str, Any] = {
     "runtimeClasses": {"runsc": True},
     "webhook": {"certificates": {"mode": "certManager"}},
     "daemon": {"engine": {"restartCommand": "rc-service containerd restart"}},
+    "objectStore": {
+        "bucket": "pods",
+        "endpoint": "http://s3.example:9000",
+        "region": "RegionOne",
+        "prefix": "clusters/blue",
+        "pathStyle": True,
+        "credentials": {"secretName": "store"},
+        "serviceAccountAnnotations": {"example.com/role": "architect"},
+    },
 }
 
 
@@ -151,7 +161,7 @@ def test_every_value_has_a_comment():
         "networkPolicy", "certificates", "serviceMonitor", "images", "engine", "nodeSelector",
         "tolerations", "requests", "limits", "cpu", "memory", "podDisruptionBudget", "enabled",
         "kubernetes.io/os", "type", "rollingUpdate", "name", "group", "sampleMaxSeconds",
-        "affinity", "updateStrategy",
+        "affinity", "updateStrategy", "credentials", "admissionPolicy",
     }  # fmt: skip
     for number, line in enumerate(lines):
         found = re.fullmatch(r"\s*([\w./]+):.*", line)
@@ -203,6 +213,11 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         {"daemon": {"images": {"quota": "lots"}}},
         {"daemon": {"engine": {"lowerRuntime": "runc"}}},
         {"uninstall": {"onTimeout": "hang"}},
+        {"objectStore": {"bucket": "Pods"}},
+        {"objectStore": {"endpoint": "s3.example"}},
+        {"objectStore": {"endpoint": "https://s3.example/pods"}},
+        {"objectStore": {"prefix": "/pods"}},
+        {"objectStore": {"region": ""}},
     ],
 )
 def test_a_value_that_is_unknown_or_wrong_is_refused(helm, values):
@@ -292,6 +307,7 @@ def test_the_operator_reads_its_arguments(render, values):
     operator_settings.host_port(found.address)
     assert found.daemon_account == "architect-daemon"
     assert found.ca_secret == "architect-daemon-ca"
+    assert (found.key_secret, found.key_config_map) == ("architect-checkpoint-key",) * 2
     command, found = operator_main.settings_of(
         arguments(objects, "Job", "architect-uninstall"), {"POD_NAMESPACE": NAMESPACE}
     )
@@ -329,8 +345,81 @@ def test_the_daemon_reads_its_arguments(render, values):
     ]
     ports = {p["name"]: p["containerPort"] for p in container["ports"]}
     assert ports[addresses.PORT_NAME] == daemon_settings.host_port(found.peer_address)[1]
-    variables = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container["env"]}
+    variables = {
+        e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"]
+        for e in container["env"]
+        if "fieldRef" in e["valueFrom"]
+    }
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
+
+
+STORE = ("store_bucket", "store_endpoint", "store_region", "store_prefix", "store_path_style")
+
+
+def test_operator_and_daemon_are_told_the_same_object_store(render):
+    objects = render(EVERYTHING)
+    _, operator = operator_main.settings_of(
+        arguments(objects, "Deployment", "architect-operator"), {}
+    )
+    _, *flags = arguments(objects, "DaemonSet", "architect-daemon")
+    daemon = daemon_settings.parse(flags, environment={})
+    wanted = ("pods", "http://s3.example:9000", "RegionOne", "clusters/blue", True)
+    for found in (operator, daemon):
+        assert tuple(getattr(found, name) for name in STORE) == wanted
+    assert operator.key_config_map == daemon.key_config_map
+    specs = dict(pod_specs(objects))
+    for name in ("architect-operator", "architect-daemon"):
+        (container,) = specs[name]["containers"]
+        keys = {
+            e["name"]: (s["name"], s["key"])
+            for e in container["env"]
+            if (s := e["valueFrom"].get("secretKeyRef"))
+        }
+        assert keys == {
+            "AWS_ACCESS_KEY_ID": ("store", "AWS_ACCESS_KEY_ID"),
+            "AWS_SECRET_ACCESS_KEY": ("store", "AWS_SECRET_ACCESS_KEY"),
+        }
+        account = find(objects, "ServiceAccount", name)
+        assert account["metadata"]["annotations"] == {"example.com/role": "architect"}
+
+
+def test_without_a_bucket_there_is_no_store_and_no_credential(render):
+    objects = render({"objectStore": {"credentials": {"secretName": "store"}}})
+    for name, spec in pod_specs(objects):
+        (container,) = spec["containers"]
+        assert not [a for a in container["args"] if a.startswith("--store-")], name
+        assert not [e for e in container.get("env", ()) if "secretKeyRef" in e["valueFrom"]], name
+    for value in objects:
+        if value["kind"] == "ServiceAccount" and "helm.sh/hook" not in str(value["metadata"]):
+            assert "annotations" not in value["metadata"]
+
+
+def test_each_daemon_is_held_to_its_own_node(render):
+    """What the expressions do is tested by ``cluster/test_claims_guarded.py``."""
+    objects = render({"nameOverride": "other"}, release="blue")
+    policy = find(objects, "ValidatingAdmissionPolicy", "blue-other-daemon")["spec"]
+    (condition,) = policy["matchConditions"]
+    assert "'system:serviceaccount:architect:blue-other-daemon'" in condition["expression"]
+    assert (
+        dict(pod_specs(objects))["blue-other-daemon"]["serviceAccountName"] == "blue-other-daemon"
+    )
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["checkpoints/status"], ["UPDATE"])
+    assert (rule["apiGroups"], rule["apiVersions"]) == ([names.GROUP], [names.VERSION])
+    assert policy["failurePolicy"] == "Fail"
+    (node, _) = policy["variables"]
+    assert f"'{signing_requests.NODE_NAME}'" in node["expression"]
+    status = find(objects, "CustomResourceDefinition", "checkpoints.architect.dev")["spec"][
+        "versions"
+    ][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    named = re.findall(r"\.\?status\.\?(\w+)", str(policy))
+    assert set(named) == {"node", "location", "claimedBy", "keyRelease", "conditions"}
+    assert set(named) <= status.keys()
+    assert all("\n" not in v["message"] for v in policy["validations"])
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", "blue-other-daemon")["spec"]
+    assert binding == {"policyName": "blue-other-daemon", "validationActions": ["Deny"]}
+    off = render({"admissionPolicy": {"enabled": False}})
+    assert not [o for o in off if o["kind"].startswith("ValidatingAdmissionPolicy")]
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
@@ -462,7 +551,10 @@ def test_a_part_may_do_what_its_code_declares_and_no_more(render, part, is_local
         find(objects, "ServiceAccount", f"architect-{part}")
 
 
-def test_nobody_but_the_operator_may_sign_or_read_the_authority(render):
+SECRETS = ("architect-daemon-ca", "architect-checkpoint-key")
+
+
+def test_nobody_but_the_operator_may_sign_or_read_the_authority_and_the_keys(render):
     """The account that certificates go to is the one that the daemons run as."""
     objects = render()
     for value in objects:
@@ -472,8 +564,12 @@ def test_nobody_but_the_operator_may_sign_or_read_the_authority(render):
             is_operator = value["metadata"]["name"] == "architect-operator"
             if resource == "signers":
                 assert is_operator and name == names.DAEMON_SIGNER
-            if resource == "secrets" and name in ("", "architect-daemon-ca") and verb != "create":
+            if resource == "secrets" and name in ("", *SECRETS) and verb != "create":
                 assert is_operator and name
+            if resource == "configmaps" and verb != "get":
+                assert is_operator
+            if resource == "checkpoints/status":
+                assert value["metadata"]["name"] in ("architect-operator", "architect-daemon")
             if resource.startswith("certificatesigningrequests/"):
                 assert is_operator
             assert group != "*"

@@ -88,6 +88,34 @@ matchExpressions:
     values: [ignore]
 {{- end }}
 
+{{- /* Where the object store is: for operator and daemon alike. */ -}}
+{{- define "architect.storeArguments" -}}
+{{- with .Values.objectStore }}
+{{- if .bucket }}
+- --store-bucket={{ .bucket }}
+- --store-endpoint={{ .endpoint }}
+- --store-region={{ .region }}
+- --store-prefix={{ .prefix }}
+- --store-path-style={{ .pathStyle }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.storeCredentials" -}}
+{{- with .Values.objectStore }}
+{{- if and .bucket .credentials.secretName }}
+{{- $secret := .credentials.secretName }}
+{{- range list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $secret }}
+      key: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "architect.beforeUninstall" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-weight: "-5"

@@ -44,6 +44,9 @@ SEALED_BYTES: Final = KEY_BYTES + DATA_KEY_BYTES + 16
 KEY_ID_CHARS: Final = 16
 """64 bits tell the few keys of one cluster apart; they protect nothing."""
 
+MARK_CHARS: Final = 12
+"""48 bits of a public key's hash: they tell the few claims of one checkpoint apart."""
+
 _FIELD: Final = 2**255 - 19
 """A public key is a number below it. A larger one is another spelling of a smaller one."""
 
@@ -173,6 +176,11 @@ def sealed_to_text(sealed: bytes) -> str:
 def sealed_from_text(text: str) -> bytes:
     """Read an encrypted data key as base64, and do not open it. Raises FormatError."""
     return strict.base64_of(SEALED_BYTES)(text, "the encrypted key")
+
+
+def claim_mark(public_text: str) -> str:
+    """Return what begins a message about the claim with this public key, as base64."""
+    return f"claim {hashlib.sha256(public_text.encode()).hexdigest()[:MARK_CHARS]}: "
 
 
 def _info(purpose: str, binding: Binding, claimant: Claimant | None = None) -> bytes:

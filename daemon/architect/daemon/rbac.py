@@ -7,6 +7,7 @@ from typing import Final
 from architect.kube.rbac import Rule
 from architect.kube.resources import (
     CHECKPOINTS,
+    CONFIG_MAPS,
     DAEMON_SETS,
     EVENTS,
     JOBS,
@@ -36,4 +37,5 @@ RULES: Final = (
     Rule(resource=JOBS, verbs=("get",)),
     Rule(resource=SIGNING_REQUESTS, verbs=("create", "get")),
     Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
+    Rule(resource=CONFIG_MAPS, verbs=("get",), is_local=True, names=("architect-checkpoint-key",)),
 )

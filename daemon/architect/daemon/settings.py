@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations
+from architect.core import durations, object_store
 from architect.core.errors import ConfigError
 from architect.daemon import quantity
 
@@ -118,6 +118,24 @@ class DaemonSettings:
     checkpoint_ttl_seconds: float = 3600.0
     """How long a saved pod that nobody has come for, and the word of one that went on, is kept."""
 
+    store_bucket: str = ""
+    """The bucket of the object store that saved pods are uploaded to; empty: there is none."""
+
+    store_endpoint: str = ""
+    """URL of the store; empty: Amazon's, of the region."""
+
+    store_region: str = "us-east-1"
+    """What requests are signed for. Stores that have no regions take this one."""
+
+    store_prefix: str = ""
+    """What all keys begin with, such as ``cluster-1``; empty: nothing."""
+
+    store_path_style: bool = False
+    """Whether the bucket stands in the URL's path instead of its host name."""
+
+    key_config_map: str = "architect-checkpoint-key"
+    """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
+
     sweep_interval_seconds: float = 300.0
     preflight_interval_seconds: float = 60.0
     restart_delay_seconds: float = 120.0
@@ -153,6 +171,12 @@ _HELP: Final = {
     "capture_patience_seconds": "how long conversations of a pod that leaves may take to end",
     "arrival_patience_seconds": "how long a new pod waits for its predecessor to be saved",
     "checkpoint_ttl_seconds": "how long a saved pod waits for whoever goes on with it",
+    "store_bucket": "bucket of the object store (empty: none)",
+    "store_endpoint": "URL of the object store (empty: Amazon's)",
+    "store_region": "region that requests to the store are signed for",
+    "store_prefix": "what all keys in the bucket begin with",
+    "store_path_style": "true: the bucket stands in the URL's path",
+    "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
     "sample_max_seconds": "longest time between two looks at a pod",
@@ -202,7 +226,9 @@ def from_arguments(
 
 def _read(name: str, text: str, *, like: Any) -> Any:
     reader: Callable[[str], Any]
-    if isinstance(like, Engine):
+    if name in object_store.READERS:
+        reader, allowed = object_store.READERS[name]
+    elif isinstance(like, Engine):
         reader, allowed = Engine, ", ".join(e.value for e in Engine)
     elif isinstance(like, Path):
         reader, allowed = Path, "a path"

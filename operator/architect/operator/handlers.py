@@ -23,6 +23,7 @@ from architect.kube.resources import (
 )
 from architect.operator import plan
 from architect.operator.apply import Applier
+from architect.operator.releaser import Releaser
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
@@ -35,6 +36,7 @@ def register(
     sweeper: Sweeper,
     unmanaged: UnmanagedPods,
     signer: Signer,
+    releaser: Releaser,
     credentials: Callable[[], Credentials],
 ) -> None:
     """Add our handlers to *registry*."""
@@ -55,6 +57,8 @@ def register(
     @kopf.on.event(CHECKPOINTS.group, CHECKPOINTS.version, CHECKPOINTS.plural, registry=registry)
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
         if event["type"] != "DELETED":
+            # First who waits: a pod does not start before it has its key.
+            await asyncio.to_thread(releaser.look_at, dict(event["object"]))
             await asyncio.to_thread(sweeper.collect, dict(event["object"]))
 
     @kopf.on.event(

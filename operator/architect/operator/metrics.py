@@ -77,6 +77,11 @@ REMOVALS: Final = Family(
     type="counter",
     help="Checkpoints removed from the object store, by result.",
 )
+KEY_RELEASES: Final = Family(
+    name="architect_operator_key_releases_total",
+    type="counter",
+    help="Claims of checkpoints in the object store, by what became of their key.",
+)
 
 FAMILIES: Final = (
     LEADER,
@@ -91,6 +96,7 @@ FAMILIES: Final = (
     CERTIFICATES,
     STORED,
     REMOVALS,
+    KEY_RELEASES,
 )
 
 _Labels = tuple[tuple[str, str], ...]

@@ -8,6 +8,7 @@ from architect.api import names
 from architect.kube.rbac import Rule
 from architect.kube.resources import (
     CHECKPOINTS,
+    CONFIG_MAPS,
     DAEMON_SETS,
     EVENTS,
     LEASES,
@@ -23,6 +24,7 @@ RULES: Final = (
     Rule(resource=PODS, verbs=("get", "list", "watch")),
     Rule(resource=NODES, verbs=("list", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
+    Rule(resource=CHECKPOINTS, subresource="status", verbs=("patch",)),
     Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("list", "watch")),
     Rule(resource=PERSISTENT_CHECKPOINTS, subresource="status", verbs=("patch",)),
     Rule(resource=EVENTS, verbs=("create", "patch")),
@@ -31,7 +33,19 @@ RULES: Final = (
     Rule(resource=SIGNING_REQUESTS, subresource="status", verbs=("patch",)),
     Rule(resource=SIGNERS, verbs=("approve", "sign"), names=(names.DAEMON_SIGNER,)),
     Rule(resource=SECRETS, verbs=("create",), is_local=True),
-    Rule(resource=SECRETS, verbs=("get", "patch"), is_local=True, names=("architect-daemon-ca",)),
+    Rule(
+        resource=SECRETS,
+        verbs=("get", "patch"),
+        is_local=True,
+        names=("architect-daemon-ca", "architect-checkpoint-key"),
+    ),
+    Rule(resource=CONFIG_MAPS, verbs=("create",), is_local=True),
+    Rule(
+        resource=CONFIG_MAPS,
+        verbs=("get", "patch"),
+        is_local=True,
+        names=("architect-checkpoint-key",),
+    ),
     Rule(resource=LEASES, verbs=("create",), is_local=True),
     Rule(resource=LEASES, verbs=("get", "patch"), is_local=True, names=("architect-operator",)),
 )

@@ -21,8 +21,10 @@ from architect.operator import handlers, metrics
 from architect.operator.apply import Applier
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.endpoint import Endpoint
+from architect.operator.keyring_store import KeyringStore
 from architect.operator.leader import Elector
 from architect.operator.metrics import Metrics
+from architect.operator.releaser import Releaser
 from architect.operator.settings import OperatorSettings, host_port
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
@@ -75,6 +77,16 @@ class Operator:
             AuthorityStore(api, namespace=settings.namespace, name=settings.ca_secret),
             self._metrics,
             account=f"system:serviceaccount:{settings.namespace}:{settings.daemon_account}",
+        )
+        self._releaser = Releaser(
+            api,
+            KeyringStore(
+                api,
+                namespace=settings.namespace,
+                name=settings.key_secret,
+                config_map=settings.key_config_map,
+            ),
+            self._metrics,
         )
         self._elector = Elector(
             api,
@@ -150,6 +162,7 @@ class Operator:
             sweeper=self._sweeper,
             unmanaged=self._unmanaged,
             signer=self._signer,
+            releaser=self._releaser,
             credentials=self._connection.credentials,
         )
         return registry
@@ -173,6 +186,8 @@ class Operator:
         while not stop_work.is_set():
             await asyncio.to_thread(self._sweeper.sweep)
             await asyncio.to_thread(self._signer.sweep)
+            if self._settings.store_bucket:  # else nothing is ever encrypted for our keys
+                await asyncio.to_thread(self._releaser.sweep)
             await _wait(stop_work, seconds=self._settings.sweep_interval_seconds)
 
     async def _beat(self) -> None:

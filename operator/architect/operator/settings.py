@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations
+from architect.core import durations, object_store
 from architect.core.errors import ConfigError
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
@@ -47,6 +47,27 @@ class OperatorSettings:
     ca_secret: str = "architect-daemon-ca"
     """Name of the Secret with the authority that issues them."""
 
+    key_secret: str = "architect-checkpoint-key"
+    """Name of the Secret with the keys that open what lies in the object store."""
+
+    key_config_map: str = "architect-checkpoint-key"
+    """Name of the ConfigMap with the public half of the current one, for the daemons."""
+
+    store_bucket: str = ""
+    """The bucket of the object store that checkpoints lie in; empty: there is none."""
+
+    store_endpoint: str = ""
+    """URL of the store; empty: Amazon's, of the region."""
+
+    store_region: str = "us-east-1"
+    """What requests are signed for. Stores that have no regions take this one."""
+
+    store_prefix: str = ""
+    """What all keys begin with, such as ``cluster-1``; empty: nothing."""
+
+    store_path_style: bool = False
+    """Whether the bucket stands in the URL's path instead of its host name."""
+
     sweep_interval_seconds: float = 60.0
     """Time between two looks at everything. Events are acted on at once; a sweep finds what was
     missed while nobody watched."""
@@ -75,6 +96,13 @@ _FLAGS: Final[Mapping[str, str]] = {
     "daemon_selector": "label selector of the daemons' pods",
     "daemon_account": "name of the daemons' ServiceAccount",
     "ca_secret": "name of the Secret with the daemons' certificate authority",
+    "key_secret": "name of the Secret with the keys of checkpoints in the object store",
+    "key_config_map": "name of the ConfigMap with the public key for daemons",
+    "store_bucket": "bucket of the object store (empty: none)",
+    "store_endpoint": "URL of the object store (empty: Amazon's)",
+    "store_region": "region that requests to the store are signed for",
+    "store_prefix": "what all keys in the bucket begin with",
+    "store_path_style": "true: the bucket stands in the URL's path",
     "sweep_interval_seconds": "time between two looks at everything",
     "address": "address:port of metrics and health",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
@@ -109,6 +137,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = _seconds(name, text)
         elif name == "kubeconfig":
             given[name] = Path(text)
+        elif name in object_store.READERS:
+            given[name] = _of_store(name, text)
         else:
             given[name] = text
     settings = OperatorSettings(**given)
@@ -133,6 +163,14 @@ def _seconds(name: str, text: str) -> float:
         return durations.parse(text)
     except ValueError as error:
         raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def _of_store(name: str, text: str) -> Any:
+    reader, allowed = object_store.READERS[name]
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is not {allowed}") from error
 
 
 def _check(settings: OperatorSettings) -> None:

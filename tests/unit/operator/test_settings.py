@@ -30,6 +30,11 @@ def test_durations_are_numbers_or_go_durations():
     assert (found.sweep_interval_seconds, found.lease_seconds) == (120, 20)
 
 
+def test_the_object_store_is_read():
+    _, found = settings_of(["--store-bucket", "pods", "--store-path-style", "true"], {})
+    assert (found.store_bucket, found.store_path_style) == ("pods", True)
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -40,6 +45,11 @@ def test_durations_are_numbers_or_go_durations():
         ["--uninstall-on-timeout", "maybe"],
         ["--log-level", "LOUD"],
         ["--sweep-interval-seconds", "0"],
+        ["--store-bucket", "Pods"],
+        ["--store-endpoint", "s3.example"],
+        ["--store-region", ""],
+        ["--store-prefix", "/pods"],
+        ["--store-path-style", "maybe"],
     ],
 )
 def test_a_wrong_value_names_the_flag(argv):

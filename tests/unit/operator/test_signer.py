@@ -174,7 +174,7 @@ def test_a_damaged_secret_is_replaced_aloud(world: World, caplog: pytest.LogCapt
     world.server.objects[SECRET]["data"][KEY] = base64.b64encode(b"{}").decode()
     second = world.store.fetch()
     assert second.trusted != first.trusted
-    assert "a new authority takes its place" in caplog.text
+    assert "a new one takes its place" in caplog.text
 
 
 def test_a_certificate_ends_with_what_was_asked_for(world: World) -> None:

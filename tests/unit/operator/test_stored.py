@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from architect.objectstore.control import Listed, Undeleted
 
 from architect.core.errors import Rejected, Unavailable
 from architect.kube import checkpoints, conditions
 from architect.kube.resources import CHECKPOINTS
-from architect.objectstore.control import Listed, Undeleted
 from architect.operator import collector as collecting
 from architect.operator import stored
 from architect.operator.collector import Collector

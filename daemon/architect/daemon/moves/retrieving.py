@@ -107,7 +107,7 @@ class Retrieving:
             if given.get("publicKey") == public:
                 return keys.sealed_from_text(given["sealedKey"])
             said = conditions.find(status.get("conditions") or (), checkpoints.KEY_RELEASED)
-            if said is not None and is_refusal(said, keys.key_id(private.public_key())):
+            if said is not None and is_refusal(said, public):
                 raise Rejected(
                     f"{ref}: the operator gives no key: {said['message']}", reason=said["reason"]
                 )
@@ -123,6 +123,7 @@ def stored_in(checkpoint: JsonObject) -> dict[str, Any]:
     return found
 
 
-def is_refusal(said: JsonObject, key_id: str) -> bool:
-    """Whether condition KeyReleased *said* refuses the data key to whoever has key *key_id*."""
-    return said.get("status") == Status.FALSE.value and key_id in said["message"]
+def is_refusal(said: JsonObject, public: str) -> bool:
+    """Whether condition KeyReleased *said* refuses the key of the claim with key *public*."""
+    is_false = said.get("status") == Status.FALSE.value
+    return is_false and str(said.get("message")).startswith(keys.claim_mark(public))

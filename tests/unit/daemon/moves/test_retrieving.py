@@ -142,7 +142,7 @@ def test_a_key_for_another_claim_opens_nothing(story: Story, other: dict[str, st
 
 def test_a_refusal_is_told_at_once_by_its_name(story: Story) -> None:
     def refuse(status: Any, public: str) -> None:
-        said = f"key {keys.key_id(keys.public_from_text(public))}: pod new is on node2"
+        said = f"{keys.claim_mark(public)}pod new is on node2"
         status["conditions"] = conditions.replace(
             status["conditions"],
             {"type": "KeyReleased", "status": "False", "reason": "OtherNode", "message": said},
