@@ -23,6 +23,7 @@ from architect.kube.resources import (
 )
 from architect.operator import plan
 from architect.operator.apply import Applier
+from architect.operator.collector import Collector
 from architect.operator.releaser import Releaser
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
@@ -37,6 +38,7 @@ def register(
     unmanaged: UnmanagedPods,
     signer: Signer,
     releaser: Releaser,
+    collector: Collector | None,
     credentials: Callable[[], Credentials],
 ) -> None:
     """Add our handlers to *registry*."""
@@ -56,10 +58,16 @@ def register(
 
     @kopf.on.event(CHECKPOINTS.group, CHECKPOINTS.version, CHECKPOINTS.plural, registry=registry)
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
-        if event["type"] != "DELETED":
-            # First who waits: a pod does not start before it has its key.
-            await asyncio.to_thread(releaser.look_at, dict(event["object"]))
-            await asyncio.to_thread(sweeper.collect, dict(event["object"]))
+        value = dict(event["object"])
+        if event["type"] == "DELETED":
+            if collector is not None:
+                await asyncio.to_thread(collector.deleted, value)
+            return
+        # First who waits: a pod does not start before it has its key.
+        await asyncio.to_thread(releaser.look_at, value)
+        await asyncio.to_thread(sweeper.collect, value)
+        if collector is not None:
+            await asyncio.to_thread(collector.changed, value)
 
     @kopf.on.event(
         PERSISTENT_CHECKPOINTS.group,
