@@ -17,7 +17,6 @@ from urllib.parse import urlencode
 import urllib3
 from kubernetes import config
 from kubernetes.client.configuration import Configuration
-from kubernetes.client.exceptions import ApiException
 from kubernetes.client.rest import RESTClientObject
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -33,8 +32,8 @@ POOL_SIZE = 64
 MAX_LINE_BYTES = 8 << 20
 """A watch sends one object a line; etcd holds none beyond 1.5 MiB, JSON escapes some of it."""
 
-_NETWORK = (urllib3.exceptions.HTTPError, ApiException, OSError)
-"""What a request without an answer raises; the library wraps a failed TLS handshake only."""
+_NETWORK = (urllib3.exceptions.HTTPError, OSError)
+"""What a request without an answer raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +109,14 @@ class Connection:
         configuration.retries = False
         self._configuration = configuration
         self._user_agent = user_agent
-        self._rest: Any = RESTClientObject(configuration)
-        accept_old_authorities(self._rest)
+        # The library makes the pool that the configuration describes; we ask through it ourselves.
+        rest: Any = RESTClientObject(configuration)
+        accept_old_authorities(rest)
+        self._pool = rest.pool_manager
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._rest.close()
+        self._pool.clear()
 
     def credentials(self) -> Credentials:
         """Return what is valid now; a ServiceAccount's token is read anew once a minute."""
@@ -162,13 +163,14 @@ class Connection:
         headers = {"Accept": "application/json", "User-Agent": self._user_agent, **self._headers()}
         if request.body is not None:
             headers["Content-Type"] = request.content_type
-        return self._rest.request(
+        return self._pool.request(
             request.method,
             url,
             headers=headers,
-            body=request.body,
-            _request_timeout=(CONNECT_TIMEOUT_SECONDS, request.timeout_seconds),
-        ).response
+            body=None if request.body is None else json.dumps(request.body),
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=request.timeout_seconds),
+            preload_content=False,
+        )
 
     def _headers(self) -> dict[str, str]:
         settings: dict[str, Any] = dict(self._configuration.auth_settings())
