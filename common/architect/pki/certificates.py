@@ -117,7 +117,7 @@ def read_certificates(pem: bytes) -> list[x509.Certificate]:
     """Return the certificates in *pem*, at least one. Raises FormatError."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise FormatError(f"not a PEM certificate: {error}") from error
 
 

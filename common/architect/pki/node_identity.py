@@ -52,7 +52,12 @@ def node_of(certificate: x509.Certificate) -> str:
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except (
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ValueError,
+    ) as error:
         raise FormatError(f"not a daemon's certificate: {error}") from error
     if set(usages) != set(USAGES):
         raise FormatError("not a daemon's certificate: it is for other uses")
