@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -177,13 +177,15 @@ def sealed_from_text(text: str) -> bytes:
 
 def _info(purpose: str, binding: Binding, claimant: Claimant | None = None) -> bytes:
     """Return what both sides must say alike; two different ones are never the same bytes."""
-    return strict.canonical(
-        {
-            "purpose": purpose,
-            "checkpoint": asdict(binding),
-            "claimant": claimant and asdict(claimant),
-        }
-    )
+    value = {
+        "purpose": purpose,
+        "namespace": binding.namespace,
+        "podUid": binding.pod_uid,
+        "checkpoint": binding.checkpoint_id,
+    }
+    if claimant is not None:
+        value |= {"claimantPodUid": claimant.pod_uid, "claimantNode": claimant.node}
+    return strict.canonical(value)
 
 
 def _encrypt(data_key: bytes, public: PublicKey, info: bytes) -> bytes:

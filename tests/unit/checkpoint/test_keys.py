@@ -47,12 +47,12 @@ def test_any_data_key_with_any_names_comes_back(
 
 def test_what_this_version_encrypted_is_opened_by_later_ones() -> None:
     wrapped = keys.sealed_from_text(
-        "ozcwq/X0X3BjZp2uXb4cnu+nQeYSCUIbn9CJxtk9VlCZ3CEgq3LY54mdi9QsRZNYZo+7HOshj0LSHAI2B0iMOgiP"
-        "HgPeoocD9EMs/39ytfM="
+        "b6MI7dqwpudeEab9ESb2JCAyzgjf+Erfg+jLLDAVbgxcFj8tq+rTA1YwSFNa7HYuXyPlZyrCtmLOOskQi4x29FcD"
+        "wQ+V3ib6J+NvpFu4n1w="
     )
     released = keys.sealed_from_text(
-        "x2rnDrs+oFUU83D38Nf+FHtlY9oMG8n2N+FrORK9ThBV2Zu8AznUtCAl2Ubm6P7UIDEoBSbzW3Jf5gbCnSlSWtzx"
-        "QdhVFMCIjkCiluc+eFw="
+        "YuuGGJWKy2QykfXDk1wf7HwRIC7aNQf4SH4i/3+ZzQs1gGxLiLiWUpYXO3lNficJUxIIwcErKgb4WvKHTlYB3Bo0"
+        "/dthz/W7b/6FuasOBp4="
     )
     assert keys.key_id(CLUSTER.public_key()) == "eedd883da0a94515"
     assert keys.unwrap(wrapped, CLUSTER, BINDING) == DATA_KEY
