@@ -15,27 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from architect.api import names
 from architect.core.errors import Rejected
 from architect.daemon.peer.identity import Identity
-from architect.kube.api import Api, open_api
+from architect.kube.api import Api
 from architect.kube.errors import Forbidden
-from architect.kube.resources import PODS, SECRETS, SIGNING_REQUESTS, ObjectRef
+from architect.kube.resources import SECRETS, SIGNING_REQUESTS, ObjectRef
 from architect.operator.signing_requests import NODE_NAME
 from architect.pki import certificates, node_identity
 from lab.cluster import Cluster
 from lab.errors import LabError
+from support.daemontokens import NAMESPACE, as_daemon, daemons_by_node, open_as, with_token
 from support.workloads import eventually
-
-NAMESPACE = "architect"
-ACCOUNT = "architect-daemon"
-SELECTOR = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
-
-
-def open_as(kubeconfig: Path) -> Api:
-    return open_api(field_manager="architect-test", version="0", kubeconfig=kubeconfig)
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +38,7 @@ def api(architect: Cluster) -> Api:
 @pytest.fixture(scope="module")
 def daemons(api: Api) -> dict[str, dict[str, Any]]:
     """The daemons' pods by node."""
-    pods = api.list(PODS, namespace=NAMESPACE, labels=SELECTOR).items
-    return {pod["spec"]["nodeName"]: pod for pod in pods}
-
-
-def with_token(architect: Cluster, directory: Path, *bound: str) -> Api:
-    """Return the API as the daemons' account sees it."""
-    token = architect.kubectl("create", "token", "-n", NAMESPACE, ACCOUNT, *bound).strip()
-    value = yaml.safe_load(architect.kubeconfig.read_text())
-    for user in value["users"]:
-        user["user"] = {"token": token}
-    path = directory / f"kubeconfig-{secrets.token_hex(4)}"
-    path.write_text(yaml.safe_dump(value))
-    return open_as(path)
-
-
-def as_daemon(architect: Cluster, directory: Path, pod: dict[str, Any]) -> Api:
-    metadata = pod["metadata"]
-    return with_token(
-        architect, directory, "--bound-object-kind=Pod",
-        f"--bound-object-name={metadata['name']}", f"--bound-object-uid={metadata['uid']}",
-    )  # fmt: skip
+    return daemons_by_node(api)
 
 
 def test_each_daemon_has_a_certificate_of_its_node(
