@@ -91,10 +91,7 @@ class Vaults:
 
     def data_key(self, found: Uploaded) -> bytes:
         """Do what the operator does."""
-        about = self.manifest.about
-        binding = keys.Binding(
-            namespace=about.namespace, pod_uid=about.pod_uid, checkpoint_id=about.id
-        )
+        binding = envelope.binding_of(self.manifest)
         return keys.unwrap(found.wrapped_key, self.cluster_key, binding)
 
     def verify(self, raw: bytes) -> Envelope:

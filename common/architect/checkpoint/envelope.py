@@ -114,10 +114,18 @@ class Envelope:
     @property
     def binding(self) -> keys.Binding:
         """What its data key is bound to."""
-        about = self.manifest.about
-        return keys.Binding(
-            namespace=about.namespace, pod_uid=about.pod_uid, checkpoint_id=about.id
-        )
+        return binding_of(self.manifest)
+
+
+def binding_of(manifest: Manifest) -> keys.Binding:
+    """Return what the data key of a checkpoint is bound to."""
+    about = manifest.about
+    return keys.Binding(
+        namespace=about.namespace,
+        pod_uid=about.pod_uid,
+        owner_uid=about.owner.uid if about.owner is not None else "",
+        checkpoint_id=about.id,
+    )
 
 
 def new_attempt() -> str:

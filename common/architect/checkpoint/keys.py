@@ -66,6 +66,8 @@ class Binding:
     namespace: str
     pod_uid: str
     """Of the pod that was captured."""
+    owner_uid: str
+    """Of whoever replaces it; empty: nobody."""
     checkpoint_id: str
 
 
@@ -189,6 +191,7 @@ def _info(purpose: str, binding: Binding, claimant: Claimant | None = None) -> b
         "purpose": purpose,
         "namespace": binding.namespace,
         "podUid": binding.pod_uid,
+        "ownerUid": binding.owner_uid,
         "checkpoint": binding.checkpoint_id,
     }
     if claimant is not None:

@@ -124,7 +124,12 @@ def binding_of(checkpoint: Mapping[str, Any]) -> Binding:
     What daemons write into ``status`` has no part in it. Raises FormatError.
     """
     pod = checkpoints.pod_of(dict(checkpoint))
-    return Binding(namespace=pod.namespace or "", pod_uid=pod.uid, checkpoint_id=pod.uid)
+    return Binding(
+        namespace=pod.namespace or "",
+        pod_uid=pod.uid,
+        owner_uid=(checkpoint["spec"].get("owner") or {}).get("uid", ""),
+        checkpoint_id=pod.uid,
+    )
 
 
 def said(decision: Release | Refuse) -> Condition:

@@ -177,7 +177,9 @@ def test_it_comes_back_as_it_was() -> None:
     assert read(RAW) == GOOD
     assert canonical(json.loads(RAW)) == RAW
     assert of_body(body()).startswith(RAW[: RAW.index(b'"signature"')])
-    binding = keys.Binding(namespace="default", pod_uid="uid-web", checkpoint_id="web-1234")
+    binding = keys.Binding(
+        namespace="default", pod_uid="uid-web", owner_uid="o", checkpoint_id="web-1234"
+    )
     assert read(RAW).binding == binding
     assert keys.unwrap(read(RAW).wrapped_key, CLUSTER, binding) == b"k" * 32
 

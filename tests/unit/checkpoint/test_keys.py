@@ -19,7 +19,9 @@ CLUSTER = keys.private_from_bytes(bytes(range(32)))
 CLAIM = keys.private_from_bytes(bytes(range(1, 33)))
 OTHER = keys.private_from_bytes(bytes(range(2, 34)))
 
-BINDING = Binding(namespace="default", pod_uid="uid-web", checkpoint_id="web-1234")
+BINDING = Binding(
+    namespace="default", pod_uid="uid-web", owner_uid="uid-owner", checkpoint_id="web-1234"
+)
 CLAIMANT = Claimant(pod_uid="uid-new", node="node-b")
 DATA_KEY = b"k" * 32
 
@@ -35,11 +37,13 @@ def test_a_data_key_goes_from_a_node_to_the_operator_to_another_node() -> None:
     assert keys.accept(sealed, claim, BINDING, claimant=CLAIMANT) == data_key
 
 
-@given(st.binary(min_size=32, max_size=32), st.text(), st.text(), st.text())
+@given(st.binary(min_size=32, max_size=32), st.text(), st.text(), st.text(), st.text())
 def test_any_data_key_with_any_names_comes_back(
-    data_key: bytes, namespace: str, pod_uid: str, checkpoint_id: str
+    data_key: bytes, namespace: str, pod_uid: str, owner_uid: str, checkpoint_id: str
 ) -> None:
-    binding = Binding(namespace=namespace, pod_uid=pod_uid, checkpoint_id=checkpoint_id)
+    binding = Binding(
+        namespace=namespace, pod_uid=pod_uid, owner_uid=owner_uid, checkpoint_id=checkpoint_id
+    )
     wrapped = keys.wrap(data_key, CLUSTER.public_key(), binding)
     assert len(wrapped) == keys.SEALED_BYTES
     assert keys.unwrap(wrapped, CLUSTER, binding) == data_key
@@ -47,12 +51,12 @@ def test_any_data_key_with_any_names_comes_back(
 
 def test_what_this_version_encrypted_is_opened_by_later_ones() -> None:
     wrapped = keys.sealed_from_text(
-        "b6MI7dqwpudeEab9ESb2JCAyzgjf+Erfg+jLLDAVbgxcFj8tq+rTA1YwSFNa7HYuXyPlZyrCtmLOOskQi4x29FcD"
-        "wQ+V3ib6J+NvpFu4n1w="
+        "o2diRwvGEIGfxhz0YN1KMTF6b7qb5dq504KUCuRFnSbLugPnc8tCu/sHHyd2Nm3YLtG/Hmw5XVT9HkwTQBFDtZB5"
+        "a/Fx0oacWmtnQQAayes="
     )
     released = keys.sealed_from_text(
-        "YuuGGJWKy2QykfXDk1wf7HwRIC7aNQf4SH4i/3+ZzQs1gGxLiLiWUpYXO3lNficJUxIIwcErKgb4WvKHTlYB3Bo0"
-        "/dthz/W7b/6FuasOBp4="
+        "r07QivXjw8HJgi5mOjaxgUKLb91X5SrKIgp89mdUKDTjT2u7SDY8fz07RuZDUB8Ob0oeptzKS222egpUcsckvTzj"
+        "mpF/oFxkiXyeJiykcOw="
     )
     assert keys.key_id(CLUSTER.public_key()) == "eedd883da0a94515"
     assert keys.unwrap(wrapped, CLUSTER, BINDING) == DATA_KEY
@@ -103,8 +107,8 @@ def test_a_released_key_does_not_open_for_another_claimant(field: str, other: st
 
 
 def test_names_that_only_meet_elsewhere_are_other_names() -> None:
-    one = Binding(namespace="a", pod_uid='b","c', checkpoint_id="d")
-    two = Binding(namespace="a", pod_uid="b", checkpoint_id='c","d')
+    one = Binding(namespace="a", pod_uid='b","c', owner_uid="", checkpoint_id="d")
+    two = Binding(namespace="a", pod_uid="b", owner_uid="", checkpoint_id='c","d')
     with pytest.raises(FormatError):
         keys.unwrap(keys.wrap(DATA_KEY, CLUSTER.public_key(), one), CLUSTER, two)
 

@@ -21,7 +21,7 @@ from architect.operator.keyring_store import CURRENT, KEY, KeyringStore
 START = datetime(2030, 1, 1, tzinfo=UTC)
 SECRET = "/api/v1/namespaces/architect/secrets/architect-checkpoint-key"
 CONFIG_MAP = "/api/v1/namespaces/architect/configmaps/architect-checkpoint-key"
-BINDING = Binding(namespace="shop", pod_uid="u", checkpoint_id="u")
+BINDING = Binding(namespace="shop", pod_uid="u", owner_uid="o", checkpoint_id="u")
 
 
 def created() -> Keyring:

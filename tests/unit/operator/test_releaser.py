@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -59,7 +60,12 @@ class World:
         )
         value = checkpoints.build(spec)
         ring = self.store.fetch()
-        binding = Binding(namespace=pod.namespace or "", pod_uid=pod.uid, checkpoint_id=pod.uid)
+        binding = Binding(
+            namespace=pod.namespace or "",
+            pod_uid=pod.uid,
+            owner_uid=OWNER.uid,
+            checkpoint_id=pod.uid,
+        )
         wrapped = keys.wrap(self.data_key, ring.current.public, binding)
         s3 = {
             "bucket": "pods", "key": f"{pod.namespace}/{pod.uid}/manifest.json",
@@ -105,11 +111,18 @@ class World:
         found = conditions.find(self.status().get("conditions", ()), checkpoints.KEY_RELEASED)
         return ("", "") if found is None else (found["status"], found["reason"])
 
+    @property
+    def binding(self) -> Binding:
+        return Binding(
+            namespace="shop",
+            pod_uid="old-uid-0",
+            owner_uid=OWNER.uid,
+            checkpoint_id="old-uid-0",
+        )
+
     def received(self, binding: Binding | None = None) -> bytes:
         """Open what was given, as the daemon of n2."""
-        binding = binding or Binding(
-            namespace="shop", pod_uid="old-uid-0", checkpoint_id="old-uid-0"
-        )
+        binding = binding or self.binding
         sealed = keys.sealed_from_text(self.status()["keyRelease"]["sealedKey"])
         return keys.accept(sealed, self.private, binding, claimant=self.claimant)
 
@@ -300,7 +313,7 @@ def test_what_was_given_to_one_claim_opens_for_no_other(world: World) -> None:
         world.received()
     world.claimant = Claimant(pod_uid="new-uid", node="n2")
     with pytest.raises(FormatError):
-        world.received(Binding(namespace="vault", pod_uid="old-uid-0", checkpoint_id="old-uid-0"))
+        world.received(dataclasses.replace(world.binding, namespace="vault"))
     world.private = keys.make_key()
     with pytest.raises(FormatError):
         world.received()

@@ -17,7 +17,6 @@ from typing import Final
 
 from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import Envelope, Shard
-from architect.checkpoint.keys import Binding
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
 from architect.daemon.vault import progress, shards
@@ -123,17 +122,13 @@ class Uploader:
         )
 
     def _begin(self, manifest: Manifest) -> Begun:
-        about = manifest.about
-        binding = Binding(
-            namespace=about.namespace, pod_uid=about.pod_uid, checkpoint_id=manifest.id
-        )
         recipient, data_key = self._recipient(), keys.new_data_key()
         return Begun(
             manifest_sha256=manifest.sha256,
             attempt=envelope.new_attempt(),
             data_key=data_key,
             key_id=recipient.id,
-            wrapped_key=keys.wrap(data_key, recipient.public_key, binding),
+            wrapped_key=keys.wrap(data_key, recipient.public_key, envelope.binding_of(manifest)),
         )
 
     def _send_all(

@@ -94,7 +94,9 @@ class Story:
         return thread
 
     def give(self, status: Any, public: str, *, node: str = "node1", pod: str = "uid-old") -> None:
-        binding = Binding(namespace="default", pod_uid=pod, checkpoint_id="uid-old")
+        binding = Binding(
+            namespace="default", pod_uid=pod, owner_uid="owner-1", checkpoint_id="uid-old"
+        )
         sealed = keys.release(
             DATA_KEY,
             keys.public_from_text(public),
