@@ -1,0 +1,1 @@
+"""Checkpoints to and from the object store."""
