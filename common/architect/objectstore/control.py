@@ -1,0 +1,184 @@
+"""What the operator does in the object store: it lists, and deletes what nobody needs.
+
+``boto3`` is imported when a :class:`Control` is made. Bodies of objects never pass here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architect.core.errors import ArchitectError, Rejected
+from architect.objectstore import errors, trust
+from architect.objectstore.settings import StoreSettings
+
+PAGE_KEYS: Final = 1000
+"""Of a page of a listing and of one deletion: S3's limit for both."""
+
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 30.0
+"""Between two bytes of an answer; a thousand deletions take a slow store a while."""
+
+ATTEMPTS: Final = 3
+"""Of one request, within one call. Whoever calls comes again anyway."""
+
+CONNECTIONS: Final = 4
+
+SEPARATOR: Final = "/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One object in a listing."""
+
+    key: str
+    """The whole key."""
+    size: int
+    """Bytes."""
+    modified: datetime.datetime
+    """By the store's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undeleted:
+    """One object that the store did not delete."""
+
+    key: str
+    error: ArchitectError
+
+
+class Control:
+    """One bucket. All methods may be called from any thread, and block.
+
+    Errors are those of :mod:`architect.objectstore.errors`. Raises ConfigError when made with a CA
+    file that cannot be used.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        import boto3
+        import botocore.config
+        import botocore.exceptions
+
+        if settings.is_encrypted:
+            trust.context_of(settings)
+        self._settings = settings
+        self._exceptions = botocore.exceptions
+        self._client: Any = boto3.session.Session().client(
+            "s3",
+            region_name=settings.region,
+            endpoint_url=settings.url,
+            verify=settings.ca_file or None,
+            config=botocore.config.Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                max_pool_connections=CONNECTIONS,
+                s3={"addressing_style": "path" if settings.is_path_style else "virtual"},
+                # Newer ones than a store knows would be refused.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects whose whole keys begin with *prefix*, in order; page by page."""
+        for page in self._pages(prefix, ""):
+            for item in page.get("Contents", ()):
+                yield Listed(key=item["Key"], size=int(item["Size"]), modified=item["LastModified"])
+
+    def list_prefixes(self, prefix: str, *, depth: int = 1) -> Iterator[str]:
+        """Yield what lies *depth* levels below *prefix*, each with a slash at its end.
+
+        *prefix* is empty or ends with a slash. With a depth of 2 and ``a/``: ``a/b/c/``, where
+        there is an object below that.
+        """
+        for page in self._pages(prefix, SEPARATOR):
+            for item in page.get("CommonPrefixes", ()):
+                below = str(item["Prefix"])
+                if depth > 1:
+                    yield from self.list_prefixes(below, depth=depth - 1)
+                else:
+                    yield below
+
+    def delete(self, keys: Iterable[str]) -> tuple[Undeleted, ...]:
+        """Delete objects by their whole keys; one that is not there counts as deleted.
+
+        Returns those that the store refused to delete. Raises if a request for a thousand of them
+        fails as a whole; those before are deleted then.
+        """
+        left: list[Undeleted] = []
+        remaining = iter(keys)
+        while batch := tuple(itertools.islice(remaining, PAGE_KEYS)):
+            left += self._delete(batch)
+        return tuple(left)
+
+    def check(self) -> None:
+        """See that the bucket is there and that we may list it."""
+        with self._translated(f"list {self._settings.bucket}"):
+            self._client.list_objects_v2(
+                Bucket=self._settings.bucket, Prefix=self._settings.probe_key, MaxKeys=1
+            )
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._client.close()
+
+    def _pages(self, prefix: str, delimiter: str) -> Iterator[dict[str, Any]]:
+        arguments = {"Bucket": self._settings.bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
+        if delimiter:
+            arguments["Delimiter"] = delimiter
+        what = f"list {self._settings.bucket}/{prefix}"
+        while True:
+            with self._translated(what):
+                page = self._client.list_objects_v2(**arguments)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = page.get("NextContinuationToken")
+            if not token or token == arguments.get("ContinuationToken"):
+                raise errors.unreachable("the next page has no token of its own", what=what)
+            arguments["ContinuationToken"] = token
+
+    def _delete(self, keys: tuple[str, ...]) -> Iterator[Undeleted]:
+        bucket = self._settings.bucket
+        with self._translated(f"delete {len(keys)} objects, from {bucket}/{keys[0]} on"):
+            answer = self._client.delete_objects(
+                Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            )
+        for item in answer.get("Errors", ()):
+            key = str(item.get("Key", ""))
+            error = errors.named(
+                0,
+                str(item.get("Code", "")),
+                str(item.get("Message", "")),
+                what=f"delete {bucket}/{key}",
+            )
+            if not (isinstance(error, Rejected) and error.reason == errors.NO_SUCH_KEY):
+                yield Undeleted(key=key, error=error)
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        """Raise what botocore does as an error of ours."""
+        known = self._exceptions
+        try:
+            yield
+        except known.ClientError as error:
+            answer = error.response
+            said = answer.get("Error", {})
+            raise errors.named(
+                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0),
+                str(said.get("Code", "")),
+                str(said.get("Message", "")),
+                what=what,
+            ) from error
+        except (known.NoCredentialsError, known.PartialCredentialsError) as error:
+            raise errors.refused(f"cannot {what}: {error}", errors.NO_CREDENTIALS) from error
+        except known.SSLError as error:
+            text = f"cannot {what}: {errors.bounded(str(error))}"
+            raise errors.refused(text, errors.UNTRUSTED) from error
+        except known.BotoCoreError as error:
+            raise errors.unreachable(str(error), what=what) from error

@@ -1,0 +1,150 @@
+"""Where the object store is, and the form of keys in it.
+
+Credentials are none of ours: the client libraries find them (environment, profile, web identity,
+the cloud's metadata), and a program's settings never hold them.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from architect.core.errors import ConfigError, Rejected
+
+MAX_KEY_BYTES: Final = 1024
+"""Of a whole key in UTF-8; S3's limit."""
+
+MAX_PREFIX_CHARS: Final = 256
+"""Leaves room in a key for a namespace, a checkpoint's id and the rest."""
+
+BAD_KEY: Final = "BadKey"
+"""Reason of a key that no store is asked about."""
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+_PREFIX_PART = r"[A-Za-z0-9_-][A-Za-z0-9._=-]*"
+"""No leading dot: neither ``..`` nor what :attr:`StoreSettings.probe_key` is."""
+_PREFIX = re.compile(rf"{_PREFIX_PART}(/{_PREFIX_PART})*")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """One bucket, and how it is reached. Raises ConfigError where a value cannot be."""
+
+    bucket: str
+
+    endpoint: str = ""
+    """``https://host[:port]`` or ``http://host[:port]``; empty: Amazon's, of the region."""
+
+    region: str = "us-east-1"
+    """Part of every signature. Stores that know no regions take this one."""
+
+    prefix: str = ""
+    """Before all keys, without a slash at its ends; empty: the bucket is ours alone."""
+
+    is_path_style: bool = True
+    """The bucket's name stands in the path, which every store understands, and not in the host's
+    name, for which there must be a DNS name and a certificate."""
+
+    ca_file: str = ""
+    """PEM with the authorities that the server's certificate is of; empty: the system's."""
+
+    def __post_init__(self) -> None:
+        if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
+            raise ConfigError(
+                f"bucket {self.bucket!r:.100} is no bucket's name",
+                hint="3 to 63 small letters, digits, dots and dashes",
+            )
+        if not _REGION.fullmatch(self.region):
+            raise ConfigError(
+                f"region {self.region!r:.100} is no region's name", hint="such as us-east-1"
+            )
+        if self.prefix and (
+            not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > MAX_PREFIX_CHARS
+        ):
+            raise ConfigError(
+                f"prefix {self.prefix!r:.300} cannot stand before keys",
+                hint="such as clusters/one: letters, digits, '.', '_', '=' and '-'; "
+                f"no slash at an end; at most {MAX_PREFIX_CHARS} characters",
+            )
+        if self.endpoint:
+            _check_endpoint(self.endpoint)
+        if self.ca_file and not Path(self.ca_file).is_absolute():
+            raise ConfigError(f"CA file {self.ca_file!r:.300} is no absolute path")
+        if self.ca_file and not self.is_encrypted:
+            raise ConfigError(
+                f"CA file {self.ca_file!r:.300} with endpoint {self.endpoint!r:.300}",
+                hint="http has no certificates: use https, or no CA file",
+            )
+
+    @property
+    def url(self) -> str:
+        """Where requests go, without the bucket: ``https://host[:port]``."""
+        return self.endpoint.rstrip("/") or f"https://s3.{self.region}.{_domain(self.region)}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return self.url.startswith("https:")
+
+    @property
+    def host(self) -> str:
+        """``host[:port]`` of a request for the bucket, as in the header ``Host``."""
+        server = self.url.partition("://")[2]
+        return server if self.is_path_style else f"{self.bucket}.{server}"
+
+    @property
+    def probe_key(self) -> str:
+        """Key of the empty object that shows that we may write; no checkpoint's, by its dot."""
+        return self.key_of(".writable")
+
+    def key_of(self, name: str) -> str:
+        """Return the whole key of *name*, a path below the prefix."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+    def path_of(self, key: str) -> str:
+        """Return the path of a request for a whole key, quoted. Raises Rejected."""
+        check_key(key)
+        return self._bucket_path + urllib.parse.quote(key, safe="/-._~")
+
+    @property
+    def _bucket_path(self) -> str:
+        return f"/{self.bucket}/" if self.is_path_style else "/"
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that a proxy or a store might take for another one. Raises Rejected."""
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= MAX_KEY_BYTES:
+        problem = f"it has not 1 to {MAX_KEY_BYTES} bytes of UTF-8"
+    elif not key.isprintable():
+        problem = "it has characters that cannot be printed"
+    elif any(part in ("", ".", "..") for part in key.split("/")):
+        problem = "a part of it is empty, '.' or '..'"
+    else:
+        return
+    raise Rejected(f"{key!r:.300} is no key of ours: {problem}", reason=BAD_KEY)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    hint = "such as https://s3.example.com or http://10.0.0.1:9000: nothing after it"
+    problem = ConfigError(f"endpoint {endpoint!r:.300} is no address of a server", hint=hint)
+    scheme, found, server = endpoint.partition("://")
+    host, colon, port = server.removesuffix("/").rpartition(":")
+    if not colon or "]" in port:
+        host, port = server.removesuffix("/"), "443"
+    if scheme not in ("http", "https") or not found or not _HOST.fullmatch(host):
+        raise problem
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
+        raise problem
+
+
+def _domain(region: str) -> str:
+    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"

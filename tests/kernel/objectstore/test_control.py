@@ -1,0 +1,181 @@
+"""The operator's end of the object store, against a real server."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from architect.core.errors import ConfigError, Rejected, Unavailable
+from architect.daemon.vault.store import Store
+from architect.objectstore.control import Control
+from architect.objectstore.settings import StoreSettings
+from support import s3server
+from support.faultproxy import FaultProxy
+from support.patience import patient
+
+MANY = 2100
+"""Objects of which a listing and a deletion take three requests."""
+
+
+def fill(server: s3server.Server, *keys: str) -> None:
+    """Have objects be there, past the server."""
+    for key in keys:
+        path = server.root / s3server.BUCKET / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(key.encode())
+
+
+def keys(control: Control, prefix: str = "") -> list[str]:
+    return [listed.key for listed in control.list(prefix)]
+
+
+def test_a_listing_tells_key_size_and_age(store: Store, control: Control) -> None:
+    before = datetime.datetime.now(datetime.UTC)
+    store.put("web/1/a/000000", b"12345", timeout_seconds=patient(30))
+    (listed,) = control.list("")
+    assert (listed.key, listed.size) == ("web/1/a/000000", 5)
+    assert abs(listed.modified - before) < datetime.timedelta(minutes=5)
+
+
+def test_a_listing_begins_with_its_prefix(server: s3server.Server, control: Control) -> None:
+    fill(server, "a/web/1/x", "a/web/10/x", "a/web/2/x", "b/web/1/x")
+    assert keys(control, "a/web/1/") == ["a/web/1/x"]
+    assert keys(control, "a/web/1") == ["a/web/1/x", "a/web/10/x"]
+    assert keys(control, "c/") == []
+
+
+def test_prefixes_are_listed_by_their_depth(server: s3server.Server, control: Control) -> None:
+    fill(server, "p/web/1/a/0", "p/web/1/manifest.json", "p/web/2/b/0", "p/db/1/c/0", "p/file")
+    assert list(control.list_prefixes("p/")) == ["p/db/", "p/web/"]
+    assert list(control.list_prefixes("p/", depth=2)) == ["p/db/1/", "p/web/1/", "p/web/2/"]
+    assert list(control.list_prefixes("p/", depth=3)) == ["p/db/1/c/", "p/web/1/a/", "p/web/2/b/"]
+    assert list(control.list_prefixes("", depth=1)) == ["p/"]
+
+
+def test_more_than_a_page_is_listed_and_deleted(server: s3server.Server, control: Control) -> None:
+    names = [f"web/1/a/{number:06}" for number in range(MANY)]
+    fill(server, *names, "web/2/a/000000")
+    assert keys(control, "web/1/") == names
+    assert control.delete(iter(names)) == ()
+    assert keys(control) == ["web/2/a/000000"]
+
+
+def test_prefixes_of_more_than_a_page(server: s3server.Server, control: Control) -> None:
+    fill(server, *(f"web/{number:04}/x" for number in range(1100)))
+    assert len(list(control.list_prefixes("", depth=2))) == 1100
+
+
+def test_what_is_gone_counts_as_deleted(server: s3server.Server, control: Control) -> None:
+    fill(server, "a", "grün & <rot>/%20")
+    assert control.delete(["a", "never-there", "grün & <rot>/%20"]) == ()
+    assert control.delete([]) == ()
+    assert keys(control) == []
+
+
+def test_what_cannot_be_deleted_is_told(server: s3server.Server, control: Control) -> None:
+    fill(server, "a/1", "locked/1", "z/1")
+    locked = server.root / s3server.BUCKET / "locked"
+    subprocess.run(["chattr", "+i", locked / "1"], check=True)
+    try:
+        (left,) = control.delete(["a/1", "locked/1", "z/1"])
+    finally:
+        subprocess.run(["chattr", "-i", locked / "1"], check=True)
+    assert left.key == "locked/1"
+    assert "checkpoints/locked/1" in str(left.error)
+    assert keys(control) == ["locked/1"]
+
+
+def test_a_check_of_a_store_that_can_be_used(control: Control) -> None:
+    control.check()
+
+
+def test_a_missing_bucket_has_a_name(server: s3server.Server) -> None:
+    control = Control(dataclasses.replace(server.settings, bucket="another-one"))
+    for ask in (control.check, lambda: keys(control), lambda: control.delete(["a"])):
+        with pytest.raises(Rejected, match="another-one") as caught:
+            ask()
+        assert caught.value.reason == "BucketMissing"
+    control.close()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        s3server.environment(secret_key="another one"),
+        s3server.environment(access_key="nobody's"),
+    ],
+    ids=["secret", "access key"],
+)
+def test_credentials_that_are_not_taken_have_a_name(
+    server: s3server.Server, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    control = Control(server.settings)
+    with pytest.raises(Rejected) as caught:
+        control.check()
+    assert caught.value.reason == "WrongCredentials"
+    control.close()
+
+
+def test_no_credentials_have_a_name(
+    server: s3server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    control = Control(server.settings)
+    with pytest.raises(Rejected) as caught:
+        control.check()
+    assert caught.value.reason == "NoCredentials"
+    control.close()
+
+
+def test_https_by_an_authority_of_ones_own(tmp_path: Path) -> None:
+    with s3server.Server(tmp_path / "s3", tls=s3server.Tls.make(tmp_path / "tls")) as server:
+        control = Control(server.settings)
+        control.check()
+        control.close()
+        control = Control(dataclasses.replace(server.settings, ca_file=""))
+        with pytest.raises(Rejected) as caught:
+            control.check()
+        assert caught.value.reason == "Untrusted"
+        control.close()
+
+
+def test_a_ca_file_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="missing"):
+        Control(
+            StoreSettings(
+                bucket="bucket",
+                endpoint="https://127.0.0.1:1",
+                ca_file=str(tmp_path / "missing"),
+            )
+        )
+
+
+def test_a_server_that_goes_and_comes(server: s3server.Server, control: Control) -> None:
+    fill(server, "a")
+    with server.away(), pytest.raises(Unavailable, match="list checkpoints/"):
+        keys(control)
+    assert keys(control) == ["a"]
+
+
+def test_failures_that_pass_are_not_noticed(server: s3server.Server, proxy: FaultProxy) -> None:
+    fill(server, "a")
+    control = Control(server.with_endpoint(proxy.endpoint))
+    proxy.failures, proxy.status = 2, 503
+    assert keys(control) == ["a"]
+    proxy.failures = 1000
+    with pytest.raises(Unavailable, match="SlowDown"):
+        keys(control)
+    control.close()
+
+
+def test_who_does_not_use_it_does_without_the_library() -> None:
+    code = "import sys, architect.objectstore.control; sys.exit('boto3' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
