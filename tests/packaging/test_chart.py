@@ -21,6 +21,7 @@ from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
 from architect.daemon.peer import addresses
 from architect.kube.rbac import Rule, flatten
+from architect.objectstore.settings import StoreSettings
 from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
@@ -85,10 +86,12 @@ EVERYTHING: dict[str, Any] = {
     "daemon": {"engine": {"restartCommand": "rc-service containerd restart"}},
     "objectStore": {
         "bucket": "pods",
-        "endpoint": "http://s3.example:9000",
+        "endpoint": "https://s3.example:9000",
         "region": "RegionOne",
         "prefix": "clusters/blue",
-        "pathStyle": True,
+        "pathStyle": False,
+        "caSecretName": "store-ca",
+        "delaySeconds": 0,
         "credentials": {"secretName": "store"},
         "serviceAccountAnnotations": {"example.com/role": "architect"},
     },
@@ -353,9 +356,6 @@ def test_the_daemon_reads_its_arguments(render, values):
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
 
 
-STORE = ("store_bucket", "store_endpoint", "store_region", "store_prefix", "store_path_style")
-
-
 def test_operator_and_daemon_are_told_the_same_object_store(render):
     objects = render(EVERYTHING)
     _, operator = operator_main.settings_of(
@@ -363,9 +363,19 @@ def test_operator_and_daemon_are_told_the_same_object_store(render):
     )
     _, *flags = arguments(objects, "DaemonSet", "architect-daemon")
     daemon = daemon_settings.parse(flags, environment={})
-    wanted = ("pods", "http://s3.example:9000", "RegionOne", "clusters/blue", True)
-    for found in (operator, daemon):
-        assert tuple(getattr(found, name) for name in STORE) == wanted
+    assert (
+        operator.store
+        == daemon.store
+        == StoreSettings(
+            bucket="pods",
+            endpoint="https://s3.example:9000",
+            region="RegionOne",
+            prefix="clusters/blue",
+            is_path_style=False,
+            ca_file="/etc/architect/object-store/ca.crt",
+        )
+    )
+    assert daemon.store_delay_seconds == 0
     assert operator.key_config_map == daemon.key_config_map
     specs = dict(pod_specs(objects))
     for name in ("architect-operator", "architect-daemon"):
@@ -379,6 +389,13 @@ def test_operator_and_daemon_are_told_the_same_object_store(render):
             "AWS_ACCESS_KEY_ID": ("store", "AWS_ACCESS_KEY_ID"),
             "AWS_SECRET_ACCESS_KEY": ("store", "AWS_SECRET_ACCESS_KEY"),
         }
+        assert {
+            "name": "object-store",
+            "secret": {"secretName": "store-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+        } in specs[name]["volumes"]
+        assert "/etc/architect/object-store" in [
+            mount["mountPath"] for mount in container["volumeMounts"]
+        ]
         account = find(objects, "ServiceAccount", name)
         assert account["metadata"]["annotations"] == {"example.com/role": "architect"}
 

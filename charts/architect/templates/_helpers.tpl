@@ -97,6 +97,32 @@ matchExpressions:
 - --store-region={{ .region }}
 - --store-prefix={{ .prefix }}
 - --store-path-style={{ .pathStyle }}
+{{- if .caSecretName }}
+- --store-ca-file=/etc/architect/object-store/ca.crt
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.storeMounts" -}}
+{{- with .Values.objectStore }}
+{{- if and .bucket .caSecretName }}
+- name: object-store
+  mountPath: /etc/architect/object-store
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.storeVolumes" -}}
+{{- with .Values.objectStore }}
+{{- if and .bucket .caSecretName }}
+- name: object-store
+  secret:
+    secretName: {{ .caSecretName }}
+    items:
+      - key: ca.crt
+        path: ca.crt
 {{- end }}
 {{- end }}
 {{- end }}

@@ -38,6 +38,7 @@ from architect.checkpoint import keys, strict
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import FormatError, Rejected
+from architect.objectstore.settings import is_prefix
 from architect.pki import certificates, node_identity
 
 VERSION: Final = 1
@@ -61,9 +62,6 @@ MAX_CHAIN_CHARS: Final = 8192
 MAX_SIGNATURE_BYTES: Final = 72
 """Of an ECDSA signature with P-256, in DER."""
 
-MAX_PREFIX_CHARS: Final = 512
-"""A key has 1024 bytes at most; ours have up to 218 behind the prefix."""
-
 UNTRUSTED: Final = "Untrusted"
 """Reason of a refusal: it is an envelope, and none of whom we trust."""
 
@@ -74,9 +72,6 @@ choose at their start in TLS 1.2: this is longer, and what follows there is rand
 _WHAT: Final = "envelope"
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
 _KEY_ID = re.compile(rf"[0-9a-f]{{{keys.KEY_ID_CHARS}}}")
-_PREFIX_PART = r"[A-Za-z0-9_][A-Za-z0-9_.=-]{0,127}"
-"""No leading dot, so no ``..``; nothing that a store or a URL would write in another way."""
-_PREFIX = re.compile(rf"({_PREFIX_PART}(/{_PREFIX_PART})*)?")
 
 
 class Codec(enum.Enum):
@@ -136,11 +131,6 @@ def new_attempt() -> str:
 def is_attempt(text: str) -> bool:
     """Whether *text* can be the name of an upload."""
     return _ATTEMPT.fullmatch(text) is not None
-
-
-def is_prefix(text: str) -> bool:
-    """Whether everything can lie below *text*: names with ``/`` between them, or nothing."""
-    return len(text) <= MAX_PREFIX_CHARS and _PREFIX.fullmatch(text) is not None
 
 
 def prefix_of(namespace: str, checkpoint_id: str, *, below: str = "") -> str:

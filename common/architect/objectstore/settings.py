@@ -17,15 +17,16 @@ from architect.core.errors import ConfigError, Rejected
 MAX_KEY_BYTES: Final = 1024
 """Of a whole key in UTF-8; S3's limit."""
 
-MAX_PREFIX_CHARS: Final = 256
-"""Leaves room in a key for a namespace, a checkpoint's id and the rest."""
+MAX_PREFIX_CHARS: Final = 512
+"""Leaves room in a key for a namespace, a checkpoint's id and the rest: at most 218 characters."""
 
 BAD_KEY: Final = "BadKey"
 """Reason of a key that no store is asked about."""
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_REGION = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
-_PREFIX_PART = r"[A-Za-z0-9_-][A-Za-z0-9._=-]*"
+_ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+_PREFIX_PART = r"[A-Za-z0-9_-][A-Za-z0-9._=-]{0,127}"
 """No leading dot: neither ``..`` nor what :attr:`StoreSettings.probe_key` is."""
 _PREFIX = re.compile(rf"{_PREFIX_PART}(/{_PREFIX_PART})*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
@@ -54,32 +55,40 @@ class StoreSettings:
     """PEM with the authorities that the server's certificate is of; empty: the system's."""
 
     def __post_init__(self) -> None:
-        if not _BUCKET.fullmatch(self.bucket) or ".." in self.bucket:
-            raise ConfigError(
-                f"bucket {self.bucket!r:.100} is no bucket's name",
-                hint="3 to 63 small letters, digits, dots and dashes",
-            )
-        if not _REGION.fullmatch(self.region):
-            raise ConfigError(
-                f"region {self.region!r:.100} is no region's name", hint="such as us-east-1"
-            )
-        if self.prefix and (
-            not _PREFIX.fullmatch(self.prefix) or len(self.prefix) > MAX_PREFIX_CHARS
+        for field, is_fine, allowed in (
+            (
+                "bucket",
+                _BUCKET.fullmatch(self.bucket)
+                and ".." not in self.bucket
+                and not _ADDRESS.fullmatch(self.bucket),
+                "a bucket's name: 3 to 63 of a-z, 0-9, - and ., with a letter or digit at both "
+                "ends, no two dots together, no IP address",
+            ),
+            (
+                "region",
+                _REGION.fullmatch(self.region),
+                "a region's name, such as us-east-1: letters, digits, ., _ and -",
+            ),
+            (
+                "prefix",
+                is_prefix(self.prefix),
+                f"at most {MAX_PREFIX_CHARS} letters, digits, ., _, = and -, with / between parts "
+                "that do not begin with a dot, and at neither end",
+            ),
+            (
+                "endpoint",
+                not self.endpoint or _is_endpoint(self.endpoint),
+                "http(s)://host or http(s)://host:port, with no path or user",
+            ),
+            ("ca_file", not self.ca_file or Path(self.ca_file).is_absolute(), "an absolute path"),
+            (
+                "ca_file",
+                not self.ca_file or self.is_encrypted,
+                "for an endpoint of http, which has no certificates",
+            ),
         ):
-            raise ConfigError(
-                f"prefix {self.prefix!r:.300} cannot stand before keys",
-                hint="such as clusters/one: letters, digits, '.', '_', '=' and '-'; "
-                f"no slash at an end; at most {MAX_PREFIX_CHARS} characters",
-            )
-        if self.endpoint:
-            _check_endpoint(self.endpoint)
-        if self.ca_file and not Path(self.ca_file).is_absolute():
-            raise ConfigError(f"CA file {self.ca_file!r:.300} is no absolute path")
-        if self.ca_file and not self.is_encrypted:
-            raise ConfigError(
-                f"CA file {self.ca_file!r:.300} with endpoint {self.endpoint!r:.300}",
-                hint="http has no certificates: use https, or no CA file",
-            )
+            if not is_fine:
+                raise ConfigError(f"{field}: {getattr(self, field)!r:.600} is not {allowed}")
 
     @property
     def url(self) -> str:
@@ -116,6 +125,11 @@ class StoreSettings:
         return f"/{self.bucket}/" if self.is_path_style else "/"
 
 
+def is_prefix(text: str) -> bool:
+    """Whether everything can lie below *text*: names with ``/`` between them, or nothing."""
+    return not text or (len(text) <= MAX_PREFIX_CHARS and _PREFIX.fullmatch(text) is not None)
+
+
 def check_key(key: str) -> None:
     """Refuse a key that a proxy or a store might take for another one. Raises Rejected."""
     try:
@@ -133,17 +147,14 @@ def check_key(key: str) -> None:
     raise Rejected(f"{key!r:.300} is no key of ours: {problem}", reason=BAD_KEY)
 
 
-def _check_endpoint(endpoint: str) -> None:
-    hint = "such as https://s3.example.com or http://10.0.0.1:9000: nothing after it"
-    problem = ConfigError(f"endpoint {endpoint!r:.300} is no address of a server", hint=hint)
+def _is_endpoint(endpoint: str) -> bool:
     scheme, found, server = endpoint.partition("://")
     host, colon, port = server.removesuffix("/").rpartition(":")
     if not colon or "]" in port:
         host, port = server.removesuffix("/"), "443"
     if scheme not in ("http", "https") or not found or not _HOST.fullmatch(host):
-        raise problem
-    if not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535:
-        raise problem
+        return False
+    return re.fullmatch(r"[1-9][0-9]{0,4}", port) is not None and int(port) <= 65535
 
 
 def _domain(region: str) -> str:

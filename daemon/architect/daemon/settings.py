@@ -13,9 +13,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations, object_store
+from architect.core import durations
 from architect.core.errors import ConfigError
 from architect.daemon import quantity
+from architect.objectstore.settings import StoreSettings
 
 ENVIRONMENT_PREFIX: Final = "ARCHITECT_"
 
@@ -130,8 +131,14 @@ class DaemonSettings:
     store_prefix: str = ""
     """What all keys begin with, such as ``cluster-1``; empty: nothing."""
 
-    store_path_style: bool = False
-    """Whether the bucket stands in the URL's path instead of its host name."""
+    store_path_style: bool = True
+    """Whether the bucket stands in the URL's path, which every store knows, or in its host name."""
+
+    store_ca_file: str = ""
+    """PEM with the authorities that the store's certificate is of; empty: the system's."""
+
+    store_delay_seconds: float = 5.0
+    """How long a saved pod waits for a successor before it is uploaded."""
 
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
@@ -148,6 +155,23 @@ class DaemonSettings:
     """For one sleep or wake: a dump of 64 GiB at 300 MB/s takes 215 s."""
 
     log_level: str = "INFO"
+
+    @property
+    def store(self) -> StoreSettings | None:
+        """The object store; None: there is none. Raises ConfigError."""
+        if not self.store_bucket:
+            return None
+        try:
+            return StoreSettings(
+                bucket=self.store_bucket,
+                endpoint=self.store_endpoint,
+                region=self.store_region,
+                prefix=self.store_prefix,
+                is_path_style=self.store_path_style,
+                ca_file=self.store_ca_file,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"store_{error.message}") from error
 
 
 _HELP: Final = {
@@ -175,7 +199,9 @@ _HELP: Final = {
     "store_endpoint": "URL of the object store (empty: Amazon's)",
     "store_region": "region that requests to the store are signed for",
     "store_prefix": "what all keys in the bucket begin with",
-    "store_path_style": "true: the bucket stands in the URL's path",
+    "store_path_style": "true: the bucket stands in the URL's path; false: in its host name",
+    "store_ca_file": "PEM with the authorities of the store's certificate (empty: the system's)",
+    "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
@@ -226,8 +252,8 @@ def from_arguments(
 
 def _read(name: str, text: str, *, like: Any) -> Any:
     reader: Callable[[str], Any]
-    if name in object_store.READERS:
-        reader, allowed = object_store.READERS[name]
+    if isinstance(like, bool):
+        reader, allowed = _switch, "true or false"
     elif isinstance(like, Engine):
         reader, allowed = Engine, ", ".join(e.value for e in Engine)
     elif isinstance(like, Path):
@@ -244,7 +270,7 @@ def _read(name: str, text: str, *, like: Any) -> Any:
         return text
     try:
         return reader(text)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise ConfigError(f"{name}: {text!r} is not {allowed}") from error
 
 
@@ -255,7 +281,12 @@ def _seconds(text: str) -> float:
         return durations.parse(text)
 
 
+def _switch(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
 def _check(settings: DaemonSettings) -> None:
+    _ = settings.store
     host_port(settings.peer_address, name="peer_address")
     for condition, text in (
         (settings.max_concurrent_sleeps >= 1, "max_concurrent_sleeps must be at least 1"),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations, object_store
+from architect.core import durations
 from architect.core.errors import ConfigError
+from architect.objectstore.settings import StoreSettings
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
 """As the chart's DaemonSet labels its pods."""
@@ -65,8 +66,11 @@ class OperatorSettings:
     store_prefix: str = ""
     """What all keys begin with, such as ``cluster-1``; empty: nothing."""
 
-    store_path_style: bool = False
-    """Whether the bucket stands in the URL's path instead of its host name."""
+    store_path_style: bool = True
+    """Whether the bucket stands in the URL's path, which every store knows, or in its host name."""
+
+    store_ca_file: str = ""
+    """PEM with the authorities that the store's certificate is of; empty: the system's."""
 
     sweep_interval_seconds: float = 60.0
     """Time between two looks at everything. Events are acted on at once; a sweep finds what was
@@ -82,6 +86,24 @@ class OperatorSettings:
 
     uninstall_on_timeout: str = "fail"
     """``fail`` calls the uninstall off and says which nodes are late; ``proceed`` goes on."""
+
+    @property
+    def store(self) -> StoreSettings | None:
+        """The object store; None: there is none. Raises ConfigError."""
+        if not self.store_bucket:
+            return None
+        try:
+            return StoreSettings(
+                bucket=self.store_bucket,
+                endpoint=self.store_endpoint,
+                region=self.store_region,
+                prefix=self.store_prefix,
+                is_path_style=self.store_path_style,
+                ca_file=self.store_ca_file,
+            )
+        except ConfigError as error:
+            field, _, said = error.message.partition(":")
+            raise ConfigError(f"--store-{field.replace('_', '-')}:{said}") from error
 
 
 ON_TIMEOUT: Final = ("fail", "proceed")
@@ -102,7 +124,8 @@ _FLAGS: Final[Mapping[str, str]] = {
     "store_endpoint": "URL of the object store (empty: Amazon's)",
     "store_region": "region that requests to the store are signed for",
     "store_prefix": "what all keys in the bucket begin with",
-    "store_path_style": "true: the bucket stands in the URL's path",
+    "store_path_style": "true: the bucket stands in the URL's path; false: in its host name",
+    "store_ca_file": "PEM with the authorities of the store's certificate (empty: the system's)",
     "sweep_interval_seconds": "time between two looks at everything",
     "address": "address:port of metrics and health",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
@@ -137,8 +160,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = _seconds(name, text)
         elif name == "kubeconfig":
             given[name] = Path(text)
-        elif name in object_store.READERS:
-            given[name] = _of_store(name, text)
+        elif name == "store_path_style":
+            given[name] = _switch(name, text)
         else:
             given[name] = text
     settings = OperatorSettings(**given)
@@ -165,15 +188,14 @@ def _seconds(name: str, text: str) -> float:
         raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
 
 
-def _of_store(name: str, text: str) -> Any:
-    reader, allowed = object_store.READERS[name]
-    try:
-        return reader(text)
-    except ValueError as error:
-        raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is not {allowed}") from error
+def _switch(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is not true or false")
+    return text == "true"
 
 
 def _check(settings: OperatorSettings) -> None:
+    _ = settings.store
     host_port(settings.address)
     for is_fine, text in (
         (settings.lease_seconds >= 3, "--lease-seconds must be at least 3"),

@@ -31,6 +31,7 @@ from architect.checkpoint.envelope import (
 )
 from architect.checkpoint.manifest import Manifest, Piece
 from architect.core.errors import FormatError, Rejected
+from architect.objectstore.settings import is_prefix
 from architect.pki import certificates, node_identity
 from support.checkpointdirs import about
 
@@ -653,14 +654,14 @@ def test_no_key_is_longer_than_a_store_takes() -> None:
 
 PREFIXES = {"": True, "a": True, "a/b": True, "a.b/c=d_e-f": True, "a..b": True, "p" * 128: True,
             "/": False, "/a": False, "a/": False, "a//b": False, ".": False, "..": False,
-            "a/../b": False, "a/.b": False, "-a": False, "a b": False, "a\n": False, "ä": False,
+            "a/../b": False, "a/.b": False, "-a": True, "a b": False, "a\n": False, "ä": False,
             "a%2fb": False, "a\\b": False, "a?b": False, "a#b": False, "a\0": False,
             "p" * 129: False, "p/" * 300 + "p": False}  # fmt: skip
 
 
 @pytest.mark.parametrize("text", PREFIXES, ids=lambda text: ascii(text[:20]))
 def test_what_may_be_a_prefix(text: str) -> None:
-    assert envelopes.is_prefix(text) is PREFIXES[text]
+    assert is_prefix(text) is PREFIXES[text]
     if not PREFIXES[text]:
         with pytest.raises(FormatError, match="is no prefix"):
             envelopes.manifest_key("default", "web-1234", below=text)

@@ -52,8 +52,8 @@ def test_addresses_of_servers(endpoint: str) -> None:
     ("name", "value"),
     [
         *(("bucket", value) for value in ("", "ab", "Upper", "a..b", "-ab", "a/b", "x" * 64)),
-        *(("region", value) for value in ("", "EU", "a b", "a.evil.example/")),
-        *(("prefix", value) for value in ("/a", "a/", "a//b", "../a", ".a", "a b", "x" * 257)),
+        *(("region", value) for value in ("", "-eu", "a b", "a.evil.example/")),
+        *(("prefix", value) for value in ("/a", "a/", "a//b", "../a", ".a", "a b", "x" * 513)),
         ("endpoint", "s3.example.com"),
         ("endpoint", "ftp://s3"),
         ("endpoint", "https://"),
@@ -70,12 +70,12 @@ def test_addresses_of_servers(endpoint: str) -> None:
 )
 def test_a_value_that_cannot_be_is_named(name: str, value: str) -> None:
     arguments = {"bucket": "bucket"} | {name: value}
-    with pytest.raises(ConfigError, match=name.split("_")[0].replace("ca", "CA")):
+    with pytest.raises(ConfigError, match=rf"^{name}: "):
         StoreSettings(**arguments)  # type: ignore[arg-type]  # every one is a text
 
 
 def test_a_ca_file_without_tls_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="http has no certificates"):
+    with pytest.raises(ConfigError, match="has no certificates"):
         StoreSettings(bucket="bucket", endpoint="http://s3", ca_file="/ca.pem")
 
 

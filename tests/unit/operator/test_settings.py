@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from architect.core.errors import ConfigError
+from architect.objectstore.settings import StoreSettings
 from architect.operator import settings as reading
 from architect.operator.__main__ import main, parser, settings_of
 
@@ -31,8 +32,10 @@ def test_durations_are_numbers_or_go_durations():
 
 
 def test_the_object_store_is_read():
-    _, found = settings_of(["--store-bucket", "pods", "--store-path-style", "true"], {})
-    assert (found.store_bucket, found.store_path_style) == ("pods", True)
+    _, found = settings_of(["--store-bucket", "pods", "--store-path-style", "false"], {})
+    assert found.store == StoreSettings(bucket="pods", is_path_style=False)
+    _, found = settings_of([], {})
+    assert found.store is None
 
 
 @pytest.mark.parametrize(
@@ -46,10 +49,10 @@ def test_the_object_store_is_read():
         ["--log-level", "LOUD"],
         ["--sweep-interval-seconds", "0"],
         ["--store-bucket", "Pods"],
-        ["--store-endpoint", "s3.example"],
-        ["--store-region", ""],
-        ["--store-prefix", "/pods"],
-        ["--store-path-style", "maybe"],
+        ["--store-endpoint", "s3.example", "--store-bucket", "pods"],
+        ["--store-region", "", "--store-bucket", "pods"],
+        ["--store-prefix", "/pods", "--store-bucket", "pods"],
+        ["--store-path-style", "maybe", "--store-bucket", "pods"],
     ],
 )
 def test_a_wrong_value_names_the_flag(argv):

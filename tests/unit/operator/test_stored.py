@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from architect.objectstore.control import Listed, Undeleted
 
 from architect.core.errors import Rejected, Unavailable
 from architect.kube import checkpoints, conditions
 from architect.kube.resources import CHECKPOINTS
+from architect.objectstore.control import Listed, Undeleted
 from architect.operator import collector as collecting
 from architect.operator import stored
 from architect.operator.collector import Collector
@@ -87,7 +87,8 @@ def collector(api, bucket, numbers) -> Collector:
 def put(server, value: dict[str, Any]) -> dict[str, Any]:
     metadata = value["metadata"]
     path = CHECKPOINTS.path(namespace=metadata["namespace"], name=metadata["name"])
-    return server.put(path, value)
+    stored_value: dict[str, Any] = server.put(path, value)
+    return stored_value
 
 
 # Decisions
@@ -105,7 +106,7 @@ def put(server, value: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_data_is_kept_as_long_as_somebody_may_want_it(said: dict[str, str], is_over: bool) -> None:
-    value = checkpoint(**said)
+    value = checkpoint(is_stored=True, **said)
     assert stored.is_over(value) is is_over
     assert (stored.for_checkpoint(value) is not None) is is_over
 

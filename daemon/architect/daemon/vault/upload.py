@@ -25,7 +25,7 @@ from architect.daemon.vault.shards import ShardName
 from architect.daemon.vault.stream import Stream, read
 from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
 
-STREAMS: Final = 4
+STREAMS: Final = 3
 """Shards of one checkpoint that are sent at once: each is in memory three times for a moment, as it
 is, compressed and encrypted, and in the client."""
 
