@@ -60,6 +60,13 @@ class MoveScenario(Scenario):
     """Runs per run of the baseline without Architect."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreScenario(Scenario):
+    """A checkpoint goes to the object store and comes back."""
+
+    mebibytes: int
+
+
 MOVES: Final = 20
 """A run of a move takes seconds, most of them Kubernetes's."""
 
@@ -157,6 +164,18 @@ DRAIN: Final = MoveScenario(
     baseline_every=5,
 )
 
+STORE: Final = StoreScenario(
+    name="transfer.s3",
+    quantities=(
+        Quantity(name="transfer.s3.up.ratio", unit="", at_least={"p50": 0.7}),
+        Quantity(name="transfer.s3.down.ratio", unit="", at_least={"p50": 0.7}),
+        Quantity(name="store.memory.1024MB", unit="MB", goal={"p50": 200}),
+    ),
+    runs=10,
+    weight=3,
+    mebibytes=1024,
+)
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     _wake(
         64,
@@ -193,6 +212,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         more=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
     ),
     DRAIN,
+    STORE,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
     _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),
 )

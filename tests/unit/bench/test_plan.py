@@ -8,7 +8,7 @@ import pytest
 
 from bench import plan
 from bench.errors import BenchError
-from bench.plan import MoveScenario, WakeScenario
+from bench.plan import MoveScenario, StoreScenario, WakeScenario
 
 PROMISED = {
     "wake.first_byte.16MB",
@@ -26,6 +26,8 @@ PROMISED = {
     "migration.freeze.64MB",
     "transfer.peer.ratio",
     "drain.20pods",
+    "transfer.s3.up.ratio",
+    "transfer.s3.down.ratio",
 }
 
 
@@ -42,13 +44,13 @@ def test_everything_promised_is_measured_and_each_size_cold_too() -> None:
 
 def test_a_goal_for_the_99th_percentile_has_enough_runs_to_have_one() -> None:
     for scenario in plan.SCENARIOS:
-        assert scenario.runs >= (10 if isinstance(scenario, MoveScenario) else 50)
+        assert scenario.runs >= (10 if isinstance(scenario, MoveScenario | StoreScenario) else 50)
         if isinstance(scenario, WakeScenario) and any("p99" in q.goal for q in scenario.quantities):
             assert scenario.runs >= 200
 
 
 def test_a_whole_run_fits_into_its_time() -> None:
-    assert sum(scenario.weight for scenario in plan.SCENARIOS) <= 63
+    assert sum(scenario.weight for scenario in plan.SCENARIOS) <= 66
 
 
 def test_baselines_come_often_enough_to_have_a_spread() -> None:

@@ -1,0 +1,201 @@
+"""A checkpoint to the object store and back, by us and by nothing but the client we use.
+
+A program of its own, since it is run in a node's network and its memory is looked at::
+
+    python -m bench.bucketside DIRECTORY ENDPOINT REGION BUCKET MEBIBYTES RUNS
+
+One line of JSON for each run: seconds of four transfers of the same bytes, and at the end the most
+memory that ours took. *Plainly* is what awscrt makes of one file: parts of 8 MiB, as many at once
+as it likes, read and written by its own threads; no compression, encryption or hash of content.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from architect.checkpoint import envelope, keys
+from architect.checkpoint.envelope import Envelope
+from architect.checkpoint.manifest import About, Container, Manifest
+from architect.daemon.checkpoint import contents
+from architect.daemon.vault.download import Downloader
+from architect.daemon.vault.store import Store
+from architect.daemon.vault.upload import Recipient, Uploader
+from architect.kube.checkpoints import Requirements
+from architect.objectstore.settings import StoreSettings
+from architect.pki import certificates, node_identity
+
+BLOCK_BYTES: Final = 1 << 20
+LIMIT_SECONDS: Final = 300.0
+NODE: Final = "node"
+PAGES: Final = "containers/app/image/pages-1.img"
+
+
+def main(words: list[str]) -> None:
+    """Carry out the command line above."""
+    directory, endpoint, region, bucket, mebibytes, runs = words
+    settings = StoreSettings(bucket=bucket, endpoint=endpoint, region=region, prefix="bench")
+    work = Path(directory)
+    source = work / "source"
+    manifest = _make(source, int(mebibytes))
+    ours = _Ours(settings)
+    before = _peak_bytes()
+    for number in range(int(runs)):
+        seconds = {}
+        transfers: list[tuple[str, Callable[[], None]]] = [
+            ("up", lambda number=number: ours.up(source, manifest, work, number)),  # type: ignore[misc]
+            ("down", lambda: ours.down(work / "target")),
+        ]
+        for name, transfer in transfers:
+            seconds[name] = _timed(transfer)
+        contents.verify(work / "target", manifest)
+        shutil.rmtree(work / "target")
+        print(json.dumps(seconds), flush=True)
+    print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
+    ours.store.close()
+    # Last: its memory is not ours.
+    plain = _Plain(settings)
+    for _ in range(int(runs)):
+        seconds = {
+            "plain_up": _timed(lambda: plain.up(source / PAGES)),
+            "plain_down": _timed(lambda: plain.down(work / "plain")),
+        }
+        (work / "plain").unlink()
+        print(json.dumps(seconds), flush=True)
+
+
+class _Ours:
+    """Both directions, with keys and certificates made here."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.store = Store(settings)
+        now = datetime.datetime.now(UTC)
+        self._authority = certificates.make_authority("bench", now=now, life=timedelta(days=1))
+        self._key = certificates.make_key()
+        self._certificate = certificates.issue(
+            *self._authority,
+            self._key.public_key(),
+            common_name=node_identity.COMMON_NAME,
+            dns_names=[node_identity.dns_name_of(NODE)],
+            usages=node_identity.USAGES,
+            now=now,
+            life=timedelta(days=1),
+        )
+        self._cluster = keys.make_key()
+        self._prefix = settings.prefix
+        self._found: Any = None
+
+    def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:
+        uploader = Uploader(
+            self.store,
+            prefix=f"{self._prefix}/{number}",
+            recipient=lambda: Recipient(public_key=self._cluster.public_key()),
+            sign=lambda value: envelope.seal(value, key=self._key, certificate=self._certificate),
+            verify=self._verify,
+        )
+        self._prefix_now = f"{self._prefix}/{number}"
+        self._found = uploader.upload(source, manifest, notes=work / f"notes-{number}.json")
+        self._data_key = keys.unwrap(
+            self._found.wrapped_key, self._cluster, envelope.binding_of(manifest)
+        )
+
+    def down(self, target: Path) -> None:
+        downloader = Downloader(self.store, prefix=self._prefix_now, verify=self._verify)
+        described = downloader.describe(self._found.key, sha256=self._found.sha256)
+        downloader.download(
+            described, self._data_key, target, is_durable=False, timeout_seconds=LIMIT_SECONDS
+        )
+
+    def _verify(self, raw: bytes) -> Envelope:
+        return envelope.from_bytes(raw, authorities=[self._authority[0]])
+
+
+class _Plain:
+    """One file as one object, by awscrt alone."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        from awscrt import auth, http, io, s3
+
+        self._settings, self._http, self._s3 = settings, http, s3
+        threads = io.EventLoopGroup()
+        bootstrap = io.ClientBootstrap(threads, io.DefaultHostResolver(threads))
+        self._client = s3.S3Client(
+            bootstrap=bootstrap,
+            region=settings.region,
+            tls_mode=s3.S3RequestTlsMode.DISABLED,
+            signing_config=s3.create_default_s3_signing_config(
+                region=settings.region,
+                credential_provider=auth.AwsCredentialsProvider.new_default_chain(bootstrap),
+            ),
+            part_size=8 << 20,
+            throughput_target_gbps=10.0,
+        )
+
+    def up(self, path: Path) -> None:
+        length = ("Content-Length", str(path.stat().st_size))
+        self._run("PUT", self._s3.S3RequestType.PUT_OBJECT, [length], send_filepath=str(path))
+
+    def down(self, path: Path) -> None:
+        self._run("GET", self._s3.S3RequestType.GET_OBJECT, [], recv_filepath=str(path))
+
+    def _run(self, method: str, kind: Any, headers: list[tuple[str, str]], **more: Any) -> None:
+        request = self._http.HttpRequest(
+            method,
+            self._settings.path_of(self._settings.key_of("plain")),
+            self._http.HttpHeaders([("Host", self._settings.host), *headers]),
+        )
+        made = self._client.make_request(type=kind, request=request, **more)
+        made.finished_future.result(LIMIT_SECONDS)
+
+
+def _make(directory: Path, mebibytes: int) -> Manifest:
+    path = directory / PAGES
+    path.parent.mkdir(parents=True)
+    with open(path, "wb") as file:
+        for _ in range(mebibytes):
+            file.write(os.urandom(BLOCK_BYTES))
+    path.chmod(0o600)
+    about = About(
+        id="bench",
+        namespace="bench",
+        pod_name="bench",
+        pod_uid="bench",
+        node=NODE,
+        created=datetime.datetime.now(UTC).replace(microsecond=0),
+        template_hash="0" * 64,
+        owner=None,
+        containers={
+            "app": Container(
+                image_digest="",
+                init_sha256="0" * 64,
+                tree="containers/app/image",
+                layer=None,
+            )
+        },
+        requirements=Requirements(architecture="amd64"),
+        format_version=1,
+    )
+    return contents.build(directory, about)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
