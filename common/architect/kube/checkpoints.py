@@ -28,6 +28,8 @@ FORMAT_VERSION: Final = 1
 MAX_POD_NAME_CHARS: Final = 240
 """Leaves room for the uid's part in the 253 characters of a name."""
 
+ACCEPTED: Final = "Accepted"
+"""Of a PersistentCheckpoint: whether it will be carried out."""
 CAPTURED: Final = "Captured"
 """Whether the whole image has been written."""
 AVAILABLE: Final = "Available"
@@ -107,6 +109,8 @@ class Capture:
     """Step to seconds: ``drain``, ``dump``, …"""
 
 
+START_SUFFIX: Final = "-start"
+"""Of the checkpoint by which a pod starts from a PersistentCheckpoint."""
 MOVE_SUFFIX: Final = "-move"
 """A pod that leaves while it sleeps has two checkpoints: one ends with it, one does not."""
 
@@ -161,6 +165,33 @@ def build(spec: CheckpointSpec) -> JsonObject:
         "apiVersion": CHECKPOINTS.api_version,
         "kind": CHECKPOINTS.kind,
         "metadata": metadata,
+        "spec": value,
+    }
+
+
+def build_start(pod: ObjectRef, source: JsonObject, *, template_hash: str) -> JsonObject:
+    """Return the object by which *pod* starts from the PersistentCheckpoint *source*.
+
+    It ends with the pod: a PersistentCheckpoint restores many, and each of these one.
+    """
+    status = source.get("status") or {}
+    value: JsonObject = {
+        "podRef": dict(status["podRef"]),
+        "trigger": Trigger.REQUEST.value,
+        "startFrom": {"name": source["metadata"]["name"], "uid": source["metadata"]["uid"]},
+        "templateHash": template_hash,
+        "containers": sorted(status["containers"]),
+    }
+    if parts := status.get("templateParts"):
+        value["templateParts"] = dict(parts)
+    return {
+        "apiVersion": CHECKPOINTS.api_version,
+        "kind": CHECKPOINTS.kind,
+        "metadata": {
+            "name": f"{name_of(pod)}{START_SUFFIX}",
+            "namespace": pod.namespace,
+            "ownerReferences": [pod.to_owner()],
+        },
         "spec": value,
     }
 

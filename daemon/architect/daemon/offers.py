@@ -166,6 +166,38 @@ def read(value: Object) -> Offer | None:
     )
 
 
+def of_persistent(value: Object) -> Offer:
+    """Return a captured PersistentCheckpoint as an offer, which nobody has to claim first.
+
+    Raises FormatError if it is none.
+    """
+    metadata = podspec.fields(value.get("metadata"), "metadata")
+    status = podspec.fields(value.get("status"), "status")
+    pod = podspec.fields(status.get("podRef"), "status.podRef")
+    captured = owners.unix_seconds(status.get("capturedAt"))
+    conditions = podspec.items(status.get("conditions"), "status.conditions")
+    return Offer(
+        name=_text(metadata, "name"),
+        uid=_text(metadata, "uid"),
+        resource_version=_text(metadata, "resourceVersion"),
+        namespace=_text(metadata, "namespace"),
+        pod_uid=_text(pod, "uid"),
+        pod_name=_text(pod, "name"),
+        owner_uid="",
+        ordinal=None,
+        template_hash=podspec.text(status.get("templateHash"), "status.templateHash") or "",
+        parts=podspec.texts(status.get(TEMPLATE_PARTS), f"status.{TEMPLATE_PARTS}"),
+        containers=frozenset(_names(status, "containers")),
+        created=owners.unix_seconds(metadata.get("creationTimestamp")) or 0,
+        captured=math.inf if captured is None else captured,
+        claimed_by="",
+        claimed_by_name="",
+        format_version=_number(status, "formatVersion"),
+        requirements=podspec.fields(status.get("requirements"), "status.requirements"),
+        conditions={str(c.get("type")): c for c in conditions},
+    )
+
+
 def template_misfit(
     offer: Offer,
     *,

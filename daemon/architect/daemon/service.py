@@ -27,6 +27,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import Endpoint
 from architect.daemon.moves.retrieving import Retrieving
+from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.storing import Storing
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
@@ -108,8 +109,12 @@ class Daemon:
         vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
         self._storing: Storing | None = None
         retrieving: Retrieving | None = None
+        starting: Starting | None = None
         if vault is not None:
             retrieving = Retrieving(api, node=config.node_name, vault=vault)
+            starting = Starting(
+                api, node=config.node_name, patience_seconds=config.arrival_patience_seconds
+            )
             self._storing = Storing(
                 api,
                 depot=depot,
@@ -125,6 +130,7 @@ class Daemon:
             depot=depot,
             fetch=self._peer.fetch,
             retrieve=None if retrieving is None else retrieving.retrieve,
+            starting=starting,
             metrics=self._metrics,
             tell=self._tell,
             patience_seconds=config.arrival_patience_seconds,

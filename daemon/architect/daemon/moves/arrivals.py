@@ -20,13 +20,14 @@ from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
 from architect.core.wire import text
-from architect.daemon import claims, images, status
+from architect.daemon import claims, images, starts, status
 from architect.daemon.checkpoint import contents
 from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.moves.retrieving import stored_in
+from architect.daemon.moves.starting import Starting
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
@@ -122,6 +123,7 @@ class Arrivals:
         depot: Depot,
         fetch: Fetch,
         retrieve: Retrieve | None,
+        starting: Starting | None,
         metrics: Metrics,
         tell: Tell,
         patience_seconds: float,
@@ -133,6 +135,7 @@ class Arrivals:
         self._depot = depot
         self._fetch = fetch
         self._retrieve = retrieve
+        self._starting = starting
         self._metrics = metrics
         self._tell = tell
         self._bounds = Bounds(capture_seconds=patience_seconds)
@@ -285,7 +288,7 @@ class Arrivals:
         if decided is not None and decided.has_come:
             return Outcome(is_restored=False, reason="AlreadyRestored", message="it has run since")
         known = self._store.get(ref.uid)
-        if known is not None and known.owner is None:
+        if known is not None and known.owner is None and known.policy.start_from is None:
             return Outcome(is_restored=False, reason="NoController")  # no call leaves the node
         deadline = time.monotonic() + ANSWER_SECONDS
         claimed: Decided | None = None
@@ -297,10 +300,13 @@ class Arrivals:
             newcomer = claims.newcomer_of(value, has_started=False)
             if views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
-            if (never := claims.never(newcomer)) is not None:
+            if (source := starts.source_of(value)) is not None:
+                found = self._start_from(source, ref, value, newcomer, pod)
+            elif (never := claims.never(newcomer)) is not None:
                 log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
                 return Outcome(is_restored=False, reason=never.reason, message=never.message)
-            found = self._wait_for(value, newcomer, pod)
+            else:
+                found = self._wait_for(value, newcomer, pod)
             if isinstance(found, Fresh):
                 return self._fresh(ref, known, found)
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
@@ -351,16 +357,38 @@ class Arrivals:
             asked_at=asked_at,
         )
 
-    def _wait_for(self, value: JsonObject, newcomer: Newcomer, pod: _Pod) -> JsonObject | Fresh:
-        """Return the claimed checkpoint, or why there is none. Raises ArchitectError."""
-        assert newcomer.identity is not None  # else claims.never() has spoken
-        owner = newcomer.identity.owner
+    def _start_from(
+        self, source: str, ref: ObjectRef, value: JsonObject, newcomer: Newcomer, pod: _Pod
+    ) -> JsonObject | Fresh:
+        """Return the claimed checkpoint of a PersistentCheckpoint, or why there is none."""
+        if self._starting is None:
+            return Fresh(
+                reason="NoStore",
+                message=f"PersistentCheckpoint {source}: this node is configured for no object "
+                "store",
+            )
+        return self._starting.claim(
+            ref,
+            value,
+            newcomer,
+            name=source,
+            node=self._this_node(),
+            is_leaving=lambda: pod.is_leaving,
+        )
+
+    def _this_node(self) -> Node:
         needs = self._node_facts.requirements
-        node = Node(
+        return Node(
             architecture=needs.architecture,
             cpu_features=frozenset(needs.cpu_features),
             criu=needs.criu,
         )
+
+    def _wait_for(self, value: JsonObject, newcomer: Newcomer, pod: _Pod) -> JsonObject | Fresh:
+        """Return the claimed checkpoint, or why there is none. Raises ArchitectError."""
+        assert newcomer.identity is not None  # else claims.never() has spoken
+        owner = newcomer.identity.owner
+        node = self._this_node()
         family = views.Family.of(value, owner)
         started, told = time.monotonic(), ""
         while True:

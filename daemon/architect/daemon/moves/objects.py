@@ -129,6 +129,15 @@ def stored_at(bucket: str, found: Uploaded) -> dict[str, Any]:
     }
 
 
+def source_of(persistent: JsonObject) -> dict[str, Any]:
+    """Return where what a PersistentCheckpoint stands for lies, for who starts from it.
+
+    Not its key, which the operator finds in the PersistentCheckpoint alone.
+    """
+    s3 = persistent["status"]["location"]["s3"]
+    return {"s3": {key: s3[key] for key in ("bucket", "key", "manifestSha256")}}
+
+
 def stored(bucket: str, found: Uploaded) -> Said:
     """Return what is said once a pod does not need its node any more."""
     size, took = checkpoints.size_text(found.stored_bytes), durations.render(found.seconds)

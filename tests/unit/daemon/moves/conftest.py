@@ -21,6 +21,7 @@ from architect.daemon.moves import departures as departing
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.observation import KeeperPod
 from architect.daemon.registry import Registry
@@ -143,6 +144,7 @@ class Node:
             depot=self.depot,
             fetch=lambda *a, **k: self.fetch(*a, **k),
             retrieve=lambda *a, **k: self.retrieve(*a, **k),
+            starting=Starting(self.api, node="node1", patience_seconds=5),
             metrics=self.metrics,
             tell=self._tell,
             patience_seconds=20,
