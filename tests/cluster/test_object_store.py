@@ -73,28 +73,36 @@ def _location(app: Workload, old: Pod) -> dict[str, Any]:
     return location
 
 
-def test_a_pod_goes_on_though_its_nodes_copy_is_lost(architect: Cluster, namespace: str) -> None:
+@pytest.mark.parametrize("lost", sized(["the copy"], ["the copy", "the machine"]))
+def test_a_pod_goes_on_without_its_node(architect: Cluster, namespace: str, lost: str) -> None:
     with workload(architect, namespace, "outlives", mebibytes=MIB) as app:
+        count = len(architect.nodes)
         with _left_and_stored(app) as (old, identity, node):
             uid = old["metadata"]["uid"]
             assert {"peer", "s3"} <= set(_location(app, old))
             held = _in_store(architect, uid)
             assert len(held) >= 1 + MIB // 8, held
             assert sum(path.endswith("/manifest.json") for path in held) == 1
-            node.machine.exec(["rm", "-rf", f"{names.CHECKPOINTS}/{uid}"])
+            if lost == "the machine":
+                node.machine.destroy()
+            else:
+                node.machine.exec(["rm", "-rf", f"{names.CHECKPOINTS}/{uid}"])
             for other in architect.nodes:
                 if other.name != node.name:
                     app.kubectl("uncordon", other.name)
-            (new,) = moves.ready(app, apart_from=[old])
+            (new,) = moves.ready(app, apart_from=[old], seconds=300)
             assert moves.answer(app, new)["identity"] == identity
             assert new["spec"]["nodeName"] != node.name
         assert moves.ended(app, old)["Restored"] == ("True", "Restored")
         found = moves.checkpoint(app, old)
         assert found is not None
-        release_ = found["status"]["keyRelease"]
-        assert release_["publicKey"] == found["status"]["claimedBy"]["publicKey"]
+        given = found["status"]["keyRelease"]
+        assert given["publicKey"] == found["status"]["claimedBy"]["publicKey"]
         eventually(lambda: not _in_store(architect, uid), what="the data goes once the pod goes on")
         assert _condition(app, old, "Stored") == "False"
+        if lost == "the machine":
+            architect.up(count)
+            release.install(architect)
         moves.nothing_left(app, [old])
 
 
@@ -121,19 +129,3 @@ def test_data_goes_with_its_checkpoint(architect: Cluster, namespace: str) -> No
             eventually(lambda: not _in_store(architect, uid), what="the data is gone")
         (new,) = moves.ready(app, apart_from=[old])
         assert moves.answer(app, new)["identity"] != identity
-
-
-@pytest.mark.parametrize("_", sized([], ["once"]))
-def test_a_pod_goes_on_after_the_end_of_its_machine(
-    architect: Cluster, namespace: str, _: str
-) -> None:
-    with workload(architect, namespace, "survives", mebibytes=MIB) as app:
-        with _left_and_stored(app) as (old, identity, node):
-            count = len(architect.nodes)
-            node.machine.destroy()
-            for other in architect.nodes:
-                app.kubectl("uncordon", other.name)
-            (new,) = moves.ready(app, apart_from=[old], seconds=300)
-            assert moves.answer(app, new)["identity"] == identity
-        architect.up(count)
-        release.install(architect)

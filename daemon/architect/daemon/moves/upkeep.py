@@ -96,10 +96,15 @@ def decide_listed(
     node: str,
     is_here: bool,
     is_working: bool,
+    is_leaving: bool,
     age_seconds: float,
     ttl_seconds: float,
 ) -> Listed:
-    """Return what becomes of a Checkpoint of a pod that moves; *is_here*: on this node's disk."""
+    """Return what becomes of a Checkpoint of a pod that moves; *is_here*: on this node's disk.
+
+    *is_leaving*: its pod has not ended yet. The capture that an earlier daemon began is then begun
+    again, by who watches the pods or by the runtime, which has been asked to end it.
+    """
     if (checkpoint.get("spec") or {}).get("trigger") not in offers.MIGRATIONS:
         return Listed.KEEP
     status = checkpoint.get("status") or {}
@@ -109,7 +114,7 @@ def decide_listed(
     if is_working or is_here:
         return Listed.KEEP
     if not objects.is_known(checkpoint, checkpoints.CAPTURED):
-        return Listed.CUT
+        return Listed.KEEP if is_leaving else Listed.CUT
     if age_seconds > OVER * ttl_seconds:
         return Listed.REMOVE
     is_stored = objects.is_true(checkpoint, checkpoints.STORED)
@@ -248,10 +253,15 @@ class Upkeep:
                 node=self._node,
                 is_here=uid in here,
                 is_working=self._departures.is_working(uid),
+                is_leaving=self._is_leaving(uid),
                 age_seconds=0.0 if created is None else now - created,
                 ttl_seconds=self._ttl_seconds,
             )
             self._apply(value, decision)
+
+    def _is_leaving(self, uid: str) -> bool:
+        pod = self._store.get(uid)
+        return pod is not None and pod.is_terminating
 
     def _apply(self, value: JsonObject, decision: Listed) -> None:
         if decision is Listed.KEEP:

@@ -79,12 +79,13 @@ def test_a_saved_pod(value: Json | None, age: float, decision: Saved) -> None:
     ],
 )
 def test_a_checkpoint(value: Json, is_here: bool, age: float, decision: Listed) -> None:
-    def decide(*, is_working: bool) -> Listed:
+    def decide(*, is_working: bool = False, is_leaving: bool = False) -> Listed:
         return upkeep.decide_listed(
             value,
             node="node1",
             is_here=is_here,
             is_working=is_working,
+            is_leaving=is_leaving,
             age_seconds=age,
             ttl_seconds=3600,
         )
@@ -92,6 +93,8 @@ def test_a_checkpoint(value: Json, is_here: bool, age: float, decision: Listed) 
     assert decide(is_working=False) is decision
     if decision in (Listed.CUT, Listed.LOST):
         assert decide(is_working=True) is Listed.KEEP
+    if decision is Listed.CUT:
+        assert decide(is_leaving=True) is Listed.KEEP
 
 
 def test_one_that_was_moved_to_a_pod_of_the_same_node_is_not_lost(node: Any) -> None:
@@ -148,13 +151,32 @@ def test_a_daemon_that_ended_before_the_pod_had_left_says_so(
         node.until(node.departures._job(node.ref("old")).done)
     assert node.files() == ["checkpoints/uid-old.partial"]
     node.restart()
-    node.watched("old")
+    node.gone("old")
+    node.watched()
     node.upkeep.run()
     assert node.conditions("old") == {
         "Captured": "False DaemonEnded",
         "Failed": "True CaptureFailed",
     }
     assert node.files() == []
+
+
+def test_a_capture_that_an_earlier_daemon_began_waits_for_who_begins_it_again(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(node.keeper, "depart", killed)
+        node.pod("old")
+        node.delete("old")
+        node.until(node.departures._job(node.ref("old")).done)
+    node.restart()
+    node.watched("old")
+    node.upkeep.run()  # before anybody has asked the new daemon
+    assert node.conditions("old") == {"Captured": "Unknown Capturing"}
+    assert node.leaving("old")["captured"] is True
 
 
 def test_a_capture_under_way_is_left_alone(node: Any) -> None:
