@@ -1,4 +1,4 @@
-"""Whether somebody else may do something: the API server's own answer, by all of its authorizers."""
+"""Whether somebody else may do something, by the API server's own word."""
 
 from __future__ import annotations
 

@@ -164,7 +164,11 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         (names.START_FROM, "", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "Warm_1", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "a" * 254, "the name of a PersistentCheckpoint"),
-        (names.START_FROM, "shop/warm", "the name of a PersistentCheckpoint in the pod's namespace"),
+        (
+            names.START_FROM,
+            "shop/warm",
+            "the name of a PersistentCheckpoint in the pod's namespace",
+        ),
         (names.START_FROM, "../warm", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "warm,hot", "the name of a PersistentCheckpoint"),
         (names.RUNTIME, "crun", "runc, runsc"),
