@@ -312,12 +312,13 @@ def test_the_daemon_of_the_chosen_node_tells_of_its_capture(warm: Warm) -> None:
 
 
 def test_no_other_daemon_writes_anything_of_it(warm: Warm) -> None:
-    for status in (
+    changes: list[dict[str, Any]] = [
         {"size": "2Mi"},
         {"location": {"s3": S3}},
         {"capturedAt": "2001-01-01T00:00:00Z"},
         {"conditions": []},
-    ):
+    ]
+    for status in changes:
         warm.refuses(warm.other, "chosen there", **status)
     warm.refuses(warm.unbound, "names no node", size="2Mi")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from architect.daemon.vault.store import Store
-from support.s3server import BUCKET, Server
 
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.vault.store import Store
 from support.checkpointdirs import fill
 from support.issuer import Issuer
+from support.s3server import BUCKET, Server
 from support.vaults import FILES, ID, Vaults
 
 

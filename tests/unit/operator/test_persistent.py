@@ -13,6 +13,7 @@ from architect.core import pods as admission
 from architect.kube import checkpoints
 from architect.kube.conditions import Status
 from architect.operator import persistent
+from architect.operator.persistent import Query
 from architect.operator.plan import Declare, Expire
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -201,7 +202,7 @@ def test_a_pod_that_sleeps_or_whose_annotations_changed_is_a_managed_one():
     assert answer(choose(wanted(), found)) == (Status.TRUE, "PodChosen")
 
 
-BY_LABELS = {"selector": {"matchLabels": {"app": "web"}}}
+BY_LABELS: Object = {"selector": {"matchLabels": {"app": "web"}}}
 
 
 def test_of_several_pods_the_oldest_that_can_be_saved_is_chosen():
@@ -239,10 +240,10 @@ def test_a_pod_of_another_namespace_or_name_or_label_is_never_chosen():
 
 def test_the_pods_are_asked_for_by_name_or_by_all_labels():
     found = persistent.query_of(wanted(), has_store=True)
-    assert (found.namespace, found.name, found.labels) == ("shop", "web-0", "")
+    assert found == Query(namespace="shop", name="web-0")
     value = wanted(selector={"matchLabels": {"b/c": "", "a": "x"}})
     found = persistent.query_of(value, has_store=True)
-    assert (found.namespace, found.name, found.labels) == ("shop", "", "a=x,b/c=")
+    assert found == Query(namespace="shop", labels="a=x,b/c=")
 
 
 @pytest.mark.parametrize(

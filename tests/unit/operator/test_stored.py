@@ -41,7 +41,7 @@ def checkpoint(uid: str = "uid-old", *, is_stored: bool = True, **said: str) -> 
 
 def persistent(uid: str = "pc-uid", *, is_stored: bool = True, **said: str) -> dict[str, Any]:
     """Return one of the same pod as :func:`checkpoint`'s."""
-    value = checkpoint(is_stored=is_stored, **said)
+    value = checkpoint("uid-old", is_stored=is_stored, **said)
     value["kind"] = "PersistentCheckpoint"
     value["metadata"] |= {"name": "warm", "uid": uid}
     value["spec"] = {"podName": "web"}
@@ -53,7 +53,7 @@ def persistent(uid: str = "pc-uid", *, is_stored: bool = True, **said: str) -> d
 
 def start(**said: str) -> dict[str, Any]:
     """Return a Checkpoint by which a pod starts from :func:`persistent`."""
-    value = checkpoint(**said)
+    value = checkpoint("uid-old", is_stored=True, **said)
     value["metadata"]["name"] = "web-new-start"
     value["spec"] |= {"trigger": "Request", "startFrom": {"name": "warm", "uid": "pc-uid"}}
     return value
