@@ -1,4 +1,4 @@
-"""Each daemon is held to its own node in Checkpoints' status, by a real API server.
+"""Each daemon is held to its own node in the status of our objects, by a real API server.
 
 Here a test writes as two daemons, with tokens that are bound to their pods: what they do in earnest
 passes, and what only somebody does who has stolen one of them is refused by name.
@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from architect.core.errors import ArchitectError
 from architect.daemon.moves import objects
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import Capture, CheckpointSpec, Requirements, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict, Forbidden
-from architect.kube.resources import CHECKPOINTS, ObjectRef
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef
 from lab.cluster import Cluster
 from support.daemontokens import as_daemon, daemons_by_node, open_as, with_token
 from support.workloads import eventually
@@ -206,3 +207,152 @@ def test_a_daemon_that_writes_besides_keeps_what_the_operator_said(stage: Stage)
 
 def test_a_token_without_a_pod_writes_nothing(stage: Stage) -> None:
     stage.refuses(stage.unbound, "names no node", size="2Mi")
+
+
+# PersistentCheckpoints
+
+S3 = {
+    "bucket": "pods", "key": "a/b/manifest.json", "manifestSha256": "0" * 64,
+    "wrappedKey": "AAAA", "keyID": "00",
+}  # fmt: skip
+
+
+@dataclass
+class Warm:
+    """A PersistentCheckpoint for which the operator has chosen a pod on one daemon's node."""
+
+    saver: Daemon
+    other: Daemon
+    unbound: Api
+    administrator: Api
+    ref: ObjectRef
+
+    def status(self) -> dict[str, Any]:
+        value = self.administrator.get(
+            PERSISTENT_CHECKPOINTS, self.ref.name, namespace=self.ref.namespace
+        )
+        return dict(value.get("status") or {})
+
+    def write(self, who: Daemon | Api, **status: Any) -> None:
+        api = who.api if isinstance(who, Daemon) else who
+        api.patch(self.ref, {"status": status}, subresource="status")
+
+    def say(self, who: Daemon | Api, *said: Condition, **fields: Any) -> None:
+        """Write as the parts do: all conditions at once."""
+        api = who.api if isinstance(who, Daemon) else who
+        value = api.get(PERSISTENT_CHECKPOINTS, self.ref.name, namespace=self.ref.namespace)
+        checkpoints.set_status(api, value, *said, fields=fields)
+
+    def refuses(self, who: Daemon | Api, what: str, **status: Any) -> None:
+        before = self.status()
+        with pytest.raises(Forbidden, match=what):
+            self.write(who, **status)
+        assert self.status() == before
+
+
+@pytest.fixture
+def warm(theme: str, daemons: tuple[Daemon, Daemon, Api, Api]) -> Iterator[Warm]:
+    saver, other, unbound, administrator = daemons
+    name = f"warm-{secrets.token_hex(4)}"
+    ref = ObjectRef(resource=PERSISTENT_CHECKPOINTS, namespace=theme, name=name)
+    value = {
+        "apiVersion": PERSISTENT_CHECKPOINTS.api_version,
+        "kind": PERSISTENT_CHECKPOINTS.kind,
+        "metadata": {"name": name},
+        # The operator that is there finds no such pod, and says so beside us.
+        "spec": {"podName": f"none-{name}"},
+    }
+    administrator.create(ref, value)
+    found = Warm(saver=saver, other=other, unbound=unbound, administrator=administrator, ref=ref)
+    chosen = Condition(type=checkpoints.ACCEPTED, status=Status.TRUE, reason="PodChosen")
+
+    def is_chosen() -> bool:
+        pod = {"name": "web-0", "uid": "saved-uid"}
+        try:
+            found.say(administrator, chosen, podRef=pod, node=saver.node)
+        except Conflict:
+            return False
+        return True
+
+    def is_guarded() -> bool:
+        try:
+            found.write(unbound, size="1Mi")
+        except Forbidden:
+            return True
+        return False
+
+    eventually(is_chosen, what="the pod to be chosen")
+    eventually(is_guarded, what="the admission policy to be enforced")
+    yield found
+    administrator.delete(ref)
+
+
+def test_the_daemon_of_the_chosen_node_tells_of_its_capture(warm: Warm) -> None:
+    def tells() -> bool:
+        said = [
+            Condition(type=kind, status=Status.TRUE, reason="Captured")
+            for kind in (checkpoints.CAPTURED, checkpoints.STORED, checkpoints.AVAILABLE)
+        ]
+        try:
+            warm.say(
+                warm.saver, *said, location={"s3": S3}, bytes=1, size="1", containers=["app"],
+                capturedAt="2030-01-01T00:00:00Z", templateHash="v1:0", formatVersion=1,
+            )  # fmt: skip
+        except Conflict:
+            return False
+        return True
+
+    eventually(tells, what="a capture to be told of")
+    assert warm.status()["location"]["s3"] == S3
+    # The operator's part, which no daemon has.
+    warm.write(warm.administrator, lastUsedAt="2030-01-02T00:00:00Z")
+    warm.refuses(warm.saver, "lastUsedAt", lastUsedAt="2031-01-01T00:00:00Z")
+    warm.refuses(warm.saver, "lastUsedAt", lastUsedAt=None)
+    warm.refuses(warm.other, "chosen there", location={"s3": {"wrappedKey": "BBBB"}})
+
+
+def test_no_other_daemon_writes_anything_of_it(warm: Warm) -> None:
+    changes: list[dict[str, Any]] = [
+        {"size": "2Mi"},
+        {"location": {"s3": S3}},
+        {"capturedAt": "2001-01-01T00:00:00Z"},
+        {"conditions": []},
+    ]
+    for status in changes:
+        warm.refuses(warm.other, "chosen there", **status)
+    warm.refuses(warm.unbound, "names no node", size="2Mi")
+
+
+def test_no_daemon_chooses_the_pod(warm: Warm) -> None:
+    """Whose a key is follows from it."""
+    what = "chooses the pod|is chosen once"
+    for change in (
+        {"podRef": {"uid": "another"}},
+        {"podRef": {"name": "another"}},
+        {"node": warm.other.node},
+        {"podRef": None, "node": None},
+    ):
+        with pytest.raises(ArchitectError, match=what):
+            warm.write(warm.saver, **change)
+    assert warm.status()["podRef"] == {"name": "web-0", "uid": "saved-uid"}
+    assert warm.status()["node"] == warm.saver.node
+    said = Condition(type=checkpoints.ACCEPTED, status=Status.FALSE, reason="No")
+    with pytest.raises(Forbidden, match="condition Accepted"):
+        warm.say(warm.saver, said)
+    warm.refuses(warm.saver, "condition Accepted", conditions=[])
+
+
+def test_a_persistent_checkpoint_without_a_chosen_pod_is_no_daemons(theme: str, warm: Warm) -> None:
+    ref = ObjectRef(resource=PERSISTENT_CHECKPOINTS, namespace=theme, name=f"{warm.ref.name}-2")
+    value = {
+        "apiVersion": PERSISTENT_CHECKPOINTS.api_version,
+        "kind": PERSISTENT_CHECKPOINTS.kind,
+        "metadata": {"name": ref.name},
+        "spec": {"podName": f"none-{ref.name}"},
+    }
+    warm.administrator.create(ref, value)
+    mine = {"podRef": {"name": "web-0", "uid": "u"}, "node": warm.saver.node}
+    for status in ({"size": "1Mi"}, mine):
+        with pytest.raises(Forbidden, match="chosen there"):
+            warm.saver.api.patch(ref, {"status": status}, subresource="status")
+    warm.administrator.delete(ref)

@@ -174,6 +174,9 @@ def test_a_claim_is_given_up_before_another_takes_it(api, namespace):
         ({"podName": "a", "selector": {"matchLabels": {"a": "b"}}}, False),
         ({"selector": {"matchLabels": {}}}, False),
         ({"podName": "web-0", "retention": {"ttl": "a week"}}, False),
+        ({"podName": "web-0", "retention": {"ttl": "168h", "unusedFor": "24h"}}, True),
+        ({"podName": "web-0", "retention": {}}, False),
+        ({"podName": "shop/web-0"}, False),
     ],
 )
 def test_a_persistent_checkpoint_names_one_source(api, namespace, spec, is_fine):
@@ -183,3 +186,112 @@ def test_a_persistent_checkpoint_names_one_source(api, namespace, spec, is_fine)
         return
     with pytest.raises(Rejected):
         create(api, PERSISTENT_CHECKPOINTS, value, namespace=namespace)
+
+
+START = {"name": "warm", "uid": "u"}
+
+
+@pytest.mark.parametrize(
+    ("more", "refusal"),
+    [
+        ({"trigger": "Request", "startFrom": START}, None),
+        ({"trigger": "Request"}, "nowhere else"),
+        ({"startFrom": START}, "nowhere else"),
+        ({"trigger": "Request", "startFrom": {"name": "warm"}}, "uid"),
+        ({"trigger": "Request", "startFrom": {**START, "name": "shop/warm"}}, "name"),
+        (
+            {
+                "trigger": "Request",
+                "startFrom": START,
+                "owner": {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "u"},
+            },
+            "no owner",
+        ),
+    ],
+)
+def test_a_start_is_a_request_and_says_from_which_one(api, namespace, more, refusal):
+    value = spec_of(namespace, **more)
+    if refusal is None:
+        stored = create(api, CHECKPOINTS, value, namespace=namespace)
+        with pytest.raises(Rejected, match="spec is immutable"):
+            api.patch(
+                ObjectRef.of(CHECKPOINTS, stored), {"spec": {"startFrom": {"uid": "another"}}}
+            )
+        return
+    with pytest.raises(Rejected, match=refusal):
+        create(api, CHECKPOINTS, value, namespace=namespace)
+
+
+S3 = {
+    "bucket": "pods", "key": "shop/u/manifest.json", "manifestSha256": "0" * 64,
+    "wrappedKey": "AAAA", "keyID": "0123456789abcdef",
+}  # fmt: skip
+
+
+@pytest.fixture
+def warm(api: Api, namespace: str) -> dict[str, Any]:
+    value = persistent(podName="web-0")
+    found: dict[str, Any] = create(api, PERSISTENT_CHECKPOINTS, value, namespace=namespace)
+    return found
+
+
+def write(api: Api, value: dict[str, Any], **status: Any) -> dict[str, Any]:
+    ref = ObjectRef.of(PERSISTENT_CHECKPOINTS, value)
+    return dict(api.patch(ref, {"status": status}, subresource="status")["status"])
+
+
+@pytest.mark.parametrize(
+    ("location", "is_fine"),
+    [
+        ({"s3": S3}, True),
+        ({}, False),
+        ({"s3": {k: v for k, v in S3.items() if k != "wrappedKey"}}, False),
+        ({"s3": {k: v for k, v in S3.items() if k != "keyID"}}, False),
+        ({"s3": {k: v for k, v in S3.items() if k != "manifestSha256"}}, False),
+        ({"s3": {**S3, "manifestSha256": ""}}, False),
+        ({"s3": {**S3, "wrappedKey": "not base64"}}, False),
+    ],
+)
+def test_a_persistent_checkpoint_lies_in_the_object_store_with_its_key(
+    api, warm, location, is_fine
+):
+    if is_fine:
+        assert write(api, warm, location=location)["location"] == location
+        return
+    with pytest.raises(Rejected):
+        write(api, warm, location=location)
+
+
+@pytest.mark.parametrize("place", [{"peer": {"node": "n", "id": "i"}}, {"node": {"name": "n"}}])
+def test_a_persistent_checkpoint_lies_nowhere_else(api, warm, place):
+    found = write(api, warm, location={"s3": S3, **place})
+    assert found["location"] == {"s3": S3}, "an unknown field is dropped"
+
+
+def test_a_persistent_checkpoint_that_is_available_has_a_location(api, warm):
+    ready = Condition(type=AVAILABLE, status=Status.TRUE, reason="Stored")
+    with pytest.raises(Rejected, match="has a location"):
+        checkpoints.set_status(api, warm, ready)
+    checkpoints.set_status(api, warm, ready, fields={"location": {"s3": S3}})
+
+
+def test_the_pod_of_a_persistent_checkpoint_is_chosen_once_and_with_its_node(api, warm):
+    chosen = {"name": "web-0", "uid": "u"}
+    for half in ({"podRef": chosen}, {"node": "n"}):
+        with pytest.raises(Rejected, match="is on a node"):
+            write(api, warm, **half)
+    write(api, warm, podRef=chosen, node="n")
+    for change in (
+        {"podRef": {"uid": "another"}},
+        {"podRef": {"name": "another"}},
+        {"node": "another"},
+        {"podRef": None, "node": None},
+    ):
+        with pytest.raises(Rejected, match="chosen once"):
+            write(api, warm, **change)
+    found = write(
+        api, warm, podRef=chosen, node="n", containers=["app"], templateParts={"a": "b"},
+        lastUsedAt="2030-01-01T00:00:00Z",
+    )  # fmt: skip
+    assert found["containers"] == ["app"]
+    assert found["lastUsedAt"] == "2030-01-01T00:00:00Z"

@@ -1,4 +1,4 @@
-"""The shell blocks of README, examples, operations and migration page, as a reader would type them.
+"""The shell blocks of README, examples and three pages, as a reader would type them.
 
 Run as they stand, apart from four kinds: ``make`` goals must exist (CI runs the two that matter),
 the chart is installed already, so ``helm install``, ``upgrade`` and ``uninstall`` are dry runs
@@ -160,6 +160,24 @@ def test_the_migration_page(
     moved = [c for c in json.loads(listed)["items"] if c["spec"]["trigger"] == "Eviction"]
     conditions = [c for one in moved for c in one["status"]["conditions"]]
     assert ("Restored", "True") in [(c["type"], c["status"]) for c in conditions], moved
+
+
+@pytest.mark.timeout(600)
+def test_the_page_on_persistent_checkpoints(
+    architect: Cluster, namespace: str, shell: Mapping[str, str]
+) -> None:
+    _prepare_examples(architect, namespace)
+    follow(ROOT / "docs" / "persistent-checkpoints.md", shell)
+    # The page deletes what the pods started from; these stay with the pods.
+    listed = architect.kubectl("-n", namespace, "get", "checkpoints", "-o", "json")
+    started = [c for c in json.loads(listed)["items"] if "startFrom" in c["spec"]]
+    restored = [
+        c["metadata"]["name"]
+        for c in started
+        for said in c["status"]["conditions"]
+        if (said["type"], said["status"]) == ("Restored", "True")
+    ]
+    assert len(restored) >= 3, started
 
 
 @pytest.mark.timeout(600)

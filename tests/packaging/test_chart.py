@@ -20,12 +20,13 @@ from architect.api import names
 from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
 from architect.daemon.peer import addresses
+from architect.kube import checkpoints
 from architect.kube.rbac import Rule, flatten
 from architect.objectstore.settings import StoreSettings
 from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
-from architect.operator import signing_requests
+from architect.operator import signing_requests, starts
 from architect.webhook import __main__ as webhook_main
 from architect.webhook import rbac as webhook_rbac
 from lab import release as lab_release
@@ -528,6 +529,43 @@ def test_crds_are_kept_and_can_be_left_out(render):
     assert not [o for o in render({"crds": {"enabled": False}}) if o["kind"] == kind]
 
 
+def test_each_daemon_writes_of_persistent_checkpoints_of_its_own_node_alone(render):
+    objects = render({"nameOverride": "other"}, release="blue")
+    name = "blue-other-daemon-persistent"
+    policy = find(objects, "ValidatingAdmissionPolicy", name)["spec"]
+    beside = find(objects, "ValidatingAdmissionPolicy", "blue-other-daemon")["spec"]
+    assert policy["matchConditions"] == beside["matchConditions"]
+    assert policy["variables"] == beside["variables"][:1]
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    (like,) = beside["matchConstraints"]["resourceRules"]
+    assert rule == {**like, "resources": ["persistentcheckpoints/status"]}
+    assert policy["failurePolicy"] == "Fail"
+    status = find(objects, "CustomResourceDefinition", "persistentcheckpoints.architect.dev")[
+        "spec"
+    ]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    named = set(re.findall(r"\.\?status\.\?(\w+)", str(policy)))
+    assert named == {"node", "podRef", "lastUsedAt", "conditions"}
+    assert named <= status.keys()
+    assert f"c.type == '{checkpoints.ACCEPTED}'" in str(policy)
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"]
+    assert binding == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_who_may_restore_is_bound_by_nobody_and_part_of_no_other_role(render):
+    objects = render()
+    role = find(objects, "ClusterRole", "architect-restorer")
+    assert flatten(role["rules"]) == {
+        (names.GROUP, "persistentcheckpoints", "", starts.VERB),
+    }
+    assert not [k for k in role["metadata"]["labels"] if k.startswith("rbac.")]
+    assert "annotations" not in role["metadata"]
+    for value in objects:
+        if value["kind"] in ("RoleBinding", "ClusterRoleBinding"):
+            assert value["roleRef"]["name"] != "architect-restorer"
+        if value["kind"] in ("Role", "ClusterRole") and value is not role:
+            assert not [r for r in flatten(value["rules"]) if r[3] in (starts.VERB, "*")]
+
+
 def test_the_crds_are_rendered_as_they_are_in_the_source(render):
     for path in (ROOT / "crds").glob("*.yaml"):
         source = yaml.safe_load(path.read_text())
@@ -585,7 +623,7 @@ def test_nobody_but_the_operator_may_sign_or_read_the_authority_and_the_keys(ren
                 assert is_operator and name
             if resource == "configmaps" and verb != "get":
                 assert is_operator
-            if resource == "checkpoints/status":
+            if resource in ("checkpoints/status", "persistentcheckpoints/status"):
                 assert value["metadata"]["name"] in ("architect-operator", "architect-daemon")
             if resource.startswith("certificatesigningrequests/"):
                 assert is_operator

@@ -44,8 +44,6 @@ QUICK_SECONDS: Final = 1.0
 
 _DOES_NO_MORE: Final = MappingProxyType(
     {
-        names.START_FROM: "only opts the pod in: this version starts nothing from a "
-        "PersistentCheckpoint",
         names.PRIORITY: "has no effect: in this version no pod goes first",
     }
 )
@@ -138,6 +136,11 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
             reader.warn(f"{key} {text}")
     if chosen_class == names.RUNTIME_CLASS_GVISOR:
         idle = _without_idle_time(reader, idle)
+    if start_from is not None and moves:
+        reader.warn(
+            f"{names.MIGRATE} has no effect beside {names.START_FROM}: the pod starts from "
+            f"PersistentCheckpoint {start_from}, and does not move"
+        )
     if chosen_class == names.RUNTIME_CLASS_GVISOR or start_from is not None:
         # A gVisor pod does not move; a PersistentCheckpoint is the only source of its pod's state.
         migrate = Migrate.NEVER

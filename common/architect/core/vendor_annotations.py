@@ -98,10 +98,6 @@ def read(reader: Reader, *, runtime_class: str | None) -> Reading:
             if key in reader.annotations and key not in (MANAGED_CONTAINERS, MANAGED_POD):
                 reader.warn(f"{key} has no effect: no container of the pod is managed")
         return Reading(warnings=tuple(reader.warnings))
-    if start_from is not None:
-        reader.warn(
-            f"{START_FROM} has no effect: this version starts nothing from a PersistentCheckpoint"
-        )
     if gvisor and idle:
         reader.warn(f"{SCALEDOWN_DURATIONS} has no effect: a gVisor pod does not sleep by itself")
     for name, seconds in delays.items():

@@ -29,7 +29,7 @@ MAX_POD_NAME_CHARS: Final = 240
 """Leaves room for the uid's part in the 253 characters of a name."""
 
 ACCEPTED: Final = "Accepted"
-"""Of a PersistentCheckpoint: whether it will be carried out."""
+"""Of a PersistentCheckpoint: whether the operator chose a pod to save."""
 CAPTURED: Final = "Captured"
 """Whether the whole image has been written."""
 AVAILABLE: Final = "Available"
@@ -109,10 +109,11 @@ class Capture:
     """Step to seconds: ``drain``, ``dump``, …"""
 
 
-START_SUFFIX: Final = "-start"
-"""Of the checkpoint by which a pod starts from a PersistentCheckpoint."""
 MOVE_SUFFIX: Final = "-move"
 """A pod that leaves while it sleeps has two checkpoints: one ends with it, one does not."""
+
+START_SUFFIX: Final = "-start"
+"""Of the checkpoint by which a pod starts from a PersistentCheckpoint: ``spec.startFrom``."""
 
 
 def name_of(pod: ObjectRef, *, trigger: Trigger = Trigger.SLEEP) -> str:

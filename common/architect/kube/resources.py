@@ -71,6 +71,14 @@ SIGNERS: Final = Resource(
     is_namespaced=False,
 )
 """No objects: RBAC names a signer so."""
+SUBJECT_ACCESS_REVIEWS: Final = Resource(
+    group="authorization.k8s.io",
+    version="v1",
+    plural="subjectaccessreviews",
+    kind="SubjectAccessReview",
+    is_namespaced=False,
+)
+"""Nothing is kept of them: whoever creates one is answered in its status."""
 MUTATING_WEBHOOKS: Final = Resource(
     group="admissionregistration.k8s.io",
     version="v1",

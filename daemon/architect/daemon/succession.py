@@ -7,12 +7,11 @@ FormatError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from architect.api import names
 from architect.api.policy import Migrate
-from architect.core import podspec
+from architect.core import podspec, volumes
 from architect.core.podspec import Object
 from architect.daemon import owners
 from architect.daemon.owners import EXPECTED, Leaving, Succession
@@ -26,18 +25,12 @@ __all__ = [
     "refused_by_policy",
     "refused_by_volumes",
     "trigger_of",
-    "writable_volumes",
 ]
 
 NODE_SHUTDOWN_REASONS: Final = frozenset({"NodeShutdown", "Shutdown", "Terminated"})
 """``status.reason`` by which kubelets of different ages tell of a node that shuts down."""
 
 _BY_KUBELET: Final = "TerminationByKubelet"
-
-_HARMLESS_VOLUMES: Final = frozenset(
-    {"configMap", "downwardAPI", "emptyDir", "image", "projected", "secret"}
-)
-"""Made anew for each pod by kubelet, or part of what is captured (emptyDir)."""
 
 
 def judge(leaving: Leaving, *, migrate: Migrate, trigger: Trigger | None = None) -> Succession:
@@ -92,50 +85,13 @@ def refused_by_volumes(pod: Object) -> Succession | None:
 
     Memory must not meet data that has changed since, or data that is not there at all.
     """
-    found = [f"{name} ({kind})" for name, kind in writable_volumes(pod)]
+    found = volumes.named(pod)
     if not found:
         return None
     return _refused(
-        "PersistentVolume",
-        f"memory does not move without its data: writable volume {', '.join(found)}",
+        volumes.PERSISTENT_VOLUME,
+        f"memory does not move without its data: writable volume {found}",
     )
-
-
-def writable_volumes(pod: Object) -> tuple[tuple[str, str], ...]:
-    """Return name and kind of each volume whose data the pod can change and that is not its own.
-
-    Data outlives the pod (claims, network file systems), stays on the node (hostPath) or ends with
-    the pod and is not captured (an ephemeral claim, an inline CSI volume): in each case the
-    successor's memory would not fit what it finds. A kind that is not known counts among these. A
-    volume is read-only if it says so itself or if every mount of it does, init containers included:
-    they run again, and before the memory is back.
-    """
-    written = frozenset(_written_volumes(pod))
-    return tuple(
-        (name, kind)
-        for name, kind, source in _volumes(pod)
-        if kind not in _HARMLESS_VOLUMES and name in written and source.get("readOnly") is not True
-    )
-
-
-def _volumes(pod: Object) -> Iterator[tuple[str, str, Object]]:
-    """Yield name, kind and source of each volume; an emptyDir may be written as none at all."""
-    for volume in podspec.items(podspec.spec(pod).get("volumes"), "spec.volumes"):
-        kinds = sorted(k for k, v in volume.items() if k != "name" and v is not None)
-        kind = kinds[0] if kinds else "emptyDir"
-        yield str(volume.get("name")), kind, podspec.fields(volume.get(kind), kind)
-
-
-def _written_volumes(pod: Object) -> Iterator[str]:
-    """Yield the names of volumes that a container of any kind may write."""
-    spec = podspec.spec(pod)
-    for key in ("containers", "initContainers", "ephemeralContainers"):
-        for container in podspec.items(spec.get(key), f"spec.{key}"):
-            for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
-                if mount.get("readOnly") is not True:
-                    yield str(mount.get("name"))
-            for device in podspec.items(container.get("volumeDevices"), "volumeDevices"):
-                yield str(device.get("name"))
 
 
 def _refused(reason: str, message: str) -> Succession:

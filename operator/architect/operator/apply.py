@@ -1,4 +1,4 @@
-"""Carry out what :mod:`architect.operator.plan` decided."""
+"""Carry out what :mod:`architect.operator.plan` and its kin decided."""
 
 from __future__ import annotations
 
@@ -56,8 +56,11 @@ class Applier:
             case plan.Collect(checkpoint=ref, resource_version=version, why=why):
                 self._api.delete(ref, resource_version=version)
                 log.info("deleted %s: %s", ref, why)
-            case plan.Declare(value=value, condition=condition):
-                checkpoints.set_status(self._api, value, condition)
+            case plan.Expire(persistent=ref, resource_version=version, why=why):
+                self._api.delete(ref, resource_version=version)
+                log.info("deleted %s: %s", ref, why)
+            case plan.Declare(value=value, conditions=said, fields=fields):
+                checkpoints.set_status(self._api, value, *said, fields=fields)
             case plan.Report():
                 return self._report(action)
             case plan.Unlabel(node=ref, why=why):

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from architect.objectstore.control import Listed, Undeleted
-
 from architect.checkpoint import envelope, manifest
 from architect.core.errors import ArchitectError
 from architect.kube import checkpoints
 from architect.kube.api import Api
-from architect.kube.resources import CHECKPOINTS
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS
+from architect.objectstore.control import Listed, Undeleted
 from architect.operator import metrics, stored
 from architect.operator.metrics import Metrics
 from architect.operator.stored import Place, Remove
@@ -73,9 +72,9 @@ class Collector:
         except ArchitectError as error:
             log.info("%s: %s; decided anew at its next event", action.place, error)
 
-    def deleted(self, checkpoint: JsonObject) -> None:
-        """Learn of a Checkpoint that was deleted."""
-        if (action := stored.for_deleted(checkpoint)) is not None:
+    def deleted(self, value: JsonObject) -> None:
+        """Learn of a Checkpoint or PersistentCheckpoint that was deleted."""
+        if (action := stored.for_deleted(value)) is not None:
             self._remove(action)
 
     def sweep(self) -> None:
@@ -84,7 +83,11 @@ class Collector:
             return
         try:
             listed = self._listed()
-            known = self._api.list(CHECKPOINTS).items
+            known = [
+                value
+                for kind in (CHECKPOINTS, PERSISTENT_CHECKPOINTS)
+                for value in self._api.list(kind).items
+            ]
         except ArchitectError as error:
             log.warning("the object store is not looked through: %s", error)
             return

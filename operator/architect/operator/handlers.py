@@ -22,8 +22,8 @@ from architect.kube.resources import (
     SIGNING_REQUESTS,
 )
 from architect.operator import plan
-from architect.operator.apply import Applier
 from architect.operator.collector import Collector
+from architect.operator.registrar import Registrar
 from architect.operator.releaser import Releaser
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
@@ -33,9 +33,9 @@ from architect.operator.unmanaged import UnmanagedPods
 def register(
     registry: kopf.OperatorRegistry,
     *,
-    applier: Applier,
     sweeper: Sweeper,
     unmanaged: UnmanagedPods,
+    registrar: Registrar,
     signer: Signer,
     releaser: Releaser,
     collector: Collector | None,
@@ -55,6 +55,7 @@ def register(
             await asyncio.to_thread(sweeper.collect_of, value)
         else:
             await asyncio.to_thread(unmanaged.look_at, value)
+            await asyncio.to_thread(registrar.pod_changed, value)
 
     @kopf.on.event(CHECKPOINTS.group, CHECKPOINTS.version, CHECKPOINTS.plural, registry=registry)
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
@@ -76,10 +77,13 @@ def register(
         registry=registry,
     )
     async def persistent_changed(event: kopf.RawEvent, **_: Any) -> None:
-        if event["type"] == "DELETED":
+        value = dict(event["object"])
+        if event["type"] != "DELETED":
+            await asyncio.to_thread(registrar.look_at, value)
             return
-        if (action := plan.for_persistent(dict(event["object"]))) is not None:
-            await asyncio.to_thread(applier.apply, action)
+        registrar.deleted(value)
+        if collector is not None:
+            await asyncio.to_thread(collector.deleted, value)
 
     @kopf.on.event(
         SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry

@@ -34,6 +34,11 @@ CHECKPOINTS: Final = Family(
     type="gauge",
     help="Checkpoint objects at the last sweep.",
 )
+PERSISTENT: Final = Family(
+    name="architect_operator_persistent_checkpoints",
+    type="gauge",
+    help="PersistentCheckpoint objects at the last sweep, by how far they have come.",
+)
 UNMANAGED: Final = Family(
     name="architect_operator_unmanaged_pods",
     type="gauge",
@@ -87,6 +92,7 @@ FAMILIES: Final = (
     LEADER,
     ACTIONS,
     CHECKPOINTS,
+    PERSISTENT,
     UNMANAGED,
     UNMANAGED_TOTAL,
     NODES,

@@ -1,34 +1,27 @@
-"""What is to be done about an object: objects in, actions out, nothing read or written."""
+"""What is to be done about an object: objects in, actions out, nothing read or written.
+
+PersistentCheckpoints have a module of their own, :mod:`architect.operator.persistent`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from architect.api import names
 from architect.core import pods as admission
 from architect.core.errors import FormatError
-from architect.kube import checkpoints, conditions
+from architect.kube import checkpoints
 from architect.kube.checkpoints import Trigger
-from architect.kube.conditions import Condition, Status
+from architect.kube.conditions import Condition
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
 
 JsonObject = dict[str, Any]
 
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 """Nothing of such a pod runs again; Kubernetes does not leave these phases."""
-
-ACCEPTED: Final = "Accepted"
-NOT_SUPPORTED: Final = "NotSupportedYet"
-
-NOT_SUPPORTED_CONDITION: Final = Condition(
-    type=ACCEPTED,
-    status=Status.FALSE,
-    reason=NOT_SUPPORTED,
-    message="this version of Architect saves no PersistentCheckpoints: nothing was saved, and no "
-    "pod can start from it",
-)
 
 RUNTIME_CLASSES: Final = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR)
 
@@ -43,11 +36,21 @@ class Collect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Expire:
+    """Delete a PersistentCheckpoint whose time is over."""
+
+    persistent: ObjectRef
+    resource_version: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Declare:
-    """Set a condition of one of our objects."""
+    """Set conditions, and with them fields, of the status of one of our objects."""
 
     value: JsonObject
-    condition: Condition
+    conditions: tuple[Condition, ...]
+    fields: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Unlabel:
     why: str
 
 
-Action: TypeAlias = Collect | Declare | Report | Unlabel
+Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel
 
 
 def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:
@@ -98,23 +101,6 @@ def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | No
         resource_version=metadata.get("resourceVersion", ""),
         why=why,
     )
-
-
-def for_persistent(value: JsonObject) -> Declare | None:
-    """Decide about one PersistentCheckpoint: it is refused aloud, once."""
-    if value["metadata"].get("deletionTimestamp"):
-        return None
-    existing = (value.get("status") or {}).get("conditions") or ()
-    old = conditions.find(existing, ACCEPTED)
-    generation = value["metadata"].get("generation", 0)
-    if (
-        old is not None
-        and old.get("reason") == NOT_SUPPORTED
-        and old.get("message") == NOT_SUPPORTED_CONDITION.message
-        and old.get("observedGeneration") == generation
-    ):
-        return None
-    return Declare(value=value, condition=NOT_SUPPORTED_CONDITION)
 
 
 def is_of_interest(pod: Mapping[str, Any]) -> bool:

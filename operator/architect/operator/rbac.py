@@ -18,6 +18,7 @@ from architect.kube.resources import (
     SECRETS,
     SIGNERS,
     SIGNING_REQUESTS,
+    SUBJECT_ACCESS_REVIEWS,
 )
 
 RULES: Final = (
@@ -25,8 +26,9 @@ RULES: Final = (
     Rule(resource=NODES, verbs=("list", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=CHECKPOINTS, subresource="status", verbs=("patch",)),
-    Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("list", "watch")),
+    Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=PERSISTENT_CHECKPOINTS, subresource="status", verbs=("patch",)),
+    Rule(resource=SUBJECT_ACCESS_REVIEWS, verbs=("create",)),
     Rule(resource=EVENTS, verbs=("create", "patch")),
     Rule(resource=SIGNING_REQUESTS, verbs=("list", "watch")),
     Rule(resource=SIGNING_REQUESTS, subresource="approval", verbs=("patch",)),

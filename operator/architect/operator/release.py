@@ -3,7 +3,8 @@
 A daemon that claims a checkpoint says for which pod, and gives a public key that it made for this
 claim. What it says is compared with the pod as the API server has it: the pod is there, runs on the
 node that claims, and belongs to the owner of the one that was saved. The key then opens with that
-claim's private key only, which no other node has.
+claim's private key only, which no other node has. Who starts from a PersistentCheckpoint claims a
+Checkpoint made for it: :mod:`architect.operator.starts`.
 
 Each public key is answered once: with the key, or with a refusal whose message begins with a mark
 of the public key. A new claim comes with a new one.
@@ -19,9 +20,10 @@ from architect.checkpoint import keys
 from architect.checkpoint.keys import Binding, Claimant, PublicKey
 from architect.core.errors import FormatError
 from architect.kube import checkpoints, conditions
+from architect.kube.access import Question
 from architect.kube.conditions import Condition, Status
 from architect.kube.resources import PODS, ObjectRef
-from architect.operator import plan
+from architect.operator import plan, starts
 from architect.operator.keyring import Keyring
 
 
@@ -48,15 +50,24 @@ class Refuse:
     message: str
 
 
-Decision: TypeAlias = Release | Refuse
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Ask the API server, and decide again with its answer."""
+
+    question: Question
+
+
+Decision: TypeAlias = Release | Refuse | Ask
 
 
 def claimant_of(checkpoint: Mapping[str, Any]) -> ObjectRef | None:
     """Return the pod for which a key is asked; None: nobody asks, or who asked has his answer."""
     status = checkpoint.get("status") or {}
-    claim, stored = status.get("claimedBy") or {}, _stored(status)
+    claim = status.get("claimedBy") or {}
     public_text = claim.get("publicKey")
-    if not stored.get("wrappedKey") or not public_text:
+    # The wrapped key of a PersistentCheckpoint is read from there.
+    has_key = starts.source_of(checkpoint) or starts.stored(checkpoint).get("wrappedKey")
+    if not has_key or not public_text:
         return None
     if (status.get("keyRelease") or {}).get("publicKey") == public_text:
         return None
@@ -74,26 +85,47 @@ def claimant_of(checkpoint: Mapping[str, Any]) -> ObjectRef | None:
     )
 
 
-def decide(checkpoint: Mapping[str, Any], *, pod: Mapping[str, Any] | None) -> Decision | None:
+def decide(
+    checkpoint: Mapping[str, Any],
+    *,
+    pod: Mapping[str, Any] | None,
+    persistent: Mapping[str, Any] | None = None,
+    is_allowed: bool | None = None,
+) -> Decision | None:
     """Decide about one claim; *pod* is what the API has under the claimant's name now.
 
-    None: nothing is asked, or it was answered. Raises FormatError for an object that names no pod.
+    For a Checkpoint that names a PersistentCheckpoint, *persistent* is what the API has under that
+    name, and *is_allowed* the answer to the question that an :class:`Ask` holds. None: nothing is
+    asked, or it was answered. Raises FormatError for an object that names no pod.
     """
     if claimant_of(checkpoint) is None:
         return None
-    status = checkpoint["status"]
-    claim, stored = status["claimedBy"], _stored(status)
+    claim = checkpoint["status"]["claimedBy"]
     public_text = claim["publicKey"]
-    refused = _what_ended(checkpoint) or _what_differs(checkpoint, claim, pod)
+    is_start = starts.source_of(checkpoint) is not None
+    refused = _what_ended(checkpoint) or _what_of_the_pod(claim, pod)
+    if refused is None and pod is not None:
+        if not is_start:
+            refused = _what_of_the_owner(checkpoint, pod)
+        else:
+            refused = starts.what_differs(checkpoint, pod=pod, persistent=persistent)
+            if refused is None:
+                asked = starts.question(checkpoint, pod=pod)
+                if is_allowed is None:
+                    return Ask(question=asked)
+                refused = None if is_allowed else starts.refused(asked)
     if refused is not None:
         return Refuse(public_text=public_text, reason=refused[0], message=refused[1])
+    # Whose the key is, and where it is: of what was saved, not of who claims.
+    source = persistent if is_start and persistent is not None else checkpoint
+    stored = starts.stored(source)
     try:
         return Release(
             public_text=public_text,
             public=keys.public_from_text(public_text),
             key_id=stored.get("keyID") or "",
             wrapped=keys.sealed_from_text(stored["wrappedKey"]),
-            binding=binding_of(checkpoint),
+            binding=starts.binding_of(source) if is_start else binding_of(checkpoint),
             claimant=Claimant(pod_uid=claim["uid"], node=claim["node"]),
         )
     except FormatError as error:
@@ -149,11 +181,6 @@ def said(decision: Release | Refuse) -> Condition:
     )
 
 
-def _stored(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    stored: Mapping[str, Any] = (status.get("location") or {}).get("s3") or {}
-    return stored
-
-
 def _what_ended(checkpoint: Mapping[str, Any]) -> tuple[str, str] | None:
     if checkpoint["metadata"].get("deletionTimestamp"):
         return "BeingDeleted", "the checkpoint is being deleted"
@@ -164,8 +191,8 @@ def _what_ended(checkpoint: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _what_differs(
-    checkpoint: Mapping[str, Any], claim: Mapping[str, Any], pod: Mapping[str, Any] | None
+def _what_of_the_pod(
+    claim: Mapping[str, Any], pod: Mapping[str, Any] | None
 ) -> tuple[str, str] | None:
     """Return what about the pod is not as the claim says."""
     name, node = claim["name"], claim["node"]
@@ -178,6 +205,14 @@ def _what_differs(
         return "WrongNode", f"pod {name} is {where}, and node {node} claims for it"
     if (phase := (pod.get("status") or {}).get("phase")) in plan.FINISHED_PHASES:
         return "PodEnded", f"pod {name} has ended ({phase})"
+    return None
+
+
+def _what_of_the_owner(
+    checkpoint: Mapping[str, Any], pod: Mapping[str, Any]
+) -> tuple[str, str] | None:
+    """Return what about the pod's owner is not as the checkpoint says."""
+    name = pod["metadata"].get("name")
     owner = (checkpoint["spec"].get("owner") or {}).get("uid")
     controllers = [
         o.get("uid") for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from architect.core.errors import FormatError, Rejected, Retryable
-from architect.kube import checkpoints, conditions
+from architect.kube import access, checkpoints, conditions
 from architect.kube.api import Api
 from architect.kube.errors import Conflict, NotFound
-from architect.kube.resources import CHECKPOINTS, ObjectRef
-from architect.operator import metrics, release
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef
+from architect.operator import metrics, release, starts
 from architect.operator.keyring_store import KeyringStore
 from architect.operator.metrics import Metrics
-from architect.operator.release import Decision, Refuse, Release
+from architect.operator.release import Ask, Refuse, Release
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,21 @@ class Releaser:
         where = ObjectRef.of(CHECKPOINTS, value)
         try:
             pod = self._api.find(who)
-            decision = release.decide(value, pod=pod)
-            if decision is None:
+            source = starts.source_of(value)
+            persistent = None if source is None else self._api.find(source)
+            decision = release.decide(value, pod=pod, persistent=persistent)
+            if isinstance(decision, Ask):
+                decision = release.decide(
+                    value,
+                    pod=pod,
+                    persistent=persistent,
+                    is_allowed=access.is_allowed(self._api, decision.question),
+                )
+            if decision is None or isinstance(decision, Ask):
                 return
             result = self._do(decision, value)
+            if result == "released" and persistent is not None:
+                self._note_use(persistent)
         except NotFound:
             return  # it was deleted meanwhile
         except Conflict as error:
@@ -79,7 +90,18 @@ class Releaser:
             result = "error"
         self._metrics.add(metrics.KEY_RELEASES, result=result)
 
-    def _do(self, decision: Decision, value: JsonObject) -> str:
+    def _note_use(self, persistent: JsonObject) -> None:
+        """Write when a PersistentCheckpoint was last used, whatever others write meanwhile."""
+        ref = ObjectRef.of(PERSISTENT_CHECKPOINTS, persistent)
+        used = {"status": {"lastUsedAt": conditions.timestamp(self._clock())}}
+        try:
+            self._api.patch(ref, used, subresource="status")
+        except NotFound:
+            return
+        except (Rejected, Retryable) as error:
+            log.warning("%s: that it was used is not noted: %s", ref, error)
+
+    def _do(self, decision: Release | Refuse, value: JsonObject) -> str:
         """Answer the claim; return the word for what became of it."""
         match decision:
             case Refuse():

@@ -10,7 +10,6 @@ import time
 from typing import Final
 
 import kopf
-from architect.objectstore.control import Control
 
 from architect.core.errors import Retryable, Unavailable
 from architect.kube.api import Api
@@ -18,6 +17,7 @@ from architect.kube.connection import Connection
 from architect.kube.errors import NotFound
 from architect.kube.events import Recorder
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
+from architect.objectstore.control import Control
 from architect.operator import handlers, metrics
 from architect.operator.apply import Applier
 from architect.operator.authority_store import AuthorityStore
@@ -26,6 +26,7 @@ from architect.operator.endpoint import Endpoint
 from architect.operator.keyring_store import KeyringStore
 from architect.operator.leader import Elector
 from architect.operator.metrics import Metrics
+from architect.operator.registrar import Registrar
 from architect.operator.releaser import Releaser
 from architect.operator.settings import OperatorSettings, host_port
 from architect.operator.signer import Signer
@@ -66,11 +67,15 @@ class Operator:
         recorder = Recorder(api, component="operator", instance=settings.identity)
         self._applier = Applier(api, recorder, self._metrics)
         self._unmanaged = UnmanagedPods(self._applier, self._metrics)
+        self._registrar = Registrar(
+            api, self._applier, self._metrics, has_store=settings.store is not None
+        )
         self._sweeper = Sweeper(
             api,
             self._applier,
             self._metrics,
             self._unmanaged,
+            self._registrar,
             daemon_namespace=settings.namespace,
             daemon_selector=settings.daemon_selector,
         )
@@ -161,9 +166,9 @@ class Operator:
         registry = kopf.OperatorRegistry()
         handlers.register(
             registry,
-            applier=self._applier,
             sweeper=self._sweeper,
             unmanaged=self._unmanaged,
+            registrar=self._registrar,
             signer=self._signer,
             releaser=self._releaser,
             collector=self._collector,

@@ -1,9 +1,10 @@
-"""What of the object store goes: Checkpoints and listed keys in, decisions out. Pure.
+"""What of the object store goes: our objects and listed keys in, decisions out. Pure.
 
-Data goes with the Checkpoint that it is of: once it is deleted, or has restored its pod. There is
-no finalizer: it would make the end of a namespace wait for a store that is away. So deletion is
+Data goes with the Checkpoint that it is of: once it is deleted, or has restored its pod. That of a
+PersistentCheckpoint, which may restore many, goes once the object is deleted. There is no
+finalizer: it would make the end of a namespace wait for a store that is away. So deletion is
 noticed by its event, and what is missed is found when everything that lies in the store is
-compared with all Checkpoints.
+compared with all objects.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from architect.kube import checkpoints, conditions
 from architect.kube.conditions import Condition, Status
+from architect.kube.resources import PERSISTENT_CHECKPOINTS
 
 ORPHAN_AGE: Final = timedelta(hours=1)
 """How long data waits for its Checkpoint: a node that saved its pods while the API server was away
@@ -38,17 +40,33 @@ class Remove:
     why: str
 
 
-def place_of(checkpoint: Mapping[str, Any]) -> Place | None:
-    """Return where the data of a Checkpoint lies, if it ever gets into the store."""
-    uid = ((checkpoint.get("spec") or {}).get("podRef") or {}).get("uid")
-    return Place(checkpoint["metadata"]["namespace"], uid) if uid else None
+def is_persistent(value: Mapping[str, Any]) -> bool:
+    """Whether it is a PersistentCheckpoint."""
+    return value.get("kind") == PERSISTENT_CHECKPOINTS.kind
 
 
-def is_over(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether nobody will restore a Checkpoint any more."""
-    return _is(checkpoint, checkpoints.RESTORED, Status.TRUE) or (
-        _is(checkpoint, checkpoints.CAPTURED, Status.TRUE)
-        and _is(checkpoint, checkpoints.AVAILABLE, Status.FALSE)
+def place_of(value: Mapping[str, Any]) -> Place | None:
+    """Return where the data of an object of ours lies, if it ever gets into the store.
+
+    A Checkpoint by which a pod starts from a PersistentCheckpoint has none of its own.
+    """
+    spec, metadata = value.get("spec") or {}, value["metadata"]
+    if is_persistent(value):
+        uid = metadata.get("uid")
+    elif spec.get("startFrom"):
+        return None
+    else:
+        uid = (spec.get("podRef") or {}).get("uid")
+    return Place(metadata["namespace"], uid) if uid else None
+
+
+def is_over(value: Mapping[str, Any]) -> bool:
+    """Whether nobody will restore it any more."""
+    if is_persistent(value):
+        return False
+    return _is(value, checkpoints.RESTORED, Status.TRUE) or (
+        _is(value, checkpoints.CAPTURED, Status.TRUE)
+        and _is(value, checkpoints.AVAILABLE, Status.FALSE)
     )
 
 
@@ -62,13 +80,14 @@ def for_checkpoint(checkpoint: Mapping[str, Any]) -> Remove | None:
     return Remove(place=place, why=f"checkpoint {checkpoint['metadata']['name']} is over")
 
 
-def for_deleted(checkpoint: Mapping[str, Any]) -> Remove | None:
-    """Decide about the data of a Checkpoint that was deleted."""
-    place = place_of(checkpoint)
-    location = (checkpoint.get("status") or {}).get("location") or {}
+def for_deleted(value: Mapping[str, Any]) -> Remove | None:
+    """Decide about the data of an object that was deleted."""
+    place = place_of(value)
+    location = (value.get("status") or {}).get("location") or {}
     if place is None or not location.get("s3"):
         return None
-    return Remove(place=place, why=f"checkpoint {checkpoint['metadata']['name']} was deleted")
+    kind = "persistent checkpoint" if is_persistent(value) else "checkpoint"
+    return Remove(place=place, why=f"{kind} {value['metadata']['name']} was deleted")
 
 
 def for_all(
@@ -76,12 +95,13 @@ def for_all(
 ) -> list[Remove]:
     """Decide about everything in the store; *listed* has the time of each place's latest object.
 
-    *known* was read after *listed*: a Checkpoint is there before its data.
+    *known*, Checkpoints and PersistentCheckpoints, was read after *listed*: an object is there
+    before its data.
     """
     live: dict[Place, bool] = {}
-    for checkpoint in known:
-        if (place := place_of(checkpoint)) is not None:
-            live[place] = live.get(place, False) or not is_over(checkpoint)
+    for value in known:
+        if (place := place_of(value)) is not None:
+            live[place] = live.get(place, False) or not is_over(value)
     found = []
     for place, changed in sorted(listed.items()):
         if place in live:

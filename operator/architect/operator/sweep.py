@@ -10,10 +10,11 @@ from architect.api import names
 from architect.core.errors import FormatError, Rejected, Retryable
 from architect.kube import checkpoints
 from architect.kube.api import Api
-from architect.kube.resources import CHECKPOINTS, NODES, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
+from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
 from architect.operator import metrics, plan
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
+from architect.operator.registrar import Registrar
 from architect.operator.unmanaged import UnmanagedPods
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Sweeper:
         applier: Applier,
         numbers: Metrics,
         unmanaged: UnmanagedPods,
+        registrar: Registrar,
         *,
         daemon_namespace: str,
         daemon_selector: str,
@@ -38,6 +40,7 @@ class Sweeper:
         self._applier = applier
         self._metrics = numbers
         self._unmanaged = unmanaged
+        self._registrar = registrar
         self._daemon_namespace = daemon_namespace
         self._daemon_selector = daemon_selector
         self._suspects: frozenset[str] = frozenset()
@@ -49,7 +52,7 @@ class Sweeper:
             pods = self._api.list(PODS, is_cached=True).items
             self._sweep_pods(pods)
             self._sweep_checkpoints()
-            self._sweep_persistent()
+            self._registrar.sweep()
             self._sweep_nodes(pods)
         except (Rejected, Retryable) as error:
             log.warning("sweep is incomplete: %s", error)
@@ -92,11 +95,6 @@ class Sweeper:
         self._metrics.set(metrics.CHECKPOINTS, len(values))
         for value in values:
             self.collect(value)
-
-    def _sweep_persistent(self) -> None:
-        for value in self._api.list(PERSISTENT_CHECKPOINTS).items:
-            if (action := plan.for_persistent(value)) is not None:
-                self._applier.apply(action)
 
     def _sweep_nodes(self, pods: tuple[JsonObject, ...]) -> None:
         daemons = self._api.list(

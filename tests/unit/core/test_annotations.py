@@ -101,18 +101,18 @@ def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> No
     assert policy(both).migrate is Migrate.NEVER
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        (names.START_FROM, "warm", "only opts the pod in: this version starts nothing from a "),
-        (names.PRIORITY, "7", "has no effect: in this version no pod goes first"),
-    ],
-)
-def test_what_does_nothing_in_this_version_is_said_to_do_nothing(
-    key: str, value: str, said: str
-) -> None:
-    (warning,) = warnings({names.IDLE: "60s", key: value})
-    assert warning.startswith(f"{key} {said}")
+def test_a_pod_that_starts_from_a_persistent_checkpoint_is_told_that_it_does_not_move() -> None:
+    assert warnings({names.START_FROM: "warm"}) == ()
+    assert warnings({names.START_FROM: "warm", names.MIGRATE: "false"}) == ()
+    for value in ("true", "eviction"):
+        (warning,) = warnings({names.START_FROM: "warm", names.MIGRATE: value})
+        assert warning.startswith(f"{names.MIGRATE} has no effect beside {names.START_FROM}")
+        assert "PersistentCheckpoint warm" in warning
+
+
+def test_what_does_nothing_in_this_version_is_said_to_do_nothing() -> None:
+    (warning,) = warnings({names.IDLE: "60s", names.PRIORITY: "7"})
+    assert warning.startswith(f"{names.PRIORITY} has no effect: in this version no pod goes first")
 
 
 def test_a_pod_that_must_not_move_is_told_nothing_about_it() -> None:
@@ -164,6 +164,13 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         (names.START_FROM, "", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "Warm_1", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "a" * 254, "the name of a PersistentCheckpoint"),
+        (
+            names.START_FROM,
+            "shop/warm",
+            "the name of a PersistentCheckpoint in the pod's namespace",
+        ),
+        (names.START_FROM, "../warm", "the name of a PersistentCheckpoint"),
+        (names.START_FROM, "warm,hot", "the name of a PersistentCheckpoint"),
         (names.RUNTIME, "crun", "runc, runsc"),
         (names.PRIORITY, "1_000", "an integer"),
         (names.PRIORITY, "2147483648", "2147483647"),
@@ -316,12 +323,11 @@ def test_the_vendors_keys_are_translated_exactly() -> None:
     assert found.start_from == "warm"
 
 
-def test_the_vendors_start_from_is_said_to_have_no_effect_in_this_version() -> None:
+def test_the_vendors_start_from_is_the_only_source_too() -> None:
     key = f"{VENDOR}start-from-persistent-checkpoint"
-    said = warnings({f"{VENDOR}managed-containers": '["app"]', key: "warm"})
-    assert said == (
-        f"{key} has no effect: this version starts nothing from a PersistentCheckpoint",
-    )
+    given = {f"{VENDOR}managed-containers": '["app"]', key: "warm"}
+    assert (policy(given).start_from, policy(given).migrate) == ("warm", Migrate.NEVER)
+    assert warnings(given) == ()
 
 
 def test_probes_of_the_vendors_proxy_are_led_to_the_applications_port() -> None:

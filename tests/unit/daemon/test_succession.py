@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from architect.api import names
@@ -67,83 +65,26 @@ def test_nothing_migrates_that_must_not(trigger):
     assert judged(pod(deleted=5, labels={names.FRESH: "false"}), trigger=trigger) == EXPECTED
 
 
-# Volumes.
+# Volumes: ``core/test_volumes.py``.
 
 
-def with_volume(mount: Json | None = None, *, into: str = "containers", **volume: Any) -> Json:
-    leaving = pod(deleted=5, volumes=[{"name": "data", **volume}])
-    container = {"name": "app", "image": "i", "volumeMounts": [{"name": "data", **(mount or {})}]}
-    leaving["spec"].setdefault(into, []).append(container)
+def with_claim(*, read_only: bool = False) -> Json:
+    claim = {"claimName": "d", "readOnly": read_only}
+    leaving = pod(deleted=5, volumes=[{"name": "data", "persistentVolumeClaim": claim}])
+    leaving["spec"]["containers"][0]["volumeMounts"] = [{"name": "data"}]
     return leaving
 
 
-@pytest.mark.parametrize(
-    "volume",
-    [
-        {"emptyDir": {}},
-        {"emptyDir": {"medium": "Memory"}},
-        {},
-        {"configMap": {"name": "c"}},
-        {"secret": {"secretName": "s"}},
-        {"downwardAPI": {"items": []}},
-        {"projected": {"sources": []}},
-        {"image": {"reference": "localhost/data:1"}},
-        {"persistentVolumeClaim": {"claimName": "d", "readOnly": True}},
-        {"nfs": {"server": "s", "path": "/", "readOnly": True}},
-        {"csi": {"driver": "secrets-store.csi.k8s.io", "readOnly": True}},
-    ],
-)
-def test_volumes_of_the_pod_itself_and_read_only_ones_move(volume):
-    assert judged(with_volume(**volume)) == EXPECTED
-    assert succession.writable_volumes(with_volume(**volume)) == ()
-
-
-@pytest.mark.parametrize(
-    "volume",
-    [
-        {"persistentVolumeClaim": {"claimName": "d"}},
-        {"persistentVolumeClaim": {"claimName": "d", "readOnly": False}},
-        {"ephemeral": {"volumeClaimTemplate": {}}},
-        {"hostPath": {"path": "/data"}},
-        {"nfs": {"server": "s", "path": "/"}},
-        {"csi": {"driver": "d"}},
-        {"cephfs": {}},
-        {"iscsi": {}},
-        {"gitRepo": {"repository": "r"}},
-        {"aKindOfLater": {}},
-    ],
-)
-def test_writable_volumes_with_data_of_their_own_keep_the_memory_here(volume):
-    leaving = with_volume(**volume)
-    kind = next(iter(volume))
-    assert succession.writable_volumes(leaving) == (("data", kind),)
-    where = Leaving(pod=leaving, owner=owner(replicas=1))
-    found = succession.judge(where, migrate=Migrate.ALWAYS)
+def test_a_writable_volume_with_data_of_its_own_keeps_the_memory_here():
+    assert judged(with_claim(read_only=True)) == EXPECTED
+    found = succession.judge(
+        Leaving(pod=with_claim(), owner=owner(replicas=1)), migrate=Migrate.ALWAYS
+    )
     assert (found.is_expected, found.reason) == (False, "PersistentVolume")
-    assert f"data ({kind})" in found.message
-
-
-def test_a_volume_is_read_only_if_every_mount_of_it_is():
-    path: Json = {"hostPath": {"path": "/etc/ssl"}}
-    leaving = with_volume({"readOnly": True}, **path)
-    assert succession.writable_volumes(leaving) == ()
-    leaving["spec"]["containers"].append({"name": "b", "volumeMounts": [{"name": "data"}]})
-    assert succession.writable_volumes(leaving) == (("data", "hostPath"),)
-
-
-@pytest.mark.parametrize("into", ["initContainers", "ephemeralContainers"])
-def test_init_containers_write_too(into):
-    assert succession.writable_volumes(with_volume(into=into, hostPath={"path": "/x"}))
-
-
-def test_a_block_device_is_written():
-    leaving = pod(deleted=5, volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}])
-    assert succession.writable_volumes(leaving) == ()
-    leaving["spec"]["containers"][0]["volumeDevices"] = [{"name": "d", "devicePath": "/dev/x"}]
-    assert succession.writable_volumes(leaving) == (("d", "persistentVolumeClaim"),)
+    assert "data (persistentVolumeClaim)" in found.message
 
 
 def test_a_pod_that_was_scaled_down_is_told_so_and_not_of_its_volume():
-    leaving = with_volume(persistentVolumeClaim={"claimName": "d"})
+    leaving = with_claim()
     where = Leaving(pod=leaving, owner=owner(replicas=0), pods=[leaving])
     assert succession.judge(where, migrate=Migrate.ALWAYS).reason == "ScaledDown"

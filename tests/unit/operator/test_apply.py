@@ -11,6 +11,7 @@ from architect.kube.resources import CHECKPOINTS, NODES, PERSISTENT_CHECKPOINTS,
 from architect.operator import metrics
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
+from architect.operator.registrar import Registrar
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
@@ -33,10 +34,16 @@ def unmanaged(applier, numbers):
 
 
 @pytest.fixture
-def sweeper(api, applier, numbers, unmanaged):
+def registrar(api, applier, numbers):
+    return Registrar(api, applier, numbers, has_store=False)
+
+
+@pytest.fixture
+def sweeper(api, applier, numbers, unmanaged, registrar):
     return Sweeper(
-        api, applier, numbers, unmanaged, daemon_namespace="architect", daemon_selector="x=y"
-    )
+        api, applier, numbers, unmanaged, registrar,
+        daemon_namespace="architect", daemon_selector="x=y",
+    )  # fmt: skip
 
 
 def put_checkpoint(server):
@@ -105,7 +112,7 @@ def test_the_checkpoint_of_a_deleted_pod_goes_at_once(server, sweeper):
     assert path not in server.objects
 
 
-def test_a_persistent_checkpoint_hears_that_it_is_not_supported(server, sweeper):
+def test_a_sweep_tells_a_persistent_checkpoint_what_it_lacks(server, sweeper):
     path = PERSISTENT_CHECKPOINTS.path(namespace="shop", name="warm")
     value = {
         "kind": "PersistentCheckpoint",
@@ -114,10 +121,11 @@ def test_a_persistent_checkpoint_hears_that_it_is_not_supported(server, sweeper)
     }
     server.put(path, value)
     sweeper.sweep()
-    (said,) = server.objects[path]["status"]["conditions"]
-    assert (said["type"], said["status"], said["reason"]) == (
-        "Accepted", "False", "NotSupportedYet",
-    )  # fmt: skip
+    said = server.objects[path]["status"]["conditions"]
+    assert [(c["type"], c["status"], c["reason"]) for c in said] == [
+        ("Accepted", "False", "NoObjectStore"),
+        ("Available", "False", "NoObjectStore"),
+    ]
     patches = server.methods().count("PATCH")
     sweeper.sweep()
     assert server.methods().count("PATCH") == patches
@@ -146,6 +154,7 @@ def test_another_replica_does_not_repeat_the_report(server, api, sweeper, number
     other_applier = Applier(api, Recorder(api, component="operator", instance="p"), Metrics())
     other = Sweeper(
         api, other_applier, Metrics(), UnmanagedPods(other_applier, Metrics()),
+        Registrar(api, other_applier, Metrics(), has_store=False),
         daemon_namespace="architect", daemon_selector="",
     )  # fmt: skip
     other.sweep()

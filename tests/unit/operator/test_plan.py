@@ -5,7 +5,7 @@ import pytest
 from architect.api import names
 from architect.core import pods as admission
 from architect.operator import plan
-from architect.operator.plan import Collect, Declare, Report, Unlabel
+from architect.operator.plan import Collect, Report, Unlabel
 
 
 def checkpoint(*, owned=True, trigger="Sleep", **metadata):
@@ -67,16 +67,10 @@ def test_a_checkpoint_that_is_being_deleted_is_left_alone():
     assert plan.for_checkpoint(value, pod=None) is None
 
 
-def test_a_persistent_checkpoint_is_refused_aloud_once():
-    value = {"kind": "PersistentCheckpoint", "metadata": {"name": "w", "generation": 1}}
-    action = plan.for_persistent(value)
-    assert isinstance(action, Declare)
-    assert action.condition.reason == "NotSupportedYet"
-    said = {
-        "type": "Accepted", "status": "False", "reason": "NotSupportedYet",
-        "message": action.condition.message, "observedGeneration": 1,
-    }  # fmt: skip
-    assert plan.for_persistent({**value, "status": {"conditions": [said]}}) is None
+def test_a_checkpoint_by_which_a_pod_starts_goes_with_that_pod_and_not_before():
+    owners = [{"kind": "Pod", "name": "warm-1", "uid": "another"}]
+    value = checkpoint(trigger="Request", ownerReferences=owners)
+    assert plan.for_checkpoint(value, pod=None) is None
 
 
 def test_a_pod_that_asks_for_nothing_is_not_looked_at():

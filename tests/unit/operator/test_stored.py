@@ -10,7 +10,7 @@ import pytest
 
 from architect.core.errors import Rejected, Unavailable
 from architect.kube import checkpoints, conditions
-from architect.kube.resources import CHECKPOINTS
+from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS
 from architect.objectstore.control import Listed, Undeleted
 from architect.operator import collector as collecting
 from architect.operator import stored
@@ -37,6 +37,26 @@ def checkpoint(uid: str = "uid-old", *, is_stored: bool = True, **said: str) -> 
             ],
         },
     }
+
+
+def persistent(uid: str = "pc-uid", *, is_stored: bool = True, **said: str) -> dict[str, Any]:
+    """Return one of the same pod as :func:`checkpoint`'s."""
+    value = checkpoint("uid-old", is_stored=is_stored, **said)
+    value["kind"] = "PersistentCheckpoint"
+    value["metadata"] |= {"name": "warm", "uid": uid}
+    value["spec"] = {"podName": "web"}
+    value["status"]["podRef"] = {"name": "web", "uid": "uid-old"}
+    if not is_stored:
+        del value["status"]["location"]
+    return value
+
+
+def start(**said: str) -> dict[str, Any]:
+    """Return a Checkpoint by which a pod starts from :func:`persistent`."""
+    value = checkpoint("uid-old", is_stored=True, **said)
+    value["metadata"]["name"] = "web-new-start"
+    value["spec"] |= {"trigger": "Request", "startFrom": {"name": "warm", "uid": "pc-uid"}}
+    return value
 
 
 class Bucket:
@@ -146,6 +166,36 @@ def test_another_namespaces_checkpoint_keeps_nothing() -> None:
     assert len(stored.for_all(listed, [checkpoint()], now=NOW)) == 1
 
 
+def test_a_persistent_checkpoints_data_stays_as_long_as_the_object() -> None:
+    listed = {Place("default", "pc-uid"): NOW - timedelta(days=9)}
+    for value in (
+        persistent(),
+        persistent(is_stored=False, Available="False"),
+        persistent(Available="False", Failed="True"),
+    ):
+        assert not stored.is_over(value)
+        assert stored.for_checkpoint(value) is None
+        assert stored.for_all(listed, [value], now=NOW) == []
+    assert len(stored.for_all(listed, [persistent("another")], now=NOW)) == 1
+    (gone,) = [stored.for_deleted(persistent())]
+    assert gone is not None
+    assert gone.place == Place("default", "pc-uid")
+    assert stored.for_deleted(persistent(is_stored=False)) is None
+
+
+def test_what_a_pod_started_from_goes_with_no_pod() -> None:
+    """The saved pod may have left something of its own, too: that is not touched either."""
+    for value in (start(), start(Restored="True")):
+        assert stored.place_of(value) is None
+        assert stored.for_checkpoint(value) is None
+        assert stored.for_deleted(value) is None
+    listed = {
+        Place("default", "uid-old"): NOW - timedelta(minutes=5),
+        Place("default", "pc-uid"): NOW - timedelta(days=9),
+    }
+    assert stored.for_all(listed, [start(Restored="True"), persistent()], now=NOW) == []
+
+
 # What is done
 
 
@@ -168,6 +218,18 @@ def test_it_goes_once_its_pod_goes_on_and_that_is_said(server, collector, bucket
 def test_it_goes_with_its_checkpoint(collector, bucket) -> None:
     bucket.fill("one/default/uid-old")
     collector.deleted(checkpoint())
+    assert bucket.keys == {}
+
+
+def test_a_persistent_checkpoints_data_goes_with_it_and_stays_in_a_sweep(
+    server, collector, bucket
+) -> None:
+    bucket.fill("one/default/pc-uid", age=timedelta(days=9))
+    value = persistent()
+    server.put(PERSISTENT_CHECKPOINTS.path(namespace="default", name="warm"), value)
+    collector.sweep()
+    assert len(bucket.keys) == 3
+    collector.deleted(value)
     assert bucket.keys == {}
 
 

@@ -1,0 +1,87 @@
+"""Which volumes keep a pod's memory where it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from architect.core import volumes
+from architect.core.errors import FormatError
+
+Json = dict[str, Any]
+
+
+def with_volume(mount: Json | None = None, *, into: str = "containers", **volume: Any) -> Json:
+    container = {"name": "app", "image": "i", "volumeMounts": [{"name": "data", **(mount or {})}]}
+    return {"spec": {"volumes": [{"name": "data", **volume}], into: [container]}}
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"emptyDir": {}},
+        {"emptyDir": {"medium": "Memory"}},
+        {},
+        {"configMap": {"name": "c"}},
+        {"secret": {"secretName": "s"}},
+        {"downwardAPI": {"items": []}},
+        {"projected": {"sources": []}},
+        {"image": {"reference": "localhost/data:1"}},
+        {"persistentVolumeClaim": {"claimName": "d", "readOnly": True}},
+        {"nfs": {"server": "s", "path": "/", "readOnly": True}},
+        {"csi": {"driver": "secrets-store.csi.k8s.io", "readOnly": True}},
+    ],
+)
+def test_volumes_of_the_pod_itself_and_read_only_ones_are_in_nobodys_way(volume):
+    assert volumes.writable(with_volume(**volume)) == ()
+    assert volumes.named(with_volume(**volume)) == ""
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"persistentVolumeClaim": {"claimName": "d"}},
+        {"persistentVolumeClaim": {"claimName": "d", "readOnly": False}},
+        {"ephemeral": {"volumeClaimTemplate": {}}},
+        {"hostPath": {"path": "/data"}},
+        {"nfs": {"server": "s", "path": "/"}},
+        {"csi": {"driver": "d"}},
+        {"cephfs": {}},
+        {"iscsi": {}},
+        {"gitRepo": {"repository": "r"}},
+        {"aKindOfLater": {}},
+    ],
+)
+def test_writable_volumes_with_data_of_their_own_are(volume):
+    pod = with_volume(**volume)
+    kind = next(iter(volume))
+    assert volumes.writable(pod) == (("data", kind),)
+    assert volumes.named(pod) == f"data ({kind})"
+
+
+def test_a_volume_is_read_only_if_every_mount_of_it_is():
+    path: Json = {"hostPath": {"path": "/etc/ssl"}}
+    pod = with_volume({"readOnly": True}, **path)
+    assert volumes.writable(pod) == ()
+    pod["spec"]["containers"].append({"name": "b", "volumeMounts": [{"name": "data"}]})
+    assert volumes.writable(pod) == (("data", "hostPath"),)
+
+
+@pytest.mark.parametrize("into", ["initContainers", "ephemeralContainers"])
+def test_init_containers_write_too(into):
+    assert volumes.writable(with_volume(into=into, hostPath={"path": "/x"}))
+
+
+def test_a_block_device_is_written():
+    claim = {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}
+    pod: Json = {"spec": {"volumes": [claim], "containers": [{"name": "app"}]}}
+    assert volumes.writable(pod) == ()
+    pod["spec"]["containers"][0]["volumeDevices"] = [{"name": "d", "devicePath": "/dev/x"}]
+    assert volumes.writable(pod) == (("d", "persistentVolumeClaim"),)
+
+
+@pytest.mark.parametrize("pod", [{"spec": {"volumes": "x"}}, {"spec": {"containers": [1]}}])
+def test_what_is_no_pod_is_an_error(pod):
+    with pytest.raises(FormatError):
+        volumes.writable(pod)
