@@ -28,6 +28,8 @@ FORMAT_VERSION: Final = 1
 MAX_POD_NAME_CHARS: Final = 240
 """Leaves room for the uid's part in the 253 characters of a name."""
 
+ACCEPTED: Final = "Accepted"
+"""Of a PersistentCheckpoint: whether the operator chose a pod to save."""
 CAPTURED: Final = "Captured"
 """Whether the whole image has been written."""
 AVAILABLE: Final = "Available"

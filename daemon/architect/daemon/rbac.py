@@ -13,6 +13,7 @@ from architect.kube.resources import (
     JOBS,
     LIMIT_RANGES,
     NODES,
+    PERSISTENT_CHECKPOINTS,
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
@@ -30,6 +31,8 @@ RULES: Final = (
     Rule(resource=EVENTS, verbs=("create", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "create", "delete")),
     Rule(resource=CHECKPOINTS, verbs=("patch",), subresource="status"),
+    Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("get", "list", "watch")),
+    Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("patch",), subresource="status"),
     # Who replaces a pod that leaves, and whether it will.
     Rule(resource=REPLICA_SETS, verbs=("get",)),
     Rule(resource=STATEFUL_SETS, verbs=("get",)),
