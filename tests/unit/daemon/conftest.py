@@ -310,7 +310,7 @@ class FakeCluster:
             return self.objects[path]
         if request.method == "GET":
             plural = path.rsplit("/", 1)[-1]
-            if plural in ("pods", "limitranges", "checkpoints"):
+            if plural in ("pods", "limitranges", "checkpoints", "persistentcheckpoints"):
                 found = [
                     o
                     for p, o in self.objects.items()

@@ -499,3 +499,20 @@ def test_one_pod_is_copied_for_two(asking: Asking) -> None:
     asking.settle()
     assert asking.conditions() == asking.conditions("second") == STORED
     assert asking.node.keeper.ops("copy") == 2
+
+
+def test_it_follows_the_objects_until_it_is_closed(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "REFUSED_SECONDS", 0.01)
+    refusals = [Rejected("not allowed", reason="Forbidden")]
+    asking.node.cluster.failures.append(lambda _: refusals.pop() if refusals else None)
+    asking.put()
+    stop = threading.Event()
+    thread = threading.Thread(target=asking.requests.run, args=(stop,))
+    thread.start()
+    asking.node.until(lambda: asking.conditions() == STORED)
+    stop.set()
+    asking.requests.close()
+    thread.join(20)
+    assert not thread.is_alive()
