@@ -32,6 +32,13 @@ Operations (arguments → answer besides ``ok``):
                                                               commands (preStop hooks) succeed
                                                               without reaching it
 ``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
+``copy``       ``pod``, ``reason``, ``patience_seconds``      ``status``: has the pod asleep, its
+                                                              connections in place, until ``go_on``
+                                                              or the end of the connection; a wake
+                                                              undoes it
+``go_on``      ``pod``                                        ``status``: awake again, or asleep if
+                                                              it was before ``copy``; rejected with
+                                                              ``NotCaptured`` if it was woken since
 ``adopt``      ``container``                                  ``state``: the hollow container takes
                                                               what lies in its arrival, and wakes
 ``refuse``     ``container``, ``reason``, ``message``,        ``state``: what came for the hollow
@@ -113,6 +120,8 @@ class Event(enum.Enum):
     """``duration_seconds``, ``reason``, ``held_packets``, ``steps``."""
     CAPTURED = "captured"
     """``duration_seconds``, ``image_bytes``, ``reason``: the pod's image waits for a successor."""
+    COPIED = "copied"
+    """As of ``woke``: it slept while its image was copied, and for nothing else."""
     RESTORED = "restored"
     """``container``: it goes on with the memory that came for it (or sleeps with it)."""
     SLEEP_FAILED = "sleep-failed"

@@ -63,6 +63,7 @@ class Layout:
     checkpoints: Path = names.CHECKPOINTS
     arrivals: Path = names.ARRIVALS
     uploads: Path = names.UPLOADS
+    requests: Path = names.REQUESTS
 
     @property
     def current(self) -> Path:
@@ -320,6 +321,7 @@ def _needed_inits(layout: Layout) -> set[str]:
         *layout.pods.glob("*/*/meta.json"),
         *layout.checkpoints.glob(saved_meta),
         *layout.arrivals.glob(saved_meta),
+        *layout.requests.glob(saved_meta),
     ]
     for sha in _init_shas(paths):
         needed.add(sha)

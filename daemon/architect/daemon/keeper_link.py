@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,6 +102,18 @@ class KeeperLink:
     def depart(self, uid: str, *, reason: str) -> None:
         """Leave a captured pod to its successor: it never runs here again."""
         self._call("depart", pod=uid, reason=reason)
+
+    @contextlib.contextmanager
+    def copying(self, uid: str, *, reason: str, patience_seconds: float) -> Iterator[None]:
+        """Have a pod asleep inside the block, and as it was before behind it.
+
+        Rejected with reason ``NotCaptured`` at its end: the pod was woken in between. However the
+        block, this process or the keeper ends, the pod goes on.
+        """
+        with Client(self._path, timeout_seconds=self._transition_timeout_seconds) as client:
+            client.call("copy", pod=uid, reason=reason, patience_seconds=patience_seconds)
+            yield
+            client.call("go_on", pod=uid)
 
     def note(self, uid: str, *, why: list[str], idle_in_seconds: float | None) -> None:
         """Leave the verdict with the keeper, for ``architect-runtime why``."""

@@ -41,6 +41,12 @@ class Metrics:
         self.wake_seconds = Histogram(
             "architect_wake_seconds", "Duration of a wake", buckets=SECONDS_BUCKETS, registry=r
         )
+        self.freeze_seconds = Histogram(
+            "architect_freeze_seconds",
+            "How long a pod stood still while it was copied",
+            buckets=SECONDS_BUCKETS,
+            registry=r,
+        )
         self.image_bytes = Histogram(
             "architect_image_bytes", "Size of an image", buckets=BYTES_BUCKETS, registry=r
         )

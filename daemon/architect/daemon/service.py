@@ -23,12 +23,16 @@ from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.captures import Captures
+from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.storing import Storing
+from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.peer.identity import Identity
@@ -91,6 +95,7 @@ class Daemon:
             tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
+        copies = Copies(layout.requests, floor_bytes=config.free_floor_bytes)
         depot = Depot(
             pods=layout.pods,
             checkpoints=layout.checkpoints,
@@ -135,20 +140,41 @@ class Daemon:
             tell=self._tell,
             patience_seconds=config.arrival_patience_seconds,
         )
-        self._departures = Departures(
-            api,
+        captures = Captures(
             node=config.node_name,
             keeper=self._keeper,
             host=host,
             facts=node,
             depot=depot,
+            copies=copies,
+            patience_seconds=config.capture_patience_seconds,
+        )
+        turns = Turns(config.max_concurrent_captures)
+        self._departures = Departures(
+            api,
+            node=config.node_name,
+            keeper=self._keeper,
+            captures=captures,
+            turns=turns,
+            depot=depot,
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
             store=self._store_some_time,
-            patience_seconds=config.capture_patience_seconds,
-            at_once=config.max_concurrent_captures,
         )
+        self._requests: Requests | None = None
+        if vault is not None:
+            self._requests = Requests(
+                api,
+                node=config.node_name,
+                keeper=self._keeper,
+                captures=captures,
+                copies=copies,
+                turns=turns,
+                vault=vault,
+                metrics=self._metrics,
+                tell=self._tell,
+            )
         upkeep = Upkeep(
             api,
             node=config.node_name,
@@ -158,6 +184,7 @@ class Daemon:
             departures=self._departures,
             arrivals=self._arrivals,
             storing=self._storing,
+            requests=self._requests,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
@@ -227,6 +254,11 @@ class Daemon:
                 ("peer", self._peer.run, (self._stop,)),
             )
         ]
+        if self._requests is not None:
+            run = self._requests.run
+            threads.append(
+                threading.Thread(target=run, name="requests", args=(self._stop,), daemon=True)
+            )
         self._server.start()
         self._endpoint.start()
         for thread in threads:
@@ -237,6 +269,8 @@ class Daemon:
         self._departures.close()
         if self._storing is not None:
             self._storing.close()
+        if self._requests is not None:
+            self._requests.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()

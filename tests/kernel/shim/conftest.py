@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from support import runtime
+from support.mover import Mover
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +79,13 @@ def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[r
     yield made
     made.end_keeper()
     made.close()
+
+
+@pytest.fixture
+def mover(node: runtime.Host) -> Iterator[Mover]:
+    node.run_directory.mkdir(mode=0o700, exist_ok=True)
+    with (
+        closing(runtime.DaemonDouble(node.run_directory)) as daemon,
+        closing(Mover(node, daemon)) as made,
+    ):
+        yield made

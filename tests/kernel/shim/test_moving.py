@@ -4,121 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from architect.core import wire
 from architect.core.errors import Rejected
-from architect.shim.packets.netns import Netns
+from support.mover import COUNTING, POLICY, Mover, numbers
+from support.neighbour import Neighbour
 from support.runtime import (
     DEADLINE_SECONDS,
     Container,
-    DaemonDouble,
     Host,
-    children,
     eventually,
     in_pod,
     python,
     spec,
 )
-
-POLICY: dict[str, Any] = {"version": 1, "migrate": "true", "containers": {"app": {}}}
-COUNTING = (
-    "trap 'echo got TERM; exit 5' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
-)
-
-
-class Mover:
-    """Does what the daemon does between two pods of one host, without its files."""
-
-    def __init__(self, host: Host, daemon: DaemonDouble) -> None:
-        self.host = host
-        self.daemon = daemon
-        self._uids: dict[Container, str] = {}
-
-    def pod(
-        self, uid: str, args: list[str] | None = None, *, policy: dict[str, Any] = POLICY
-    ) -> Container:
-        config = spec(args or ["sh", "-c", COUNTING], annotations=in_pod(uid, policy=policy))
-        made = self.host.container(config, has_pipes=True)
-        self._uids[made] = uid
-        return made
-
-    def counting(self, uid: str) -> Container:
-        """Return a pod that has counted to three."""
-        made = self.pod(uid).start()
-        made.until("3\n")
-        return made
-
-    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        path = self.host.run_directory / "keeper.sock"
-        with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
-            return client.call(op, **arguments)
-
-    def save_on_leaving(self, uid: str) -> None:
-        """Answer `leaving` with yes, after the pod was saved."""
-
-        def leaving(_: dict[str, Any]) -> dict[str, Any]:
-            self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
-            self.ask("depart", pod=uid, reason="test")
-            return {"captured": True}
-
-        self.daemon.answers["leaving"] = leaving
-
-    def leave(self, pod: Container) -> None:
-        """Have kubelet's signal find a daemon that saves this pod."""
-        self.save_on_leaving(self._uids[pod])
-        pod.kill("TERM")
-        assert pod.wait() == 128 + signal.SIGTERM
-
-    def moved(self, uid: str, *, to: str) -> tuple[Container, Path]:
-        """Return a pod that counted and left, and where its files wait for another one."""
-        old = self.counting(uid)
-        self.leave(old)
-        return old, self.bring(uid, to=to)
-
-    def bring(self, uid: str, *, to: str) -> Path:
-        """Put what was saved of one pod where another one finds it."""
-        state = self.host.state / "architect"
-        target = state / "arrivals" / to / "containers" / "app"
-        target.mkdir(parents=True)
-        for entry in ("image", "meta.json"):
-            (state / "pods" / uid / "app" / entry).rename(target / entry)
-        self.daemon.answers["arriving"] = {"restore": True}
-        return target
-
-    def state(self, uid: str) -> str:
-        return str(self.ask("status", pod=uid)["status"]["state"])
-
-    def kill_keeper(self) -> None:
-        (warden,) = self.host.wardens()
-        (keeper,) = children(warden)
-        os.kill(keeper, signal.SIGKILL)
-        eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
-        self.host.ask("list")
-
-    def close(self) -> None:
-        for container in self._uids:
-            container.remove()
-
-
-@pytest.fixture
-def mover(node: Host) -> Iterator[Mover]:
-    node.run_directory.mkdir(mode=0o700, exist_ok=True)
-    with closing(DaemonDouble(node.run_directory)) as daemon, closing(Mover(node, daemon)) as made:
-        yield made
-
-
-def numbers(container: Container) -> list[int]:
-    return [int(word) for word in container.output().split() if word.isdigit()]
 
 
 def assert_goes_on(new: Container, *, after: Container) -> None:
@@ -260,7 +163,7 @@ while True:
 def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> None:
     old = mover.pod("uid-a", python(SERVER)).start()
     old.until("listening")
-    with _joined(old.pid) as peer, peer.connect() as connection:
+    with Neighbour(old.pid) as peer, peer.connect() as connection:
         connection.sendall(b"before")
         assert connection.recv(100) == b"before"
         mover.leave(old)
@@ -270,7 +173,7 @@ def test_peers_learn_at_once_that_their_connections_have_ended(mover: Mover) -> 
         mover.bring("uid-a", to="uid-b")
         new = mover.pod("uid-b", python(SERVER)).start()
         new.until("end of file")
-    with _joined(new.pid) as peer, peer.connect() as connection:
+    with Neighbour(new.pid) as peer, peer.connect() as connection:
         connection.sendall(b"after")
         assert connection.recv(100) == b"after"
 
@@ -292,7 +195,7 @@ while True:
 def test_conversations_that_do_not_end_are_cut_and_told(mover: Mover) -> None:
     old = mover.pod("uid-a", python(RUDE)).start()
     old.until("listening")
-    with _joined(old.pid) as peer, peer.connect() as asked, peer.connect() as waiting:
+    with Neighbour(old.pid) as peer, peer.connect() as asked, peer.connect() as waiting:
         asked.sendall(b"question")
         waiting.sendall(b"hello")
         old.until("got b'question'")
@@ -303,42 +206,9 @@ def test_conversations_that_do_not_end_are_cut_and_told(mover: Mover) -> None:
     mover.bring("uid-a", to="uid-b")
     new = mover.pod("uid-b", python(RUDE)).start()
     new.until("then b''")
-    with _joined(new.pid) as peer, peer.connect() as connection:
+    with Neighbour(new.pid) as peer, peer.connect() as connection:
         connection.sendall(b"after")
         assert connection.recv(100) == b"after"
-
-
-class _joined:
-    """Another network namespace, with a cable to that of a container."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._name = f"arch-test-{pid}"
-
-    def __enter__(self) -> _joined:
-        def ip(*words: str) -> None:
-            subprocess.run(["ip", *words], check=True)
-
-        inside = ["nsenter", f"--net=/proc/{self._pid}/ns/net"]
-        ip("netns", "add", self._name)
-        ip("-n", self._name, "link", "add", "a0", "type", "veth", "peer", "b0")
-        ip("-n", self._name, "link", "set", "b0", "netns", str(self._pid))
-        ip("-n", self._name, "addr", "add", "10.9.0.1/24", "dev", "a0")
-        ip("-n", self._name, "link", "set", "a0", "up")
-        subprocess.run([*inside, "ip", "addr", "add", "10.9.0.2/24", "dev", "b0"], check=True)
-        subprocess.run([*inside, "ip", "link", "set", "b0", "up"], check=True)
-        return self
-
-    def connect(self) -> socket.socket:
-        """Return a connection from there to the container."""
-        with Netns.open(f"/run/netns/{self._name}") as netns:
-            made = netns.open_socket(socket.AF_INET, socket.SOCK_STREAM)
-        made.settimeout(DEADLINE_SECONDS)
-        made.connect(("10.9.0.2", 7000))
-        return made
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["ip", "netns", "del", self._name], check=True)
 
 
 def test_a_pod_that_got_its_signal_is_not_captured_any_more(mover: Mover) -> None:

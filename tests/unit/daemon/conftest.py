@@ -310,7 +310,7 @@ class FakeCluster:
             return self.objects[path]
         if request.method == "GET":
             plural = path.rsplit("/", 1)[-1]
-            if plural in ("pods", "limitranges", "checkpoints"):
+            if plural in ("pods", "limitranges", "checkpoints", "persistentcheckpoints"):
                 found = [
                     o
                     for p, o in self.objects.items()
@@ -364,7 +364,7 @@ def _merged(old: Any, patch: Any) -> Any:
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
-        elif key in _KEYS and isinstance(value, list):
+        elif key in _KEYS and isinstance(value, list) and all(isinstance(v, dict) for v in value):
             by = _KEYS[key]
             items = {i[by]: i for i in result.get(key) or []}
             for item in value:

@@ -53,6 +53,7 @@ def layout(tmp_path: Path) -> Layout:
         pods=tmp_path / "pods",
         checkpoints=tmp_path / "checkpoints",
         arrivals=tmp_path / "arrivals",
+        requests=tmp_path / "requests",
     )
     (made.run / "containers").mkdir(parents=True)
     made.pods.mkdir()
@@ -141,7 +142,7 @@ def test_old_versions_stay_while_a_container_or_an_image_needs_their_init(
     tmp_path: Path, layout: Layout
 ) -> None:
     shas = {}
-    for number in ("1", "2", "3", "4", "5"):
+    for number in ("1", "2", "3", "4", "5", "6"):
         init = f"init-{number}".encode()
         shas[number] = hashlib.sha256(init).hexdigest()
         install.install(bundle(tmp_path / "image", f"{number}.0.0", init=init), layout)
@@ -151,18 +152,19 @@ def test_old_versions_stay_while_a_container_or_an_image_needs_their_init(
         "2": layout.pods / "uid/app/meta.json",
         "3": layout.checkpoints / "uid/containers/app/meta.json",
         "4": layout.arrivals / "uid/containers/app/meta.json",
+        "5": layout.requests / "uid/containers/app/meta.json",
     }
     for number, meta in images.items():
         meta.parent.mkdir(parents=True)
         meta.write_text(json.dumps({"init_sha": shas[number]}))
     install.prune(layout)
-    assert {p.name for p in layout.install.glob("[0-9]*")} == {"5.0.0"}
+    assert {p.name for p in layout.install.glob("[0-9]*")} == {"6.0.0"}
     assert {p.name for p in layout.install.glob("init/*")} == set(shas.values())
     record.unlink()
     for meta in images.values():
         meta.unlink()
     install.prune(layout)
-    assert {p.name for p in layout.install.glob("init/*")} == {shas["5"]}
+    assert {p.name for p in layout.install.glob("init/*")} == {shas["6"]}
     assert install.living_containers(layout) == 0
     install.remove(layout)
     assert list(layout.install.iterdir()) == []

@@ -65,6 +65,7 @@ def layout(tmp_path: Path) -> Layout:
         pods=tmp_path / "pods",
         checkpoints=tmp_path / "checkpoints",
         arrivals=tmp_path / "arrivals",
+        requests=tmp_path / "requests",
     )
 
 

@@ -1,7 +1,8 @@
-"""One pod, saved on this node's disk: asleep for good, its files packed, its manifest written.
+"""One pod, saved on this node's disk: asleep, its files packed, its manifest written.
 
-All that can fail comes before the keeper lets the pod go; until then :meth:`Captures.undo` has it
-awake again as if nobody had tried.
+One that leaves is saved for good. All that can fail comes before the keeper lets the pod go; until
+then :meth:`Captures.undo` has it awake again as if nobody had tried. One that is copied goes on as
+soon as nothing of what it could change is needed any more, however that ends.
 """
 
 from __future__ import annotations
@@ -9,35 +10,57 @@ from __future__ import annotations
 import datetime
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from architect.api import names, saved
+from architect.api.keeper import PodState
 from architect.checkpoint.manifest import About, Container, Manifest
-from architect.core.errors import ArchitectError, Rejected, Unavailable
+from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailable
 from architect.core.identity import Identity
 from architect.daemon.checkpoint import contents
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects
+from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.depot import Depot
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.kube import checkpoints
 from architect.kube.api import JsonObject
-from architect.kube.checkpoints import Trigger
+from architect.kube.checkpoints import Owner, Trigger
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 PACK_SECONDS: Final = 600.0
-"""For the files of one pod."""
+"""For the files of one pod that leaves."""
+COPY_SECONDS: Final = 60.0
+"""For those of one that goes on, and whose clients wait meanwhile."""
 KEEPER_SECONDS: Final = 30.0
 """How long a keeper that was killed is waited for: its parent starts another one within a second,
 which then looks at every pod of the node."""
 KEEPER_STEP_SECONDS: Final = 0.5
 CAPTURES: Final = 3
 """How often a capture is tried that another one's work (a wake, a killed keeper) undid."""
+UNDONE: Final = frozenset({"NotCaptured"})
+RESTLESS: Final = frozenset({*UNDONE, "Busy", "InFlight"})
+"""Besides, what stays waits for a moment in which nothing is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """A copy of a pod that goes on."""
+
+    manifest: Manifest
+    frozen_seconds: float
+    """How long the pod stood still; 0 if it slept."""
+    seconds: float
+    """How long all of it took."""
 
 
 class Captures:
@@ -51,6 +74,7 @@ class Captures:
         host: Host,
         facts: NodeFacts,
         depot: Depot,
+        copies: Copies,
         patience_seconds: float,
     ) -> None:
         self._node = node
@@ -58,6 +82,7 @@ class Captures:
         self._host = host
         self._node_facts = facts
         self._depot = depot
+        self._copies = copies
         self._patience_seconds = patience_seconds
 
     def save(
@@ -67,16 +92,24 @@ class Captures:
 
         Raises ArchitectError or OSError: then :meth:`undo` is to follow.
         """
-        for attempt in range(1, CAPTURES + 1):
-            try:
-                return self._save_once(pod, value, who, trigger=trigger)
-            except (Unavailable, Rejected) as error:
-                is_undone = isinstance(error, Unavailable) or error.reason == "NotCaptured"
-                if not is_undone or attempt == CAPTURES:
-                    raise
-                log.warning("%s is captured once more: %s", pod.full_name, error)
-                time.sleep(KEEPER_STEP_SECONDS)
-        raise AssertionError("the last attempt returns or raises")
+        return _tried(
+            lambda: self._save_once(pod, value, who, trigger=trigger), pod=pod, again=UNDONE
+        )
+
+    def copy(self, pod: ManagedPod, value: JsonObject, *, id: str, template_hash: str) -> Copied:
+        """Put a copy of the pod, named *id*, on the disk; when it returns, the pod goes on.
+
+        It does so whatever happens, and half a copy is removed. Raises ArchitectError or OSError.
+        """
+        try:
+            return _tried(
+                lambda: self._copy_once(pod, value, id=id, template_hash=template_hash),
+                pod=pod,
+                again=RESTLESS,
+            )
+        except BaseException:
+            self._copies.give_up(id)
+            raise
 
     def _save_once(
         self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
@@ -89,15 +122,66 @@ class Captures:
             ends_with=_hooks(value),
         )
         directory = self._depot.begin_departure(pod.uid)
-        self._pack(pod.uid, directory)
-        about = self._about(pod, value, who, directory=directory)
-        self._depot.link_images(pod.uid, pod.managed, into=directory)
+        about = self._fill(
+            directory,
+            pod,
+            value,
+            id=pod.uid,
+            template_hash=who.template_hash,
+            owner=objects.owner_of(who),
+            within_seconds=PACK_SECONDS,
+        )
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
         # daemon can give as well.
         manifest = contents.build(directory, about)
         contents.write(directory, manifest)
         self._leave(pod.uid, reason=reason)
         return manifest
+
+    def _copy_once(
+        self, pod: ManagedPod, value: JsonObject, *, id: str, template_hash: str
+    ) -> Copied:
+        directory = self._copies.begin(id)
+        slept = self._keeper.status(pod.uid).state is PodState.ASLEEP
+        started = time.monotonic()
+        with self._keeper.copying(
+            pod.uid, reason="it is being copied", patience_seconds=self._patience_seconds
+        ):
+            about = self._fill(
+                directory,
+                pod,
+                value,
+                id=id,
+                template_hash=template_hash,
+                owner=None,
+                within_seconds=COPY_SECONDS,
+            )
+            self._copies.check_room()
+        frozen = 0.0 if slept else time.monotonic() - started
+        # Nobody writes what lies there, so it is hashed while the pod runs.
+        manifest = contents.build(directory, about)
+        contents.write(directory, manifest)
+        self._copies.finish(id)
+        return Copied(manifest=manifest, frozen_seconds=frozen, seconds=time.monotonic() - started)
+
+    def _fill(
+        self,
+        directory: Path,
+        pod: ManagedPod,
+        value: JsonObject,
+        *,
+        id: str,
+        template_hash: str,
+        owner: Owner | None,
+        within_seconds: float,
+    ) -> About:
+        """Put files and images of a pod that is asleep into *directory*; return what they are."""
+        self._pack(pod.uid, directory, within_seconds=within_seconds)
+        about = self._about(
+            pod, value, id=id, template_hash=template_hash, owner=owner, directory=directory
+        )
+        self._depot.link_images(pod.uid, pod.managed, into=directory)
+        return about
 
     def _leave(self, uid: str, *, reason: str) -> None:
         """Make the keeper let the pod go for good, also one that is killed when it is asked."""
@@ -108,11 +192,11 @@ class Captures:
             again=(Unavailable,),
         )
 
-    def _pack(self, uid: str, directory: Path) -> None:
+    def _pack(self, uid: str, directory: Path, *, within_seconds: float) -> None:
         program = names.CURRENT / "bin" / "architect-runtime"
         self._host.run(
             [str(program), "save-files", uid, "--into", str(directory)],
-            timeout_seconds=PACK_SECONDS,
+            timeout_seconds=within_seconds,
         )
 
     def undo(self, pod: ManagedPod) -> None:
@@ -130,21 +214,28 @@ class Captures:
         self._depot.give_up_departure(pod.uid)
 
     def _about(
-        self, pod: ManagedPod, value: JsonObject, who: Identity, *, directory: Path
+        self,
+        pod: ManagedPod,
+        value: JsonObject,
+        *,
+        id: str,
+        template_hash: str,
+        owner: Owner | None,
+        directory: Path,
     ) -> About:
         digests = {
             status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
             for status in value["status"].get("containerStatuses") or ()
         }
         return About(
-            id=pod.uid,
+            id=id,
             namespace=pod.namespace,
             pod_name=pod.name,
             pod_uid=pod.uid,
             node=self._node,
             created=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
-            template_hash=who.template_hash,
-            owner=objects.owner_of(who),
+            template_hash=template_hash,
+            owner=owner,
             containers={
                 name: Container(
                     image_digest=digests.get(name, ""),
@@ -157,6 +248,20 @@ class Captures:
             requirements=self._node_facts.requirements,
             format_version=checkpoints.FORMAT_VERSION,
         )
+
+
+def _tried(once: Callable[[], T], *, pod: ManagedPod, again: frozenset[str]) -> T:
+    """Return what *once* returns, called anew if it was undone, or for the reasons *again*."""
+    for attempt in range(1, CAPTURES + 1):
+        try:
+            return once()
+        except (Unavailable, Rejected, NodeError) as error:
+            is_undone = isinstance(error, Unavailable) or error.reason in again
+            if not is_undone or attempt == CAPTURES:
+                raise
+            log.warning("%s is captured once more: %s", pod.full_name, error)
+            time.sleep(KEEPER_STEP_SECONDS)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _layer_in(directory: Path, container: str) -> str | None:

@@ -25,14 +25,13 @@ from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
 from architect.core.wire import text
 from architect.daemon import status, succession
-from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.views import Family
-from architect.daemon.node_facts import NodeFacts
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
@@ -54,6 +53,7 @@ API_SECONDS: Final = 10.0
 """How long an API server that is away is waited for before anything is done; kubelet's grace
 period begins after that."""
 API_STEP_SECONDS: Final = 0.2
+PUBLISHERS: Final = 4
 MAX_JOBS: Final = 256
 """At once: kubelet's limit is 110 pods a node. What may not be done at once, waits in its job."""
 SETTLE_SECONDS: Final = 2.0
@@ -108,28 +108,20 @@ class Departures:
         *,
         node: str,
         keeper: KeeperLink,
-        host: Host,
-        facts: NodeFacts,
+        captures: Captures,
+        turns: Turns,
         depot: Depot,
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
         store: Callable[[str], None],
-        patience_seconds: float,
-        at_once: int,
     ) -> None:
         self._api = api
         self._node = node
         self._keeper = keeper
         self._depot = depot
-        self._captures = Captures(
-            node=node,
-            keeper=keeper,
-            host=host,
-            facts=facts,
-            depot=depot,
-            patience_seconds=patience_seconds,
-        )
+        self._captures = captures
+        self._turns = turns
         self._metrics = metrics
         self._tell = tell
         self._hand_on = hand_on
@@ -143,9 +135,8 @@ class Departures:
         # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
         # for the object within seconds, and waits for the capture much longer.
         self._pool = ThreadPoolExecutor(max_workers=MAX_JOBS, thread_name_prefix="departure")
-        self._turns = threading.BoundedSemaphore(at_once)
         # Apart: an API server that is away must not keep pods from being saved.
-        self._publishers = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="publish")
+        self._publishers = ThreadPoolExecutor(PUBLISHERS, "publish")
 
     def close(self) -> None:
         """Begin nothing more; what is under way goes on until the process ends."""
@@ -254,7 +245,7 @@ class Departures:
         )
         checkpoint = _asked(lambda: self._announce(spec))
         try:
-            with self._turns:
+            with self._turns.of(ref.uid):
                 manifest = self._captures.save(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
             self._give_up(pod, checkpoint, error)

@@ -46,6 +46,8 @@ IMAGE_VERSION: Final = 1
 POD_VERSION: Final = 1
 """Of ``pod.json``, which has the same."""
 DECISION_VERSION: Final = 1
+_OF_RESTORES: Final = frozenset({"restore.log", "restore.exit", "stats-restore"})
+"""In an image, what a restore writes, over what an earlier one that was cut has left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +94,17 @@ class Depot:
 
     def begin_departure(self, uid: str) -> Path:
         """Return an empty directory for what is saved of pod *uid*. Raises OSError."""
-        return _empty(self._checkpoints / f"{_safe(uid)}{PARTIAL}")
+        return _empty(self._checkpoints / f"{safe_name(uid)}{PARTIAL}")
 
     def link_images(self, uid: str, containers: Iterable[str], *, into: Path) -> None:
         """Give the images of a captured pod a second name; nothing is copied or taken away.
 
-        Until the pod has left for good a wake needs them where they are. Raises NodeError if one is
-        missing, OSError.
+        Until the pod has left for good a wake needs them where they are. It writes nothing that has
+        a second name, and removes the first one only. Raises NodeError if one is missing, OSError.
         """
         for name in containers:
-            source = self._pods / _safe(uid) / _safe(name)
-            target = into / saved.container(_safe(name))
+            source = self._pods / safe_name(uid) / safe_name(name)
+            target = into / saved.container(safe_name(name))
             target.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 _link_tree(source / "image", target / "image")
@@ -117,7 +119,7 @@ class Depot:
 
         Raises FileNotFoundError if it has no image, FormatError.
         """
-        path = self._pods / _safe(uid) / _safe(container) / "meta.json"
+        path = self._pods / safe_name(uid) / safe_name(container) / "meta.json"
         found = files.read_json(path, version=IMAGE_VERSION).get("init_sha")
         if not isinstance(found, str):
             raise FormatError(f"{path} names no init")
@@ -128,9 +130,9 @@ class Depot:
 
         The images' names among those of the node's pods go: old memory has one place.
         """
-        whole = self._checkpoints / _safe(uid)
-        (self._checkpoints / f"{_safe(uid)}{PARTIAL}").rename(whole)
-        for image in (self._pods / _safe(uid)).glob("*/image"):
+        whole = self._checkpoints / safe_name(uid)
+        (self._checkpoints / f"{safe_name(uid)}{PARTIAL}").rename(whole)
+        for image in (self._pods / safe_name(uid)).glob("*/image"):
             shutil.rmtree(image, ignore_errors=True)
         return whole
 
@@ -146,14 +148,14 @@ class Depot:
     def has_left(self, uid: str) -> bool:
         """Whether the keeper wrote down that pod *uid* never runs here again."""
         try:
-            found = files.read_json(self._pods / _safe(uid) / "pod.json", version=POD_VERSION)
+            found = files.read_json(self._pods / safe_name(uid) / "pod.json", version=POD_VERSION)
         except (FileNotFoundError, FormatError):
             return False
         return found.get("phase") == PodState.CAPTURED.value
 
     def give_up_departure(self, uid: str) -> None:
         """Remove half a departure."""
-        shutil.rmtree(self._checkpoints / f"{_safe(uid)}{PARTIAL}", ignore_errors=True)
+        shutil.rmtree(self._checkpoints / f"{safe_name(uid)}{PARTIAL}", ignore_errors=True)
 
     def sweep_departures(self) -> None:
         """Remove what is left of those that were being removed."""
@@ -162,7 +164,7 @@ class Depot:
 
     def departure(self, uid: str) -> Path | None:
         """Return where the saved pod *uid* lies whole; None if it does not."""
-        found = self._checkpoints / _safe(uid)
+        found = self._checkpoints / safe_name(uid)
         return found if found.is_dir() else None
 
     def departures(self) -> list[str]:
@@ -171,15 +173,15 @@ class Depot:
 
     def saved_at(self, uid: str) -> float:
         """Return when pod *uid* was saved here, in Unix seconds. Raises OSError."""
-        return (self._checkpoints / _safe(uid)).stat().st_mtime
+        return (self._checkpoints / safe_name(uid)).stat().st_mtime
 
     def drop_departure(self, uid: str) -> None:
         """Remove a saved pod: it goes on elsewhere, or nobody wants it any more."""
-        _remove(self._checkpoints / _safe(uid))
+        _remove(self._checkpoints / safe_name(uid))
 
     def upload_notes(self, uid: str) -> Path:
         """Return the file that says how far the way of pod *uid* into the object store has come."""
-        return self._uploads / f"{_safe(uid)}.json"
+        return self._uploads / f"{safe_name(uid)}.json"
 
     def forget_uploads(self, *, but: Collection[str]) -> None:
         """Remove what was noted about uploads of all pods but these."""
@@ -191,23 +193,23 @@ class Depot:
 
     def arrival(self, uid: str) -> Path | None:
         """Return where lies, whole, what came for pod *uid*; None if nothing did."""
-        found = self._arrivals / _safe(uid)
+        found = self._arrivals / safe_name(uid)
         return found if found.is_dir() else None
 
     def has_come(self, uid: str, container: str) -> bool:
         """Whether something came for a container of pod *uid* that it has not taken yet."""
-        return (self._arrivals / _safe(uid) / saved.image(_safe(container))).is_dir()
+        return (self._arrivals / safe_name(uid) / saved.image(safe_name(container))).is_dir()
 
     def arrival_of(self, uid: str) -> Path:
         """Return where what comes for pod *uid* is to lie once it is whole."""
         self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self._arrivals / _safe(uid)
+        return self._arrivals / safe_name(uid)
 
     def move_here(self, departed: str, *, to: str) -> Path:
         """Make what was saved of pod *departed* on this node what came for pod *to*. OSError."""
         self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
-        whole = self._arrivals / _safe(to)
-        (self._checkpoints / _safe(departed)).rename(whole)
+        whole = self._arrivals / safe_name(to)
+        (self._checkpoints / safe_name(departed)).rename(whole)
         return whole
 
     def arrivals(self) -> list[str]:
@@ -220,16 +222,16 @@ class Depot:
 
     def is_untouched(self, uid: str) -> bool:
         """Whether everything that came for pod *uid* still lies there: none of it has run."""
-        return _is_untouched(self._arrivals / _safe(uid))
+        return _is_untouched(self._arrivals / safe_name(uid))
 
     def is_used_up(self, uid: str) -> bool:
         """Whether every container of pod *uid* has taken what came for it."""
-        whole = self._arrivals / _safe(uid)
+        whole = self._arrivals / safe_name(uid)
         return whole.is_dir() and not any(whole.glob("containers/*/image"))
 
     def has_refused(self, uid: str) -> bool:
         """Whether a container of pod *uid* keeps an image of its predecessor that failed."""
-        for path in (self._pods / _safe(uid)).glob("*/failed-*/meta.json"):
+        for path in (self._pods / safe_name(uid)).glob("*/failed-*/meta.json"):
             with contextlib.suppress(FileNotFoundError, FormatError):
                 if files.read_json(path, version=IMAGE_VERSION).get("is_moved"):
                     return True
@@ -238,15 +240,15 @@ class Depot:
     def drop_arrival(self, uid: str) -> None:
         """Remove what came for pod *uid*: it is used, or the pod is gone."""
         for ending in ("", GOING):
-            _remove(self._arrivals / f"{_safe(uid)}{ending}")
+            _remove(self._arrivals / f"{safe_name(uid)}{ending}")
 
     def give_back(self, uid: str, *, departed: str | None) -> bool:
         """Take what came for pod *uid* away from it, unless part of it has run; whether it was.
 
         It becomes what was saved of pod *departed* on this node again; None: it lies elsewhere.
         """
-        whole = self._arrivals / _safe(uid)
-        going = self._arrivals / f"{_safe(uid)}{GOING}"  # not half of one, which is swept
+        whole = self._arrivals / safe_name(uid)
+        going = self._arrivals / f"{safe_name(uid)}{GOING}"  # not half of one, which is swept
         shutil.rmtree(going, ignore_errors=True)
         try:
             whole.rename(going)
@@ -260,7 +262,7 @@ class Depot:
             return True
         for applied in going.rglob(f"*{APPLIED}"):
             applied.rename(applied.with_name(applied.name.removesuffix(APPLIED)))
-        going.rename(self._checkpoints / _safe(departed))
+        going.rename(self._checkpoints / safe_name(departed))
         return True
 
     # What was decided for the pods that come
@@ -269,11 +271,11 @@ class Depot:
         """Write down what was decided for pod *uid*. Raises OSError."""
         self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
         value = {"version": DECISION_VERSION, **asdict(decision)}
-        files.write_json(self._arrivals / f"{_safe(uid)}.json", value, durable=False)
+        files.write_json(self._arrivals / f"{safe_name(uid)}.json", value, durable=False)
 
     def decided(self, uid: str) -> Decided | None:
         """Return what was decided for pod *uid*; None: nothing yet, or by another version."""
-        path = self._arrivals / f"{_safe(uid)}.json"
+        path = self._arrivals / f"{safe_name(uid)}.json"
         try:
             value = files.read_json(path, version=DECISION_VERSION)
             value.pop("version")
@@ -295,18 +297,19 @@ class Depot:
     def forget_decision(self, uid: str) -> None:
         """Let go of what was decided for a pod that is gone."""
         for ending in (".json", FRESH):
-            (self._arrivals / f"{_safe(uid)}{ending}").unlink(missing_ok=True)
+            (self._arrivals / f"{safe_name(uid)}{ending}").unlink(missing_ok=True)
 
     def began_without_us(self, uid: str) -> bool:
         """Whether the runtime started a container of pod *uid* while nobody answered it."""
-        return (self._arrivals / f"{_safe(uid)}{FRESH}").exists()
+        return (self._arrivals / f"{safe_name(uid)}{FRESH}").exists()
 
     def sweep_arrivals(self) -> list[Path]:
         """Remove what interrupted arrivals left; return what was removed."""
         return landing.sweep(self._arrivals)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return *name* if it can be one of a file. Raises NodeError."""
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(name) > 253:
         raise NodeError(f"{name!r:.80} is not usable as a file name", reason="BadName")
     return name
@@ -341,7 +344,7 @@ def _link_tree(source: Path, target: Path) -> None:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 _link_tree(source / entry.name, target / entry.name)
-            else:
+            elif entry.name not in _OF_RESTORES:
                 os.link(entry.path, target / entry.name, follow_symlinks=False)
 
 

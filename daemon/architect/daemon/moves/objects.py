@@ -1,7 +1,11 @@
-"""What the Checkpoint of a pod that moves says: each outcome as the conditions that tell it."""
+"""What the Checkpoint of a pod that moves says: each outcome as the conditions that tell it.
+
+So does the PersistentCheckpoint of one that is copied.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -86,22 +90,13 @@ def location(node: str, uid: str) -> dict[str, Any]:
 def capturing(node: str) -> Said:
     """Return what is said while the pod is being saved."""
     text = f"the pod is being saved on node {node}"
-    return (
-        Condition(
-            type=checkpoints.CAPTURED, status=Status.UNKNOWN, reason="Capturing", message=text
-        ),
-    )
+    return _captured(Status.UNKNOWN, "Capturing", text)
 
 
 def captured(node: str) -> Said:
     """Return what is said once the pod can be restored."""
     return (
-        Condition(
-            type=checkpoints.CAPTURED,
-            status=Status.TRUE,
-            reason="Captured",
-            message=f"the pod was saved on node {node}",
-        ),
+        *_captured(Status.TRUE, "Captured", f"the pod was saved on node {node}"),
         Condition(
             type=checkpoints.AVAILABLE,
             status=Status.TRUE,
@@ -170,6 +165,77 @@ def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
         at=about.created,
         requirements=about.requirements,
         durations_seconds={} if seconds is None else {"capture": seconds},
+    )
+
+
+def copied_fields(manifest: Manifest, *, durations_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the status fields of a copied pod, which lies nowhere where others may have it yet.
+
+    What is not known any more (*durations_seconds*, after a restart) is left as it is.
+    """
+    capture = capture_of(manifest, seconds=None)
+    fields = checkpoints.captured_status(
+        dataclasses.replace(capture, durations_seconds=durations_seconds)
+    )
+    del fields["location"]
+    if not durations_seconds:
+        del fields["durations"]
+    return fields
+
+
+def copying(node: str) -> Said:
+    """Return what is said while the pod is being copied."""
+    text = f"the pod is being copied on node {node}"
+    return (*_captured(Status.UNKNOWN, "Capturing", text), _available("Capturing", text))
+
+
+def copied(node: str) -> Said:
+    """Return what is said once the pod is copied, and the copy is on its way."""
+    return (
+        *_captured(Status.TRUE, "Captured", f"the pod was copied on node {node}, and goes on"),
+        _available("Storing", f"node {node} sends it to the object store"),
+    )
+
+
+def not_copied(reason: str, message: str) -> Said:
+    """Return what is said of a pod that could not be copied."""
+    return (*not_captured(reason, message), *over(reason, message))
+
+
+def not_startable(reason: str, message: str) -> Said:
+    """Return what is said of a copy that cannot be put into the object store now."""
+    return (*not_stored(reason, message), _available(reason, message))
+
+
+def _available(reason: str, message: str) -> Condition:
+    """Return that nobody can have it yet."""
+    return Condition(
+        type=checkpoints.AVAILABLE, status=Status.UNKNOWN, reason=reason, message=message
+    )
+
+
+def _captured(status: Status, reason: str, message: str) -> Said:
+    return (Condition(type=checkpoints.CAPTURED, status=status, reason=reason, message=message),)
+
+
+def startable(bucket: str, found: Uploaded) -> Said:
+    """Return what is said once pods can start from a copy."""
+    return (
+        *stored(bucket, found),
+        Condition(
+            type=checkpoints.AVAILABLE,
+            status=Status.TRUE,
+            reason="InStore",
+            message=f"pods can start from what lies in bucket {bucket}",
+        ),
+    )
+
+
+def lost(message: str) -> Said:
+    """Return what is said of a copy that was lost before it lay in the object store."""
+    return (
+        Condition(type=checkpoints.FAILED, status=Status.TRUE, reason="Lost", message=message),
+        *over("Lost", message),
     )
 
 

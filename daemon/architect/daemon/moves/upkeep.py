@@ -23,6 +23,7 @@ from architect.daemon.moves import objects
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.storing import Storing
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
@@ -138,6 +139,7 @@ class Upkeep:
         departures: Departures,
         arrivals: Arrivals,
         storing: Storing | None,
+        requests: Requests | None,
         ttl_seconds: float,
         list_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -150,6 +152,7 @@ class Upkeep:
         self._departures = departures
         self._arrivals = arrivals
         self._storing = storing
+        self._requests = requests
         self._ttl_seconds = ttl_seconds
         self._list_interval_seconds = list_interval_seconds
         self._clock = clock
@@ -160,6 +163,8 @@ class Upkeep:
         self._finish_halves()
         if not (self._store.is_synced and self._registry.is_known):
             return False
+        if self._requests is not None:
+            self._requests.look()
         self._look_at_arrivals()
         saved = self._look_at_saved()
         now = self._clock()

@@ -69,6 +69,11 @@ class Peer:
         return self._decoder.held_bytes + len(self._unsent)
 
     @property
+    def is_open(self) -> bool:
+        """Whether anybody can still hear an answer."""
+        return self._is_open
+
+    @property
     def is_idle(self) -> bool:
         """Whether it neither waits for anything nor has subscribed."""
         return not self.under_way and not self._unsent and not self.on_close

@@ -1,8 +1,11 @@
-"""A pod that can leave for another node, and come from one.
+"""A pod that can leave for another node, and come from one, or be copied where it is.
 
 Leaving: :meth:`MovingPod.capture` puts it to sleep whatever is under way, its files are packed by
 others, and :meth:`MovingPod.depart` makes that final. Until then a wake undoes it. Coming: a hollow
 container takes the image that came for it as its own and wakes from it, like any sleeping one.
+
+Copied: :meth:`MovingPod.copy` has it asleep while others read its image and its files, and
+:meth:`MovingPod.go_on` wakes it, with its connections in place.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from architect.core.errors import ArchitectError, Rejected
 from architect.shim.keeper import images, lifecycle
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Task
-from architect.shim.keeper.pod import FRESH_STATUS, Pod
+from architect.shim.keeper.pod import FRESH_STATUS, Copying, Pod
 
 log = logging.getLogger(__name__)
 
@@ -45,32 +48,90 @@ class MovingPod(Pod):
         it. Raises Rejected or NodeError; the pod then is as it was, or awake.
         """
         yield from self._recovered()
+        while self.copying is not None:
+            yield self.copying
+        self._refuse_signalled()
+        self.is_leaving = True
+        self.ends_with = ends_with
+        try:
+            yield from self._rest(reason, patience_seconds)
+        except BaseException:
+            self.is_leaving = False
+            raise
+
+    def copy(self, *, reason: str, patience_seconds: float) -> Task[Copying]:
+        """Have the pod asleep until :meth:`go_on`: its image may be read, and packets wait.
+
+        Nothing is cut: after *patience_seconds* conversations wait in the middle, and what has no
+        image, such as a connection that was not accepted yet, has as long once more to pass. A wake
+        undoes it. Raises Rejected or NodeError; the pod then is as it was, or awake.
+        """
+        yield from self._recovered()
+        self._refuse_signalled()
+        if self.is_leaving or self.state is PodState.CAPTURED:
+            raise lifecycle.left()
+        if self.copying is not None:
+            raise Rejected(f"{self} is being copied already", reason="Busy", hint="ask again later")
+        copying = self.copying = Copying()
+        try:
+            yield from self._rest(reason, patience_seconds)
+            if self.copying is not copying:
+                raise self._not_captured()
+        except BaseException:
+            if self.copying is copying:
+                self._end_copying(copying)
+            raise
+        return copying
+
+    def go_on(self, copying: Copying | None = None) -> Task[None]:
+        """End *copying*, or whatever copy is made: awake again, or asleep if it was before.
+
+        Raises Rejected with reason ``NotCaptured`` if the pod was woken in between, so that files
+        and memory that were copied are of different times; what :meth:`wake` raises.
+        """
+        yield from self._recovered()
+        if self.copying is None or copying not in (None, self.copying):
+            raise self._not_captured()
+        copying = self.copying
+        if copying.was_awake:
+            yield from self.wake(reason="its image was copied", event=Event.COPIED)
+        else:
+            self._end_copying(copying)
+            self.network.look_for_wake()
+
+    def _rest(self, reason: str, patience_seconds: float) -> Task[None]:
+        """Be asleep, whatever is under way."""
+        while (answer := lifecycle.capture_request(self.state)) is not Answer.DONE:
+            if answer is Answer.START:
+                if self.copying is not None:
+                    self.copying.was_awake = True
+                self._work = self._loop.spawn(
+                    self._fall_asleep(reason, patience_seconds), name=f"capture {self}"
+                )
+                yield self._work
+            else:
+                assert self._work is not None
+                with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
+                    yield self._work
+        if self.state is PodState.ASLEEP:
+            # Now, since what is saved is hashed before the pod departs.
+            for container in self.containers.values():
+                images.note_addresses(container.directory, self.network.addresses())
+
+    def _refuse_signalled(self) -> None:
         if self.signalled:
             raise Rejected(
                 f"{self}: container {', '.join(sorted(self.signalled))} got a signal already",
                 reason="Signalled",
                 hint="what ends by itself is not saved",
             )
-        self.is_leaving = True
-        self.ends_with = ends_with
-        try:
-            while (answer := lifecycle.capture_request(self.state)) is not Answer.DONE:
-                if answer is Answer.START:
-                    self._work = self._loop.spawn(
-                        self._fall_asleep(reason, patience_seconds), name=f"capture {self}"
-                    )
-                    yield self._work
-                else:
-                    assert self._work is not None
-                    with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
-                        yield self._work
-            if self.state is PodState.ASLEEP:
-                # Now, since what is saved is hashed before the pod departs.
-                for container in self.containers.values():
-                    images.note_addresses(container.directory, self.network.addresses())
-        except BaseException:
-            self.is_leaving = False
-            raise
+
+    def _not_captured(self) -> Rejected:
+        return Rejected(
+            f"{self} is {self.state.value} and not captured",
+            reason="NotCaptured",
+            hint="it was woken in between: capture it again",
+        )
 
     def recovered(self) -> Task[None]:
         """Wait until it is known where an earlier keeper left the pod."""
@@ -84,11 +145,7 @@ class MovingPod(Pod):
         if self.state is PodState.CAPTURED:
             return
         if self.state is not PodState.ASLEEP or not self.is_leaving:
-            raise Rejected(
-                f"{self} is {self.state.value} and not captured",
-                reason="NotCaptured",
-                hint="it was woken in between: capture it again",
-            )
+            raise self._not_captured()
         self._leave(reason)
 
     def _leave(self, reason: str) -> None:

@@ -165,12 +165,15 @@ class PodNetwork:
         self.rules.plan(State.HOLDING)
         self.rules.apply()
 
-    def busy(self) -> str | None:
-        """Return what is under way that a dump would cut, by name; None if nothing seems to be."""
-        self._hold.gate.pump()
-        return quiescence.busy(self.rules.sockets(), inodes=self._inodes)
+    def busy(self, *, is_brief: bool = False) -> str | None:
+        """Return what is under way that a dump would cut, by name; None if nothing seems to be.
 
-    def freeze(self) -> str | None:
+        *is_brief*: the pod is woken right after it, and only what has no image is in the way.
+        """
+        self._hold.gate.pump()
+        return quiescence.busy(self.rules.sockets(), inodes=self._inodes, is_brief=is_brief)
+
+    def freeze(self, *, is_brief: bool = False) -> str | None:
         """Make everything wait, unless something is under way: then say what, and undo it."""
         gate = self._hold.gate
         gate.enter(Mode.DUMP)
@@ -179,7 +182,7 @@ class PodNetwork:
         sockets = self.rules.sockets()
         trees = (processes.socket_inodes(container.tree()) for container in self._members)
         self._inodes = frozenset[int]().union(*trees)
-        reason = quiescence.busy(sockets, inodes=self._inodes)
+        reason = quiescence.busy(sockets, inodes=self._inodes, is_brief=is_brief)
         if reason is not None:
             gate.enter(Mode.DRAIN)
         return reason

@@ -41,6 +41,13 @@ _TRANSIENT: Final = frozenset(
 Emit = Callable[[Event, dict[str, Any]], None]
 
 
+class Copying(Future[None]):
+    """Done once the image is not needed any more, or the pod was woken before that."""
+
+    was_awake = False
+    """Whether the pod sleeps for this alone."""
+
+
 class Steps:
     """Measures the named parts of one sleep or wake."""
 
@@ -102,6 +109,8 @@ class Pod:
         """Containers to which an engine's signal went: the application may be ending."""
         self.is_leaving = False
         """It is being saved for its successor: packets have no say any more."""
+        self.copying: Copying | None = None
+        """Its image is being copied, and it goes on where it is: packets have no say meanwhile."""
         network.on_wake = self._woken_by_network
 
     def __str__(self) -> str:
@@ -130,8 +139,11 @@ class Pod:
         )
         yield self._work
 
-    def wake(self, *, reason: str) -> Task[None]:
-        """Wake the pod. Raises NodeError when a restore failed; the image is then kept."""
+    def wake(self, *, reason: str, event: Event = Event.WOKE) -> Task[None]:
+        """Wake the pod, and tell *event*.
+
+        Raises NodeError when a restore failed; the image is then kept.
+        """
         yield from self._recovered()
         while True:
             answer = lifecycle.wake_request(self.state)
@@ -139,7 +151,9 @@ class Pod:
                 return
             if answer is Answer.START:
                 self.is_leaving = False
-                self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
+                if self.copying is not None:  # what is copied of it is of no use any more
+                    self._end_copying(self.copying)
+                self._work = self._loop.spawn(self._wake(reason, event), name=f"wake {self}")
             assert self._work is not None
             work = self._work
             try:
@@ -159,6 +173,10 @@ class Pod:
         finally:
             self._admission.settling.discard(container)
 
+    def _end_copying(self, copying: Copying) -> None:
+        self.copying = None
+        copying.set_result(None)
+
     def recover(self, recovery: Future[None]) -> None:
         """Make requests wait for *recovery*: until then our state is only a guess."""
         self._recovery = recovery
@@ -174,7 +192,7 @@ class Pod:
 
         After a failed restore they have no say: what waits asks at once again, and again.
         """
-        if self.state is PodState.ASLEEP and not self.is_leaving:
+        if self.state is PodState.ASLEEP and not self.is_leaving and self.copying is None:
             self._wake_unwatched(reason)
 
     def _wake_unwatched(self, reason: str) -> None:
@@ -224,13 +242,14 @@ class Pod:
         self.last_sleep_seconds = steps.total_seconds
         self._save()
         self._sync_in_background()
-        self._tell(
-            Event.SLEPT,
-            duration_seconds=steps.total_seconds,
-            image_bytes=self.image_bytes,
-            reason=reason,
-            steps=steps.seconds,
-        )
+        if self.copying is None:  # or nobody is told: it is awake again in a moment
+            self._tell(
+                Event.SLEPT,
+                duration_seconds=steps.total_seconds,
+                image_bytes=self.image_bytes,
+                reason=reason,
+                steps=steps.seconds,
+            )
         log.info("%s sleeps after %s (%s)", self, render(steps.total_seconds), steps.seconds)
 
     def _members(self) -> list[Container]:
@@ -259,14 +278,17 @@ class Pod:
         """Wait until nothing is under way that a dump would cut; then let nothing more begin."""
         deadline = time.monotonic() + patience_seconds
         while True:
-            busy = self.network.busy()
-            if busy is None and self.network.freeze() is None:
+            now = time.monotonic()
+            # Who is woken at once may have a request in its hands, which nobody notices then.
+            is_brief = self.copying is not None and now >= deadline
+            busy = self.network.busy(is_brief=is_brief)
+            if busy is None and self.network.freeze(is_brief=is_brief) is None:
                 return
-            if time.monotonic() >= deadline and self.is_leaving:
+            if now >= deadline and self.is_leaving:
                 log.info("%s leaves in the middle of a conversation: %s", self, busy)
                 self.network.cut()
                 return
-            if time.monotonic() >= deadline:
+            if now >= deadline + (patience_seconds if is_brief else 0.0):
                 raise Rejected(
                     f"{self} does not come to rest: {busy or 'a packet came in between'}",
                     reason="Busy",
@@ -303,7 +325,7 @@ class Pod:
 
     # Waking
 
-    def _wake(self, reason: str) -> Task[None]:
+    def _wake(self, reason: str, event: Event = Event.WOKE) -> Task[None]:
         steps = Steps()
         self._enter(Step.WAKE, reason)
         # Written while CRIU works: nobody waits for the disk. A keeper that is killed before finds
@@ -332,7 +354,7 @@ class Pod:
             container.forget_image()
         self._save()
         self._tell(
-            Event.WOKE,
+            event,
             duration_seconds=steps.total_seconds,
             reason=reason,
             held_packets=held,
@@ -459,6 +481,7 @@ class Pod:
             "reason": self.reason,
             "refused": self.refused.as_dict() if self.refused else None,
             "network": self.network.state(),
+            "goes_on": self.copying is not None and self.copying.was_awake,
             "signalled": {
                 name: container.record.id
                 for name, container in self.containers.items()
@@ -494,13 +517,20 @@ class Pod:
             },
         )
 
+    @property
+    def _shown_state(self) -> PodState:
+        """What others act upon: who sleeps for a copy alone is not one that sleeps."""
+        if self.state is PodState.ASLEEP and self.copying is not None and self.copying.was_awake:
+            return PodState.FALLING
+        return self.state
+
     def status(self) -> dict[str, Any]:
         """Return the pod's status as the control protocol shows it."""
         return {
             "pod": self.uid,
             "namespace": self.namespace,
             "name": self.name,
-            "state": self.state.value,
+            "state": self._shown_state.value,
             "since": self.since,
             "reason": self.reason,
             "image_bytes": self.image_bytes,
@@ -521,6 +551,8 @@ class Pod:
         """Let go of a pod whose containers are gone; its images stay until the API says so."""
         if not self._is_closed:
             self._is_closed = True
+            if self.copying is not None:
+                self._end_copying(self.copying)
             self.network.close()
             for container in self.containers.values():
                 container.close()

@@ -75,6 +75,7 @@ class Service:
             "settle": self._settle_op,
             "capture": self._capture_op,
             "depart": self._depart_op,
+            "go_on": self._go_on_op,
             "adopt": self._adopt_op,
             "refuse": self._refuse_op,
             "ensure": self._ensure_op,
@@ -88,11 +89,13 @@ class Service:
         """Begin *op*. Raises Rejected for unknown operations and malformed arguments."""
         if op == "subscribe":
             return self._subscribe(peer)
+        if op == "copy":
+            return self._loop.spawn(self._copy_op(arguments, peer), name=op)
         if (lasting := self._lasting.get(op)) is not None:
             return self._loop.spawn(lasting(arguments), name=op)
         simple = self._simple.get(op)
         if simple is None:
-            known = ", ".join(sorted([*self._simple, *self._lasting, "subscribe"]))
+            known = ", ".join(sorted([*self._simple, *self._lasting, "copy", "subscribe"]))
             raise Rejected(
                 f"unknown operation {op!r:.80}", reason="Protocol", hint=f"known are {known}"
             )
@@ -230,6 +233,29 @@ class Service:
         pod.depart(reason=reason(arguments, "asked"))
         return {"status": pod.status()}
 
+    def _copy_op(self, arguments: Arguments, peer: Peer) -> Task[Answer]:
+        pod = self._pod(arguments)
+        copying = yield from pod.copy(
+            reason=reason(arguments, "asked"), patience_seconds=patience(arguments)
+        )
+
+        def go_on() -> None:
+            # Who does not hear of it any more cannot end it: a daemon that was killed.
+            if not copying.is_done:
+                log.warning("%s goes on: nobody copies it any more", pod)
+                self._loop.spawn(pod.go_on(copying), name=f"go on {pod}").when_done(_log_failure)
+
+        if peer.is_open:
+            peer.on_close.append(go_on)
+        else:
+            go_on()
+        return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+
+    def _go_on_op(self, arguments: Arguments) -> Task[Answer]:
+        pod = self._pod(arguments)
+        yield from pod.go_on()
+        return {"status": pod.status()}
+
     def _adopt_op(self, arguments: Arguments) -> Task[Answer]:
         pod, container = self._member(arguments)
         yield from pod.adopt(container.name)
@@ -283,6 +309,8 @@ class Service:
         argv = arguments.get("argv")
         if pod.state is PodState.ASLEEP and _is_exec_probe(pod, identity, argv):
             return {"state": pod.state.value, "probe": True}
+        while pod.copying is not None:
+            yield pod.copying  # a wake would make the copy worthless; it is over in a moment
         if pod.is_leaving:
             # Kubelet's hook is for an application that ends here; this one goes on elsewhere.
             if argv in pod.ends_with:
@@ -445,9 +473,12 @@ class Service:
                 # `removed` or `register` tells which. What is held goes to whom is there then.
                 pod.resume_awake(saved.network)
             case Recovery.ASLEEP:
-                pod.resume_asleep(
-                    saved.since, saved.network, has_failed=saved.phase is PodState.FAILED
-                )
+                if saved.goes_on:  # who copied it is not connected to this keeper
+                    pod.resume_waking(saved.network)
+                else:
+                    pod.resume_asleep(
+                        saved.since, saved.network, has_failed=saved.phase is PodState.FAILED
+                    )
             case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
                 pod.resume_waking(saved.network)
 
@@ -461,6 +492,8 @@ class _Saved:
     network: dict[str, Any] | None
     signalled: dict[str, str]
     """Containers, name to id, to which a signal went."""
+    goes_on: bool = False
+    """It sleeps for a copy alone."""
 
 
 def _saved(uid: str) -> _Saved:
@@ -471,6 +504,7 @@ def _saved(uid: str) -> _Saved:
             since=float(found["since"]),
             network=found.get("network"),
             signalled=dict(found.get("signalled") or {}),
+            goes_on=found.get("goes_on") is True,
         )
     except FileNotFoundError:
         pass

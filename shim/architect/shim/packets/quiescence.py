@@ -39,10 +39,13 @@ _HALF_OPEN: Final = frozenset({sockdiag.SYN_RECV, sockdiag.NEW_SYN_RECV})
 _PEER_DONE: Final = frozenset({sockdiag.CLOSE_WAIT, sockdiag.LAST_ACK, sockdiag.CLOSING})
 
 
-def busy(sockets: Iterable[Socket], *, inodes: Collection[int]) -> str | None:
+def busy(
+    sockets: Iterable[Socket], *, inodes: Collection[int], is_brief: bool = False
+) -> str | None:
     """Why the containers that own `inodes` must not be frozen now; None: they may be.
 
-    The text names peer and port, for the reason of a refused sleep.
+    The text names peer and port, for the reason of a refused sleep. `is_brief`: they are woken
+    right after it, so that a connection's data may wait where it is; it is part of the image.
     """
     rows = list(sockets)
     listening = {
@@ -51,13 +54,15 @@ def busy(sockets: Iterable[Socket], *, inodes: Collection[int]) -> str | None:
         if row.protocol == "tcp" and row.state == sockdiag.LISTEN and row.inode in inodes
     }
     for row in rows:
-        reason = _busy_row(row, inodes=inodes, listening=listening)
+        reason = _busy_row(row, inodes=inodes, listening=listening, is_brief=is_brief)
         if reason is not None:
             return reason
     return None
 
 
-def _busy_row(row: Socket, *, inodes: Collection[int], listening: set[int]) -> str | None:
+def _busy_row(
+    row: Socket, *, inodes: Collection[int], listening: set[int], is_brief: bool
+) -> str | None:
     if row.protocol == "udp":
         if row.inode in inodes and row.receive_queue:
             return f"unread datagrams on port {row.local_port}"
@@ -74,7 +79,7 @@ def _busy_row(row: Socket, *, inodes: Collection[int], listening: set[int]) -> s
         return None
     if row.state == sockdiag.SYN_SENT:
         return f"connecting to {_peer(row)}"
-    if row.state in _TALKING:
+    if row.state in _TALKING and not is_brief:
         return _busy_connection(row, serving=row.local_port in listening)
     return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,19 +15,24 @@ from typing import Any, cast
 import pytest
 
 from architect.api.keeper import PodState
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, Rejected
 from architect.daemon import status
 from architect.daemon.metrics import Metrics
-from architect.daemon.moves import captures
+from architect.daemon.moves import captures as capturing
 from architect.daemon.moves import departures as departing
 from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.captures import Captures
+from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.starting import Starting
+from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.observation import KeeperPod
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
+from architect.daemon.vault.upload import Uploaded
 from architect.kube.api import Api
 from architect.kube.checkpoints import Requirements
 from architect.kube.conditions import timestamp
@@ -65,6 +72,24 @@ class KeeperDouble:
         self._begin("capture", uid)
         if self.gate is not None:
             assert self.gate.wait(20)
+        self._dump(uid)
+
+    @contextlib.contextmanager
+    def copying(self, uid: str, **_: Any) -> Iterator[None]:
+        before = self.states.get(uid)
+        self._begin("copy", uid)
+        if self.gate is not None:
+            assert self.gate.wait(20)
+        self._dump(uid)
+        try:
+            yield
+            self._begin("go_on", uid)
+        finally:
+            if before is PodState.AWAKE and uid in self.states:
+                self.states[uid] = PodState.AWAKE
+                shutil.rmtree(self.pods / uid / "app")
+
+    def _dump(self, uid: str) -> None:
         image = self.pods / uid / "app" / "image"
         if self.states[uid] is PodState.AWAKE:
             image.mkdir(parents=True, exist_ok=True)
@@ -88,6 +113,38 @@ class KeeperDouble:
 
     def ops(self, op: str) -> int:
         return sum(1 for called, _ in self.calls if called == op)
+
+
+class VaultDouble:
+    """Takes checkpoints; *troubles* are raised first, one a call; *gate* holds uploads up."""
+
+    bucket = "checkpoints"
+
+    def __init__(self) -> None:
+        self.uploaded: list[str] = []
+        self.troubles: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def upload(
+        self, directory: Path, manifest: Manifest, *, notes: Path, is_wanted: Callable[[], bool]
+    ) -> Uploaded:
+        notes.parent.mkdir(exist_ok=True)
+        notes.write_text("{}")
+        assert self.gate.wait(20)
+        if not is_wanted():
+            raise Rejected("not wanted", reason="Unwanted")
+        if self.troubles:
+            raise self.troubles.pop(0)
+        self.uploaded.append(manifest.id)
+        return Uploaded(
+            key=f"default/{manifest.id}/manifest.json",
+            sha256="c" * 64,
+            key_id="0" * 16,
+            wrapped_key=bytes(80),
+            stored_bytes=1000,
+            seconds=0.25,
+        )
 
 
 class HostDouble:
@@ -114,12 +171,14 @@ class Node:
             arrivals=state / "arrivals",
             uploads=state / "uploads",
         )
+        self.copies = Copies(state / "requests")
         (state / "pods").mkdir()
         self.notes: list[tuple[str, str]] = []
         self.fetch: Callable[..., object] = self._no_fetch
         self.retrieve: Callable[..., None] = self._no_fetch
         self.to_store: list[str] = []
         self.storing: Any = None
+        self.requests: Any = None
         self.now = time.time()
         self.metrics = Metrics()
         self.restart()
@@ -159,25 +218,34 @@ class Node:
             departures=self.departures,
             arrivals=self.arrivals,
             storing=self.storing,
+            requests=self.requests,
             ttl_seconds=3600,
             list_interval_seconds=0,
             clock=lambda: self.now,
         )
 
     def departing(self, *, at_once: int = 4) -> Departures:
-        return Departures(
-            self.api,
+        self.turns = Turns(at_once)
+        self.captures = Captures(
             node="node1",
             keeper=cast(Any, self.keeper),
             host=cast(Any, HostDouble()),
             facts=cast(Any, Facts()),
             depot=self.depot,
+            copies=self.copies,
+            patience_seconds=1,
+        )
+        return Departures(
+            self.api,
+            node="node1",
+            keeper=cast(Any, self.keeper),
+            captures=self.captures,
+            turns=self.turns,
+            depot=self.depot,
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
             store=self.to_store.append,
-            patience_seconds=1,
-            at_once=at_once,
         )
 
     def _tell(self, pod: Any, note: status.Note) -> None:
@@ -279,7 +347,9 @@ class Node:
     def files(self) -> list[str]:
         """Return what lies in the directories of pods that move."""
         return sorted(
-            f"{d}/{p.name}" for d in ("checkpoints", "arrivals") for p in (self.state / d).glob("*")
+            f"{d}/{p.name}"
+            for d in ("checkpoints", "arrivals", "requests")
+            for p in (self.state / d).glob("*")
         )
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -293,10 +363,15 @@ class Node:
 def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
-    monkeypatch.setattr(captures, "KEEPER_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(capturing, "KEEPER_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)
     yield made
     made.departures.close()
+
+
+@pytest.fixture
+def vault() -> VaultDouble:
+    return VaultDouble()

@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 
-from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected, Unavailable
 from architect.daemon.moves.storing import Storing
-from architect.daemon.vault.upload import Uploaded
-
-
-class VaultDouble:
-    """Takes checkpoints; *troubles* are raised first, one a call; *gate* holds uploads up."""
-
-    bucket = "checkpoints"
-
-    def __init__(self) -> None:
-        self.uploaded: list[str] = []
-        self.troubles: list[Exception] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def upload(
-        self, directory: Path, manifest: Manifest, *, notes: Path, is_wanted: Callable[[], bool]
-    ) -> Uploaded:
-        notes.parent.mkdir(exist_ok=True)
-        notes.write_text("{}")
-        assert self.gate.wait(20)
-        if not is_wanted():
-            raise Rejected("not wanted", reason="Unwanted")
-        if self.troubles:
-            raise self.troubles.pop(0)
-        self.uploaded.append(manifest.id)
-        return Uploaded(
-            key=f"default/{manifest.id}/manifest.json",
-            sha256="c" * 64,
-            key_id="0" * 16,
-            wrapped_key=bytes(80),
-            stored_bytes=1000,
-            seconds=0.25,
-        )
 
 
 @pytest.fixture
-def vault() -> VaultDouble:
-    return VaultDouble()
-
-
-@pytest.fixture
-def storing(node: Any, vault: VaultDouble) -> Iterator[Storing]:
+def storing(node: Any, vault: Any) -> Iterator[Storing]:
     made = _storing(node, vault)
     node.restart()  # its parts are made anew, with the store
     yield made
     made.close()
 
 
-def _storing(node: Any, vault: VaultDouble, *, delay_seconds: float = 0.0) -> Storing:
+def _storing(node: Any, vault: Any, *, delay_seconds: float = 0.0) -> Storing:
     made = Storing(
         node.api,
         depot=node.depot,
@@ -77,7 +36,7 @@ def test_a_saved_pod_is_handed_to_it(node: Any) -> None:
     assert node.to_store == ["uid-old"]
 
 
-def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: VaultDouble) -> None:
+def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: Any) -> None:
     node.saved()
     storing.begin("uid-old")
     node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
@@ -88,7 +47,7 @@ def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: Vault
     assert vault.uploaded == ["uid-old"]
 
 
-def test_one_that_goes_on_first_is_never_sent(node: Any, vault: VaultDouble) -> None:
+def test_one_that_goes_on_first_is_never_sent(node: Any, vault: Any) -> None:
     storing = _storing(node, vault, delay_seconds=0.3)
     node.saved()
     storing.begin("uid-old")
@@ -101,7 +60,7 @@ def test_one_that_goes_on_first_is_never_sent(node: Any, vault: VaultDouble) -> 
 
 
 def test_one_that_is_restored_elsewhere_is_never_sent(
-    node: Any, storing: Storing, vault: VaultDouble
+    node: Any, storing: Storing, vault: Any
 ) -> None:
     node.saved()
     value = node.checkpoint("old")
@@ -114,7 +73,7 @@ def test_one_that_is_restored_elsewhere_is_never_sent(
 
 
 def test_without_the_api_server_it_gets_there_all_the_same(
-    node: Any, storing: Storing, vault: VaultDouble
+    node: Any, storing: Storing, vault: Any
 ) -> None:
     node.saved()
     node.cluster.failures.append(lambda _: Unavailable("503"))
@@ -124,7 +83,7 @@ def test_without_the_api_server_it_gets_there_all_the_same(
 
 
 def test_what_fails_is_said_and_tried_again_by_upkeep(
-    node: Any, storing: Storing, vault: VaultDouble
+    node: Any, storing: Storing, vault: Any
 ) -> None:
     vault.troubles.append(Rejected("no such key", reason="WrongCredentials"))
     node.saved()
@@ -140,7 +99,7 @@ def test_what_fails_is_said_and_tried_again_by_upkeep(
 
 
 def test_one_that_goes_while_it_is_sent_is_no_failure(
-    node: Any, storing: Storing, vault: VaultDouble
+    node: Any, storing: Storing, vault: Any
 ) -> None:
     node.saved()
     vault.gate.clear()
@@ -155,7 +114,7 @@ def test_one_that_goes_while_it_is_sent_is_no_failure(
 
 
 def test_what_lies_in_the_store_is_not_lost_with_its_node(
-    node: Any, storing: Storing, vault: VaultDouble
+    node: Any, storing: Storing, vault: Any
 ) -> None:
     node.saved()
     storing.begin("uid-old")

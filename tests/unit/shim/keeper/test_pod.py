@@ -102,7 +102,7 @@ class FakeNetwork:
         self.held_packets = 0
         self.unready_containers: tuple[str, ...] = ()
 
-    def busy(self) -> None:
+    def busy(self, **_: bool) -> None:
         return None
 
     freeze = busy

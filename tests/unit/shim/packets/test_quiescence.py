@@ -88,6 +88,26 @@ def test_what_is_busy_and_why(rows: list[Socket], reason: str | None) -> None:
     assert busy(rows, inodes=OURS) == reason
 
 
+@pytest.mark.parametrize(
+    ("row", "is_in_the_way"),
+    [
+        (connection(received=1, sent=2), False),
+        (connection(unread=5), False),
+        (connection(unsent=1), False),
+        (connection(state=sockdiag.SYN_RECV, inode=0), True),
+        (connection(port=40000, state=sockdiag.SYN_SENT), True),
+        (datagrams(unread=768), True),
+        (listener(backlog=1, port=81), True),
+    ],
+)
+def test_for_a_moment_only_what_has_no_image_is_in_the_way(
+    row: Socket, is_in_the_way: bool
+) -> None:
+    rows = [listener(), row]
+    assert busy(rows, inodes=OURS)
+    assert bool(busy(rows, inodes=OURS, is_brief=True)) is is_in_the_way
+
+
 def test_an_ipv6_peer_is_named_in_brackets() -> None:
     row = connection(unsent=1)._replace(version=6, remote="fd00::9")
     assert busy([listener(), row], inodes=OURS) == (

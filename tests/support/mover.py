@@ -1,0 +1,103 @@
+"""Pods of one host that count, below the real keeper, and what is done to those that move."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from architect.core import wire
+from support.runtime import (
+    DEADLINE_SECONDS,
+    Container,
+    DaemonDouble,
+    Host,
+    children,
+    eventually,
+    in_pod,
+    spec,
+)
+
+POLICY: dict[str, Any] = {"version": 1, "migrate": "true", "containers": {"app": {}}}
+COUNTING = (
+    "trap 'echo got TERM; exit 5' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
+)
+
+
+class Mover:
+    """Does what the daemon does between two pods of one host, without its files."""
+
+    def __init__(self, host: Host, daemon: DaemonDouble) -> None:
+        self.host = host
+        self.daemon = daemon
+        self._uids: dict[Container, str] = {}
+
+    def pod(
+        self, uid: str, args: list[str] | None = None, *, policy: dict[str, Any] = POLICY
+    ) -> Container:
+        config = spec(args or ["sh", "-c", COUNTING], annotations=in_pod(uid, policy=policy))
+        made = self.host.container(config, has_pipes=True)
+        self._uids[made] = uid
+        return made
+
+    def counting(self, uid: str) -> Container:
+        """Return a pod that has counted to three."""
+        made = self.pod(uid).start()
+        made.until("3\n")
+        return made
+
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+        path = self.host.run_directory / "keeper.sock"
+        with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
+            return client.call(op, **arguments)
+
+    def save_on_leaving(self, uid: str) -> None:
+        """Answer `leaving` with yes, after the pod was saved."""
+
+        def leaving(_: dict[str, Any]) -> dict[str, Any]:
+            self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
+            self.ask("depart", pod=uid, reason="test")
+            return {"captured": True}
+
+        self.daemon.answers["leaving"] = leaving
+
+    def leave(self, pod: Container) -> None:
+        """Have kubelet's signal find a daemon that saves this pod."""
+        self.save_on_leaving(self._uids[pod])
+        pod.kill("TERM")
+        assert pod.wait() == 128 + signal.SIGTERM
+
+    def moved(self, uid: str, *, to: str) -> tuple[Container, Path]:
+        """Return a pod that counted and left, and where its files wait for another one."""
+        old = self.counting(uid)
+        self.leave(old)
+        return old, self.bring(uid, to=to)
+
+    def bring(self, uid: str, *, to: str) -> Path:
+        """Put what was saved of one pod where another one finds it."""
+        state = self.host.state / "architect"
+        target = state / "arrivals" / to / "containers" / "app"
+        target.mkdir(parents=True)
+        for entry in ("image", "meta.json"):
+            (state / "pods" / uid / "app" / entry).rename(target / entry)
+        self.daemon.answers["arriving"] = {"restore": True}
+        return target
+
+    def state(self, uid: str) -> str:
+        return str(self.ask("status", pod=uid)["status"]["state"])
+
+    def kill_keeper(self) -> None:
+        (warden,) = self.host.wardens()
+        (keeper,) = children(warden)
+        os.kill(keeper, signal.SIGKILL)
+        eventually(lambda: set(children(warden)) - {keeper}, what="the next keeper")
+        self.host.ask("list")
+
+    def close(self) -> None:
+        for container in self._uids:
+            container.remove()
+
+
+def numbers(container: Container) -> list[int]:
+    return [int(word) for word in container.output().split() if word.isdigit()]
