@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,12 @@ from typing import Any
 import pytest
 
 from architect.api import names
-from lab import object_store, release
+from lab import release
 from lab.cluster import Cluster
 from lab.node import Node
 from support import moves
 from support.moves import Pod
+from support.objectstore import in_store, stored_bytes
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
@@ -25,20 +25,6 @@ MIB = 24
 """Several shards, the last one short."""
 
 STORED_SECONDS = 90
-
-BUCKET = f"{object_store.DATA}/{object_store.BUCKET}"
-"""In the control plane's machine."""
-
-
-def _in_store(cluster: Cluster, uid: str) -> list[str]:
-    """Return the files in which the object store keeps what it has of a pod."""
-    find = f"cd {BUCKET} && find . -type f -path '*/{uid}/*'"
-    return sorted(cluster.plane.machine.exec(["sh", "-c", find]).split())
-
-
-def _bytes(cluster: Cluster, path: str) -> bytes:
-    """Return an object as it lies on the store's disk."""
-    return base64.b64decode(cluster.plane.machine.exec(["base64", f"{BUCKET}/{path}"]))
 
 
 @contextmanager
@@ -80,7 +66,7 @@ def test_a_pod_goes_on_without_its_node(architect: Cluster, namespace: str, lost
         with _left_and_stored(app) as (old, identity, node):
             uid = old["metadata"]["uid"]
             assert {"peer", "s3"} <= set(_location(app, old))
-            held = _in_store(architect, uid)
+            held = in_store(architect, uid)
             assert len(held) >= 1 + MIB // 8, held
             assert sum(path.endswith("/manifest.json") for path in held) == 1
             if lost == "the machine":
@@ -98,7 +84,7 @@ def test_a_pod_goes_on_without_its_node(architect: Cluster, namespace: str, lost
         assert found is not None
         given = found["status"]["keyRelease"]
         assert given["publicKey"] == found["status"]["claimedBy"]["publicKey"]
-        eventually(lambda: not _in_store(architect, uid), what="the data goes once the pod goes on")
+        eventually(lambda: not in_store(architect, uid), what="the data goes once the pod goes on")
         assert _condition(app, old, "Stored") == "False"
         if lost == "the machine":
             architect.up(count)
@@ -110,8 +96,8 @@ def test_memory_in_the_store_cannot_be_read(architect: Cluster, namespace: str) 
     with workload(architect, namespace, "secret", mebibytes=MIB) as app:
         with _left_and_stored(app) as (old, identity, _):
             uid = old["metadata"]["uid"]
-            for path in _in_store(architect, uid):
-                data = _bytes(architect, path)
+            for path in in_store(architect, uid):
+                data = stored_bytes(architect, path)
                 assert identity.encode() not in data, path
                 if path.endswith("manifest.json"):
                     assert json.loads(data)["version"] == 1
@@ -122,10 +108,10 @@ def test_data_goes_with_its_checkpoint(architect: Cluster, namespace: str) -> No
     with workload(architect, namespace, "deleted", mebibytes=MIB) as app:
         with _left_and_stored(app) as (old, identity, _):
             uid = old["metadata"]["uid"]
-            assert _in_store(architect, uid)
+            assert in_store(architect, uid)
             found = moves.checkpoint(app, old)
             assert found is not None
             app.kubectl("delete", "checkpoint", found["metadata"]["name"])
-            eventually(lambda: not _in_store(architect, uid), what="the data is gone")
+            eventually(lambda: not in_store(architect, uid), what="the data is gone")
         (new,) = moves.ready(app, apart_from=[old])
         assert moves.answer(app, new)["identity"] != identity

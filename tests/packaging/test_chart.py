@@ -440,22 +440,6 @@ def test_each_daemon_is_held_to_its_own_node(render):
     assert not [o for o in off if o["kind"].startswith("ValidatingAdmissionPolicy")]
 
 
-def test_each_daemon_tells_of_copies_of_its_own_nodes_pods_only(render):
-    objects = render({"nameOverride": "other"}, release="blue")
-    name = "blue-other-daemon-persistent"
-    policy = find(objects, "ValidatingAdmissionPolicy", name)["spec"]
-    (condition,) = policy["matchConditions"]
-    assert "'system:serviceaccount:architect:blue-other-daemon'" in condition["expression"]
-    (rule,) = policy["matchConstraints"]["resourceRules"]
-    assert (rule["resources"], rule["operations"]) == (["persistentcheckpoints/status"], ["UPDATE"])
-    (node,) = policy["variables"]
-    assert f"'{signing_requests.NODE_NAME}'" in node["expression"]
-    named = re.findall(r"\.\?status\.\?(\w+)", str(policy))
-    assert set(named) == {"node", "podRef", "lastUsedAt", "conditions"}
-    binding = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"]
-    assert binding == {"policyName": name, "validationActions": ["Deny"]}
-
-
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
 def test_the_webhook_reads_its_arguments(render, values):
     objects = render(values)

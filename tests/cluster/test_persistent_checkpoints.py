@@ -1,0 +1,173 @@
+"""A warm pod is saved while it runs; as many as may start from it have its memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from lab.cluster import Cluster
+from support import moves
+from support.moves import Pod
+from support.objectstore import in_store
+from support.workloads import Workload, eventually, workload
+
+pytestmark = pytest.mark.timeout(400)
+
+MIB = 24
+STARTED = 3
+
+
+def _saved(app: Workload, name: str = "warm") -> dict[str, Any]:
+    """Save the workload's pod; return the object once pods can start from it."""
+    app.kubectl(
+        "apply",
+        "-f",
+        "-",
+        input=json.dumps(
+            {
+                "apiVersion": "architect.dev/v1alpha1",
+                "kind": "PersistentCheckpoint",
+                "metadata": {"name": name},
+                "spec": {"selector": {"matchLabels": {"app": app.name}}},
+            }
+        ),
+    )
+
+    def available() -> dict[str, Any] | None:
+        found = app.get_json("persistentcheckpoints.architect.dev", name)
+        is_there = _condition(found, "Available") == "True"
+        return found if is_there else None
+
+    found: dict[str, Any] = eventually(available, what="pods can start from it")
+    return found
+
+
+def _condition(value: dict[str, Any], kind: str) -> str:
+    listed = value.get("status", {}).get("conditions", [])
+    return next((str(c["status"]) for c in listed if c["type"] == kind), "")
+
+
+def _allow(app: Workload) -> None:
+    app.kubectl(
+        *("create", "rolebinding", "restores", "--clusterrole=architect-restorer"),
+        f"--serviceaccount={app.namespace}:default",
+    )
+
+
+@contextmanager
+def _warm(cluster: Cluster, namespace: str, name: str) -> Iterator[tuple[Workload, Pod, str]]:
+    with workload(cluster, namespace, name, mebibytes=MIB) as app:
+        (pod,) = moves.ready(app)
+        yield app, pod, str(moves.answer(app, pod)["identity"])
+
+
+def _start_from(app: Workload, name: str = "warm", *, replicas: int = STARTED) -> None:
+    template = {"metadata": {"annotations": {names.START_FROM: name}}}
+    patch = {"spec": {"replicas": replicas, "template": template}}
+    app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
+
+
+def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: str) -> None:
+    with _warm(architect, namespace, "model") as (app, pod, identity):
+        saved = _saved(app)
+        assert moves.answer(app, pod)["identity"] == identity, "the saved pod goes on"
+        assert app.restarts() == 0
+        assert app.state() == "awake"
+        status = saved["status"]
+        assert status["podRef"]["uid"] == pod["metadata"]["uid"]
+        assert status["bytes"] > MIB << 20
+        uid = saved["metadata"]["uid"]
+        assert in_store(architect, uid)
+        _allow(app)
+        _start_from(app)
+        new = moves.ready(app, STARTED, apart_from=[pod], seconds=240)
+        assert moves.identities(app, new) == [identity] * STARTED
+        # Later ones as well: it restores many.
+        app.kubectl("scale", f"deploy/{app.name}", f"--replicas={STARTED + 1}")
+        more = moves.ready(app, STARTED + 1, apart_from=[pod], seconds=240)
+        assert moves.identities(app, more) == [identity] * (STARTED + 1)
+        for one in more:
+            (told,) = eventually(
+                lambda one=one: moves.events(app, one, names.EVENT_RESTORED),  # type: ignore[misc]
+                what="event Restored",
+            )
+            assert pod["metadata"]["name"] in told
+        claims = [
+            c
+            for c in app.get_json("checkpoints.architect.dev")["items"]
+            if c["spec"].get("startFrom", {}).get("uid") == uid
+        ]
+        assert len({c["status"]["claimedBy"]["uid"] for c in claims}) == len(claims)
+        assert len({c["status"]["claimedBy"]["publicKey"] for c in claims}) == len(claims)
+        used = app.get_json("persistentcheckpoints.architect.dev", "warm")
+        assert used["status"]["lastUsedAt"] >= status["capturedAt"]
+        app.kubectl("delete", "persistentcheckpoint", "warm")
+        eventually(lambda: not in_store(architect, uid), what="the data goes with the object")
+
+
+def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, namespace: str) -> None:
+    with _warm(architect, namespace, "private") as (app, pod, identity):
+        _saved(app)
+        _start_from(app, replicas=1)
+        (new,) = moves.ready(app, apart_from=[pod], seconds=240)
+        assert moves.answer(app, new)["identity"] != identity
+        (told,) = eventually(
+            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
+        )
+        assert "NotAllowed" in told
+
+
+def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:
+    with _warm(architect, namespace, "changed") as (app, pod, identity):
+        _saved(app)
+        _allow(app)
+        app.kubectl("set", "env", f"deploy/{app.name}", "COLOUR=blue")
+        _start_from(app, replicas=1)
+
+        def newest() -> Pod | None:
+            living = [p for p in moves.pods(app) if moves.is_ready(p)]
+            asked = [p for p in living if names.START_FROM in p["metadata"]["annotations"]]
+            return asked[0] if len(living) == 1 and asked else None
+
+        new: Pod = eventually(newest, what="the rollout is over", seconds=240)
+        assert moves.answer(app, new)["identity"] != identity
+        (told,) = eventually(
+            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
+        )
+        assert "TemplateDiffers" in told
+        assert "env" in told
+
+
+def test_a_pod_that_is_not_there_yet_is_waited_for(architect: Cluster, namespace: str) -> None:
+    with workload(architect, namespace, "early", mebibytes=MIB) as app:
+        app.kubectl("scale", "deploy/early", "--replicas=0")
+        eventually(lambda: not moves.pods(app), what="there is no pod")
+        app.kubectl(
+            "apply",
+            "-f",
+            "-",
+            input=json.dumps(
+                {
+                    "apiVersion": "architect.dev/v1alpha1",
+                    "kind": "PersistentCheckpoint",
+                    "metadata": {"name": "warm"},
+                    "spec": {"selector": {"matchLabels": {"app": "early"}}},
+                }
+            ),
+        )
+        eventually(
+            lambda: (
+                _condition(app.get_json("persistentcheckpoints.architect.dev", "warm"), "Accepted")
+                == "Unknown"
+            ),
+            what="it waits for a pod",
+        )
+        app.kubectl("scale", "deploy/early", "--replicas=1")
+        (pod,) = moves.ready(app)
+        saved = _saved(app)
+        assert saved["status"]["podRef"]["uid"] == pod["metadata"]["uid"]
