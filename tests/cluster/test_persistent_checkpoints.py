@@ -123,7 +123,7 @@ def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, names
 
 
 def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:
-    with _warm(architect, namespace, "changed") as (app, pod, identity):
+    with _warm(architect, namespace, "changed") as (app, _, identity):
         _saved(app)
         _allow(app)
         app.kubectl("set", "env", f"deploy/{app.name}", "COLOUR=blue")
