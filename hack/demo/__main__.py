@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from demo import drain, results, stage
+from demo import drain, results, stage, warm
 from demo.errors import DemoError
 from demo.results import Result
 from lab import commands, dockerfiles, interrupts, release
@@ -27,7 +27,8 @@ The cluster and the applications are still there. What to try next:
   kubectl describe pod -l app=counter    # its events: Slept after …, Woke after …
   kubectl exec -it deploy/postgresql -- psql -U postgres           # wakes it
   kubectl -n architect scale deployment --all --replicas=0         # and it still wakes
-  kubectl get checkpoints                # by which the drained pods moved
+  kubectl get checkpoints -o wide        # by which the drained pods moved, and warm ones started
+  kubectl describe persistentcheckpoint counter-warm
 
   make demo-down                                      # remove all of it
 """
@@ -84,7 +85,7 @@ def run(cluster: Cluster, *, nodes: int) -> list[Result]:
                 found += example.story(app).run()
             except (DemoError, OSError, http.client.HTTPException) as error:
                 raise DemoError(f"{error}\n{app.diagnosis()}") from error
-    return found + drain.show(cluster)
+    return [*found, *drain.show(cluster), *warm.show(cluster)]
 
 
 def explain(cluster: Cluster) -> None:
