@@ -1,27 +1,25 @@
 """One connection pool to the API server.
 
-The client library does what it is good at, reading a kubeconfig or the ServiceAccount's files and
-refreshing credentials; requests are made here, as JSON, with a time-out each.
+Where it is and who we are is known from the ServiceAccount's files, or from a kubeconfig, which the
+client library reads; requests are made here, as JSON, with a time-out each.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import urllib3
-from kubernetes import config
-from kubernetes.client.configuration import Configuration
-from kubernetes.client.rest import RESTClientObject
 from urllib3.util.ssl_ import create_urllib3_context
 
 from architect.core.errors import ArchitectError, ConfigError
-from architect.kube import errors
+from architect.kube import errors, service_account
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 """A handshake takes milliseconds, and a second on a node under load."""
@@ -61,6 +59,13 @@ class Credentials:
     certificate_path: str | None
     private_key_path: str | None
     is_verified: bool
+    basic: str = ""
+    """A whole header ``Authorization`` of another kind than a token's."""
+
+    def headers(self) -> dict[str, str]:
+        """Return what tells the server who we are; empty: our certificate does."""
+        said = f"Bearer {self.token}" if self.token else self.basic
+        return {"authorization": said} if said else {}
 
 
 class Stream(Protocol):
@@ -83,16 +88,14 @@ class Transport(Protocol):
         """Return the lines of a success; ``timeout_seconds`` bounds the wait for each."""
 
 
-def accept_old_authorities(rest: Any) -> None:
-    """Have the library's REST client verify the server as Python did before 3.13.
+def accept_old_authorities(pool: Any) -> None:
+    """Have *pool* verify the server as Python did before 3.13.
 
     Since then Python asks for what RFC 5280 wants of a CA certificate (VERIFY_X509_STRICT). The
     CAs of many clusters, Amazon EKS's among them, have no Authority Key Identifier, and live ten
     years. Chain, name and dates are verified as ever.
     """
-    rest.pool_manager.connection_pool_kw["ssl_context"] = without_strictness(
-        create_urllib3_context()
-    )
+    pool.connection_pool_kw["ssl_context"] = without_strictness(create_urllib3_context())
 
 
 def without_strictness(context: ssl.SSLContext) -> ssl.SSLContext:
@@ -104,32 +107,26 @@ def without_strictness(context: ssl.SSLContext) -> ssl.SSLContext:
 class Connection:
     """A :class:`Transport` over HTTPS; any number of threads may use it."""
 
-    def __init__(self, configuration: Configuration, *, user_agent: str) -> None:
-        # A request is repeated by who decided on it, on fresh data, and not behind his back.
-        configuration.retries = False
-        self._configuration = configuration
+    def __init__(
+        self,
+        pool: Any,
+        *,
+        credentials: Callable[[], Credentials],
+        user_agent: str,
+    ) -> None:
+        """*pool* is urllib3's; *credentials* are asked for at each request."""
+        accept_old_authorities(pool)
+        self._pool = pool
+        self._credentials = credentials
         self._user_agent = user_agent
-        # The library makes the pool that the configuration describes; we ask through it ourselves.
-        rest: Any = RESTClientObject(configuration)
-        accept_old_authorities(rest)
-        self._pool = rest.pool_manager
 
     def close(self) -> None:
         """Close the idle connections."""
         self._pool.clear()
 
     def credentials(self) -> Credentials:
-        """Return what is valid now; a ServiceAccount's token is read anew once a minute."""
-        token = self._headers().get("authorization", "").removeprefix("bearer ")
-        own = self._configuration
-        return Credentials(
-            server=own.host,
-            ca_path=own.ssl_ca_cert,
-            token=token.removeprefix("Bearer ").strip() or None,
-            certificate_path=own.cert_file,
-            private_key_path=own.key_file,
-            is_verified=bool(own.verify_ssl),
-        )
+        """Return what is valid now."""
+        return self._credentials()
 
     def call(self, request: Request) -> Any:
         """See :class:`Transport`."""
@@ -157,10 +154,11 @@ class Connection:
         raise _refusal(request, response.status, body)
 
     def _send(self, request: Request) -> Any:
-        url = self._configuration.host + request.path
+        now = self._credentials()
+        url = now.server + request.path
         if request.query:
             url += "?" + urlencode(request.query)
-        headers = {"Accept": "application/json", "User-Agent": self._user_agent, **self._headers()}
+        headers = {"Accept": "application/json", "User-Agent": self._user_agent, **now.headers()}
         if request.body is not None:
             headers["Content-Type"] = request.content_type
         return self._pool.request(
@@ -171,10 +169,6 @@ class Connection:
             timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=request.timeout_seconds),
             preload_content=False,
         )
-
-    def _headers(self) -> dict[str, str]:
-        settings: dict[str, Any] = dict(self._configuration.auth_settings())
-        return {item["key"]: item["value"] for item in settings.values()}
 
 
 class _Lines:
@@ -221,18 +215,59 @@ def connect(*, user_agent: str, kubeconfig: Path | None = None) -> Connection:
 
     Raises ConfigError if neither can be read.
     """
-    configuration = Configuration()
-    configuration.connection_pool_maxsize = POOL_SIZE
+    if kubeconfig is not None:
+        return _by_kubeconfig(kubeconfig, user_agent=user_agent)
+    account = service_account.find(os.environ)
+    # No retries: a request is repeated by who decided on it, on fresh data.
+    pool = urllib3.PoolManager(
+        maxsize=POOL_SIZE, cert_reqs=ssl.CERT_REQUIRED, ca_certs=account.ca_path, retries=False
+    )
+
+    def credentials() -> Credentials:
+        return Credentials(
+            server=account.server,
+            ca_path=account.ca_path,
+            token=account.token(),
+            certificate_path=None,
+            private_key_path=None,
+            is_verified=True,
+        )
+
+    return Connection(pool, credentials=credentials, user_agent=user_agent)
+
+
+def _by_kubeconfig(path: Path, *, user_agent: str) -> Connection:
+    # See service_account: for who does not need it, it is too large.
+    from kubernetes import config
+    from kubernetes.client.configuration import Configuration
+    from kubernetes.client.rest import RESTClientObject
+
+    own = Configuration()
+    own.connection_pool_maxsize = POOL_SIZE
+    own.retries = False
+    load: Any = config.load_kube_config
     try:
-        if kubeconfig is None:
-            load: Any = config.load_incluster_config
-            load(client_configuration=configuration)
-        else:
-            load = config.load_kube_config
-            load(config_file=str(kubeconfig), client_configuration=configuration)
+        load(config_file=str(path), client_configuration=own)
     except (config.ConfigException, OSError) as error:
         raise ConfigError(
-            f"cannot find the API server: {error}",
-            hint="run in a pod with a ServiceAccount, or give --kubeconfig",
+            f"cannot find the API server: {error}", hint=service_account.HINT
         ) from error
-    return Connection(configuration, user_agent=user_agent)
+
+    def credentials() -> Credentials:
+        settings: dict[str, Any] = dict(own.auth_settings())
+        headers = {item["key"]: item["value"] for item in settings.values()}
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer"
+        return Credentials(
+            server=own.host,
+            ca_path=own.ssl_ca_cert,
+            token=token.strip() or None if is_bearer else None,
+            certificate_path=own.cert_file,
+            private_key_path=own.key_file,
+            is_verified=bool(own.verify_ssl),
+            basic="" if is_bearer else headers.get("authorization", ""),
+        )
+
+    # The library makes the pool that the configuration describes: certificates, proxy, names.
+    rest: Any = RESTClientObject(own)
+    return Connection(rest.pool_manager, credentials=credentials, user_agent=user_agent)
