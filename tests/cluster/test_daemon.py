@@ -52,7 +52,12 @@ def test_an_idle_pod_is_put_to_sleep_and_all_that_is_said_about_it_is_true(
         assert later.value("architect_image_bytes_sum") - numbers.value(
             "architect_image_bytes_sum"
         ) >= (48 << 20)
-        assert later.value("architect_pods", state="asleep") >= 1
+        eventually(  # counted at the next look at all pods
+            lambda: (
+                parts.daemon_numbers(architect, node).value("architect_pods", state="asleep") >= 1
+            ),
+            what="the pod is counted among those asleep",
+        )
         assert later.value("architect_node_ready") == 1
         # Awake
         after = app.get("/digest")
