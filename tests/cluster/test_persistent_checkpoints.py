@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(400)
 
 MIB = 24
 STARTED = 3
+ROLLOUT_SECONDS = 240
 
 
 def _saved(app: Workload, name: str = "warm") -> dict[str, Any]:
@@ -70,6 +71,12 @@ def _start_from(app: Workload, name: str = "warm", *, replicas: int = STARTED) -
     template = {"metadata": {"annotations": {names.START_FROM: name}}}
     patch = {"spec": {"replicas": replicas, "template": template}}
     app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
+    # The Deployment makes more of the old pods first.
+    app.cluster.kubectl(
+        *("-n", app.namespace, "rollout", "status", f"deploy/{app.name}"),
+        f"--timeout={ROLLOUT_SECONDS}s",
+        timeout_seconds=ROLLOUT_SECONDS + 30,
+    )
 
 
 def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: str) -> None:

@@ -30,8 +30,9 @@ MESSAGE_CHARS: Final = 400
 
 def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
     """Return SHA-256 and path of the init that the saved processes refer to; None: start fresh."""
-    identity = found.identity
-    if found.policy.migrate is Migrate.NEVER or not identity.namespace:
+    identity, policy = found.identity, found.policy
+    has_source = policy.migrate is not Migrate.NEVER or policy.start_from is not None
+    if not has_source or not identity.namespace:
         return None
     try:
         answer = daemon_client.ask(

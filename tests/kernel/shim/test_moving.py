@@ -80,6 +80,18 @@ def test_without_a_daemon_the_signal_arrives_and_a_new_pod_starts_fresh(
     assert numbers(container)[0] == 1
 
 
+def test_a_pod_that_starts_from_a_saved_one_asks_at_its_start_only(mover: Mover) -> None:
+    old = mover.counting("uid-a")
+    mover.leave(old)
+    mover.bring("uid-a", to="uid-b")
+    policy = {**POLICY, "migrate": "false", "start_from": "warm"}
+    new = mover.pod("uid-b", policy=policy).start()
+    assert_goes_on(new, after=old)
+    new.kill("TERM")
+    eventually(lambda: "TERM" in new.output(), what="it gets its signal")
+    assert [c["op"] for c in mover.daemon.calls if c["pod"] == "uid-b"] == ["arriving"]
+
+
 def test_a_pod_that_does_not_migrate_asks_nobody(mover: Mover) -> None:
     container = mover.pod("uid-a", policy={**POLICY, "migrate": "false"}).start()
     container.until("3\n")
