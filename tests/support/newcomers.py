@@ -134,12 +134,21 @@ def decide(
     who: Newcomer,
     *found: Json,
     siblings: tuple[Sibling, ...] = (),
+    lost: tuple[str, ...] = (),
     waited: float = 0.0,
     node: Node = NODE,
     bounds: Bounds = BOUNDS,
 ) -> claims.Decision:
+    """Decide; pods that have claimed something are there, but for those in *lost*."""
+    claimants = {v.get("status", {}).get("claimedBy", {}).get("uid") for v in found}
     return claims.decide(
-        who, node=node, found=found, siblings=siblings, waited_seconds=waited, bounds=bounds
+        who,
+        node=node,
+        found=found,
+        siblings=siblings,
+        living=claimants - set(lost),
+        waited_seconds=waited,
+        bounds=bounds,
     )
 
 

@@ -17,8 +17,8 @@ Pure: objects are plain JSON as the API server sends them, and the order of list
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from architect.api import names
@@ -45,6 +45,9 @@ class Bounds:
     sibling_seconds: float = 5.0
     """For the Checkpoint object of a pod that leaves, since its deletion: its daemon makes it as
     soon as it has seen the deletion and read the owner."""
+    abandoned_seconds: float = 45.0
+    """For a claim whose pod is gone: its node's daemon gives it back, or tells that it was used;
+    the operator does, if the node is gone, too."""
     late_seconds: float = 900.0
     """A pod that was created this much later than the checkpoint does not replace its pod: the one
     that did came long ago, and without it, and its owner has gone on since."""
@@ -187,12 +190,14 @@ def decide(
     node: Node,
     found: Iterable[Object],
     siblings: Iterable[Sibling],
+    living: Collection[str],
     waited_seconds: float,
     bounds: Bounds | None = None,
 ) -> Decision:
     """Return what *newcomer* does now.
 
-    *found* are the Checkpoints of its namespace, *siblings* its owner's pods that leave.
+    *found* are the Checkpoints of its namespace, *siblings* its owner's pods that leave, *living*
+    the uids of all pods of its owner.
     *waited_seconds* is how long ago it asked first: by a monotonic clock, since those of the node
     and of the API server need not agree. Asked again it gives the same answer until something
     changes; a pod whose claim was written gets that checkpoint again until it is restored. Fresh is
@@ -218,7 +223,12 @@ def decide(
         line = [o for o in line[-1:] if since is None or o.created > since]
     refused: list[tuple[Offer, Fresh]] = []
     fitting: list[Offer] = []
+    abandoned: list[Offer] = []
     for offer in line:
+        if offer.claimed_by and offer.claimed_by not in living:
+            freed = replace(offer, claimed_by="")
+            if offer.is_available and _why_not(newcomer, who, freed, node, limits) is None:
+                abandoned.append(offer)
         why = _why_not(newcomer, who, offer, node, limits)
         if why is None:
             fitting.append(offer)
@@ -227,7 +237,7 @@ def decide(
     ready = [offer for offer in fitting if offer.is_available]
     if ready:
         return _claim(min(ready, key=lambda o: (o.captured, o.age)))
-    return _wait(newcomer, fitting, awaited, waited, limits) or _fresh(
+    return _wait(newcomer, fitting, awaited, abandoned, waited, limits) or _fresh(
         fitting, awaited, refused, unreadable, limits
     )
 
@@ -333,6 +343,7 @@ def _wait(
     newcomer: Newcomer,
     captures: Sequence[Offer],
     awaited: Sequence[Sibling],
+    abandoned: Sequence[Offer],
     waited: float,
     limits: Bounds,
 ) -> Wait | None:
@@ -347,6 +358,9 @@ def _wait(
         since = max(0, newcomer.created - sibling.deleted) + waited
         text = f"a Checkpoint of pod {sibling.name}, which is leaving"
         waits.append((limits.sibling_seconds - since, text))
+    for offer in abandoned:
+        text = f"the claim of pod {offer.claimed_by_name}, which is gone, on {offer.name}"
+        waits.append((limits.abandoned_seconds - waited, text))
     seconds, text = max(waits, key=lambda w: w[0], default=(0.0, ""))
     return Wait(for_what=text, seconds=seconds) if seconds > 0 else None
 

@@ -53,6 +53,7 @@ def register(
         if event["type"] == "DELETED":
             unmanaged.forget(value)
             await asyncio.to_thread(sweeper.collect_of, value)
+            await asyncio.to_thread(sweeper.free_claims_of, value)
         else:
             await asyncio.to_thread(unmanaged.look_at, value)
             await asyncio.to_thread(registrar.pod_changed, value)

@@ -23,7 +23,7 @@ from architect.kube.resources import (
 
 RULES: Final = (
     Rule(resource=PODS, verbs=("get", "list", "watch")),
-    Rule(resource=NODES, verbs=("list", "patch")),
+    Rule(resource=NODES, verbs=("get", "list", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=CHECKPOINTS, subresource="status", verbs=("patch",)),
     Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("get", "list", "watch", "delete")),

@@ -11,7 +11,7 @@ from architect.core.errors import FormatError, Rejected, Retryable
 from architect.kube import checkpoints
 from architect.kube.api import Api
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
-from architect.operator import metrics, plan
+from architect.operator import abandoned, metrics, plan
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
 from architect.operator.registrar import Registrar
@@ -85,6 +85,42 @@ class Sweeper:
         if value is not None:
             self.collect(value)
 
+    def free_claims_of(self, pod: JsonObject) -> None:
+        """Look at what a pod that has just gone may have claimed."""
+        owners = [o for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")]
+        for owner in owners:
+            try:
+                values = checkpoints.of_owner(
+                    self._api, owner["uid"], namespace=pod["metadata"]["namespace"]
+                )
+            except (Rejected, Retryable) as error:
+                log.warning("claims of pods that are gone: %s", error)
+                return
+            for value in values:
+                self._free(value)
+
+    def _free(self, value: JsonObject) -> None:
+        """Give a claim back if who made it is lost, by reads that are not from a cache."""
+        claimant = abandoned.claimant_of(value)
+        if claimant is None:
+            return
+        namespace = value["metadata"]["namespace"]
+        try:
+            pod = self._api.find(ObjectRef(resource=PODS, namespace=namespace, name=claimant.name))
+            node = self._api.find(ObjectRef(resource=NODES, name=claimant.node))
+            if not abandoned.is_lost(claimant, pod=pod, node=node):
+                return
+            checkpoints.set_status(
+                self._api, value, abandoned.given_back(claimant), fields={"claimedBy": None}
+            )
+        except (Rejected, Retryable) as error:
+            log.warning("the claim of pod %s stays: %s", claimant.name, error)
+            return
+        log.info(
+            "%s: given back, since pod %s is gone with node %s",
+            ObjectRef.of(CHECKPOINTS, value), claimant.name, claimant.node,
+        )  # fmt: skip
+
     def _sweep_pods(self, pods: tuple[JsonObject, ...]) -> None:
         self._unmanaged.keep_only({pod["metadata"]["uid"] for pod in pods})
         for pod in pods:
@@ -95,6 +131,7 @@ class Sweeper:
         self._metrics.set(metrics.CHECKPOINTS, len(values))
         for value in values:
             self.collect(value)
+            self._free(value)
 
     def _sweep_nodes(self, pods: tuple[JsonObject, ...]) -> None:
         daemons = self._api.list(

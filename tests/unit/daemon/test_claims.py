@@ -11,6 +11,7 @@ from architect.daemon import claims
 from architect.daemon.claims import Fresh, Wait
 from architect.kube.checkpoints import Trigger
 from support.newcomers import (
+    BOUNDS,
     CAPTURING,
     OWNER,
     SET,
@@ -375,3 +376,41 @@ def test_an_unreadable_checkpoint_is_claimed_by_nobody_and_stops_nobody(change):
 )
 def test_requirements_that_cannot_be_read_are_not_met(requirements):
     assert fresh(newcomer(), checkpoint(requirements=requirements)) == "Unreadable"
+
+
+# Claims of pods that are gone
+
+
+def test_a_claim_whose_pod_is_gone_is_waited_for_and_then_taken() -> None:
+    held = checkpoint(claimed_by="gone")
+    first = decide(newcomer(), held, lost=("gone",))
+    assert isinstance(first, Wait)
+    assert first.seconds == BOUNDS.abandoned_seconds
+    assert "web-gone" in first.for_what
+    late = decide(newcomer(), held, lost=("gone",), waited=BOUNDS.abandoned_seconds)
+    assert isinstance(late, Fresh)
+    assert late.reason == "Taken"
+    assert claimed(newcomer(), checkpoint()) == "old"
+
+
+def test_one_that_nobody_holds_goes_before_one_that_may_be_given_back() -> None:
+    held, free = checkpoint("a", claimed_by="gone"), checkpoint("b", created=3, captured=4)
+    assert claimed(newcomer(), held, free, lost=("gone",)) == "b"
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        checkpoint(claimed_by="gone", template_hash="v1:other"),
+        checkpoint(claimed_by="gone", state={"Captured": "True", "Available": "False"}),
+        checkpoint(
+            claimed_by="gone",
+            state={"Captured": "True", "Available": "True", "Restored": "True"},
+        ),
+        checkpoint(
+            claimed_by="gone", state={"Captured": "True", "Available": "True", "Failed": "True"}
+        ),
+    ],
+)
+def test_what_would_not_be_for_it_is_not_waited_for(held: Json) -> None:
+    assert isinstance(decide(newcomer(), held, lost=("gone",)), Fresh)

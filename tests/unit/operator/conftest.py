@@ -12,6 +12,12 @@ import pytest
 from architect.kube import errors
 from architect.kube.api import Api
 from architect.kube.connection import Request
+from architect.kube.events import Recorder
+from architect.operator.apply import Applier
+from architect.operator.metrics import Metrics
+from architect.operator.registrar import Registrar
+from architect.operator.sweep import Sweeper
+from architect.operator.unmanaged import UnmanagedPods
 
 
 class MemoryServer:
@@ -122,3 +128,31 @@ def server() -> MemoryServer:
 @pytest.fixture
 def api(server: MemoryServer) -> Api:
     return Api(server, field_manager="architect-operator")
+
+
+@pytest.fixture
+def numbers():
+    return Metrics()
+
+
+@pytest.fixture
+def applier(api, numbers):
+    return Applier(api, Recorder(api, component="operator", instance="o"), numbers)
+
+
+@pytest.fixture
+def unmanaged(applier, numbers):
+    return UnmanagedPods(applier, numbers)
+
+
+@pytest.fixture
+def registrar(api, applier, numbers):
+    return Registrar(api, applier, numbers, has_store=False)
+
+
+@pytest.fixture
+def sweeper(api, applier, numbers, unmanaged, registrar):
+    return Sweeper(
+        api, applier, numbers, unmanaged, registrar,
+        daemon_namespace="architect", daemon_selector="x=y",
+    )  # fmt: skip

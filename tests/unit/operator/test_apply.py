@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pytest
-
 from architect.api import names
 from architect.core.errors import Unavailable
 from architect.kube import checkpoints, resources
@@ -16,34 +14,6 @@ from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
 POD = resources.pod("shop", "web-0", uid="12345678")
-
-
-@pytest.fixture
-def numbers():
-    return Metrics()
-
-
-@pytest.fixture
-def applier(api, numbers):
-    return Applier(api, Recorder(api, component="operator", instance="o"), numbers)
-
-
-@pytest.fixture
-def unmanaged(applier, numbers):
-    return UnmanagedPods(applier, numbers)
-
-
-@pytest.fixture
-def registrar(api, applier, numbers):
-    return Registrar(api, applier, numbers, has_store=False)
-
-
-@pytest.fixture
-def sweeper(api, applier, numbers, unmanaged, registrar):
-    return Sweeper(
-        api, applier, numbers, unmanaged, registrar,
-        daemon_namespace="architect", daemon_selector="x=y",
-    )  # fmt: skip
 
 
 def put_checkpoint(server):

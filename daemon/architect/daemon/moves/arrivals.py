@@ -402,6 +402,7 @@ class Arrivals:
                     node=node,
                     found=found,
                     siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
+                    living={other["metadata"]["uid"] for other in beside},
                     waited_seconds=waited,
                     bounds=self._bounds,
                 )

@@ -1,0 +1,67 @@
+"""Claims of pods whose node is lost: given back, so that the next pod goes on. Pure.
+
+A claim is given up by the daemon that made it. Where that daemon's machine is gone for good, nobody
+does. Whether it is, is not guessed from silence: a machine that is only cut off may run the pod,
+and memory runs once. It is gone when its Node object is, or when an administrator, or whoever
+manages machines, has said so with the taint ``node.kubernetes.io/out-of-service`` (KEP-2268), by which
+Kubernetes itself lets go of a pod's name and volumes. The pod must be gone as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from architect.kube import checkpoints, conditions
+from architect.kube.checkpoints import Trigger
+from architect.kube.conditions import Condition, Status
+
+OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
+
+REASON: Final = "ClaimantLost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimant:
+    """Who has claimed a checkpoint and not gone on from it yet."""
+
+    name: str
+    uid: str
+    node: str
+
+
+def claimant_of(checkpoint: Mapping[str, Any]) -> Claimant | None:
+    """Return who has a checkpoint that another pod may want; None: nobody, or it is over."""
+    status = checkpoint.get("status") or {}
+    claim = status.get("claimedBy") or {}
+    trigger = (checkpoint.get("spec") or {}).get("trigger")
+    if trigger in (Trigger.SLEEP.value, Trigger.REQUEST.value) or not claim:
+        return None
+    restored = conditions.find(status.get("conditions") or (), checkpoints.RESTORED)
+    is_over = restored is not None and restored.get("status") == Status.TRUE.value
+    if is_over or checkpoint["metadata"].get("deletionTimestamp"):
+        return None
+    return Claimant(name=claim["name"], uid=claim["uid"], node=claim["node"])
+
+
+def is_lost(
+    claimant: Claimant, *, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None
+) -> bool:
+    """Whether *claimant* will never go on; *pod* and *node* are what the API has by these names."""
+    if pod is not None and pod["metadata"].get("uid") == claimant.uid:
+        return False
+    if node is None:
+        return True
+    taints = (node.get("spec") or {}).get("taints") or ()
+    return any(taint.get("key") == OUT_OF_SERVICE for taint in taints)
+
+
+def given_back(claimant: Claimant) -> Condition:
+    """Return what the checkpoint says afterwards."""
+    return Condition(
+        type=checkpoints.CLAIMED,
+        status=Status.FALSE,
+        reason=REASON,
+        message=f"pod {claimant.name} is gone with node {claimant.node}",
+    )

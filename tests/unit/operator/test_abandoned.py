@@ -1,0 +1,121 @@
+"""A claim is given back once its pod is gone with its machine, and not before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from architect.kube import checkpoints, conditions
+from architect.kube.api import Api
+from architect.kube.checkpoints import CheckpointSpec, Owner, Trigger
+from architect.kube.resources import CHECKPOINTS, NODES, PODS, pod
+from architect.operator import abandoned
+from architect.operator.abandoned import Claimant
+
+OLD = pod("shop", "web-old", uid="old-uid-0")
+OWNER = Owner(api_version="apps/v1", kind="ReplicaSet", name="web", uid="owner-uid")
+CLAIM = {"name": "web-new", "uid": "new-uid", "node": "n2"}
+CLAIMANT = Claimant(**CLAIM)
+TAINT = {"key": "node.kubernetes.io/out-of-service", "value": "gone", "effect": "NoExecute"}
+
+
+def checkpoint(**status: Any) -> dict[str, Any]:
+    spec = CheckpointSpec(
+        pod=OLD, trigger=Trigger.EVICTION, template_hash="h", containers=("a",), owner=OWNER
+    )
+    value = checkpoints.build(spec)
+    value["status"] = {"claimedBy": dict(CLAIM), **status}
+    return value
+
+
+def its_pod(uid: str = "new-uid") -> dict[str, Any]:
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": OWNER.uid}
+    return {
+        "metadata": {
+            "name": "web-new",
+            "namespace": "shop",
+            "uid": uid,
+            "ownerReferences": [{**owner, "controller": True}],
+        }
+    }
+
+
+def node(*taints: dict[str, str]) -> dict[str, Any]:
+    return {"metadata": {"name": "n2"}, "spec": {"taints": list(taints)}}
+
+
+def test_who_claimed_is_read() -> None:
+    assert abandoned.claimant_of(checkpoint()) == CLAIMANT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["status"].pop("claimedBy"),
+        lambda v: v["spec"].update(trigger="Sleep"),
+        lambda v: v["spec"].update(trigger="Request"),
+        lambda v: v["metadata"].update(deletionTimestamp="2030-01-01T00:00:00Z"),
+        lambda v: v["status"].update(
+            conditions=[{"type": "Restored", "status": "True", "reason": "R", "message": ""}]
+        ),
+    ],
+)
+def test_what_nobody_else_may_want_is_left_alone(change: Any) -> None:
+    value = checkpoint()
+    change(value)
+    assert abandoned.claimant_of(value) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "machine", "is_lost"),
+    [
+        (its_pod(), None, False),
+        (its_pod(), node(TAINT), False),
+        (None, node(), False),
+        (None, node({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}), False),
+        (its_pod("another"), node(), False),
+        (None, None, True),
+        (None, node(TAINT), True),
+        (its_pod("another"), None, True),
+    ],
+)
+def test_silence_is_no_proof(there: Any, machine: Any, is_lost: bool) -> None:
+    assert abandoned.is_lost(CLAIMANT, pod=there, node=machine) is is_lost
+
+
+def stored(server: Any) -> dict[str, Any]:
+    (value,) = [v for p, v in server.objects.items() if "/checkpoints/" in p]
+    found: dict[str, Any] = value
+    return found
+
+
+def put(server: Any) -> None:
+    value = checkpoint()
+    server.put(CHECKPOINTS.path(namespace="shop", name=value["metadata"]["name"]), value)
+
+
+@pytest.mark.parametrize("how", ["the pod's end", "a sweep"])
+def test_a_lost_claim_is_given_back(server: Any, sweeper: Any, api: Api, how: str) -> None:
+    put(server)
+    if how == "a sweep":
+        assert sweeper.sweep()
+    else:
+        sweeper.free_claims_of(its_pod())
+    status = stored(server)["status"]
+    assert not status.get("claimedBy")
+    said = conditions.find(status["conditions"], checkpoints.CLAIMED)
+    assert said is not None
+    assert (said["status"], said["reason"]) == ("False", "ClaimantLost")
+    assert "node n2" in said["message"]
+
+
+def test_one_whose_pod_or_node_is_there_is_kept(server: Any, sweeper: Any) -> None:
+    put(server)
+    server.put(NODES.path(name="n2"), node())
+    sweeper.free_claims_of(its_pod())
+    assert sweeper.sweep()
+    server.put(PODS.path(namespace="shop", name="web-new"), its_pod())
+    server.objects.pop(NODES.path(name="n2"))
+    sweeper.free_claims_of(its_pod())
+    assert stored(server)["status"]["claimedBy"] == CLAIM
