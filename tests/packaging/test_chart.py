@@ -27,6 +27,7 @@ from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
 from architect.operator import signing_requests, starts
+from architect.operator.retention import Limits
 from architect.webhook import __main__ as webhook_main
 from architect.webhook import rbac as webhook_rbac
 from lab import release as lab_release
@@ -92,6 +93,7 @@ EVERYTHING: dict[str, Any] = {
         "prefix": "clusters/blue",
         "pathStyle": False,
         "caSecretName": "store-ca",
+        "limits": {"count": 9, "namespaceCount": 3, "bytes": "1Ti", "namespaceBytes": "100Gi"},
         "delaySeconds": 0,
         "credentials": {"secretName": "store"},
         "serviceAccountAnnotations": {"example.com/role": "architect"},
@@ -377,6 +379,9 @@ def test_operator_and_daemon_are_told_the_same_object_store(render):
         )
     )
     assert daemon.store_delay_seconds == 0
+    assert operator.limits == Limits(
+        count=9, size=1 << 40, namespace_count=3, namespace_size=100 << 30
+    )
     assert operator.key_config_map == daemon.key_config_map
     specs = dict(pod_specs(objects))
     for name in ("architect-operator", "architect-daemon"):

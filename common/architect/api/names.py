@@ -58,6 +58,8 @@ STATUS_SCALED_DOWN: Final = "SCALED_DOWN"
 CONDITION_ASLEEP: Final = "architect.dev/Asleep"
 """Pod condition: ``True`` while asleep; while ``False``, reason and message say why it is awake."""
 
+PIN: Final = "architect.dev/pin"
+"""Annotation of a PersistentCheckpoint: ``true``, and no limit removes it."""
 OWNER_LABEL: Final = "architect.dev/owner"
 """Label of a Checkpoint that is for a successor: the uid of the pods' owner, to list few."""
 

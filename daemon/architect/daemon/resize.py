@@ -16,7 +16,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
-from architect.daemon import quantity
+from architect.core import quantity
 from architect.daemon.pods import RESOURCES, ManagedPod, PodContainer
 
 LEAST: Final = {"cpu": Fraction(1, 1000), "memory": Fraction(1024)}

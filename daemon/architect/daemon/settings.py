@@ -13,9 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations
+from architect.core import durations, quantity
 from architect.core.errors import ConfigError
-from architect.daemon import quantity
 from architect.objectstore.settings import StoreSettings
 
 ENVIRONMENT_PREFIX: Final = "ARCHITECT_"

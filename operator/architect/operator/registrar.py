@@ -15,14 +15,17 @@ from typing import Any, Final
 from architect.core.errors import Rejected, Retryable
 from architect.kube.api import Api
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, PODS, ObjectRef
-from architect.operator import metrics, persistent
+from architect.operator import metrics, persistent, retention
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
 from architect.operator.persistent import Query
+from architect.operator.retention import Limits
 
 log = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
+
+NO_LIMITS: Final = Limits()
 
 REMEMBERED: Final = 4096
 """Of those that wait for a pod: the others are looked at in each sweep only."""
@@ -42,12 +45,14 @@ class Registrar:
         numbers: Metrics,
         *,
         has_store: bool,
+        limits: Limits = NO_LIMITS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
         self._applier = applier
         self._metrics = numbers
         self._has_store = has_store
+        self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[ObjectRef, JsonObject] = {}
@@ -105,6 +110,8 @@ class Registrar:
             self._metrics.set(metrics.PERSISTENT, states.count(state), state=state)
         for value in values:
             self.look_at(value)
+        for end in retention.excess(values, self._limits):
+            self._applier.apply(end)
 
     def _pods(self, value: JsonObject) -> tuple[JsonObject, ...]:
         match persistent.query_of(value, has_store=self._has_store):

@@ -68,7 +68,11 @@ class Operator:
         self._applier = Applier(api, recorder, self._metrics)
         self._unmanaged = UnmanagedPods(self._applier, self._metrics)
         self._registrar = Registrar(
-            api, self._applier, self._metrics, has_store=settings.store is not None
+            api,
+            self._applier,
+            self._metrics,
+            has_store=settings.store is not None,
+            limits=settings.limits,
         )
         self._sweeper = Sweeper(
             api,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core import durations
+from architect.core import durations, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore.settings import StoreSettings
+from architect.operator.retention import Limits
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
 """As the chart's DaemonSet labels its pods."""
@@ -72,6 +73,16 @@ class OperatorSettings:
     store_ca_file: str = ""
     """PEM with the authorities that the store's certificate is of; empty: the system's."""
 
+    store_max_count: int = 0
+    """Most PersistentCheckpoints that are kept in the store; 0: no limit."""
+
+    store_max_bytes: int = 0
+    """Most bytes of them, before compression; 0: no limit."""
+
+    store_namespace_max_count: int = 0
+    store_namespace_max_bytes: int = 0
+    """The same for each namespace."""
+
     sweep_interval_seconds: float = 60.0
     """Time between two looks at everything. Events are acted on at once; a sweep finds what was
     missed while nobody watched."""
@@ -86,6 +97,16 @@ class OperatorSettings:
 
     uninstall_on_timeout: str = "fail"
     """``fail`` calls the uninstall off and says which nodes are late; ``proceed`` goes on."""
+
+    @property
+    def limits(self) -> Limits:
+        """How much the object store may hold."""
+        return Limits(
+            count=self.store_max_count,
+            size=self.store_max_bytes,
+            namespace_count=self.store_namespace_max_count,
+            namespace_size=self.store_namespace_max_bytes,
+        )
 
     @property
     def store(self) -> StoreSettings | None:
@@ -126,6 +147,10 @@ _FLAGS: Final[Mapping[str, str]] = {
     "store_prefix": "what all keys in the bucket begin with",
     "store_path_style": "true: the bucket stands in the URL's path; false: in its host name",
     "store_ca_file": "PEM with the authorities of the store's certificate (empty: the system's)",
+    "store_max_count": "PersistentCheckpoints that are kept (0: no limit)",
+    "store_max_bytes": "bytes of PersistentCheckpoints that are kept, such as 500Gi (0: no limit)",
+    "store_namespace_max_count": "the same in each namespace",
+    "store_namespace_max_bytes": "the same in each namespace",
     "sweep_interval_seconds": "time between two looks at everything",
     "address": "address:port of metrics and health",
     "log_level": "DEBUG, INFO, WARNING or ERROR",
@@ -160,6 +185,8 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = _seconds(name, text)
         elif name == "kubeconfig":
             given[name] = Path(text)
+        elif name.endswith(("_max_count", "_max_bytes")):
+            given[name] = _limit(name, text)
         elif name == "store_path_style":
             given[name] = _switch(name, text)
         else:
@@ -186,6 +213,16 @@ def _seconds(name: str, text: str) -> float:
         return durations.parse(text)
     except ValueError as error:
         raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+
+
+def _limit(name: str, text: str) -> int:
+    try:
+        found = quantity.to_int(text)
+    except ValueError as error:
+        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+    if found < 0:
+        raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is less than 0")
+    return found
 
 
 def _switch(name: str, text: str) -> bool:

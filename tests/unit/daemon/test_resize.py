@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api import names
-from architect.daemon import quantity, resize
+from architect.core import quantity
+from architect.daemon import resize
 from architect.daemon.resize import Bounds, Skip
 
 

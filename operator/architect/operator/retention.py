@@ -1,0 +1,105 @@
+"""Which PersistentCheckpoints go so that the object store does not grow without end. Pure.
+
+Limits are the administrator's: how many, and how many bytes, in a namespace and in all. Those that
+were not used for longest go first. Two kinds stay whatever the limits say: one that is pinned by
+its annotation, and the last good one, the newest that was saved of what it asks for, since a limit
+must not leave a Deployment with nothing to start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from architect.api import names
+from architect.kube import checkpoints, conditions
+from architect.kube.conditions import Status
+from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
+from architect.operator.plan import Expire
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much may be kept; 0: as much as there is."""
+
+    count: int = 0
+    size: int = 0
+    """Bytes, before compression."""
+    namespace_count: int = 0
+    namespace_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """One that was saved."""
+
+    value: Mapping[str, Any]
+    namespace: str
+    size: int
+    asked: str
+    """What its spec asks for, the same for those that save the same pods."""
+    captured: str
+    used: str
+    """Times, as the API writes them, which sort by themselves."""
+    is_pinned: bool
+
+
+def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
+    """Return those that go, and why."""
+    kept = [found for value in values if (found := _read(value)) is not None]
+    newest: dict[tuple[str, str], _Kept] = {}
+    for one in sorted(kept, key=lambda k: k.captured):
+        newest[one.namespace, one.asked] = one
+    last_good = {id(one) for one in newest.values()}
+    gone: dict[int, str] = {}
+
+    def shrink(group: Sequence[_Kept], count: int, size: int, where: str) -> None:
+        left = [one for one in group if id(one) not in gone]
+        for one in sorted(left, key=lambda k: (k.used, k.captured)):
+            total = sum(k.size for k in left)
+            if not (count and len(left) > count) and not (size and total > size):
+                return
+            if one.is_pinned or id(one) in last_good:
+                continue
+            gone[id(one)] = (
+                f"{len(left)} of {total} bytes are kept in {where}, "
+                f"{count or 'any number'} of {size or 'any'} bytes may be; unused for longest"
+            )
+            left.remove(one)
+
+    for namespace in sorted({one.namespace for one in kept}):
+        group = [one for one in kept if one.namespace == namespace]
+        shrink(group, limits.namespace_count, limits.namespace_size, f"namespace {namespace}")
+    shrink(kept, limits.count, limits.size, "the cluster")
+    return [
+        Expire(
+            persistent=ObjectRef.of(PERSISTENT_CHECKPOINTS, dict(one.value)),
+            resource_version=one.value["metadata"].get("resourceVersion", ""),
+            why=gone[id(one)],
+        )
+        for one in kept
+        if id(one) in gone
+    ]
+
+
+def _read(value: Mapping[str, Any]) -> _Kept | None:
+    metadata, status = value["metadata"], value.get("status") or {}
+    available = conditions.find(status.get("conditions") or (), checkpoints.AVAILABLE)
+    is_there = available is not None and available.get("status") == Status.TRUE.value
+    if metadata.get("deletionTimestamp") or not is_there:
+        return None
+    captured = str(status.get("capturedAt") or "")
+    spec = value.get("spec") or {}
+    asked = spec.get("podName") or sorted(
+        ((spec.get("selector") or {}).get("matchLabels") or {}).items()
+    )
+    return _Kept(
+        value=value,
+        namespace=metadata["namespace"],
+        size=int(status.get("bytes") or 0),
+        asked=str(asked),
+        captured=captured,
+        used=max(captured, str(status.get("lastUsedAt") or "")),
+        is_pinned=(metadata.get("annotations") or {}).get(names.PIN) == "true",
+    )
