@@ -34,6 +34,9 @@ LIFE: Final = timedelta(hours=24)
 """Of a daemon's certificate. Nothing is ever revoked: what leaked is of no use a day later. A third
 of it is how long the operator may be away before a daemon cannot be talked to."""
 
+MAX_FORMER: Final = 64
+"""Sixteen years of them; each takes 600 bytes."""
+
 SETTLE: Final = LIFE + 2 * certificates.CLOCK_SKEW
 """Age at which every valid certificate came with the new authority in its chain."""
 
@@ -56,12 +59,20 @@ class Authorities:
     """It is trusted already and signs once all know it."""
     retired: tuple[x509.Certificate, ...] = ()
     """They are trusted until they expire."""
+    former: tuple[x509.Certificate, ...] = ()
+    """They have expired, newest first: nobody talks under them any more, and what nodes sealed in
+    their time is still theirs."""
 
     @property
     def trusted(self) -> tuple[x509.Certificate, ...]:
         """What a daemon has to trust."""
         coming = () if self.next is None else (self.next.certificate,)
         return (self.current.certificate, *coming, *self.retired)
+
+    @property
+    def known(self) -> tuple[x509.Certificate, ...]:
+        """Under which a checkpoint may have been sealed, whenever that was."""
+        return (*self.trusted, *self.former)
 
 
 class Action(enum.Enum):
@@ -94,18 +105,24 @@ def decide(authorities: Authorities | None, *, now: datetime) -> Action:
 
 def carry_out(action: Action, authorities: Authorities | None, *, now: datetime) -> Authorities:
     """Return *authorities* after *action*."""
-    if action is Action.CREATE or authorities is None:
+    if authorities is None:
         return Authorities(current=_make(now))
+    if action is Action.CREATE:
+        return Authorities(current=_make(now), former=authorities.known[:MAX_FORMER])
     if action is Action.PREPARE:
         return replace(authorities, next=_make(now))
     if action is Action.PROMOTE and authorities.next is not None:
-        return Authorities(
+        return replace(
+            authorities,
             current=authorities.next,
+            next=None,
             retired=(authorities.current.certificate, *authorities.retired),
         )
     if action is Action.PRUNE:
         kept = tuple(c for c in authorities.retired if c.not_valid_after_utc > now)
-        return replace(authorities, retired=kept)
+        ended = tuple(c for c in authorities.retired if c.not_valid_after_utc <= now)
+        former = (*ended, *authorities.former)[:MAX_FORMER]
+        return replace(authorities, retired=kept, former=former)
     return authorities
 
 
@@ -138,6 +155,7 @@ def to_json(authorities: Authorities) -> bytes:
         "current": _authority_json(authorities.current),
         "next": None if authorities.next is None else _authority_json(authorities.next),
         "retired": [certificates.to_pem(c).decode("ascii") for c in authorities.retired],
+        "former": [certificates.to_pem(c).decode("ascii") for c in authorities.former],
     }
     return json.dumps(value, indent=1).encode()
 
@@ -159,6 +177,8 @@ def from_json(raw: bytes) -> Authorities:
             current=_read_authority(value["current"]),
             next=None if coming is None else _read_authority(coming),
             retired=tuple(_read_certificate(text) for text in value["retired"]),
+            # Earlier versions wrote none.
+            former=tuple(_read_certificate(text) for text in value.get("former", ())),
         )
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError("the authority's Secret lacks a part") from error

@@ -7,9 +7,11 @@ and somebody may have a backup.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
+
+from cryptography import x509
 
 from architect.checkpoint import keys
 from architect.kube.api import Api
@@ -18,6 +20,7 @@ from architect.kube.resources import CONFIG_MAPS, ObjectRef
 from architect.operator import keyring
 from architect.operator.keyring import Action, Keyring
 from architect.operator.secret_store import Form, SecretStore, Step
+from architect.pki import certificates
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,9 @@ KEY: Final = "keys.json"
 
 CURRENT: Final = "current"
 """In the ConfigMap: the public key as base64."""
+
+AUTHORITIES: Final = "authorities"
+"""In the ConfigMap: under which nodes may have sealed checkpoints, as PEM."""
 
 
 def _next_step(known: Keyring | None, now: datetime) -> Step[Keyring] | None:
@@ -60,17 +66,22 @@ class KeyringStore(SecretStore[Keyring]):
         super().__init__(api, FORM, namespace=namespace, name=name, clock=clock)
         self._config_map = ObjectRef(resource=CONFIG_MAPS, namespace=namespace, name=config_map)
 
-    def publish(self) -> None:
+    def publish(self, authorities: Iterable[x509.Certificate]) -> None:
         """See to it that the nodes find the current public key, whoever changed what they find.
+
+        *authorities* are put beside it: what a node sealed is read after its authority has expired.
 
         Raises Retryable or Rejected if Secret or ConfigMap cannot be read or written.
         """
-        wanted = keys.public_to_text(self.fetch().current.public)
+        wanted = {
+            CURRENT: keys.public_to_text(self.fetch().current.public),
+            AUTHORITIES: b"".join(map(certificates.to_pem, authorities)).decode("ascii"),
+        }
         found = self._api.find(self._config_map)
-        if found is not None and (found.get("data") or {}).get(CURRENT) == wanted:
+        if found is not None and (found.get("data") or {}).items() >= wanted.items():
             return
         try:
-            self._put({CURRENT: wanted}, found)
+            self._put(wanted, found)
         except (AlreadyExists, Conflict, NotFound):
             log.info("%s was changed meanwhile; it is looked at again", self._config_map)
         else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
+
+from cryptography import x509
 
 from architect.core.errors import FormatError, Rejected, Retryable
 from architect.kube import access, checkpoints, conditions
@@ -35,17 +37,19 @@ class Releaser:
         store: KeyringStore,
         numbers: Metrics,
         *,
+        authorities: Callable[[], Iterable[x509.Certificate]],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._api = api
         self._store = store
+        self._authorities = authorities
         self._metrics = numbers
         self._clock = clock
 
     def sweep(self) -> None:
         """Renew the keys if that is due, publish the current one, and look at all claims."""
         try:
-            self._store.publish()
+            self._store.publish(self._authorities())
         except (Rejected, Retryable) as error:
             # Claims are looked at all the same: who is refused shall hear of it.
             log.error("checkpoints' keys: %s", error)

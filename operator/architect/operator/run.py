@@ -83,9 +83,10 @@ class Operator:
             daemon_namespace=settings.namespace,
             daemon_selector=settings.daemon_selector,
         )
+        authorities = AuthorityStore(api, namespace=settings.namespace, name=settings.ca_secret)
         self._signer = Signer(
             api,
-            AuthorityStore(api, namespace=settings.namespace, name=settings.ca_secret),
+            authorities,
             self._metrics,
             account=f"system:serviceaccount:{settings.namespace}:{settings.daemon_account}",
         )
@@ -98,6 +99,7 @@ class Operator:
                 config_map=settings.key_config_map,
             ),
             self._metrics,
+            authorities=lambda: authorities.fetch().known,
         )
         self._collector = _collector(api, settings, self._metrics)
         self._elector = Elector(

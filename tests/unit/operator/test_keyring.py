@@ -17,6 +17,8 @@ from architect.kube.connection import Request
 from architect.operator import keyring
 from architect.operator.keyring import Action, Keyring, carry_out, decide
 from architect.operator.keyring_store import CURRENT, KEY, KeyringStore
+from architect.pki import certificates
+from architect.pki.certificates import make_authority
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 SECRET = "/api/v1/namespaces/architect/secrets/architect-checkpoint-key"
@@ -115,6 +117,7 @@ class World:
     def __init__(self, api: Api, server: Any) -> None:
         self.now = START
         self.server = server
+        self.authorities = [make_authority("a", now=START, life=timedelta(days=1))[0]]
         self.store = KeyringStore(
             api,
             namespace="architect",
@@ -122,6 +125,9 @@ class World:
             config_map="architect-checkpoint-key",
             clock=lambda: self.now,
         )
+
+    def publish(self) -> None:
+        self.store.publish(self.authorities)
 
     def published(self) -> str:
         return str(self.server.objects[CONFIG_MAP]["data"][CURRENT])
@@ -136,21 +142,21 @@ def world(api: Api, server: Any) -> World:
 
 
 def test_the_keys_are_made_once_and_the_public_one_is_for_all(world: World) -> None:
-    world.store.publish()
+    world.publish()
     assert world.server.objects[SECRET]["type"] == "Opaque"
     assert world.published() == world.current()
     written = [r for r in world.server.requests if r.method != "GET"]
-    world.store.publish()
+    world.publish()
     assert [r for r in world.server.requests if r.method != "GET"] == written
     private = keys.private_to_text(world.store.fetch().current.private)
     assert private not in json.dumps(world.server.objects[CONFIG_MAP])
 
 
 def test_a_rotation_is_published_and_keeps_the_former_key(world: World) -> None:
-    world.store.publish()
+    world.publish()
     first = world.store.fetch().current.id
     world.now += keyring.ROTATE_AFTER
-    world.store.publish()
+    world.publish()
     ring = world.store.fetch()
     assert ring.current.id != first
     assert [k.id for k in ring.former] == [first]
@@ -159,17 +165,28 @@ def test_a_rotation_is_published_and_keeps_the_former_key(world: World) -> None:
 
 @pytest.mark.parametrize("data", [{}, None, {CURRENT: "another"}, {"other": "x"}])
 def test_a_public_key_that_somebody_changed_is_brought_back(world: World, data: Any) -> None:
-    world.store.publish()
+    world.publish()
     value = world.server.objects[CONFIG_MAP]
     world.server.put(CONFIG_MAP, {**value, "data": data})
-    world.store.publish()
+    world.publish()
     assert world.published() == world.current()
 
 
+def test_the_authorities_stand_beside_it(world: World) -> None:
+    world.publish()
+    found = world.server.objects[CONFIG_MAP]["data"]["authorities"]
+    assert certificates.read_certificates(found.encode()) == world.authorities
+    world.authorities.append(make_authority("b", now=START, life=timedelta(days=1))[0])
+    world.publish()
+    found = world.server.objects[CONFIG_MAP]["data"]["authorities"]
+    assert certificates.read_certificates(found.encode()) == world.authorities
+    assert "PRIVATE" not in found
+
+
 def test_a_public_key_that_somebody_deleted_is_brought_back(world: World) -> None:
-    world.store.publish()
+    world.publish()
     del world.server.objects[CONFIG_MAP]
-    world.store.publish()
+    world.publish()
     assert world.published() == world.current()
 
 
@@ -185,13 +202,13 @@ def test_a_public_key_that_somebody_deleted_is_brought_back(world: World) -> Non
     ids=["none", "empty", "base64", "bare", "version"],
 )
 def test_a_secret_that_cannot_be_read_is_never_written_over(world: World, data: Any) -> None:
-    world.store.publish()
+    world.publish()
     before = world.published()
     world.server.put(SECRET, {**world.server.objects[SECRET], "data": data})
     world.now += 2 * keyring.ROTATE_AFTER
     world.server.requests.clear()
     with pytest.raises(Rejected, match="left as it is") as caught:
-        world.store.publish()
+        world.publish()
     assert caught.value.reason == "SecretUnreadable"
     assert "restore the Secret from a backup; or delete it, and lose" in caught.value.hint
     assert [r for r in world.server.requests if r.method != "GET"] == []
@@ -200,10 +217,10 @@ def test_a_secret_that_cannot_be_read_is_never_written_over(world: World, data: 
 
 
 def test_a_secret_that_was_deleted_on_purpose_is_made_anew(world: World) -> None:
-    world.store.publish()
+    world.publish()
     first = world.current()
     del world.server.objects[SECRET]
-    world.store.publish()
+    world.publish()
     assert world.published() == world.current() != first
 
 

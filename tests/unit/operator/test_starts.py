@@ -46,7 +46,7 @@ class World:
         self.store = KeyringStore(
             api, namespace="architect", name="k", config_map="k", clock=lambda: NOW
         )
-        self.releaser = Releaser(api, self.store, self.numbers, clock=lambda: NOW)
+        self.releaser = Releaser(api, self.store, self.numbers, authorities=list, clock=lambda: NOW)
         self.data_key = keys.new_data_key()
         self.private = keys.make_key()
         self.allowed: Object = {"allowed": True}

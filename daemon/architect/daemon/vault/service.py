@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
+
+from cryptography import x509
 
 from architect.checkpoint import envelope
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
+from architect.core.errors import ArchitectError
 from architect.daemon.metrics import Metrics
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.identity import Identity
@@ -44,7 +48,8 @@ def open_vault(
         bucket=settings.bucket,
         prefix=settings.prefix,
         open_store=open_store,
-        recipient=lambda: Recipient(public_key=key.current()),
+        recipient=lambda: Recipient(public_key=key.current().public_key),
+        authorities=lambda: key.current().authorities,
         credentials=identity.current,
         metrics=metrics,
         floor_bytes=config.free_floor_bytes,
@@ -61,6 +66,7 @@ class Vault:
         prefix: str,
         open_store: Callable[[], Bucket],
         recipient: Callable[[], Recipient],
+        authorities: Callable[[], Sequence[x509.Certificate]],
         credentials: Callable[[], Credentials],
         metrics: Metrics,
         floor_bytes: int,
@@ -69,6 +75,7 @@ class Vault:
         self._prefix = prefix
         self._open_store = open_store
         self._recipient = recipient
+        self._authorities = authorities
         self._credentials = credentials
         self._metrics = metrics
         self._floor_bytes = floor_bytes
@@ -137,5 +144,12 @@ class Vault:
         return envelope.seal(value, key=certificates.read_key(mine.key), certificate=leaf)
 
     def _verify(self, raw: bytes) -> Envelope:
+        """Return an envelope of one of this cluster's nodes. Raises as its reader.
+
+        Whom to talk to is one question, who sealed a checkpoint months ago another: there also
+        authorities count that have expired.
+        """
         trusted = certificates.read_certificates(self._credentials().authorities)
+        with contextlib.suppress(ArchitectError):
+            trusted += [c for c in self._authorities() if c not in trusted]
         return envelope.from_bytes(raw, authorities=trusted)
