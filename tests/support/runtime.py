@@ -387,11 +387,21 @@ class SocketDouble:
         self.calls: list[dict[str, Any]] = []
         directory.mkdir(mode=0o700, exist_ok=True)
         self._path = directory / name
+        self._listen()
+
+    def _listen(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(str(self._path))
         self._socket.listen()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Have nobody listen for a ``with`` block."""
+        self.close()
+        yield
+        self._listen()
 
     def ops(self) -> list[str]:
         """Return the operations in the order in which they came."""

@@ -87,6 +87,7 @@ def _tell_daemon(call: Call) -> None:
         daemon_client.ask(
             daemon.LEAVING,
             timeout_seconds=daemon.LEAVING_SECONDS,
+            is_awaited=lambda: _is_being_saved(record["pod"]),
             pod=record["pod"],
             namespace=record["namespace"],
             pod_name=record["pod_name"],
@@ -94,6 +95,16 @@ def _tell_daemon(call: Call) -> None:
         )
     except (ArchitectError, OSError, KeyError, AttributeError) as error:
         engine_log.warning(call, f"container {call.container} is not saved: {error}")
+
+
+def _is_being_saved(pod: str) -> bool:
+    """Whether a daemon had begun to save the pod: it is frozen, and the next one goes on."""
+    from architect.shim.keeper import images
+
+    try:
+        return images.read_pod(pod).get("leaving") is True
+    except (ArchitectError, OSError):
+        return False
 
 
 def delete(call: Call) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from architect.api import names
@@ -14,13 +15,25 @@ RESTART_SECONDS: Final = 20.0
 STEP_SECONDS: Final = 0.1
 
 
-def ask(op: str, *, timeout_seconds: float, **arguments: Any) -> dict[str, Any]:
+def ask(
+    op: str,
+    *,
+    timeout_seconds: float,
+    is_awaited: Callable[[], bool] = lambda: False,
+    **arguments: Any,
+) -> dict[str, Any]:
     """Return the daemon's answer, also of the one that comes after the one that was asked.
 
-    Where none listens nobody is waited for. Raises Unavailable, Rejected, NodeError.
+    Where none listens nobody is waited for, unless one *is_awaited*: it was at work for us when it
+    ended. Raises Unavailable, Rejected, NodeError.
     """
     deadline = time.monotonic() + timeout_seconds
-    client = Client(names.DAEMON_SOCKET, timeout_seconds=timeout_seconds)
+    try:
+        client = Client(names.DAEMON_SOCKET, timeout_seconds=timeout_seconds)
+    except Unavailable:
+        if not is_awaited():
+            raise
+        client = _again(deadline)
     while True:
         try:
             with client:

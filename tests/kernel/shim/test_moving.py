@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,35 @@ def test_a_pod_that_starts_from_a_saved_one_asks_at_its_start_only(mover: Mover)
     new.kill("TERM")
     eventually(lambda: "TERM" in new.output(), what="it gets its signal")
     assert [c["op"] for c in mover.daemon.calls if c["pod"] == "uid-b"] == ["arriving"]
+
+
+def test_a_daemon_that_was_killed_after_it_had_begun_is_waited_for(mover: Mover) -> None:
+    old = mover.counting("uid-a")
+    mover.save_on_leaving("uid-a")
+    with mover.daemon.away():
+        # It saw the deletion before kubelet did, and was killed before the runtime asked it.
+        mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
+        killing = threading.Thread(target=old.kill, args=("TERM",))
+        killing.start()
+        killing.join(1.0)
+        assert killing.is_alive(), "it waits for the next daemon"
+    killing.join(DEADLINE_SECONDS)
+    assert old.wait() == 143
+    assert "TERM" not in old.output()
+    assert mover.state("uid-a") == "captured"
+
+
+def test_without_a_daemon_at_work_nobody_is_waited_for(mover: Mover) -> None:
+    for is_undone in (False, True):
+        container = mover.counting(f"uid-{is_undone}")
+        with mover.daemon.away():
+            if is_undone:
+                pod = f"uid-{is_undone}"
+                mover.ask("capture", pod=pod, reason="test", patience_seconds=0.2)
+                mover.ask("wake", pod=pod, reason="test")
+            container.kill("TERM")
+            assert container.wait() == 5
+        assert "TERM" in container.output()
 
 
 def test_a_pod_that_does_not_migrate_asks_nobody(mover: Mover) -> None:

@@ -58,6 +58,24 @@ def test_where_none_listens_nobody_is_waited_for(path: Path) -> None:
         daemon_client.ask("arriving", timeout_seconds=20)
 
 
+def test_one_that_was_at_work_for_us_is_waited_for(path: Path) -> None:
+    asked: list[list[dict[str, Any]]] = []
+    timer = threading.Timer(0.3, lambda: asked.append(listen(path, {"ok": True, "captured": True})))
+    timer.start()
+    answer = daemon_client.ask("leaving", timeout_seconds=20, is_awaited=lambda: True, pod="u")
+    timer.join()
+    assert answer["captured"] is True
+    assert [a["pod"] for a in asked[0]] == ["u"]
+
+
+def test_one_that_was_at_work_for_us_and_stays_away_is_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_client, "RESTART_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match="cannot connect"):
+        daemon_client.ask("leaving", timeout_seconds=20, is_awaited=lambda: True)
+
+
 def test_one_that_ends_and_does_not_come_back_is_given_up(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,10 +53,12 @@ class MovingPod(Pod):
         self._refuse_signalled()
         self.is_leaving = True
         self.ends_with = ends_with
+        self._save()  # the runtime waits for a daemon that has begun this and was killed
         try:
             yield from self._rest(reason, patience_seconds)
         except BaseException:
             self.is_leaving = False
+            self._save()
             raise
 
     def copy(self, *, reason: str, patience_seconds: float) -> Task[Copying]:

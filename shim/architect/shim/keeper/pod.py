@@ -481,6 +481,7 @@ class Pod:
             "reason": self.reason,
             "refused": self.refused.as_dict() if self.refused else None,
             "network": self.network.state(),
+            "leaving": self.is_leaving,
             "goes_on": self.copying is not None and self.copying.was_awake,
             "signalled": {
                 name: container.record.id
