@@ -13,7 +13,7 @@ import pytest
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
-from architect.daemon.moves import requests
+from architect.daemon.moves import captures, requests
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.requests import Requests, Step
 from architect.kube.watch import Change, ChangeKind, Snapshot
@@ -219,6 +219,28 @@ def test_a_pod_that_does_not_stand_still_is_tried_again(asking: Asking, reason: 
     asking.ask()
     assert asking.conditions() == STORED
     assert asking.node.keeper.ops("copy") == 2
+
+
+def test_a_pod_whose_probes_do_not_succeed_yet_is_waited_for(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "READY_STEP_SECONDS", 0.01)
+    trouble = Rejected("container app is not ready", reason="NotReady")
+    asking.node.keeper.troubles["copy"] = [trouble] * 5
+    asking.ask()
+    assert asking.conditions() == STORED
+    assert asking.node.keeper.ops("copy") == 6
+
+
+def test_one_whose_probes_never_succeed_is_given_up(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captures, "READY_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(captures, "READY_SECONDS", 0.1)
+    trouble = Rejected("container app is not ready", reason="NotReady")
+    asking.node.keeper.troubles["copy"] = [trouble] * 1000
+    asking.ask()
+    assert asking.conditions() == failed("NotReady")
 
 
 def test_a_keeper_that_is_killed_is_asked_again(asking: Asking) -> None:
