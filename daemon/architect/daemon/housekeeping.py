@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.keeper import PodState
-from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Retryable
 from architect.daemon import images, install, installer, keeper_link, preflight
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
@@ -120,7 +120,7 @@ class Housekeeping:
                     self._metrics.api_errors.labels(type(error).__name__).inc()
                     log.warning("%s: %s", name, error)
                     self._due[name] = now + min(interval, UNINSTALL_POLL_SECONDS)
-                except (Rejected, NodeError, OSError) as error:
+                except (Rejected, NodeError, FormatError, OSError) as error:
                     log.error("%s: %s", name, error)
             stop.wait(max(0.1, min(self._due.values()) - time.monotonic()))
 

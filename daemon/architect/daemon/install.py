@@ -28,6 +28,7 @@ from typing import Final
 from architect.api import names, saved
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
+from architect.daemon.checkpoint import landing
 from architect.daemon.host import Host
 
 log = logging.getLogger(__name__)
@@ -334,6 +335,10 @@ def _init_shas(paths: list[Path]) -> Iterator[str]:
             value = json.loads(path.read_bytes())
         except FileNotFoundError:
             continue  # the container went between the listing and the reading
+        except ValueError as error:
+            if any(parent.name.endswith(landing.SUFFIX) for parent in path.parents):
+                continue  # of a checkpoint that still arrives: it has its size before its contents
+            raise FormatError(f"{path} is no record of a container: {error}") from error
         sha = value.get("init_sha")
         if not isinstance(sha, str):
             raise FormatError(f"{path} names no init")

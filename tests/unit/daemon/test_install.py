@@ -170,6 +170,18 @@ def test_old_versions_stay_while_a_container_or_an_image_needs_their_init(
     assert list(layout.install.iterdir()) == []
 
 
+def test_a_record_that_still_arrives_is_passed_over(tmp_path: Path, layout: Layout) -> None:
+    install.install(bundle(tmp_path / "image", "1.0.0"), layout)
+    meta = layout.arrivals / "uid.partial/containers/app/meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_bytes(bytes(290))  # of its size, and nothing in it yet
+    assert install.prune(layout) == []
+    whole = layout.arrivals / "uid"
+    (layout.arrivals / "uid.partial").rename(whole)
+    with pytest.raises(FormatError, match="no record of a container"):
+        install.prune(layout)
+
+
 def test_an_unreadable_record_keeps_everything(tmp_path: Path, layout: Layout) -> None:
     install.install(bundle(tmp_path / "image", "1.0.0"), layout)
     (layout.run / "containers/c1.json").write_text("{}")
