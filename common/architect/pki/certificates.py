@@ -100,12 +100,18 @@ def due_at(certificate: x509.Certificate) -> datetime:
 
 
 def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether *authority*'s key signed *certificate* under its name; no times are looked at."""
+    """Whether *authority*'s key signed *certificate* under its name; no times are looked at.
+
+    A certificate that was changed in any bit is not.
+    """
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
-    return True
+    # The signature is a BIT STRING and comes last. How many bits of it are unused is not signed,
+    # and stands in the byte before it: of a signature that ends in zeros it could be changed.
+    der = certificate.public_bytes(serialization.Encoding.DER)
+    return der[-len(certificate.signature) - 1] == 0
 
 
 def belong_together(certificate: x509.Certificate, key: PrivateKey) -> bool:

@@ -34,6 +34,7 @@ from architect.core.errors import FormatError, Rejected
 from architect.objectstore.settings import is_prefix
 from architect.pki import certificates, node_identity
 from support.checkpointdirs import about
+from support.jsonvalues import JSON, paths, replace
 
 # A certificate with a negative serial number is read with a warning, and believed by nobody.
 pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
@@ -243,6 +244,18 @@ def pem(der: bytes) -> str:
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
 
+def test_the_count_of_unused_bits_which_is_not_signed_is_refused_where_it_could_be_changed() -> (
+    None
+):
+    leaf, _ = next(c for c in iter(certified, None) if not c[0].signature[-1] & 1)
+    assert certificates.is_signed_by(leaf, TRUSTED[0])
+    der = bytearray(leaf.public_bytes(serialization.Encoding.DER))
+    der[-len(leaf.signature) - 1] = 1
+    changed = x509.load_der_x509_certificate(bytes(der))
+    changed.verify_directly_issued_by(TRUSTED[0])  # it alone would take it
+    assert not certificates.is_signed_by(changed, TRUSTED[0])
+
+
 @given(st.integers(0, len(DER) - 1), st.integers(1, 255))
 def test_any_changed_byte_of_the_certificate_is_refused(at: int, change: int) -> None:
     assert pem(DER) == outer()["chain"]
@@ -252,49 +265,18 @@ def test_any_changed_byte_of_the_certificate_is_refused(at: int, change: int) ->
         read(canonical({**outer(), "chain": pem(bytes(der))}))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-
-
-def _paths(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    pairs = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
-    found = [path] if path else []
-    for key, inner in pairs:
-        found += _paths(inner, (*path, key))
-    return found
-
-
-def _put(value: dict[str, Any], path: tuple[Any, ...], new: Any) -> bool:
-    """Replace what is at *path*, and say whether it is another thing now."""
-    node: Any = value
-    for key in path[:-1]:
-        node = node[key]
-    before = node.get(path[-1]) if isinstance(node, dict) else node[path[-1]]
-    node[path[-1]] = new
-    return json.dumps(before) != json.dumps(new)
-
-
-@given(st.sampled_from(_paths(outer())), JSON)
+@given(st.sampled_from(paths(outer())), JSON)
 def test_any_changed_field_around_the_body_is_refused(path: tuple[Any, ...], other: Any) -> None:
     changed = outer()
-    assume(_put(changed, path, other))
+    assume(replace(changed, path, other))
     with pytest.raises((FormatError, Rejected)):
         read(canonical(changed))
 
 
-@given(st.sampled_from(_paths(body())), JSON)
+@given(st.sampled_from(paths(body())), JSON)
 def test_any_changed_field_of_the_body_is_refused(path: tuple[Any, ...], other: Any) -> None:
     changed = body()
-    assume(_put(changed, path, other))
+    assume(replace(changed, path, other))
     text = canonical(changed).decode()
     untrusted(canonical({**outer(), "body": text}), "not signed with its certificate's key")
     # And the one who may sign: it is refused, or is what it says.
@@ -323,7 +305,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 def put(*path: Any) -> Change:
     *way, new = path
-    return lambda value: _put(value, tuple(way), new)
+    return lambda value: replace(value, tuple(way), new)
 
 
 HOSTILE_OUTSIDE: dict[str, tuple[Change, str]] = {

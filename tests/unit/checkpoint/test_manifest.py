@@ -26,6 +26,7 @@ from architect.checkpoint.manifest import (
 from architect.core.errors import FormatError
 from architect.daemon.checkpoint import contents
 from support.checkpointdirs import about, fill
+from support.jsonvalues import JSON, paths, replace
 
 SHA = "c" * 64
 
@@ -101,36 +102,12 @@ def test_no_bytes_make_the_reader_fail_otherwise(raw: bytes) -> None:
         from_bytes(raw)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
-
-
-def _paths(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    items = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
-    found = [path] if path else []
-    for key, inner in items:
-        found += _paths(inner, (*path, key))
-    return found
-
-
-@given(st.sampled_from(_paths(value())), JSON)
+@given(st.sampled_from(paths(value())), JSON)
 def test_one_value_replaced_by_anything_is_refused_or_read_back_the_same(
     path: tuple[Any, ...], other: Any
 ) -> None:
     changed = value()
-    node = changed
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = other
+    replace(changed, path, other)
     try:
         raw = canonical(changed)
         read = from_bytes(raw)
@@ -155,15 +132,8 @@ Change = Callable[[dict[str, Any]], Any]
 
 
 def put(*path: Any) -> Change:
-    *way, last, new = path
-
-    def change(v: dict[str, Any]) -> None:
-        node: Any = v
-        for key in way:
-            node = node[key]
-        node[last] = new
-
-    return change
+    *way, new = path
+    return lambda value: replace(value, tuple(way), new)
 
 
 FIRST = ("pieces", 0)
