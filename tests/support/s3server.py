@@ -13,11 +13,12 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -48,6 +49,13 @@ def environment(access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> d
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     }
+
+
+WRONG_CREDENTIALS: Final[Mapping[str, Mapping[str, str]]] = {
+    "secret": environment(secret_key="another one"),
+    "access key": environment(access_key="nobody's"),
+}
+"""What the server does not take, by what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)

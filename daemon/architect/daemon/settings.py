@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from architect.core import durations, quantity
 from architect.core.errors import ConfigError
-from architect.objectstore.settings import StoreSettings
+from architect.objectstore import options
+from architect.objectstore.options import StoreOptions
 
 ENVIRONMENT_PREFIX: Final = "ARCHITECT_"
 
@@ -34,7 +35,7 @@ class Engine(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DaemonSettings:
+class DaemonSettings(StoreOptions):
     """One run of the daemon."""
 
     node_name: str = ""
@@ -118,24 +119,6 @@ class DaemonSettings:
     checkpoint_ttl_seconds: float = 3600.0
     """How long a saved pod that nobody has come for, and the word of one that went on, is kept."""
 
-    store_bucket: str = ""
-    """The bucket of the object store that saved pods are uploaded to; empty: there is none."""
-
-    store_endpoint: str = ""
-    """URL of the store; empty: Amazon's, of the region."""
-
-    store_region: str = "us-east-1"
-    """What requests are signed for. Stores that have no regions take this one."""
-
-    store_prefix: str = ""
-    """What all keys begin with, such as ``cluster-1``; empty: nothing."""
-
-    store_path_style: bool = True
-    """Whether the bucket stands in the URL's path, which every store knows, or in its host name."""
-
-    store_ca_file: str = ""
-    """PEM with the authorities that the store's certificate is of; empty: the system's."""
-
     store_delay_seconds: float = 5.0
     """How long a saved pod waits for a successor before it is uploaded."""
 
@@ -154,23 +137,6 @@ class DaemonSettings:
     """For one sleep or wake: a dump of 64 GiB at 300 MB/s takes 215 s."""
 
     log_level: str = "INFO"
-
-    @property
-    def store(self) -> StoreSettings | None:
-        """The object store; None: there is none. Raises ConfigError."""
-        if not self.store_bucket:
-            return None
-        try:
-            return StoreSettings(
-                bucket=self.store_bucket,
-                endpoint=self.store_endpoint,
-                region=self.store_region,
-                prefix=self.store_prefix,
-                is_path_style=self.store_path_style,
-                ca_file=self.store_ca_file,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"store_{error.message}") from error
 
 
 _HELP: Final = {
@@ -194,12 +160,7 @@ _HELP: Final = {
     "capture_patience_seconds": "how long conversations of a pod that leaves may take to end",
     "arrival_patience_seconds": "how long a new pod waits for its predecessor to be saved",
     "checkpoint_ttl_seconds": "how long a saved pod waits for whoever goes on with it",
-    "store_bucket": "bucket of the object store (empty: none)",
-    "store_endpoint": "URL of the object store (empty: Amazon's)",
-    "store_region": "region that requests to the store are signed for",
-    "store_prefix": "what all keys in the bucket begin with",
-    "store_path_style": "true: the bucket stands in the URL's path; false: in its host name",
-    "store_ca_file": "PEM with the authorities of the store's certificate (empty: the system's)",
+    **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
@@ -220,13 +181,15 @@ _HELP: Final = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; a flag that is not given stays out of the namespace."""
-    for item in fields(DaemonSettings):
-        default = item.default.value if isinstance(item.default, Engine) else item.default
+    defaults = {item.name: item.default for item in fields(DaemonSettings)}
+    for name, text in _HELP.items():
+        default = defaults[name]
+        shown = default.value if isinstance(default, Engine) else default
         parser.add_argument(
-            "--" + item.name.replace("_", "-"),
+            "--" + name.replace("_", "-"),
             default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=f"{_HELP[item.name]} (default: {default!s})".replace("%", "%%"),
+            help=f"{text} (default: {shown!s})".replace("%", "%%"),
         )
 
 

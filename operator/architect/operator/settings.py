@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from architect.core import durations, quantity
 from architect.core.errors import ConfigError
-from architect.objectstore.settings import StoreSettings
+from architect.objectstore import options
+from architect.objectstore.options import StoreOptions
 from architect.operator.retention import Limits
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
@@ -18,7 +19,7 @@ DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/com
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSettings:
+class OperatorSettings(StoreOptions):
     """One run of the operator, or of its command ``uninstall``."""
 
     namespace: str = "architect"
@@ -55,24 +56,6 @@ class OperatorSettings:
     key_config_map: str = "architect-checkpoint-key"
     """Name of the ConfigMap with the public half of the current one, for the daemons."""
 
-    store_bucket: str = ""
-    """The bucket of the object store that checkpoints lie in; empty: there is none."""
-
-    store_endpoint: str = ""
-    """URL of the store; empty: Amazon's, of the region."""
-
-    store_region: str = "us-east-1"
-    """What requests are signed for. Stores that have no regions take this one."""
-
-    store_prefix: str = ""
-    """What all keys begin with, such as ``cluster-1``; empty: nothing."""
-
-    store_path_style: bool = True
-    """Whether the bucket stands in the URL's path, which every store knows, or in its host name."""
-
-    store_ca_file: str = ""
-    """PEM with the authorities that the store's certificate is of; empty: the system's."""
-
     store_max_count: int = 0
     """Most PersistentCheckpoints that are kept in the store; 0: no limit."""
 
@@ -108,24 +91,6 @@ class OperatorSettings:
             namespace_size=self.store_namespace_max_bytes,
         )
 
-    @property
-    def store(self) -> StoreSettings | None:
-        """The object store; None: there is none. Raises ConfigError."""
-        if not self.store_bucket:
-            return None
-        try:
-            return StoreSettings(
-                bucket=self.store_bucket,
-                endpoint=self.store_endpoint,
-                region=self.store_region,
-                prefix=self.store_prefix,
-                is_path_style=self.store_path_style,
-                ca_file=self.store_ca_file,
-            )
-        except ConfigError as error:
-            field, _, said = error.message.partition(":")
-            raise ConfigError(f"--store-{field.replace('_', '-')}:{said}") from error
-
 
 ON_TIMEOUT: Final = ("fail", "proceed")
 
@@ -141,12 +106,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "ca_secret": "name of the Secret with the daemons' certificate authority",
     "key_secret": "name of the Secret with the keys of checkpoints in the object store",
     "key_config_map": "name of the ConfigMap with the public key for daemons",
-    "store_bucket": "bucket of the object store (empty: none)",
-    "store_endpoint": "URL of the object store (empty: Amazon's)",
-    "store_region": "region that requests to the store are signed for",
-    "store_prefix": "what all keys in the bucket begin with",
-    "store_path_style": "true: the bucket stands in the URL's path; false: in its host name",
-    "store_ca_file": "PEM with the authorities of the store's certificate (empty: the system's)",
+    **options.HELP,
     "store_max_count": "PersistentCheckpoints that are kept (0: no limit)",
     "store_max_bytes": "bytes of PersistentCheckpoints that are kept, such as 500Gi (0: no limit)",
     "store_namespace_max_count": "the same in each namespace",
@@ -232,7 +192,11 @@ def _switch(name: str, text: str) -> bool:
 
 
 def _check(settings: OperatorSettings) -> None:
-    _ = settings.store
+    try:
+        _ = settings.store
+    except ConfigError as error:
+        name, _, said = error.message.partition(":")
+        raise ConfigError(f"--{name.replace('_', '-')}:{said}") from error
     host_port(settings.address)
     for is_fine, text in (
         (settings.lease_seconds >= 3, "--lease-seconds must be at least 3"),

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -104,15 +105,10 @@ def test_a_missing_bucket_has_a_name(server: s3server.Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [
-        s3server.environment(secret_key="another one"),
-        s3server.environment(access_key="nobody's"),
-    ],
-    ids=["secret", "access key"],
+    "environment", s3server.WRONG_CREDENTIALS.values(), ids=s3server.WRONG_CREDENTIALS
 )
 def test_credentials_that_are_not_taken_have_a_name(
-    server: s3server.Server, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+    server: s3server.Server, monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
