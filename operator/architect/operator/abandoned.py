@@ -2,7 +2,8 @@
 
 A claim is given up by the daemon that made it. Where that daemon's machine is gone for good, nobody
 does. Whether it is, is not guessed from silence: a machine that is only cut off may run the pod,
-and memory runs once. It is gone when its Node object is, or when an administrator, or whoever
+and memory runs once. (It runs again of a pod that was lost after it went on and before it had said
+so: decision 7.) It is gone when its Node object is, or when an administrator, or whoever
 manages machines, has said so with the taint ``node.kubernetes.io/out-of-service`` (KEP-2268), by
 which Kubernetes itself lets go of a pod's name and volumes. The pod must be gone as well.
 """
