@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import time
@@ -20,6 +19,7 @@ from architect.kube.checkpoints import AVAILABLE, CheckpointSpec, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef, Resource, pod
+from support.workloads import eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -245,10 +245,16 @@ def write(api: Api, value: dict[str, Any], **status: Any) -> dict[str, Any]:
 def say(api: Api, value: dict[str, Any], said: Condition, **fields: Any) -> dict[str, Any]:
     """Write as the parts do; the operator that is there writes, too."""
     ref = ObjectRef.of(PERSISTENT_CHECKPOINTS, value)
-    while True:
+
+    def written() -> dict[str, Any] | None:
         now = api.get(PERSISTENT_CHECKPOINTS, ref.name, namespace=ref.namespace)
-        with contextlib.suppress(Conflict):
+        try:
             return checkpoints.set_status(api, now, said, fields=fields)
+        except Conflict:
+            return None
+
+    found: dict[str, Any] = eventually(written, what=f"{ref} is written")
+    return found
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ choose at their start in TLS 1.2: this is longer, and what follows there is rand
 
 _WHAT: Final = "envelope"
 _ATTEMPT = re.compile(r"[0-9a-f]{16}")
+_NUMBER = re.compile(r"[0-9]{6}")
 _KEY_ID = re.compile(rf"[0-9a-f]{{{keys.KEY_ID_CHARS}}}")
 
 
@@ -164,6 +165,24 @@ def shard_key(
     if not 0 <= number < MAX_SHARDS:
         raise FormatError(f"{number} is not the number of a shard")
     return prefix_of(namespace, checkpoint_id, below=below) + f"{attempt}/{number:06}"
+
+
+def place_of(key: str, *, below: str = "") -> tuple[str, str] | None:
+    """Return namespace and id of the checkpoint to which a whole key belongs; None: to none.
+
+    The whole key is looked at: below our prefix may lie another cluster's.
+    """
+    start = f"{below}/" if below else ""
+    parts = key.removeprefix(start).split("/")
+    if not key.startswith(start) or len(parts) not in (3, 4):
+        return None
+    namespace, checkpoint_id, *rest = parts
+    if not (manifests.is_namespace(namespace) and manifests.is_id(checkpoint_id)):
+        return None
+    is_ours = rest == [manifests.NAME] or (
+        len(rest) == 2 and is_attempt(rest[0]) and _NUMBER.fullmatch(rest[1]) is not None
+    )
+    return (namespace, checkpoint_id) if is_ours else None
 
 
 def shards_of(total: int) -> int:

@@ -19,6 +19,9 @@ from architect.objectstore.settings import StoreSettings
 PAGE_KEYS: Final = 1000
 """Of a page of a listing and of one deletion: S3's limit for both."""
 
+MAX_PAGES: Final = 10_000
+"""Of one listing: a store that has no last page must not keep us for ever."""
+
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 30.0
 """Between two bytes of an answer; a thousand deletions take a slow store a while."""
@@ -27,8 +30,6 @@ ATTEMPTS: Final = 3
 """Of one request, within one call. Whoever calls comes again anyway."""
 
 CONNECTIONS: Final = 4
-
-SEPARATOR: Final = "/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,15 @@ class Control:
         import boto3
         import botocore.config
         import botocore.exceptions
+        import botocore.parsers
 
         if settings.is_encrypted:
             trust.context_of(settings)
         self._settings = settings
         self._exceptions = botocore.exceptions
+        # Of an answer that is no S3 server's, such as a proxy's page: the parser's own is of no
+        # family, and single values are read by Python's own functions.
+        self._garbled = (botocore.parsers.ResponseParserError, ValueError, KeyError, TypeError)
         self._client: Any = boto3.session.Session().client(
             "s3",
             region_name=settings.region,
@@ -86,23 +91,19 @@ class Control:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield the objects whose whole keys begin with *prefix*, in order; page by page."""
-        for page in self._pages(prefix, ""):
+        what = f"list {self._settings.bucket}/{prefix}"
+        for page in self._pages(prefix):
             for item in page.get("Contents", ()):
-                yield Listed(key=item["Key"], size=int(item["Size"]), modified=item["LastModified"])
-
-    def list_prefixes(self, prefix: str, *, depth: int = 1) -> Iterator[str]:
-        """Yield what lies *depth* levels below *prefix*, each with a slash at its end.
-
-        *prefix* is empty or ends with a slash. With a depth of 2 and ``a/``: ``a/b/c/``, where
-        there is an object below that.
-        """
-        for page in self._pages(prefix, SEPARATOR):
-            for item in page.get("CommonPrefixes", ()):
-                below = str(item["Prefix"])
-                if depth > 1:
-                    yield from self.list_prefixes(below, depth=depth - 1)
-                else:
-                    yield below
+                try:
+                    found = Listed(
+                        key=item["Key"], size=int(item["Size"]), modified=item["LastModified"]
+                    )
+                except (KeyError, ValueError, TypeError) as error:
+                    text = f"an entry that is none: {type(error).__name__}"
+                    raise errors.unreachable(text, what=what) from error
+                if not found.key.startswith(prefix):
+                    raise errors.unreachable("a key is not below it", what=what)
+                yield found
 
     def delete(self, keys: Iterable[str]) -> tuple[Undeleted, ...]:
         """Delete objects by their whole keys; one that is not there counts as deleted.
@@ -127,12 +128,10 @@ class Control:
         """Close its connections."""
         self._client.close()
 
-    def _pages(self, prefix: str, delimiter: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, prefix: str) -> Iterator[dict[str, Any]]:
         arguments = {"Bucket": self._settings.bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
-        if delimiter:
-            arguments["Delimiter"] = delimiter
         what = f"list {self._settings.bucket}/{prefix}"
-        while True:
+        for _ in range(MAX_PAGES):
             with self._translated(what):
                 page = self._client.list_objects_v2(**arguments)
             yield page
@@ -142,6 +141,7 @@ class Control:
             if not token or token == arguments.get("ContinuationToken"):
                 raise errors.unreachable("the next page has no token of its own", what=what)
             arguments["ContinuationToken"] = token
+        raise errors.unreachable(f"there are more than {MAX_PAGES} pages", what=what)
 
     def _delete(self, keys: tuple[str, ...]) -> Iterator[Undeleted]:
         bucket = self._settings.bucket
@@ -180,5 +180,5 @@ class Control:
         except known.SSLError as error:
             text = f"cannot {what}: {errors.bounded(str(error))}"
             raise errors.refused(text, errors.UNTRUSTED) from error
-        except known.BotoCoreError as error:
+        except (known.BotoCoreError, *self._garbled) as error:
             raise errors.unreachable(str(error), what=what) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
-from architect.checkpoint import envelope, manifest
+from architect.checkpoint import envelope
 from architect.core.errors import ArchitectError
 from architect.kube import checkpoints
 from architect.kube.api import Api
@@ -65,7 +65,7 @@ class Collector:
     def changed(self, checkpoint: JsonObject) -> None:
         """Learn of a Checkpoint that was changed."""
         action = stored.for_checkpoint(checkpoint)
-        if action is None or not self._remove(action):
+        if action is None or self._is_wanted(action.place) or not self._remove(action):
             return
         try:
             checkpoints.set_status(self._api, checkpoint, stored.removed(action.why))
@@ -74,7 +74,8 @@ class Collector:
 
     def deleted(self, value: JsonObject) -> None:
         """Learn of a Checkpoint or PersistentCheckpoint that was deleted."""
-        if (action := stored.for_deleted(value)) is not None:
+        action = stored.for_deleted(value)
+        if action is not None and not self._is_wanted(action.place):
             self._remove(action)
 
     def sweep(self) -> None:
@@ -96,15 +97,29 @@ class Collector:
         for action in stored.for_all(listed, known, now=self._clock()):
             self._remove(action)
 
+    def _is_wanted(self, place: Place) -> bool:
+        """Whether another object than the one that is over needs it, or that is not known.
+
+        Which place is an object's own is its word: who may write one kind may not delete the other.
+        """
+        try:
+            known = [
+                value
+                for kind in (CHECKPOINTS, PERSISTENT_CHECKPOINTS)
+                for value in self._api.list(kind, namespace=place.namespace).items
+            ]
+        except ArchitectError as error:
+            log.warning("what lies in the store of %s/%s stays: %s", *place, error)
+            return True
+        return stored.is_wanted(place, known)
+
     def _listed(self) -> dict[Place, datetime]:
         found: dict[Place, datetime] = {}
         below = f"{self._prefix}/" if self._prefix else ""
         for item in self._store().list(below):
-            namespace, _, rest = item.key.removeprefix(below).partition("/")
-            checkpoint_id = rest.partition("/")[0]
-            if not (manifest.is_namespace(namespace) and manifest.is_id(checkpoint_id)):
+            if (named := envelope.place_of(item.key, below=self._prefix)) is None:
                 continue  # nobody's whom we know
-            place = Place(namespace, checkpoint_id)
+            place = Place(*named)
             found[place] = max(item.modified, found.get(place, item.modified))
         return found
 
@@ -114,7 +129,11 @@ class Collector:
         try:
             below = envelope.prefix_of(*place, below=self._prefix)
             commit = envelope.manifest_key(*place, below=self._prefix)
-            keys = [item.key for item in self._store().list(below)]
+            keys = [
+                item.key
+                for item in self._store().list(below)
+                if envelope.place_of(item.key, below=self._prefix) == place
+            ]
             keys.sort(key=lambda key: key != commit)
             for left in itertools.chain(
                 self._store().delete(keys[:1]), self._store().delete(keys[1:])

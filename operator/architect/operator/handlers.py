@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kopf
@@ -39,9 +40,13 @@ def register(
     signer: Signer,
     releaser: Releaser,
     collector: Collector | None,
+    store_threads: ThreadPoolExecutor,
     credentials: Callable[[], Credentials],
 ) -> None:
     """Add our handlers to *registry*."""
+
+    async def in_store(work: Callable[[dict[str, Any]], None], value: dict[str, Any]) -> None:
+        await asyncio.get_running_loop().run_in_executor(store_threads, work, value)
 
     @kopf.on.login(registry=registry)
     def login(**_: Any) -> kopf.ConnectionInfo:
@@ -63,13 +68,13 @@ def register(
         value = dict(event["object"])
         if event["type"] == "DELETED":
             if collector is not None:
-                await asyncio.to_thread(collector.deleted, value)
+                await in_store(collector.deleted, value)
             return
         # First who waits: a pod does not start before it has its key.
         await asyncio.to_thread(releaser.look_at, value)
         await asyncio.to_thread(sweeper.collect, value)
         if collector is not None:
-            await asyncio.to_thread(collector.changed, value)
+            await in_store(collector.changed, value)
 
     @kopf.on.event(
         PERSISTENT_CHECKPOINTS.group,
@@ -84,7 +89,7 @@ def register(
             return
         registrar.deleted(value)
         if collector is not None:
-            await asyncio.to_thread(collector.deleted, value)
+            await in_store(collector.deleted, value)
 
     @kopf.on.event(
         SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry

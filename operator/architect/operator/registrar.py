@@ -110,7 +110,10 @@ class Registrar:
             self._metrics.set(metrics.PERSISTENT, states.count(state), state=state)
         for value in values:
             self.look_at(value)
-        for end in retention.excess(values, self._limits):
+        now = self._clock()
+        # What goes by itself makes room, and costs no other one its place.
+        staying = [value for value in values if persistent.expire(value, now=now) is None]
+        for end in retention.excess(staying, self._limits):
             self._applier.apply(end)
 
     def _pods(self, value: JsonObject) -> tuple[JsonObject, ...]:

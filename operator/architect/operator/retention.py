@@ -63,8 +63,9 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
             if one.is_pinned or id(one) in last_good:
                 continue
             gone[id(one)] = (
-                f"{len(left)} of {total} bytes are kept in {where}, "
-                f"{count or 'any number'} of {size or 'any'} bytes may be; unused for longest"
+                f"{where} keeps {len(left)} of {total} bytes together, of which "
+                f"objectStore.limits lets it keep {count or 'any number'} "
+                f"of {size or 'any number of'} bytes; this one was unused for longest"
             )
             left.remove(one)
 

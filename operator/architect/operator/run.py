@@ -7,7 +7,9 @@ import contextlib
 import logging
 import signal
 import time
-from typing import Final
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 import kopf
 
@@ -28,12 +30,15 @@ from architect.operator.leader import Elector
 from architect.operator.metrics import Metrics
 from architect.operator.registrar import Registrar
 from architect.operator.releaser import Releaser
+from architect.operator.rounds import Round, repeat
 from architect.operator.settings import OperatorSettings, host_port
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIELD_MANAGER: Final = "architect-operator"
 
@@ -50,6 +55,10 @@ REQUEST_SECONDS: Final = 30.0
 
 KINDS_TIMEOUT_SECONDS: Final = 60.0
 """How long CRDs that were created together with us may take."""
+
+
+STORE_THREADS: Final = 2
+"""That work in the object store at the same time, the sweep included."""
 
 
 class LeadershipLost(Retryable):
@@ -102,6 +111,10 @@ class Operator:
             authorities=lambda: authorities.fetch().known,
         )
         self._collector = _collector(api, settings, self._metrics)
+        # A store that hangs, and what waits for it, costs nobody else a thread, least of all the
+        # lease.
+        self._store_threads = ThreadPoolExecutor(STORE_THREADS, "store")
+        self._lease_thread = ThreadPoolExecutor(1, "lease")
         self._elector = Elector(
             api,
             namespace=settings.namespace,
@@ -134,13 +147,16 @@ class Operator:
             finally:
                 beat.cancel()
                 self._metrics.set(metrics.LEADER, 0)
-                await asyncio.to_thread(self._elector.release)
+                await self._by_lease_thread(self._elector.release)
+
+    async def _by_lease_thread(self, step: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._lease_thread, step)
 
     async def _wait_for_lease(self, stopped: asyncio.Event) -> bool:
         """Return whether we lead; False if we were stopped before."""
         log.info("waiting for lease %s as %s", self._settings.lease, self._settings.identity)
         while not stopped.is_set():
-            if await asyncio.to_thread(self._elector.step):
+            if await self._by_lease_thread(self._elector.step):
                 return True
             await _wait(stopped, seconds=self._elector.interval_seconds)
         return False
@@ -152,7 +168,17 @@ class Operator:
         stop_work = asyncio.Event()
         # kopf ends every task that was made after it started, so ours are made before.
         renewal = asyncio.create_task(self._renew(stopped, stop_work))
-        sweeps = asyncio.create_task(self._sweep(stop_work))
+        sweeps = [
+            asyncio.create_task(
+                repeat(
+                    one,
+                    stop_work,
+                    seconds=self._settings.sweep_interval_seconds,
+                    failed=lambda: self._metrics.add(metrics.SWEEPS, result="failed"),
+                )
+            )
+            for one in self._rounds()
+        ]
         try:
             await kopf.operator(
                 registry=self._registry(),
@@ -164,7 +190,7 @@ class Operator:
         finally:
             stop_work.set()
             has_lost = not await renewal
-            await sweeps
+            await asyncio.gather(*sweeps)
         if has_lost:
             raise LeadershipLost(f"lease {self._settings.lease} is lost")
 
@@ -178,6 +204,7 @@ class Operator:
             signer=self._signer,
             releaser=self._releaser,
             collector=self._collector,
+            store_threads=self._store_threads,
             credentials=self._connection.credentials,
         )
         return registry
@@ -189,7 +216,7 @@ class Operator:
         seen here.
         """
         while not stopped.is_set() and not stop_work.is_set():
-            if not await asyncio.to_thread(self._elector.step):
+            if not await self._by_lease_thread(self._elector.step):
                 log.warning("lease %s is lost", self._settings.lease)
                 stop_work.set()
                 return False
@@ -197,15 +224,19 @@ class Operator:
         stop_work.set()
         return True
 
-    async def _sweep(self, stop_work: asyncio.Event) -> None:
-        while not stop_work.is_set():
-            await asyncio.to_thread(self._sweeper.sweep)
-            await asyncio.to_thread(self._signer.sweep)
-            if self._collector is not None:
-                # Without a store nothing is ever encrypted for our keys.
-                await asyncio.to_thread(self._releaser.sweep)
-                await asyncio.to_thread(self._collector.sweep)
-            await _wait(stop_work, seconds=self._settings.sweep_interval_seconds)
+    def _rounds(self) -> list[Round]:
+        """Return what is looked at again and again, each by itself: none waits for another."""
+        found = [
+            Round(what="objects", look=self._sweeper.sweep),
+            Round(what="certificates", look=self._signer.sweep),
+        ]
+        if self._collector is not None:
+            # Without a store nothing is ever encrypted for our keys.
+            found += [
+                Round(what="keys", look=self._releaser.sweep),
+                Round(what="object store", look=self._collector.sweep, threads=self._store_threads),
+            ]
+        return found
 
     async def _beat(self) -> None:
         while True:

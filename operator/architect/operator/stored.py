@@ -98,10 +98,7 @@ def for_all(
     *known*, Checkpoints and PersistentCheckpoints, was read after *listed*: an object is there
     before its data.
     """
-    live: dict[Place, bool] = {}
-    for value in known:
-        if (place := place_of(value)) is not None:
-            live[place] = live.get(place, False) or not is_over(value)
+    live = _live(known)
     found = []
     for place, changed in sorted(listed.items()):
         if place in live:
@@ -110,6 +107,20 @@ def for_all(
         elif now - changed > ORPHAN_AGE:
             found.append(Remove(place=place, why=f"no checkpoint for {now - changed}"))
     return found
+
+
+def is_wanted(place: Place, known: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of *known* is not over and has its data there."""
+    return _live(known).get(place, False)
+
+
+def _live(known: Iterable[Mapping[str, Any]]) -> dict[Place, bool]:
+    """Return the places that objects have; False: all of theirs are over."""
+    live: dict[Place, bool] = {}
+    for value in known:
+        if (place := place_of(value)) is not None:
+            live[place] = live.get(place, False) or not is_over(value)
+    return live
 
 
 def removed(why: str) -> Condition:

@@ -10,6 +10,7 @@ from architect.api import names
 from architect.core.errors import FormatError, Rejected, Retryable
 from architect.kube import checkpoints
 from architect.kube.api import Api
+from architect.kube.errors import Conflict, NotFound
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
 from architect.operator import abandoned, metrics, plan
 from architect.operator.apply import Applier
@@ -94,7 +95,7 @@ class Sweeper:
                     self._api, owner["uid"], namespace=pod["metadata"]["namespace"]
                 )
             except (Rejected, Retryable) as error:
-                log.warning("claims of pods that are gone: %s", error)
+                log.warning("what %s claimed is not looked at: %s", ObjectRef.of(PODS, pod), error)
                 return
             for value in values:
                 self._free(value)
@@ -113,8 +114,11 @@ class Sweeper:
             checkpoints.set_status(
                 self._api, value, abandoned.given_back(claimant), fields={"claimedBy": None}
             )
+        except (Conflict, NotFound):
+            return  # it was changed meanwhile: decided anew at its next event
         except (Rejected, Retryable) as error:
-            log.warning("the claim of pod %s stays: %s", claimant.name, error)
+            ref = ObjectRef.of(CHECKPOINTS, value)
+            log.warning("%s: the claim of pod %s stays: %s", ref, claimant.name, error)
             return
         log.info(
             "%s: given back, since pod %s is gone with node %s",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import http.server
+import itertools
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from architect.core.errors import ConfigError, Rejected, Unavailable
 from architect.daemon.vault.store import Store
+from architect.objectstore import control as controls
 from architect.objectstore.control import Control
 from architect.objectstore.settings import StoreSettings
 from support import s3server
@@ -50,25 +55,12 @@ def test_a_listing_begins_with_its_prefix(server: s3server.Server, control: Cont
     assert keys(control, "c/") == []
 
 
-def test_prefixes_are_listed_by_their_depth(server: s3server.Server, control: Control) -> None:
-    fill(server, "p/web/1/a/0", "p/web/1/manifest.json", "p/web/2/b/0", "p/db/1/c/0", "p/file")
-    assert list(control.list_prefixes("p/")) == ["p/db/", "p/web/"]
-    assert list(control.list_prefixes("p/", depth=2)) == ["p/db/1/", "p/web/1/", "p/web/2/"]
-    assert list(control.list_prefixes("p/", depth=3)) == ["p/db/1/c/", "p/web/1/a/", "p/web/2/b/"]
-    assert list(control.list_prefixes("", depth=1)) == ["p/"]
-
-
 def test_more_than_a_page_is_listed_and_deleted(server: s3server.Server, control: Control) -> None:
     names = [f"web/1/a/{number:06}" for number in range(MANY)]
     fill(server, *names, "web/2/a/000000")
     assert keys(control, "web/1/") == names
     assert control.delete(iter(names)) == ()
     assert keys(control) == ["web/2/a/000000"]
-
-
-def test_prefixes_of_more_than_a_page(server: s3server.Server, control: Control) -> None:
-    fill(server, *(f"web/{number:04}/x" for number in range(1100)))
-    assert len(list(control.list_prefixes("", depth=2))) == 1100
 
 
 def test_what_is_gone_counts_as_deleted(server: s3server.Server, control: Control) -> None:
@@ -170,6 +162,69 @@ def test_failures_that_pass_are_not_noticed(server: s3server.Server, proxy: Faul
     with pytest.raises(Unavailable, match="SlowDown"):
         keys(control)
     control.close()
+
+
+ENTRY = "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{}</LastModified></Contents>"
+TIME = "2030-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "<html><p>Sign in to the hotel's network",
+        ENTRY.format("a", "x", TIME),
+        ENTRY.format("a", 1, "zz"),
+        f"<Contents><Size>1</Size><LastModified>{TIME}</LastModified></Contents>",
+        ENTRY.format("elsewhere/a", 1, TIME),
+    ],
+    ids=["a page", "a size", "a time", "no key", "a key that is not below"],
+)
+def test_an_answer_that_is_none_is_an_error_of_ours(listing: str) -> None:
+    with (
+        answering(lambda _: listing) as at,
+        contextlib.closing(Control(at)) as control,
+        pytest.raises(Unavailable, match="list pods/a"),
+    ):
+        list(control.list("a"))
+
+
+def test_a_listing_without_an_end_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controls, "MAX_PAGES", 3)
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>{}</NextContinuationToken>"
+    with (
+        answering(lambda number: ENTRY.format(f"a{number}", 1, TIME) + more.format(number)) as at,
+        contextlib.closing(Control(at)) as control,
+        pytest.raises(Unavailable, match="more than 3 pages"),
+    ):
+        list(control.list("a"))
+
+
+@contextlib.contextmanager
+def answering(listing: Callable[[int], str]) -> Iterator[StoreSettings]:
+    """Have a server say to its nth request that a listing is what *listing* says."""
+    asked = itertools.count()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = listing(next(asked))
+            if not text.startswith("<html>"):
+                text = f"<ListBucketResult>{text}</ListBucketResult>"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Be silent."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield StoreSettings(bucket="pods", endpoint=f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_who_does_not_use_it_does_without_the_library() -> None:

@@ -98,8 +98,9 @@ def test_who_copies_is_killed_before_it_sleeps(mover: Mover) -> None:
     path = mover.host.run_directory / "keeper.sock"
     with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
         client.send("copy", pod="uid-a", reason="test", patience_seconds=0.5)
+        eventually(lambda: mover.state("uid-a") == "falling", what="it has begun")
+    eventually(lambda: mover.state("uid-a") == "awake", what="it is undone")
     assert_counts_on(pod)
-    assert mover.state("uid-a") == "awake"
     copy(mover)
 
 

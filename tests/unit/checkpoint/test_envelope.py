@@ -663,3 +663,27 @@ def test_no_name_leaves_its_place(name: str) -> None:
 def test_a_number_without_a_shard_has_no_key(number: int) -> None:
     with pytest.raises(FormatError, match="not the number of a shard"):
         envelopes.shard_key("default", "web-1234", ATTEMPT, number)
+
+
+@pytest.mark.parametrize("below", ["", "one", "one/two"])
+def test_a_key_tells_whose_it_is(below: str) -> None:
+    for key in (
+        envelopes.manifest_key("default", "uid-1", below=below),
+        envelopes.shard_key("default", "uid-1", ATTEMPT, 7, below=below),
+    ):
+        assert envelopes.place_of(key, below=below) == ("default", "uid-1")
+        assert envelopes.place_of(key, below="other") is None
+        assert envelopes.place_of(f"{key}/x", below=below) is None
+        assert envelopes.place_of(f"more/{key}", below=below) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "", "default", "default/uid-1", "default/uid-1/", "default/uid-1/other.json",
+        f"default/uid-1/{ATTEMPT}", f"default/uid-1/{ATTEMPT}/00000", f"default/uid-1/{ATTEMPT}/x",
+        "default/uid-1/short/000000", "Default/uid-1/manifest.json", "default/../manifest.json",
+    ],
+)  # fmt: skip
+def test_other_keys_are_nobodys(key: str) -> None:
+    assert envelopes.place_of(key) is None

@@ -226,9 +226,11 @@ def test_a_persistent_checkpoints_data_goes_with_it_and_stays_in_a_sweep(
 ) -> None:
     bucket.fill("one/default/pc-uid", age=timedelta(days=9))
     value = persistent()
-    server.put(PERSISTENT_CHECKPOINTS.path(namespace="default", name="warm"), value)
+    path = PERSISTENT_CHECKPOINTS.path(namespace="default", name="warm")
+    server.put(path, value)
     collector.sweep()
     assert len(bucket.keys) == 3
+    del server.objects[path]
     collector.deleted(value)
     assert bucket.keys == {}
 
@@ -284,4 +286,38 @@ def test_without_the_api_server_nothing_goes(server, collector, bucket) -> None:
     bucket.fill("one/default/uid-orphan")
     server.fail = lambda _: Unavailable("503")
     collector.sweep()
+    assert len(bucket.keys) == 3
+
+
+def test_another_clusters_data_below_our_prefix_is_not_ours(server, collector, bucket) -> None:
+    """Whoever has no prefix, or ``one``, does not take ``one/two/…`` for a namespace's."""
+    bucket.fill("one/two/default/uid-orphan", age=timedelta(days=9))
+    bucket.keys["one/default/uid-orphan/notes/by/hand"] = NOW - timedelta(days=9)
+    before = dict(bucket.keys)
+    collector.sweep()
+    assert bucket.keys == before
+    # Nor does what is ours take with it what only lies beside it.
+    bucket.fill("one/default/uid-orphan", age=timedelta(days=9))
+    collector.deleted(checkpoint("uid-orphan"))
+    assert bucket.keys == before
+
+
+@pytest.mark.parametrize("event", ["deleted", "changed"])
+def test_whoever_names_anothers_place_as_his_removes_nothing(
+    server, collector, bucket, event: str
+) -> None:
+    bucket.fill("one/default/pc-uid")
+    server.put(PERSISTENT_CHECKPOINTS.path(namespace="default", name="warm"), persistent())
+    hostile = checkpoint("pc-uid", Restored="True")
+    if event == "changed":
+        collector.changed(put(server, hostile))
+    else:
+        collector.deleted(hostile)
+    assert len(bucket.keys) == 3
+
+
+def test_what_cannot_be_asked_about_is_not_removed_by_an_event(server, collector, bucket) -> None:
+    bucket.fill("one/default/uid-old")
+    server.fail = lambda _: Unavailable("503")
+    collector.deleted(checkpoint())
     assert len(bucket.keys) == 3
