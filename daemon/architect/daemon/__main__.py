@@ -32,7 +32,13 @@ _COMMANDS = {
 
 def main() -> None:
     """Run the daemon's command line and exit."""
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # What is under way in pools of threads would be waited for, minutes at the worst. All of it is
+    # made for a daemon that is killed, and kubelet would kill it in the end.
+    os._exit(status)
 
 
 def run(argv: Sequence[str]) -> int:

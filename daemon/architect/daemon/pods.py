@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.policy import Policy
+from architect.api.policy import Policy, PolicyError
+from architect.core.errors import Rejected
 
 RESOURCES: Final = ("cpu", "memory")
 """The resources that an in-place resize may change."""
@@ -85,14 +86,22 @@ class ManagedPod:
 def read(value: Mapping[str, Any]) -> ManagedPod | None:
     """Return the pod that the API sent, or None if it is not managed.
 
-    Raises PolicyError if its policy annotation cannot be read.
+    Raises Rejected(BadPolicy) if its policy annotation cannot be read: anybody who may change the
+    pod may have written it.
     """
     metadata = value["metadata"]
     annotations = metadata.get("annotations") or {}
     text = annotations.get(names.POLICY)
     if text is None:
         return None
-    policy = Policy.from_json(text)
+    try:
+        policy = Policy.from_json(text)
+    except PolicyError as error:
+        raise Rejected(
+            f"pod {metadata['namespace']}/{metadata['name']}: annotation {names.POLICY}: {error}",
+            reason="BadPolicy",
+            hint="the webhook writes it when a pod is created; delete the pod",
+        ) from error
     if not policy.containers:
         return None
     spec, status = value.get("spec") or {}, value.get("status") or {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import functools
 import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
@@ -304,7 +306,7 @@ class Daemon:
                 pod = self._store.get(uid)
                 if pod is None:
                     self._departures.forget(uid)
-                    self._arrivals.forget(uid)
+                    self._try(uid, functools.partial(self._arrivals.forget, uid))
                     self._housekeeping.sweep_soon()
                 elif pod.is_terminating:
                     self._departures.notice(pod)
@@ -336,6 +338,13 @@ class Daemon:
         self._notes.append((pod, note))
         self._has_notes.set()
 
+    def _try(self, uid: str, work: Callable[[], object]) -> None:
+        """Do what concerns one pod. A disk that refuses it must not end the thread of all pods."""
+        try:
+            work()
+        except OSError as error:
+            log.error("what came for pod %s: %s; upkeep looks at it again", uid, error)
+
     # The keeper
 
     def _keeper_is_back(self) -> None:
@@ -356,9 +365,10 @@ class Daemon:
         self._remember(event, uid, message)
         pod = self._store.get(uid)
         if event is Event.RESTORED:
-            self._arrivals.restored(uid, pod=pod)
+            self._try(uid, lambda: self._arrivals.restored(uid, pod=pod))
         elif event is Event.WAKE_FAILED and message.get("policy") == OnRestoreFailure.FRESH.value:
-            self._arrivals.not_restored(uid, f"{message.get('reason')}: {message.get('message')}")
+            why = f"{message.get('reason')}: {message.get('message')}"
+            self._try(uid, lambda: self._arrivals.not_restored(uid, why))
         if pod is not None:
             keeper = self._registry.keeper_pod(uid)
             note = status.note_of(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from architect.api.policy import PolicyError
+from architect.core.errors import Rejected
 from architect.daemon import pods
 from architect.daemon.pods import ManagedPod
 from architect.kube.watch import Change, ChangeKind, Snapshot
@@ -81,7 +81,6 @@ class PodStore:
 def _read(value: Mapping[str, Any]) -> ManagedPod | None:
     try:
         return pods.read(value)
-    except PolicyError as error:
-        metadata = value["metadata"]
-        log.error("pod %s/%s is not managed: %s", metadata["namespace"], metadata["name"], error)
+    except Rejected as error:
+        log.error("not managed: %s", error)
         return None

@@ -173,6 +173,18 @@ def test_one_that_is_not_wanted_any_more_ends(server: Server, vaults: Vaults) ->
     assert not (bucket(server) / vaults.manifest_key).exists()
 
 
+def test_what_was_damaged_before_it_was_sent_is_not_committed(
+    server: Server, vaults: Vaults
+) -> None:
+    """As after a power cut: every file has its size."""
+    path = vaults.source / "app/image/random.img"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(FormatError, match=r"random\.img is damaged"):
+        vaults.upload()
+    assert shard_files(server)
+    assert not list(bucket(server).rglob("manifest.json"))
+
+
 def test_files_that_go_meanwhile_end_it(server: Server, vaults: Vaults) -> None:
     (vaults.source / "app/image/random.img").unlink()
     with pytest.raises(FileNotFoundError):

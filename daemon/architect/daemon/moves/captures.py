@@ -52,13 +52,6 @@ RESTLESS: Final = frozenset({*UNDONE, "Busy", "InFlight"})
 """Besides, what stays waits for a moment in which nothing is cut."""
 
 
-NOT_READY: Final = "NotReady"
-"""What the keeper says of a pod whose probes do not succeed: it may hear of that later than the API
-server, and a pod that is copied is not in a hurry."""
-READY_SECONDS: Final = 60.0
-READY_STEP_SECONDS: Final = 1.0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Copied:
     """A copy of a pod that goes on."""
@@ -108,19 +101,12 @@ class Captures:
 
         It does so whatever happens, and half a copy is removed. Raises ArchitectError or OSError.
         """
-        deadline = time.monotonic() + READY_SECONDS
         try:
-            while True:
-                try:
-                    return _tried(
-                        lambda: self._copy_once(pod, value, id=id, template_hash=template_hash),
-                        pod=pod,
-                        again=RESTLESS,
-                    )
-                except Rejected as error:
-                    if error.reason != NOT_READY or time.monotonic() > deadline:
-                        raise
-                time.sleep(READY_STEP_SECONDS)
+            return _tried(
+                lambda: self._copy_once(pod, value, id=id, template_hash=template_hash),
+                pod=pod,
+                again=RESTLESS,
+            )
         except BaseException:
             self._copies.give_up(id)
             raise

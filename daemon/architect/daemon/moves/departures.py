@@ -206,11 +206,16 @@ class Departures:
         try:
             return self._depart(ref)
         except (ArchitectError, OSError) as error:
-            reason = getattr(error, "reason", type(error).__name__)
+            reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("capture", reason).inc()
             log.error("%s is not saved: %s", ref, error)
             is_final = not isinstance(error, Retryable)
             return Outcome(is_captured=False, reason=reason, message=str(error), is_final=is_final)
+        except Exception as error:
+            # It would come out where others ask for this pod, and end the daemon for all of them.
+            self._metrics.failures.labels("capture", "Defect").inc()
+            log.exception("%s is not saved", ref)
+            return Outcome(is_captured=False, reason="Defect", message=repr(error))
 
     def _depart(self, ref: ObjectRef) -> Outcome:
         started = time.monotonic()
@@ -248,6 +253,11 @@ class Departures:
             with self._turns.of(ref.uid):
                 manifest = self._captures.save(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
+            if self._depot.has_left(ref.uid):
+                # The keeper let it go, and only its answer is lost. All of it lies there: upkeep
+                # gives it its name and publishes it, as after an earlier daemon.
+                log.warning("%s has left, whatever was heard of that: %s", ref, error)
+                return Outcome(is_captured=True, reason="Captured")
             self._give_up(pod, checkpoint, error)
             raise
         # It has left, and nothing undoes that. What fails from here on is done by upkeep.

@@ -249,20 +249,23 @@ class Depot:
         """
         whole = self._arrivals / safe_name(uid)
         going = self._arrivals / f"{safe_name(uid)}{GOING}"  # not half of one, which is swept
-        shutil.rmtree(going, ignore_errors=True)
-        try:
+        if whole.is_dir():
+            shutil.rmtree(going, ignore_errors=True)
             whole.rename(going)
-        except FileNotFoundError:
+        elif not going.is_dir():
             return False
+        # Else whoever did this before was killed here: it may be the only one there is.
         if not _is_untouched(going):
             going.rename(whole)
             return False
-        if departed is None:
+        there = None if departed is None else self._checkpoints / safe_name(departed)
+        if there is None or there.is_dir():
+            # What is there could not be used, so this came from elsewhere, and lies there.
             shutil.rmtree(going, ignore_errors=True)
             return True
         for applied in going.rglob(f"*{APPLIED}"):
             applied.rename(applied.with_name(applied.name.removesuffix(APPLIED)))
-        going.rename(self._checkpoints / safe_name(departed))
+        going.rename(there)
         return True
 
     # What was decided for the pods that come

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ MAX_CONNECTIONS: Final = 512
 """Kubelet's limit is 110 pods a node; each has a few containers at most that come or go."""
 REQUEST_SECONDS: Final = 10.0
 """Within it a client must have sent its request."""
+ACCEPT_PAUSE_SECONDS: Final = 0.1
 _UCRED: Final = struct.Struct("3i")
 
 Arguments = dict[str, Any]
@@ -66,8 +68,13 @@ class Endpoint:
         while True:
             try:
                 connection, _ = listener.accept()
-            except OSError:
-                return  # closed
+            except OSError as error:
+                if self._socket is not listener:
+                    return  # closed
+                # Such as no descriptor left, for now: else everybody would wait for an answer.
+                log.error("nobody can ask at %s: %s", self._path, error)
+                time.sleep(ACCEPT_PAUSE_SECONDS)
+                continue
             if not self._places.acquire(blocking=False):
                 connection.close()
                 continue

@@ -13,6 +13,7 @@ import enum
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,12 @@ NOT_KNOWN: Final[Mapping[str, float]] = MappingProxyType({})
 TOLD_SECONDS: Final = 60.0
 """How long an API server that is away is tried with what must not be found out once more."""
 TOLD_STEP_SECONDS: Final = 0.5
+NOT_READY: Final = "NotReady"
+"""What the keeper says of a pod whose probes do not succeed: it may hear of that later than the API
+server, and a pod that is copied is not in a hurry."""
+READY_SECONDS: Final = 60.0
+READY_STEP_SECONDS: Final = 1.0
+
 REFUSED_SECONDS: Final = 30.0
 """Until a watch that the API server refuses is tried again."""
 
@@ -124,8 +131,8 @@ class Requests:
             try:
                 for item in self._watcher:
                     self.take(item)
-            except ArchitectError as error:
-                log.error("PersistentCheckpoints are not watched: %s", error)
+            except (ArchitectError, OSError) as error:
+                log.error("PersistentCheckpoints are not followed: %s", error)
                 stop.wait(REFUSED_SECONDS)
 
     def close(self) -> None:
@@ -200,6 +207,9 @@ class Requests:
                 work(value)
             except (ArchitectError, OSError) as error:
                 log.warning("%s: tried again later: %s", where, error)
+            except Exception:
+                # Nobody asks for what this returns: it would be a defect that nobody sees.
+                log.exception("%s: tried again later", where)
 
         with contextlib.suppress(RuntimeError):  # the daemon is ending: the next one does it
             self._jobs[where.uid] = pool.submit(run)
@@ -214,21 +224,27 @@ class Requests:
         uid, chosen = value["metadata"]["uid"], value["status"]["podRef"]
         ref = resources.pod(value["metadata"]["namespace"], chosen["name"], uid=chosen["uid"])
         pod: ManagedPod | None = None
+
+        def once() -> Copied | None:
+            nonlocal pod
+            # Read once its turn has come: it may have left meanwhile.
+            found = self._api.find(ref)
+            pod = self._checked(found, ref)
+            assert found is not None
+            self._keeper.status(pod.uid)
+            template_hash = self._announce(value, found, pod)
+            if template_hash is None:
+                return None
+            return self._copy(pod, found, id=uid, template_hash=template_hash)
+
         try:
-            with self._turns.of(ref.uid):
-                # Read once its turn has come: it may have left meanwhile.
-                found = self._api.find(ref)
-                pod = self._checked(found, ref)
-                assert found is not None
-                self._keeper.status(pod.uid)
-                template_hash = self._announce(value, found, pod)
-                if template_hash is None:
-                    return
-                copied = self._copy(pod, found, id=uid, template_hash=template_hash)
+            copied = self._once_ready(ref, once)
         except Retryable:
             raise
         except (ArchitectError, OSError) as error:
             self._failed(value, pod, error)
+            return
+        if copied is None or pod is None:
             return
         self._metrics.freeze_seconds.observe(copied.frozen_seconds)
         self._tell(pod, _copied_note(copied, value))
@@ -238,8 +254,25 @@ class Requests:
             store = functools.partial(self._store, took=took)
             self._begin(self._uploaders, store, value)
 
+    def _once_ready(self, ref: ObjectRef, once: Callable[[], Copied | None]) -> Copied | None:
+        """Return what *once* returns, called in the pod's turn, and anew until its probes succeed.
+
+        Between two calls it has no turn: others are saved meanwhile, and it as well if it leaves.
+        None: it is not wanted, or the daemon is ending.
+        """
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                with self._turns.of(ref.uid):
+                    return once()
+            except Rejected as error:
+                if error.reason != NOT_READY or time.monotonic() > deadline:
+                    raise
+            if self._closed.wait(READY_STEP_SECONDS):
+                return None
+
     def _checked(self, found: JsonObject | None, ref: ObjectRef) -> ManagedPod:
-        """Return the pod if it can be copied. Raises Rejected; PolicyError, FormatError."""
+        """Return the pod if it can be copied. Raises Rejected, FormatError."""
         pod = None if found is None else read_pod(found)
         if found is None:
             raise Rejected(f"{ref} is gone", reason="PodGone")
@@ -325,7 +358,8 @@ class Requests:
             if not self._is_wanted(uid):
                 log.info("the copy for PersistentCheckpoint %s is not wanted any more", uid)
                 return
-            if (damage := _damage(directory)) is not None:
+            is_of_the_copy = isinstance(error, (FormatError, FileNotFoundError))
+            if is_of_the_copy and (damage := _damage(directory)) is not None:
                 self._say(value, objects.lost(f"the copy is damaged: {damage}"))
                 self._copies.drop(uid)
                 return
@@ -377,11 +411,19 @@ class Requests:
 
 
 def _damage(directory: Path) -> str | None:
-    """Return what is wrong with a copy on the disk; None: nothing."""
+    """Return what is wrong for good with a copy on the disk; None: nothing, or nobody knows."""
     try:
-        contents.verify(directory, contents.read(directory))
-    except (FormatError, OSError) as error:
+        manifest = contents.read(directory)
+    except FileNotFoundError as error:
         return str(error)
+    except (FormatError, OSError):
+        return None  # another version's, perhaps, which may come back: not ours to judge
+    try:
+        contents.verify(directory, manifest)
+    except (FormatError, FileNotFoundError) as error:
+        return str(error)
+    except OSError:
+        return None
     return None
 
 

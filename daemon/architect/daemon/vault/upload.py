@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from architect.checkpoint import envelope, keys
-from architect.checkpoint.envelope import Envelope, Shard
+from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
+from architect.daemon.checkpoint import contents
 from architect.daemon.vault import progress, shards
 from architect.daemon.vault.progress import Begun, Progress
 from architect.daemon.vault.shards import ShardName
@@ -98,6 +99,9 @@ class Uploader:
         if noted is None:
             noted = progress.begin(notes, self._begin(manifest))
         self._send_all(directory, manifest, noted, is_wanted)
+        # Of what was sent, too: files that were not synced may hold nothing after a power cut, and
+        # what is committed is believed by everybody.
+        contents.verify(directory, manifest)
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
             Envelope(
@@ -164,11 +168,7 @@ class Uploader:
                     lambda: self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS), ended
                 )
                 self._sent(len(sealed.data))
-                shard = Shard(
-                    size=len(sealed.data),
-                    sha256=hashlib.sha256(sealed.data).hexdigest(),
-                    codec=sealed.codec,
-                )
+                shard = sealed.to_entry()
             noted.add(number, shard)
 
         missing = [n for n in range(envelope.shards_of(stream.length)) if n not in noted.shards]

@@ -242,7 +242,7 @@ class Pod:
         self.last_sleep_seconds = steps.total_seconds
         self._save()
         self._sync_in_background()
-        if self.copying is None:  # or nobody is told: it is awake again in a moment
+        if not self._sleeps_for_copy:  # or nobody is told: it is awake again in a moment
             self._tell(
                 Event.SLEPT,
                 duration_seconds=steps.total_seconds,
@@ -280,7 +280,7 @@ class Pod:
         while True:
             now = time.monotonic()
             # Who is woken at once may have a request in its hands, which nobody notices then.
-            is_brief = self.copying is not None and now >= deadline
+            is_brief = self._sleeps_for_copy and now >= deadline
             busy = self.network.busy(is_brief=is_brief)
             if busy is None and self.network.freeze(is_brief=is_brief) is None:
                 return
@@ -482,7 +482,7 @@ class Pod:
             "refused": self.refused.as_dict() if self.refused else None,
             "network": self.network.state(),
             "leaving": self.is_leaving,
-            "goes_on": self.copying is not None and self.copying.was_awake,
+            "goes_on": self._sleeps_for_copy,
             "signalled": {
                 name: container.record.id
                 for name, container in self.containers.items()
@@ -519,9 +519,14 @@ class Pod:
         )
 
     @property
+    def _sleeps_for_copy(self) -> bool:
+        """Whether it sleeps for a copy alone, and not one that was made while it slept anyway."""
+        return self.copying is not None and self.copying.was_awake
+
+    @property
     def _shown_state(self) -> PodState:
         """What others act upon: who sleeps for a copy alone is not one that sleeps."""
-        if self.state is PodState.ASLEEP and self.copying is not None and self.copying.was_awake:
+        if self.state is PodState.ASLEEP and self._sleeps_for_copy:
             return PodState.FALLING
         return self.state
 

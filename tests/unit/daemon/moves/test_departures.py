@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
@@ -141,6 +142,40 @@ def test_a_pod_that_left_under_an_earlier_daemon_gets_no_signal(node: Any) -> No
     node.keeper.has_left("uid-old")
     assert node.leaving("old")["captured"] is True
     assert node.keeper.calls == []
+
+
+def test_a_pod_that_left_without_an_answer_stays_saved(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(uid: str, **_: object) -> None:
+        node.keeper.has_left(uid)
+        raise Rejected(f"pod {uid} is unknown", reason="UnknownPod")
+
+    monkeypatch.setattr(node.keeper, "depart", lost)
+    node.pod("old")
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    assert node.depot.half_departures() == {"uid-old": True}, "upkeep gives it its name"
+    assert node.keeper.ops("wake") == 0
+
+
+def test_a_policy_that_cannot_be_read_is_an_answer(node: Any) -> None:
+    """Anybody who may patch a pod can write it."""
+    value = node.pod("old")
+    value["metadata"]["annotations"][names.POLICY] = "junk"
+    node.cluster.put_pod(value)
+    node.delete("old")
+    answer = node.leaving("old")
+    assert (answer["captured"], answer["reason"]) == (False, "BadPolicy")
+    assert node.conditions("old") == {}
+
+
+def test_a_defect_is_an_answer(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node.departures, "_depart", lambda ref: {}[ref.uid])
+    node.pod("old")
+    node.delete("old")
+    answer = node.leaving("old")
+    assert (answer["captured"], answer["reason"]) == (False, "Defect")
 
 
 def test_a_pod_that_never_began_leaves_no_checkpoint(node: Any) -> None:

@@ -88,3 +88,30 @@ def test_no_name_leads_out(tmp_path: Path, name: str) -> None:
         depot.begin_departure(name)
     with pytest.raises(NodeError, match="not usable"):
         depot.drop_arrival(name)
+
+
+def came(state: Path, uid: str) -> Path:
+    image = state / "arrivals" / uid / "containers/app/image"
+    image.mkdir(parents=True)
+    (image / "inventory.img").write_text(uid)
+    return state / "arrivals" / uid
+
+
+def test_whoever_is_killed_while_he_gives_back_loses_nothing(tmp_path: Path) -> None:
+    depot = depot_in(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    came(tmp_path, "new").rename(tmp_path / "arrivals/new.gone")
+    assert depot.give_back("new", departed="old")
+    assert (tmp_path / "checkpoints/old/containers/app/image/inventory.img").read_text() == "new"
+    assert not depot.give_back("new", departed="old"), "once"
+
+
+def test_what_came_from_elsewhere_is_not_put_over_what_is_damaged_here(tmp_path: Path) -> None:
+    depot = depot_in(tmp_path)
+    damaged = tmp_path / "checkpoints/old"
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text("{}")
+    came(tmp_path, "new")
+    assert depot.give_back("new", departed="old")
+    assert [p.name for p in damaged.iterdir()] == ["manifest.json"]
+    assert list((tmp_path / "arrivals").iterdir()) == []

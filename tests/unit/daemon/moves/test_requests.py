@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from architect.api.keeper import PodState
-from architect.core.errors import NodeError, Rejected, Unavailable
+from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
-from architect.daemon.moves import captures, requests
+from architect.daemon.moves import requests
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.requests import Requests, Step
 from architect.kube.watch import Change, ChangeKind, Snapshot
@@ -224,7 +224,7 @@ def test_a_pod_that_does_not_stand_still_is_tried_again(asking: Asking, reason: 
 def test_a_pod_whose_probes_do_not_succeed_yet_is_waited_for(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captures, "READY_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "READY_STEP_SECONDS", 0.01)
     trouble = Rejected("container app is not ready", reason="NotReady")
     asking.node.keeper.troubles["copy"] = [trouble] * 5
     asking.ask()
@@ -235,8 +235,8 @@ def test_a_pod_whose_probes_do_not_succeed_yet_is_waited_for(
 def test_one_whose_probes_never_succeed_is_given_up(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captures, "READY_STEP_SECONDS", 0.01)
-    monkeypatch.setattr(captures, "READY_SECONDS", 0.1)
+    monkeypatch.setattr(requests, "READY_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(requests, "READY_SECONDS", 0.1)
     trouble = Rejected("container app is not ready", reason="NotReady")
     asking.node.keeper.troubles["copy"] = [trouble] * 1000
     asking.ask()
@@ -475,8 +475,20 @@ def test_a_copy_that_is_lost_is_said(asking: Asking) -> None:
     assert asking.node.keeper.ops("copy") == 1
 
 
+def test_a_copy_is_not_judged_as_long_as_the_store_is_away(asking: Asking) -> None:
+    asking.vault.troubles += [Unavailable("no answer")]
+    asking.ask()
+    whole = asking.node.copies.find("pc-warm")
+    (whole / "manifest.json").write_text('{"version": 99}')
+    asking.vault.troubles += [FormatError("manifest of an unknown version")]
+    asking.look()
+    asking.settle()
+    assert asking.node.copies.find("pc-warm") == whole, "another version may come back"
+    assert "Failed" not in asking.conditions()
+
+
 def test_a_copy_that_is_damaged_is_said(asking: Asking) -> None:
-    asking.vault.troubles += [Unavailable("no answer")] * 2
+    asking.vault.troubles += [Unavailable("no answer"), FormatError("it is damaged")]
     asking.ask()
     whole = asking.node.copies.find("pc-warm")
     (whole / "containers/app/image/inventory.img").write_text("another memory")
