@@ -19,6 +19,7 @@ import urllib3
 from urllib3.util.ssl_ import create_urllib3_context
 
 from architect.core.errors import ArchitectError, ConfigError
+from architect.core.tls import without_strictness
 from architect.kube import errors, service_account
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -89,19 +90,8 @@ class Transport(Protocol):
 
 
 def accept_old_authorities(pool: Any) -> None:
-    """Have *pool* verify the server as Python did before 3.13.
-
-    Since then Python asks for what RFC 5280 wants of a CA certificate (VERIFY_X509_STRICT). The
-    CAs of many clusters, Amazon EKS's among them, have no Authority Key Identifier, and live ten
-    years. Chain, name and dates are verified as ever.
-    """
+    """Have *pool* verify the server as :func:`architect.core.tls.without_strictness` says."""
     pool.connection_pool_kw["ssl_context"] = without_strictness(create_urllib3_context())
-
-
-def without_strictness(context: ssl.SSLContext) -> ssl.SSLContext:
-    """Take VERIFY_X509_STRICT off *context* and return it."""
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 class Connection:

@@ -13,6 +13,7 @@ import urllib.parse
 from typing import Final
 
 from architect.core.errors import ConfigError
+from architect.core.tls import without_strictness
 from architect.objectstore.settings import StoreSettings
 
 CONNECT_SECONDS: Final = 3.0
@@ -22,7 +23,8 @@ CONNECT_SECONDS: Final = 3.0
 def context_of(settings: StoreSettings) -> ssl.SSLContext:
     """Return what a server of *settings* is judged by. Raises ConfigError."""
     try:
-        return ssl.create_default_context(cafile=settings.ca_file or None)
+        # As strict as the libraries that then use the store, and not more.
+        return without_strictness(ssl.create_default_context(cafile=settings.ca_file or None))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"CA file {settings.ca_file!r:.300} cannot be used: {error}",

@@ -15,7 +15,8 @@ from typing import Any
 
 import kopf
 
-from architect.kube.connection import Credentials, without_strictness
+from architect.core.tls import without_strictness
+from architect.kube.connection import Credentials
 from architect.kube.resources import (
     CHECKPOINTS,
     PERSISTENT_CHECKPOINTS,

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from architect.core.errors import ConfigError, Rejected, Retryable, Unavailable
+from architect.core.tls import without_strictness
 from architect.kube import errors, patches, resources
 from architect.kube.api import Api, PatchKind
-from architect.kube.connection import connect, without_strictness
+from architect.kube.connection import connect
 from architect.kube.resources import CHECKPOINTS, EVENTS, NODES, PODS, SECRETS, ObjectRef
 
 POD = resources.pod("shop", "web-0", uid="u1")

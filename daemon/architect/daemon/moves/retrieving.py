@@ -31,6 +31,7 @@ KEY_SECONDS: Final = 45.0
 15 s."""
 
 KEY_STEP_SECONDS: Final = 0.1
+LOOKS_PER_WAIT: Final = 20
 
 
 class Retrieving:
@@ -100,6 +101,7 @@ class Retrieving:
     def _await(self, ref: ObjectRef, private: PrivateKey, *, ends_at: float) -> bytes:
         """Return the key that the operator gave, as it gave it."""
         public = keys.public_to_text(private.public_key())
+        began = time.monotonic()
         while True:
             value = self._api.get(CHECKPOINTS, ref.name, namespace=ref.namespace)
             status = value.get("status") or {}
@@ -113,7 +115,8 @@ class Retrieving:
                 )
             if time.monotonic() > ends_at:
                 raise Unavailable(f"{ref}: the operator gave no key", hint="does it run?")
-            time.sleep(KEY_STEP_SECONDS)
+            # Less often the longer it takes: a whole node's pods may wait for the operator.
+            time.sleep(max(KEY_STEP_SECONDS, (time.monotonic() - began) / LOOKS_PER_WAIT))
 
 
 def stored_in(checkpoint: JsonObject) -> dict[str, Any]:

@@ -33,6 +33,9 @@ FIELD: Final = "current"
 AUTHORITIES: Final = "authorities"
 """Of the ConfigMap's data: certificates as PEM."""
 
+AGAIN_SECONDS: Final = 10.0
+"""Until it is asked for again after the API server did not answer."""
+
 FRESH_SECONDS: Final = 300.0
 """How long what was read is used without a look."""
 
@@ -75,6 +78,8 @@ class ClusterKey:
                 if self._known is None:
                     raise
                 log.warning("what the operator published is used as it was: %s", error)
+                # Others who ask now are not to wait for the same answer one after the other.
+                self._read_at = self._clock() - FRESH_SECONDS + AGAIN_SECONDS
             return self._known
 
     def _read(self) -> Published:

@@ -26,10 +26,11 @@ from architect.daemon.vault.stream import Stream
 from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
 
 STREAMS: Final = 4
-"""Shards of one checkpoint that come at once."""
+"""Shards that come at once, of all checkpoints."""
 
 PATIENCE_SECONDS: Final = 20.0
-"""How long a store may give nothing: a pod that starts waits for this."""
+"""How long a store may do nothing but fail. A request that gets no answer fails after
+:data:`SHARD_SECONDS`, and a pod that starts waits for both, as long as its own time is not up."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from architect.checkpoint.envelope import Codec, Shard
 from architect.core.errors import FormatError
 
 VERSION: Final = 1
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 64 * 1024**2
 """A line has 120 bytes: enough for the most shards that an envelope lists."""
@@ -48,11 +51,18 @@ class Progress:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, number: int, shard: Shard) -> None:
-        """Note that a shard lies in the store. Raises OSError."""
+        """Note that a shard lies in the store.
+
+        A disk that takes no note (it may be full, and this upload what makes room) costs only that
+        the shard is sent again if the daemon ends before the upload does.
+        """
         line = {"n": number, "size": shard.size, "sha256": shard.sha256, "codec": shard.codec.value}
         with self._lock:
             self.shards[number] = shard
-            _append(self.path, line)
+            try:
+                _append(self.path, line)
+            except OSError as error:
+                log.warning("shard %d is not noted: %s", number, error)
 
 
 def begin(path: Path, begun: Begun) -> Progress:

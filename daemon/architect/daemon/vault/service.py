@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -79,6 +79,8 @@ class Vault:
         self._credentials = credentials
         self._metrics = metrics
         self._floor_bytes = floor_bytes
+        self._opening = threading.Lock()
+        self._made: tuple[Uploader, Downloader] | None = None
 
     def upload(
         self,
@@ -89,11 +91,13 @@ class Vault:
         is_wanted: Callable[[], bool],
     ) -> Uploaded:
         """Send a checkpoint: see :meth:`Uploader.upload`."""
-        return self._uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
+        uploader, _ = self._parts()
+        return uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
 
     def describe(self, key: str, *, sha256: str) -> Envelope:
         """Return what lies at *key*: see :meth:`Downloader.describe`."""
-        return self._downloader.describe(key, sha256=sha256)
+        _, downloader = self._parts()
+        return downloader.describe(key, sha256=sha256)
 
     def download(
         self,
@@ -105,7 +109,8 @@ class Vault:
         timeout_seconds: float = DOWNLOAD_SECONDS,
     ) -> Downloaded:
         """Get a checkpoint: see :meth:`Downloader.download`."""
-        return self._downloader.download(
+        _, downloader = self._parts()
+        return downloader.download(
             described,
             data_key,
             target,
@@ -114,29 +119,27 @@ class Vault:
             timeout_seconds=timeout_seconds,
         )
 
-    @functools.cached_property
-    def _store(self) -> Bucket:
-        return self._open_store()
-
-    @functools.cached_property
-    def _uploader(self) -> Uploader:
-        return Uploader(
-            self._store,
-            prefix=self._prefix,
-            recipient=self._recipient,
-            sign=self._sign,
-            verify=self._verify,
-            sent=self._metrics.store_sent_bytes.inc,
-        )
-
-    @functools.cached_property
-    def _downloader(self) -> Downloader:
-        return Downloader(
-            self._store,
-            prefix=self._prefix,
-            verify=self._verify,
-            received=self._metrics.store_received_bytes.inc,
-        )
+    def _parts(self) -> tuple[Uploader, Downloader]:
+        """Return what works with the store, made once: what it bounds, it bounds for all."""
+        with self._opening:
+            if self._made is None:
+                store = self._open_store()
+                uploader = Uploader(
+                    store,
+                    prefix=self._prefix,
+                    recipient=self._recipient,
+                    sign=self._sign,
+                    verify=self._verify,
+                    sent=self._metrics.store_sent_bytes.inc,
+                )
+                downloader = Downloader(
+                    store,
+                    prefix=self._prefix,
+                    verify=self._verify,
+                    received=self._metrics.store_received_bytes.inc,
+                )
+                self._made = uploader, downloader
+            return self._made
 
     def _sign(self, value: Envelope) -> bytes:
         mine = self._credentials()

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any, Final
 
+from architect.checkpoint import envelope
 from architect.core.errors import ArchitectError, ConfigError, FormatError, Rejected, Unavailable
 from architect.objectstore import errors, trust
 from architect.objectstore.settings import StoreSettings
 
-MAX_OBJECT_BYTES: Final = 32 * 1024**2
-"""Of an object that is put or got: a shard has 8 MiB, and the largest manifest that much, too,
-before it is wrapped in two texts of JSON."""
+MAX_OBJECT_BYTES: Final = envelope.MAX_BYTES
+"""Of an object that is put or got: the envelope is the largest."""
 
 PART_BYTES: Final = 9 * 1024**2
 """What a larger object is got in: a sealed shard of 8 MiB comes in one request."""

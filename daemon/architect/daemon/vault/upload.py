@@ -27,8 +27,8 @@ from architect.daemon.vault.stream import Stream, read
 from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
 
 STREAMS: Final = 3
-"""Shards of one checkpoint that are sent at once: each is in memory three times for a moment, as it
-is, compressed and encrypted, and in the client."""
+"""Shards that are sent at once, of all checkpoints: each is in memory three times for a moment, as
+it is, compressed and encrypted, and in the client."""
 
 PATIENCE_SECONDS: Final = 120.0
 """How long a store may refuse everything before an upload is given up; upkeep tries again."""

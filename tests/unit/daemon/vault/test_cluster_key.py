@@ -9,7 +9,7 @@ import pytest
 
 from architect.checkpoint import keys
 from architect.core.errors import FormatError, Unavailable
-from architect.daemon.vault.cluster_key import FRESH_SECONDS, ClusterKey
+from architect.daemon.vault.cluster_key import AGAIN_SECONDS, FRESH_SECONDS, ClusterKey
 from architect.kube.api import Api
 from architect.pki import certificates
 
@@ -62,6 +62,15 @@ def test_without_the_api_server_it_goes_on_as_it_was(
     clock.now += FRESH_SECONDS
     cluster.failures.append(lambda _: Unavailable("503"))
     assert key.current().public_key == KEY
+    # Nobody waits for the same answer once more, until it may be another.
+    asked = len(cluster.requests)
+    assert key.current().public_key == KEY
+    assert len(cluster.requests) == asked
+    clock.now += AGAIN_SECONDS
+    cluster.failures.clear()
+    other = keys.make_key().public_key()
+    publish(cluster, current=keys.public_to_text(other))
+    assert key.current().public_key == other
 
 
 def test_what_was_never_published_is_named(key: ClusterKey) -> None:
