@@ -6,6 +6,9 @@ Pure but for the random numbers of new keys. :func:`decide` looks, :func:`carry_
 A daemon learns whom to trust from the chain that comes with its own certificate, so a new authority
 is known to all once the oldest valid certificate is younger than it. Until then it is trusted and
 does not sign: nobody ever meets a certificate whose authority he does not know.
+
+What has expired is forgotten here. Whoever reads old checkpoints asks
+:mod:`architect.operator.keyring`, which outlives a Secret of this that is lost.
 """
 
 from __future__ import annotations
@@ -34,9 +37,6 @@ LIFE: Final = timedelta(hours=24)
 """Of a daemon's certificate. Nothing is ever revoked: what leaked is of no use a day later. A third
 of it is how long the operator may be away before a daemon cannot be talked to."""
 
-MAX_FORMER: Final = 64
-"""Sixteen years of them; each takes 600 bytes."""
-
 SETTLE: Final = LIFE + 2 * certificates.CLOCK_SKEW
 """Age at which every valid certificate came with the new authority in its chain."""
 
@@ -59,20 +59,12 @@ class Authorities:
     """It is trusted already and signs once all know it."""
     retired: tuple[x509.Certificate, ...] = ()
     """They are trusted until they expire."""
-    former: tuple[x509.Certificate, ...] = ()
-    """They have expired, newest first: nobody talks under them any more, and what nodes sealed in
-    their time is still theirs."""
 
     @property
     def trusted(self) -> tuple[x509.Certificate, ...]:
         """What a daemon has to trust."""
         coming = () if self.next is None else (self.next.certificate,)
         return (self.current.certificate, *coming, *self.retired)
-
-    @property
-    def known(self) -> tuple[x509.Certificate, ...]:
-        """Under which a checkpoint may have been sealed, whenever that was."""
-        return (*self.trusted, *self.former)
 
 
 class Action(enum.Enum):
@@ -105,10 +97,8 @@ def decide(authorities: Authorities | None, *, now: datetime) -> Action:
 
 def carry_out(action: Action, authorities: Authorities | None, *, now: datetime) -> Authorities:
     """Return *authorities* after *action*."""
-    if authorities is None:
+    if authorities is None or action is Action.CREATE:
         return Authorities(current=_make(now))
-    if action is Action.CREATE:
-        return Authorities(current=_make(now), former=authorities.known[:MAX_FORMER])
     if action is Action.PREPARE:
         return replace(authorities, next=_make(now))
     if action is Action.PROMOTE and authorities.next is not None:
@@ -120,9 +110,7 @@ def carry_out(action: Action, authorities: Authorities | None, *, now: datetime)
         )
     if action is Action.PRUNE:
         kept = tuple(c for c in authorities.retired if c.not_valid_after_utc > now)
-        ended = tuple(c for c in authorities.retired if c.not_valid_after_utc <= now)
-        former = (*ended, *authorities.former)[:MAX_FORMER]
-        return replace(authorities, retired=kept, former=former)
+        return replace(authorities, retired=kept)
     return authorities
 
 
@@ -155,7 +143,6 @@ def to_json(authorities: Authorities) -> bytes:
         "current": _authority_json(authorities.current),
         "next": None if authorities.next is None else _authority_json(authorities.next),
         "retired": [certificates.to_pem(c).decode("ascii") for c in authorities.retired],
-        "former": [certificates.to_pem(c).decode("ascii") for c in authorities.former],
     }
     return json.dumps(value, indent=1).encode()
 
@@ -177,8 +164,6 @@ def from_json(raw: bytes) -> Authorities:
             current=_read_authority(value["current"]),
             next=None if coming is None else _read_authority(coming),
             retired=tuple(_read_certificate(text) for text in value["retired"]),
-            # Earlier versions wrote none.
-            former=tuple(_read_certificate(text) for text in value.get("former", ())),
         )
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError("the authority's Secret lacks a part") from error

@@ -5,20 +5,25 @@ Pure but for the random numbers of new keys. :func:`decide` looks, :func:`carry_
 
 The nodes encrypt for the current key. A former one encrypts nothing new and opens what was
 encrypted for it. It is kept for ever: nobody knows what lies in the object store or its backups.
+So are the certificates of the daemons' authorities: what a node sealed is read, and believed, long
+after its authority has expired or was lost.
 """
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+
+from cryptography import x509
 
 from architect.checkpoint import keys
 from architect.checkpoint.keys import PrivateKey, PublicKey
 from architect.core.errors import FormatError
+from architect.pki import certificates
 
 VERSION: Final = 1
 """Of what the Secret holds."""
@@ -26,6 +31,9 @@ VERSION: Final = 1
 ROTATE_AFTER: Final = timedelta(days=90)
 """As the daemons' authority. Who has stolen the Secret reads what is stored until the next
 rotation, and nothing that is stored later."""
+
+MAX_AUTHORITIES: Final = 256
+"""Forty years of them, six each year. One takes 600 bytes, and an object has room for 1 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -53,6 +61,8 @@ class Keyring:
     current: Key
     former: tuple[Key, ...] = ()
     """The latest first."""
+    authorities: tuple[x509.Certificate, ...] = ()
+    """Under which nodes may have sealed checkpoints, whenever that was; the latest first."""
 
     def find(self, key_id: str) -> PrivateKey | None:
         """Return the key of that name."""
@@ -83,8 +93,16 @@ def carry_out(action: Action, keyring: Keyring | None, *, now: datetime) -> Keyr
     if keyring is None:
         return Keyring(current=_make(now))
     if action is Action.ROTATE:
-        return Keyring(current=_make(now), former=(keyring.current, *keyring.former))
+        return replace(keyring, current=_make(now), former=(keyring.current, *keyring.former))
     return keyring
+
+
+def learn(keyring: Keyring, authorities: Iterable[x509.Certificate]) -> Keyring:
+    """Return *keyring* with *authorities* among its own: itself if it has them all."""
+    new = tuple(c for c in authorities if c not in keyring.authorities)
+    if not new:
+        return keyring
+    return replace(keyring, authorities=(*new, *keyring.authorities)[:MAX_AUTHORITIES])
 
 
 def to_json(keyring: Keyring) -> bytes:
@@ -93,6 +111,7 @@ def to_json(keyring: Keyring) -> bytes:
         "version": VERSION,
         "current": _key_json(keyring.current),
         "former": [_key_json(key) for key in keyring.former],
+        "authorities": [certificates.to_pem(c).decode("ascii") for c in keyring.authorities],
     }
     return json.dumps(value, indent=1).encode()
 
@@ -112,8 +131,9 @@ def from_json(raw: bytes) -> Keyring:
         return Keyring(
             current=_read_key(value["current"]),
             former=tuple(_read_key(item) for item in value["former"]),
+            authorities=tuple(map(_read_certificate, value["authorities"])),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError("the keys' Secret lacks a part") from error
 
 
@@ -141,3 +161,7 @@ def _read_key(value: Mapping[str, Any]) -> Key:
     if key.id != value["id"]:
         raise FormatError("the keys' Secret has a key under another one's id")
     return key
+
+
+def _read_certificate(text: str) -> x509.Certificate:
+    return certificates.read_certificates(text.encode("ascii"))[0]

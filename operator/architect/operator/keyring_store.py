@@ -7,7 +7,7 @@ and somebody may have a backup.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -41,6 +41,12 @@ def _next_step(known: Keyring | None, now: datetime) -> Step[Keyring] | None:
     return Step(name=action.value, value=keyring.carry_out(action, known, now=now))
 
 
+def _lesson(known: Keyring | None, today: Sequence[x509.Certificate]) -> Step[Keyring] | None:
+    if known is None or (wiser := keyring.learn(known, today)) is known:
+        return None
+    return Step(name="learn an authority", value=wiser)
+
+
 FORM: Final = Form(
     what="checkpoints' keys",
     key=KEY,
@@ -69,13 +75,16 @@ class KeyringStore(SecretStore[Keyring]):
     def publish(self, authorities: Iterable[x509.Certificate]) -> None:
         """See to it that the nodes find the current public key, whoever changed what they find.
 
-        *authorities* are put beside it: what a node sealed is read after its authority has expired.
+        *authorities* are those of today: they are learned, and all that were ever learned are put
+        beside the key.
 
         Raises Retryable or Rejected if Secret or ConfigMap cannot be read or written.
         """
+        today = tuple(authorities)
+        known = self._settle(lambda known, now: _next_step(known, now) or _lesson(known, today))
         wanted = {
-            CURRENT: keys.public_to_text(self.fetch().current.public),
-            AUTHORITIES: b"".join(map(certificates.to_pem, authorities)).decode("ascii"),
+            CURRENT: keys.public_to_text(known.current.public),
+            AUTHORITIES: b"".join(map(certificates.to_pem, known.authorities)).decode("ascii"),
         }
         found = self._api.find(self._config_map)
         if found is not None and (found.get("data") or {}).items() >= wanted.items():

@@ -108,7 +108,7 @@ class Operator:
                 config_map=settings.key_config_map,
             ),
             self._metrics,
-            authorities=lambda: authorities.fetch().known,
+            authorities=lambda: authorities.fetch().trusted,
         )
         self._collector = _collector(api, settings, self._metrics)
         # A store that hangs, and what waits for it, costs nobody else a thread, least of all the

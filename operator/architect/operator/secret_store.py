@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from architect.core.errors import FormatError, Rejected, Retryable
 from architect.kube.api import Api
@@ -33,6 +33,10 @@ class Step(Generic[Value]):
     """What is to be kept afterwards."""
 
 
+NextStep: TypeAlias = Callable[[Value | None, datetime], Step[Value] | None]
+"""What is to be done at a time about the value, or about there being none; None: nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Form(Generic[Value]):
     """What is kept, and how."""
@@ -44,8 +48,7 @@ class Form(Generic[Value]):
     write: Callable[[Value], bytes]
     read: Callable[[bytes], Value]
     """Raises FormatError, whose text quotes nothing."""
-    next_step: Callable[[Value | None, datetime], Step[Value] | None]
-    """What is to be done at a time about the value, or about there being none; None: nothing."""
+    next_step: NextStep[Value]
     loss: str = ""
     """What is lost with a value that cannot be read: then it is left alone, for somebody to repair.
     Empty: nothing is, and a new one takes its place."""
@@ -73,10 +76,14 @@ class SecretStore(Generic[Value]):
 
         Raises Retryable or Rejected if the Secret cannot be read or written.
         """
+        return self._settle(self._form.next_step)
+
+    def _settle(self, next_step: NextStep[Value]) -> Value:
+        """Return the value about which *next_step* finds nothing to do any more."""
         for _ in range(MAX_STEPS):
             secret = self._api.find(self._ref)
             known = None if secret is None else self._read(secret)
-            step = self._form.next_step(known, self._clock())
+            step = next_step(known, self._clock())
             if step is None and known is not None:
                 return known
             assert step is not None  # where there is nothing, something is to be done

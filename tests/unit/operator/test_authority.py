@@ -152,37 +152,3 @@ def test_a_secret_that_is_not_ours_is_refused_and_never_quoted(raw: bytes) -> No
     with pytest.raises(FormatError) as caught:
         authority.from_json(raw)
     assert "BEGIN" not in str(caught.value)
-
-
-def test_what_has_expired_is_known_for_ever_and_trusted_no_more() -> None:
-    found, seen = created(), []
-    now = START
-    for _ in range(400):
-        seen.append(found.current.certificate)
-        now += timedelta(days=1)
-        found, _steps = settled(found, now)
-    expired = [c for c in dict.fromkeys(seen) if c.not_valid_after_utc <= now]
-    assert len(expired) >= 3
-    assert set(expired) <= set(found.known)
-    assert not set(expired) & set(found.trusted)
-    assert authority.from_json(authority.to_json(found)).former == found.former
-
-
-def test_an_authority_that_expired_while_nobody_was_there_is_known_too() -> None:
-    old = created()
-    found, _ = settled(old, START + timedelta(days=400))
-    assert old.current.certificate in found.known
-    assert old.current.certificate not in found.trusted
-
-
-def test_former_ones_are_bounded() -> None:
-    found = created()
-    for number in range(1, authority.MAX_FORMER + 3):
-        found, _ = settled(found, START + timedelta(days=400 * number))
-    assert len(found.former) == authority.MAX_FORMER
-
-
-def test_a_secret_of_an_earlier_version_has_none() -> None:
-    value = json.loads(authority.to_json(created()))
-    del value["former"]
-    assert authority.from_json(json.dumps(value).encode()).former == ()

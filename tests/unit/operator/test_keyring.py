@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from architect.checkpoint import keys
 from architect.checkpoint.keys import Binding
@@ -16,7 +17,7 @@ from architect.kube.api import Api
 from architect.kube.connection import Request
 from architect.operator import keyring
 from architect.operator.keyring import Action, Keyring, carry_out, decide
-from architect.operator.keyring_store import CURRENT, KEY, KeyringStore
+from architect.operator.keyring_store import AUTHORITIES, CURRENT, KEY, KeyringStore
 from architect.pki import certificates
 from architect.pki.certificates import make_authority
 
@@ -28,6 +29,10 @@ BINDING = Binding(namespace="shop", pod_uid="u", owner_uid="o", checkpoint_id="u
 
 def created() -> Keyring:
     return carry_out(Action.CREATE, None, now=START)
+
+
+def authority(name: str) -> x509.Certificate:
+    return make_authority(name, now=START, life=timedelta(days=1))[0]
 
 
 def rotated(times: int) -> Keyring:
@@ -68,13 +73,33 @@ def test_a_clock_that_was_wrong_destroys_nothing() -> None:
     assert decide(ring, now=START) is Action.KEEP
 
 
+def test_authorities_are_known_for_ever_and_once() -> None:
+    first, second, third = (authority(name) for name in "abc")
+    ring = keyring.learn(created(), [first])
+    assert keyring.learn(ring, [first]) is ring
+    ring = keyring.learn(ring, [second, first])
+    ring = carry_out(Action.ROTATE, ring, now=START + keyring.ROTATE_AFTER)
+    ring = keyring.learn(ring, [third])
+    assert ring.authorities == (third, second, first)
+
+
+def test_authorities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyring, "MAX_AUTHORITIES", 3)
+    made = [authority(str(number)) for number in range(5)]
+    ring = created()
+    for one in made:
+        ring = keyring.learn(ring, [one])
+    assert ring.authorities == (made[4], made[3], made[2])
+
+
 def test_the_secret_holds_everything_and_comes_back() -> None:
-    ring = rotated(2)
+    ring = keyring.learn(rotated(2), [authority("a"), authority("b")])
     back = keyring.from_json(keyring.to_json(ring))
     assert [k.id for k in (back.current, *back.former)] == [
         k.id for k in (ring.current, *ring.former)
     ]
     assert back.current.created == ring.current.created
+    assert back.authorities == ring.authorities
     assert keyring.to_json(back) == keyring.to_json(ring)
 
 
@@ -90,6 +115,10 @@ def _changed(**changes: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def _list(**changes: Any) -> bytes:
+    return json.dumps(json.loads(keyring.to_json(rotated(1))) | changes).encode()
+
+
 def _without(key: str) -> bytes:
     value = json.loads(keyring.to_json(rotated(1)))
     del value[key]
@@ -100,7 +129,8 @@ def _without(key: str) -> bytes:
     "raw",
     [
         b"", b"[]", b"\xff", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
-        _without("current"), _without("former"), _changed(private="AAAA"), _changed(private=7),
+        _without("current"), _without("former"), _without("authorities"), _list(authorities=["x"]),
+        _list(authorities=[7]), _changed(private="AAAA"), _changed(private=7),
         _changed(id="0" * 16), _changed(created="soon"), _changed(created="2030-01-01T00:00:00"),
         _changed(created=None), _changed(private=keys.private_to_text(keys.make_key())),
     ],
@@ -117,7 +147,7 @@ class World:
     def __init__(self, api: Api, server: Any) -> None:
         self.now = START
         self.server = server
-        self.authorities = [make_authority("a", now=START, life=timedelta(days=1))[0]]
+        self.authorities = [authority("a")]
         self.store = KeyringStore(
             api,
             namespace="architect",
@@ -131,6 +161,10 @@ class World:
 
     def published(self) -> str:
         return str(self.server.objects[CONFIG_MAP]["data"][CURRENT])
+
+    def published_authorities(self) -> list[x509.Certificate]:
+        found = self.server.objects[CONFIG_MAP]["data"][AUTHORITIES]
+        return certificates.read_certificates(found.encode())
 
     def current(self) -> str:
         return keys.public_to_text(self.store.fetch().current.public)
@@ -172,15 +206,17 @@ def test_a_public_key_that_somebody_changed_is_brought_back(world: World, data: 
     assert world.published() == world.current()
 
 
-def test_the_authorities_stand_beside_it(world: World) -> None:
+def test_the_authorities_stand_beside_it_when_their_own_secret_is_lost_too(world: World) -> None:
     world.publish()
-    found = world.server.objects[CONFIG_MAP]["data"]["authorities"]
-    assert certificates.read_certificates(found.encode()) == world.authorities
-    world.authorities.append(make_authority("b", now=START, life=timedelta(days=1))[0])
+    assert world.published_authorities() == world.authorities
+    first = world.authorities.pop()
+    world.authorities.append(authority("b"))
     world.publish()
-    found = world.server.objects[CONFIG_MAP]["data"]["authorities"]
-    assert certificates.read_certificates(found.encode()) == world.authorities
-    assert "PRIVATE" not in found
+    assert world.published_authorities() == [*world.authorities, first]
+    assert "PRIVATE" not in json.dumps(world.server.objects[CONFIG_MAP])
+    del world.server.objects[CONFIG_MAP]
+    world.publish()
+    assert world.published_authorities() == [*world.authorities, first]
 
 
 def test_a_public_key_that_somebody_deleted_is_brought_back(world: World) -> None:
