@@ -19,6 +19,7 @@ REASONS = {
     "claims.py": r'reason="(\w+)"|_about\(\s*[\w\[\]]+,\s*"(\w+)"',
     "offers.py": r'Misfit\(\s*"(\w+)"',
     "moves/arrivals.py": r'reason="(\w+)"',
+    "moves/bringing.py": r'reason="(\w+)"',
     "moves/retrieving.py": r'reason="(\w+)"',
     "moves/objects.py": r'reason="(\w+)"',
     "moves/upkeep.py": r'(?:over|not_captured)\("(\w+)"',

@@ -25,6 +25,7 @@ from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
@@ -34,6 +35,7 @@ from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.storing import Storing
+from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
@@ -135,12 +137,19 @@ class Daemon:
             store=self._store,
             facts=node,
             depot=depot,
-            fetch=self._peer.fetch,
-            retrieve=None if retrieving is None else retrieving.retrieve,
+            succeeding=Succeeding(
+                api, node=config.node_name, patience_seconds=config.arrival_patience_seconds
+            ),
             starting=starting,
+            bringing=Bringing(
+                api,
+                node=config.node_name,
+                depot=depot,
+                fetch=self._peer.fetch,
+                retrieve=None if retrieving is None else retrieving.retrieve,
+            ),
             metrics=self._metrics,
             tell=self._tell,
-            patience_seconds=config.arrival_patience_seconds,
         )
         captures = Captures(
             node=config.node_name,

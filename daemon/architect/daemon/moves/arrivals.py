@@ -7,52 +7,39 @@ is created; after that its containers have lives of their own, and a restart is 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from architect.api import names
-from architect.checkpoint.manifest import Manifest
 from architect.core import durations
-from architect.core.errors import ArchitectError, NodeError, Rejected, Retryable
+from architect.core.errors import ArchitectError
 from architect.core.wire import text
 from architect.daemon import claims, images, starts, status
-from architect.daemon.checkpoint import contents
-from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
+from architect.daemon.claims import Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
+from architect.daemon.moves.bringing import Bringing, peer_of
 from architect.daemon.moves.depot import Decided, Depot
-from architect.daemon.moves.retrieving import stored_in
 from architect.daemon.moves.starting import Starting
+from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
-from architect.daemon.shared import SharedReads
 from architect.daemon.store import PodStore
-from architect.kube import checkpoints, resources
+from architect.kube import resources
 from architect.kube.api import Api, JsonObject
-from architect.kube.errors import Conflict
 from architect.kube.events import EventType
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS: Final = 0.1
-"""Between two looks at the API while a pod waits for its predecessor."""
-LOOKS_PER_WAIT: Final = 20
-"""Who has waited long looks less often: nothing is lost by a twentieth of that."""
-API_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 100.0
 """From a question to its answer: less than the runtime waits (``ARRIVING_SECONDS``), so that none
 comes to somebody who has started fresh meanwhile."""
-
-STORED_PATIENCE_SECONDS: Final = 3.0
-"""How long a predecessor's node may give nothing if the object store has it all, too."""
 
 EXPECTED: Final = frozenset(
     {
@@ -67,38 +54,6 @@ EXPECTED: Final = frozenset(
 """Reasons of a fresh start that nobody wonders about."""
 
 Tell = Callable[[ManagedPod, status.Note], None]
-
-
-class Fetch(Protocol):
-    """Brings a saved pod from another node."""
-
-    def __call__(
-        self,
-        node: str,
-        checkpoint_id: str,
-        target: Path,
-        *,
-        accept: Callable[[Manifest], None],
-        is_durable: bool,
-        patience_seconds: float | None,
-        timeout_seconds: float,
-    ) -> object:
-        """See :meth:`architect.daemon.peer.service.Peer.fetch`."""
-
-
-class Retrieve(Protocol):
-    """Brings a saved pod from the object store."""
-
-    def __call__(
-        self,
-        checkpoint: JsonObject,
-        pod: ObjectRef,
-        target: Path,
-        *,
-        accept: Callable[[Manifest], None],
-        timeout_seconds: float,
-    ) -> None:
-        """See :meth:`architect.daemon.moves.retrieving.Retrieving.retrieve`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,27 +76,22 @@ class Arrivals:
         store: PodStore,
         facts: NodeFacts,
         depot: Depot,
-        fetch: Fetch,
-        retrieve: Retrieve | None,
+        succeeding: Succeeding,
         starting: Starting | None,
+        bringing: Bringing,
         metrics: Metrics,
         tell: Tell,
-        patience_seconds: float,
     ) -> None:
         self._api = api
         self._node = node
         self._store = store
         self._node_facts = facts
         self._depot = depot
-        self._fetch = fetch
-        self._retrieve = retrieve
+        self._succeeding = succeeding
         self._starting = starting
+        self._bringing = bringing
         self._metrics = metrics
         self._tell = tell
-        self._bounds = Bounds(capture_seconds=patience_seconds)
-        self._looks = SharedReads[tuple[list[JsonObject], list[JsonObject]]](
-            apart_seconds=LOOK_SECONDS
-        )
         self._lock = threading.Lock()
         self._pods: dict[str, _Pod] = {}
 
@@ -306,12 +256,14 @@ class Arrivals:
                 log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
                 return Outcome(is_restored=False, reason=never.reason, message=never.message)
             else:
-                found = self._wait_for(value, newcomer, pod)
+                found = self._succeeding.claim(
+                    value, newcomer, node=self._this_node(), is_leaving=lambda: pod.is_leaving
+                )
             if isinstance(found, Fresh):
                 return self._fresh(ref, known, found)
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
-            self._bring(found, ref, seconds=deadline - time.monotonic())
+            self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
             self._depot.note(ref.uid, replace(claimed, has_come=True))
             return Outcome(is_restored=True, reason="Restored")
         except (ArchitectError, OSError) as error:
@@ -353,7 +305,7 @@ class Arrivals:
             checkpoint=checkpoint["metadata"]["name"],
             departed=str(spec["podRef"]["uid"]),
             predecessor=str(spec["podRef"]["name"]),
-            is_local=_peer_of(checkpoint).get("node") == self._node,
+            is_local=peer_of(checkpoint).get("node") == self._node,
             asked_at=asked_at,
         )
 
@@ -383,127 +335,6 @@ class Arrivals:
             cpu_features=frozenset(needs.cpu_features),
             criu=needs.criu,
         )
-
-    def _wait_for(self, value: JsonObject, newcomer: Newcomer, pod: _Pod) -> JsonObject | Fresh:
-        """Return the claimed checkpoint, or why there is none. Raises ArchitectError."""
-        assert newcomer.identity is not None  # else claims.never() has spoken
-        owner = newcomer.identity.owner
-        node = self._this_node()
-        family = views.Family.of(value, owner)
-        started, told = time.monotonic(), ""
-        while True:
-            waited = time.monotonic() - started
-            try:
-                beside, found = self._looks.read(family, lambda: self._look(family))
-                if pod.is_leaving or views.is_leaving(value, beside):
-                    return Fresh(reason="Leaving", message="the pod is being deleted")
-                decision = claims.decide(
-                    newcomer,
-                    node=node,
-                    found=found,
-                    siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
-                    living={other["metadata"]["uid"] for other in beside},
-                    waited_seconds=waited,
-                    bounds=self._bounds,
-                )
-                if isinstance(decision, Fresh):
-                    return decision
-                if isinstance(decision, Claim):
-                    return self._claim(decision, value)
-            except Conflict:
-                # Somebody was faster: look what is left, and not all at the same moment.
-                time.sleep(random.uniform(0, LOOK_SECONDS))
-                continue
-            except Retryable as error:
-                if waited > self._bounds.capture_seconds:
-                    raise
-                log.warning("%s waits for the API: %s", newcomer.name, error)
-                time.sleep(API_SECONDS)
-                continue
-            if decision.for_what != told:
-                told = decision.for_what
-                log.info("%s waits for %s", newcomer.name, told)
-            time.sleep(min(max(LOOK_SECONDS, waited / LOOKS_PER_WAIT), decision.seconds))
-
-    def _look(self, family: views.Family) -> tuple[list[JsonObject], list[JsonObject]]:
-        return family.pods(self._api), family.checkpoints(self._api)
-
-    def _claim(self, decision: Claim, value: JsonObject) -> JsonObject:
-        metadata = value["metadata"]
-        found = self._api.get(CHECKPOINTS, decision.name, namespace=metadata["namespace"])
-        if found["metadata"]["resourceVersion"] != decision.resource_version:
-            raise Conflict(f"checkpoint {decision.name} was changed")
-        pod = resources.pod(metadata["namespace"], metadata["name"], uid=metadata["uid"])
-        return checkpoints.claim(self._api, found, pod=pod, node=self._node)
-
-    def _bring(self, checkpoint: JsonObject, ref: ObjectRef, *, seconds: float) -> None:
-        """Get what was claimed from where it lies. Raises ArchitectError or OSError."""
-        ends_at = time.monotonic() + seconds
-        if not (peer := _peer_of(checkpoint)):
-            self._bring_from_store(checkpoint, ref, ends_at=ends_at)
-            return
-        try:
-            if peer["node"] == self._node:
-                self._take_own(checkpoint, peer["id"], ref)
-            else:
-                self._bring_from_peer(checkpoint, ref, ends_at=ends_at)
-        except (NodeError, OSError):
-            raise  # this node's own, which the other way shares
-        except ArchitectError as error:
-            found = self._stored_since(checkpoint)
-            if found is None:
-                raise
-            log.warning("%s comes from the object store: %s", ref, error)
-            self._bring_from_store(found, ref, ends_at=ends_at)
-
-    def _take_own(self, checkpoint: JsonObject, checkpoint_id: str, ref: ObjectRef) -> None:
-        directory = self._depot.departure(checkpoint_id)
-        if directory is None:
-            raise Rejected(
-                f"checkpoint {checkpoint_id} is not on this node any more", reason="NoLocation"
-            )
-        manifest = contents.read(directory)
-        _accept(manifest, checkpoint, sha256=_peer_of(checkpoint).get("manifestSha256"))
-        contents.verify(directory, manifest)
-        self._depot.move_here(checkpoint_id, to=ref.uid)
-
-    def _bring_from_peer(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
-        peer = _peer_of(checkpoint)
-        # Not durable: after a power cut the source still has it, and this pod is another one.
-        self._fetch(
-            peer["node"],
-            peer["id"],
-            self._depot.arrival_of(ref.uid),
-            accept=lambda found: _accept(found, checkpoint, sha256=peer.get("manifestSha256")),
-            is_durable=False,
-            patience_seconds=STORED_PATIENCE_SECONDS if stored_in(checkpoint) else None,
-            timeout_seconds=max(1.0, ends_at - time.monotonic()),
-        )
-
-    def _bring_from_store(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
-        name = checkpoint["metadata"]["name"]
-        if not stored_in(checkpoint):
-            raise NodeError(f"checkpoint {name} lies nowhere", reason="NoLocation")
-        if self._retrieve is None:
-            raise NodeError(
-                f"checkpoint {name} lies in an object store, and this node is configured for none",
-                reason="NoStore",
-            )
-        self._retrieve(
-            checkpoint,
-            ref,
-            self._depot.arrival_of(ref.uid),
-            # What holds it was compared with the checkpoint already.
-            accept=lambda found: _accept(found, checkpoint, sha256=found.sha256),
-            timeout_seconds=max(1.0, ends_at - time.monotonic()),
-        )
-
-    def _stored_since(self, checkpoint: JsonObject) -> JsonObject | None:
-        """Return the checkpoint as it is now if it lies in the object store, too."""
-        if self._retrieve is None:
-            return None
-        found = self._api.find(ObjectRef.of(CHECKPOINTS, checkpoint))
-        return found if found is not None and stored_in(found) else None
 
     def _give_back(self, uid: str) -> bool:
         """Take back what has not run, and let others claim it; whether there was something."""
@@ -545,27 +376,3 @@ class _Pod:
         self.outcome: Outcome | None = None
         self.is_leaving = False
         """Set by whoever learns it, without the lock: what comes is not for it any more."""
-
-
-def _peer_of(checkpoint: JsonObject) -> dict[str, Any]:
-    """Return with which node's daemon a checkpoint lies; empty if with none."""
-    location = (checkpoint.get("status") or {}).get("location") or {}
-    found: dict[str, Any] = location.get("peer") or {}
-    return found
-
-
-def _accept(manifest: Manifest, checkpoint: JsonObject, *, sha256: str | None) -> None:
-    """Raise Rejected unless *manifest* is the one of *checkpoint*: that is what was claimed."""
-    spec, about = checkpoint["spec"], manifest.about
-    for what, said, claimed in (
-        ("SHA-256", manifest.sha256, sha256),
-        ("namespace", about.namespace, checkpoint["metadata"]["namespace"]),
-        ("pod", about.pod_uid, spec["podRef"]["uid"]),
-        ("template", about.template_hash, spec.get("templateHash", "")),
-        ("containers", sorted(about.containers), sorted(spec["containers"])),
-    ):
-        if said != claimed:
-            raise Rejected(
-                f"the manifest is of {what} {said}, the checkpoint of {claimed}",
-                reason="WrongCheckpoint",
-            )

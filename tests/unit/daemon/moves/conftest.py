@@ -22,11 +22,13 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
 from architect.daemon.moves import departures as departing
 from architect.daemon.moves.arrivals import Arrivals
+from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.starting import Starting
+from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.observation import KeeperPod
@@ -195,18 +197,24 @@ class Node:
     def restart(self) -> None:
         self.store = PodStore()
         self.registry = Registry()
+        self.bringing = Bringing(
+            self.api,
+            node="node1",
+            depot=self.depot,
+            fetch=lambda *a, **k: self.fetch(*a, **k),
+            retrieve=lambda *a, **k: self.retrieve(*a, **k),
+        )
         self.arrivals = Arrivals(
             self.api,
             node="node1",
             store=self.store,
             facts=cast(Any, Facts()),
             depot=self.depot,
-            fetch=lambda *a, **k: self.fetch(*a, **k),
-            retrieve=lambda *a, **k: self.retrieve(*a, **k),
+            succeeding=Succeeding(self.api, node="node1", patience_seconds=20),
             starting=Starting(self.api, node="node1", patience_seconds=5),
+            bringing=self.bringing,
             metrics=self.metrics,
             tell=self._tell,
-            patience_seconds=20,
         )
         self.departures = self.departing()
         self.upkeep = Upkeep(

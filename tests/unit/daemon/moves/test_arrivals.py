@@ -64,16 +64,16 @@ def test_a_question_is_answered_by_the_daemon_that_comes_after(node: Any) -> Non
 def test_a_claim_whose_daemon_ended_is_taken_up(node: Any) -> None:
     node.saved()
     node.pod("new", is_running=False)
-    bring = node.arrivals._bring
+    bring = node.bringing.bring
 
     def killed(*_: Any, **__: Any) -> None:
         raise SystemExit
 
-    node.arrivals._bring = killed
+    node.bringing.bring = killed
     with pytest.raises(SystemExit):
         node.arriving("new")
     assert node.claimant("old") == "uid-new"
-    node.arrivals._bring = bring
+    node.bringing.bring = bring
     node.restart()
     assert node.arriving("new")["restore"] is True
 
