@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -189,19 +189,22 @@ def upgrade_keeper(host: Host, layout: Layout) -> bool:
 
 
 def prune(layout: Layout) -> list[Path]:
-    """Remove versions and inits that nothing needs; returns what was removed. Raises OSError."""
+    """Remove versions and inits that nothing needs; returns what was removed. Raises OSError.
+
+    What cannot be told while images move stays until the next time.
+    """
     kept_versions = {os.readlink(layout.current)} | _running_versions(layout)
-    kept_inits = _needed_inits(layout)
-    removed: list[Path] = []
-    for directory in _versions(layout):
-        sha = read_manifest(directory).init_sha
-        if directory.name in kept_versions:
-            kept_inits.add(sha)
-        else:
-            removed.append(directory)
-    for init in layout.install.glob("init/*"):
-        if _SHA.fullmatch(init.name) and init.name not in kept_inits:
-            removed.append(init)
+    versions = _versions(layout)
+    kept = [directory for directory in versions if directory.name in kept_versions]
+    removed = [directory for directory in versions if directory.name not in kept_versions]
+    needed = _needed_inits(layout)
+    if needed is not None:
+        needed |= {read_manifest(directory).init_sha for directory in kept}
+        removed += (
+            init
+            for init in layout.install.glob("init/*")
+            if _SHA.fullmatch(init.name) and init.name not in needed
+        )
     for path in removed:
         log.info("removing %s: nothing needs it any more", path)
         shutil.rmtree(path)
@@ -313,36 +316,39 @@ def _running_versions(layout: Layout) -> set[str]:
     return found
 
 
-def _needed_inits(layout: Layout) -> set[str]:
-    """Return the inits that containers run or that images need: CRIU checks the file."""
+def _needed_inits(layout: Layout) -> set[str] | None:
+    """Return the inits that containers run or that images need: CRIU checks the file.
+
+    None: it cannot be known now, for images arrive or move from one place to another.
+    """
+    before = _records(layout)
     needed: set[str] = set()
+    for path in before:
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            if any(parent.name.endswith(landing.SUFFIX) for parent in path.parents):
+                return None  # a checkpoint that still arrives: its size is there before its content
+            raise FormatError(f"{path} is no record of a container: {error}") from error
+        sha = value.get("init_sha") if isinstance(value, dict) else None
+        if not isinstance(sha, str):
+            raise FormatError(f"{path} names no init")
+        needed.add(sha)
+    # What went from a place that was not listed yet to one that was, was missed.
+    return needed if _records(layout) == before else None
+
+
+def _records(layout: Layout) -> set[Path]:
     saved_meta = f"*/{saved.container('*')}/{saved.META}"
-    paths = [
+    return {
         *(layout.run / "containers").glob("*.json"),
         *layout.pods.glob("*/*/meta.json"),
         *layout.checkpoints.glob(saved_meta),
         *layout.arrivals.glob(saved_meta),
         *layout.requests.glob(saved_meta),
-    ]
-    for sha in _init_shas(paths):
-        needed.add(sha)
-    return needed
-
-
-def _init_shas(paths: list[Path]) -> Iterator[str]:
-    for path in paths:
-        try:
-            value = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            continue  # the container went between the listing and the reading
-        except ValueError as error:
-            if any(parent.name.endswith(landing.SUFFIX) for parent in path.parents):
-                continue  # of a checkpoint that still arrives: it has its size before its contents
-            raise FormatError(f"{path} is no record of a container: {error}") from error
-        sha = value.get("init_sha")
-        if not isinstance(sha, str):
-            raise FormatError(f"{path} names no init")
-        yield sha
+    }
 
 
 def _sha256(path: Path) -> str:

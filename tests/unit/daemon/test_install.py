@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -170,23 +171,66 @@ def test_old_versions_stay_while_a_container_or_an_image_needs_their_init(
     assert list(layout.install.iterdir()) == []
 
 
-def test_a_record_that_still_arrives_is_passed_over(tmp_path: Path, layout: Layout) -> None:
-    install.install(bundle(tmp_path / "image", "1.0.0"), layout)
+@pytest.fixture
+def unneeded(tmp_path: Path, layout: Layout) -> Path:
+    """An init that no version and no image needs."""
+    for number in ("1", "2"):
+        source = bundle(tmp_path / "image", f"{number}.0.0", init=number.encode())
+        install.install(source, layout)
+    return layout.install / "init" / hashlib.sha256(b"1").hexdigest()
+
+
+def test_no_init_goes_while_a_checkpoint_arrives(layout: Layout, unneeded: Path) -> None:
     meta = layout.arrivals / "uid.partial/containers/app/meta.json"
     meta.parent.mkdir(parents=True)
     meta.write_bytes(bytes(290))  # of its size, and nothing in it yet
-    assert install.prune(layout) == []
+    install.prune(layout)
+    assert unneeded.exists()
     whole = layout.arrivals / "uid"
     (layout.arrivals / "uid.partial").rename(whole)
     with pytest.raises(FormatError, match="no record of a container"):
         install.prune(layout)
+    assert unneeded.exists()
+    shutil.rmtree(whole)
+    assert install.prune(layout) == [unneeded]
+
+
+@pytest.mark.parametrize("is_listed_before", [True, False])
+def test_no_init_goes_while_an_image_moves(
+    layout: Layout, unneeded: Path, monkeypatch: pytest.MonkeyPatch, is_listed_before: bool
+) -> None:
+    """An image that is adopted leaves one place, and is in the other, between two listings."""
+    arrived = layout.arrivals / "uid/containers/app/meta.json"
+    arrived.parent.mkdir(parents=True)
+    arrived.write_text(json.dumps({"init_sha": unneeded.name}))
+    adopted = layout.pods / "uid/app"
+    adopted.parent.mkdir(parents=True)
+    listed = install._records
+    looks = 0
+
+    def listing(layout: Layout) -> set[Path]:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            return listed(layout)
+        found = listed(layout)
+        arrived.parent.rename(adopted)
+        return found if is_listed_before else set()
+
+    monkeypatch.setattr(install, "_records", listing)
+    assert unneeded not in install.prune(layout)
+    assert install.prune(layout) == []
+    assert unneeded.exists()
+    shutil.rmtree(adopted)
+    assert install.prune(layout) == [unneeded]
 
 
 def test_an_unreadable_record_keeps_everything(tmp_path: Path, layout: Layout) -> None:
     install.install(bundle(tmp_path / "image", "1.0.0"), layout)
-    (layout.run / "containers/c1.json").write_text("{}")
-    with pytest.raises(FormatError):
-        install.prune(layout)
+    for text in ("{}", "[]"):
+        (layout.run / "containers/c1.json").write_text(text)
+        with pytest.raises(FormatError):
+            install.prune(layout)
 
 
 def test_the_lower_runtime_is_the_engines_or_the_one_on_the_path(tmp_path: Path) -> None:
