@@ -338,6 +338,20 @@ def pod_of(value: JsonObject) -> ObjectRef:
 _KINDS: Final = {r.kind: r for r in (CHECKPOINTS, PERSISTENT_CHECKPOINTS)}
 
 
+def peer_of(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return with which node's daemon an object's data lies; empty if with none."""
+    return _location(value, "peer")
+
+
+def stored_in(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return where in the object store an object's data lies; empty if it does not."""
+    return _location(value, "s3")
+
+
+def _location(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    return ((value.get("status") or {}).get("location") or {}).get(kind) or {}
+
+
 def _owner(owner: Owner) -> dict[str, Any]:
     value: dict[str, Any] = {
         "apiVersion": owner.api_version,

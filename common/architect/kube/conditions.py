@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,26 @@ def merge(
 def find(existing: Iterable[dict[str, Any]], name: str) -> dict[str, Any] | None:
     """Return the condition of that type."""
     return next((c for c in existing if c.get("type") == name), None)
+
+
+def said(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return the condition of that type of an object; empty if it says nothing of it."""
+    return find((value.get("status") or {}).get("conditions") or (), kind) or {}
+
+
+def is_true(value: Mapping[str, Any], kind: str) -> bool:
+    """Whether a condition of an object holds."""
+    return said(value, kind).get("status") == Status.TRUE.value
+
+
+def is_false(value: Mapping[str, Any], kind: str) -> bool:
+    """Whether an object says that a condition does not hold."""
+    return said(value, kind).get("status") == Status.FALSE.value
+
+
+def is_decided(value: Mapping[str, Any], kind: str) -> bool:
+    """Whether a condition of an object holds, or is said not to."""
+    return is_true(value, kind) or is_false(value, kind)
 
 
 def replace(existing: Iterable[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,6 @@ from architect.daemon import offers
 from architect.daemon.claims import Fresh, Newcomer, Wait
 from architect.daemon.offers import Node
 from architect.kube import checkpoints, conditions
-from architect.kube.conditions import Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +77,15 @@ def decide(
                 seconds=bounds.missing_seconds - waited_seconds,
             )
         return _about(name, "NoPersistentCheckpoint", "it is not there")
-    accepted = _said(source, checkpoints.ACCEPTED)
-    if accepted.get("status") == Status.FALSE.value:
+    if conditions.is_false(source, checkpoints.ACCEPTED):
+        accepted = conditions.said(source, checkpoints.ACCEPTED)
         text = f"it was refused: {accepted.get('reason')}: {accepted.get('message')}"
         return _about(name, "SourceRefused", text)
-    if _is(source, checkpoints.FAILED):
-        failed = _said(source, checkpoints.FAILED)
+    if conditions.is_true(source, checkpoints.FAILED):
+        failed = conditions.said(source, checkpoints.FAILED)
         text = f"it was not saved: {failed.get('reason')}: {failed.get('message')}"
         return _about(name, "SourceFailed", text)
-    if not _is(source, checkpoints.AVAILABLE):
+    if not conditions.is_true(source, checkpoints.AVAILABLE):
         if waited_seconds < bounds.capture_seconds:
             return Wait(
                 for_what=f"the capture of PersistentCheckpoint {name}",
@@ -112,12 +111,3 @@ def _fitting(
 
 def _about(name: str, reason: str, text: str) -> Fresh:
     return Fresh(reason=reason, message=f"PersistentCheckpoint {name}: {text}")
-
-
-def _said(value: Object, kind: str) -> Object:
-    found = (value.get("status") or {}).get("conditions") or ()
-    return conditions.find(found, kind) or {}
-
-
-def _is(value: Object, kind: str) -> bool:
-    return _said(value, kind).get("status") == Status.TRUE.value

@@ -39,8 +39,7 @@ def claimant_of(checkpoint: Mapping[str, Any]) -> Claimant | None:
     trigger = (checkpoint.get("spec") or {}).get("trigger")
     if trigger in (Trigger.SLEEP.value, Trigger.REQUEST.value) or not claim:
         return None
-    restored = conditions.find(status.get("conditions") or (), checkpoints.RESTORED)
-    is_over = restored is not None and restored.get("status") == Status.TRUE.value
+    is_over = conditions.is_true(checkpoint, checkpoints.RESTORED)
     if is_over or checkpoint["metadata"].get("deletionTimestamp"):
         return None
     return Claimant(name=claim["name"], uid=claim["uid"], node=claim["node"])

@@ -62,7 +62,7 @@ class _Verdict:
 
 def is_chosen(value: Mapping[str, Any]) -> bool:
     """Whether the pod is chosen: then no other one will be."""
-    return _is(value, checkpoints.ACCEPTED, Status.TRUE)
+    return conditions.is_true(value, checkpoints.ACCEPTED)
 
 
 def is_waiting(value: Mapping[str, Any]) -> bool:
@@ -72,13 +72,13 @@ def is_waiting(value: Mapping[str, Any]) -> bool:
 
 def state_of(value: Mapping[str, Any]) -> str:
     """Return in a word how far it has come, for the metric."""
-    if _is(value, checkpoints.AVAILABLE, Status.TRUE):
+    if conditions.is_true(value, checkpoints.AVAILABLE):
         return "available"
-    if _is(value, checkpoints.FAILED, Status.TRUE):
+    if conditions.is_true(value, checkpoints.FAILED):
         return "failed"
     if is_chosen(value):
         return "saving"
-    return "refused" if _is(value, checkpoints.ACCEPTED, Status.FALSE) else "waiting"
+    return "refused" if conditions.is_false(value, checkpoints.ACCEPTED) else "waiting"
 
 
 STATES: Final = ("waiting", "refused", "saving", "available", "failed")
@@ -111,8 +111,7 @@ def is_wanted(value: Mapping[str, Any], pod: Mapping[str, Any]) -> bool:
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether kubelet calls the pod ready."""
-    found = conditions.find((pod.get("status") or {}).get("conditions") or (), "Ready")
-    return found is not None and found.get("status") == Status.TRUE.value
+    return conditions.is_true(pod, "Ready")
 
 
 def choose(
@@ -153,7 +152,7 @@ def chosen_pod_of(value: Mapping[str, Any]) -> ObjectRef | None:
     if value["metadata"].get("deletionTimestamp") or not is_chosen(value):
         return None
     if any(
-        _is(value, kind, Status.TRUE)
+        conditions.is_true(value, kind)
         for kind in (checkpoints.CAPTURED, checkpoints.AVAILABLE, checkpoints.FAILED)
     ):
         return None
@@ -189,12 +188,11 @@ def follow(value: JsonObject, *, pod: JsonObject | None, now: datetime) -> Decla
 
 def echo(value: JsonObject, *, now: datetime) -> Declare | None:
     """Let ``Available`` say why it failed, if the daemon has said it in ``Failed`` only."""
-    existing = (value.get("status") or {}).get("conditions") or ()
-    failed = conditions.find(existing, checkpoints.FAILED)
-    said = conditions.find(existing, checkpoints.AVAILABLE) or {}
-    is_ours = said.get("reason") in (None, CHOSEN, POD_GONE)
-    if failed is None or failed.get("status") != Status.TRUE.value or not is_ours:
+    available = conditions.said(value, checkpoints.AVAILABLE)
+    is_ours = available.get("reason") in (None, CHOSEN, POD_GONE)
+    if not conditions.is_true(value, checkpoints.FAILED) or not is_ours:
         return None
+    failed = conditions.said(value, checkpoints.FAILED)
     repeated = Condition(
         type=checkpoints.AVAILABLE,
         status=Status.FALSE,
@@ -367,11 +365,6 @@ def _wrong_label(labels: Mapping[str, str]) -> str:
         ),
         "",
     )
-
-
-def _is(value: Mapping[str, Any], kind: str, status: Status) -> bool:
-    found = conditions.find((value.get("status") or {}).get("conditions") or (), kind)
-    return found is not None and found.get("status") == status.value
 
 
 def _time(text: Any) -> datetime | None:

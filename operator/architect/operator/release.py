@@ -66,17 +66,14 @@ def claimant_of(checkpoint: Mapping[str, Any]) -> ObjectRef | None:
     claim = status.get("claimedBy") or {}
     public_text = claim.get("publicKey")
     # The wrapped key of a PersistentCheckpoint is read from there.
-    has_key = starts.source_of(checkpoint) or starts.stored(checkpoint).get("wrappedKey")
+    has_key = starts.source_of(checkpoint) or checkpoints.stored_in(checkpoint).get("wrappedKey")
     if not has_key or not public_text:
         return None
     if (status.get("keyRelease") or {}).get("publicKey") == public_text:
         return None
-    last = conditions.find(status.get("conditions") or (), checkpoints.KEY_RELEASED)
-    if (
-        last is not None
-        and last.get("status") == Status.FALSE.value
-        and str(last.get("message")).startswith(keys.claim_mark(public_text))
-    ):
+    refusal = conditions.said(checkpoint, checkpoints.KEY_RELEASED)
+    is_refused = conditions.is_false(checkpoint, checkpoints.KEY_RELEASED)
+    if is_refused and str(refusal.get("message")).startswith(keys.claim_mark(public_text)):
         return None
     return ObjectRef(
         resource=PODS,
@@ -118,7 +115,7 @@ def decide(
         return Refuse(public_text=public_text, reason=refused[0], message=refused[1])
     # Whose the key is, and where it is: of what was saved, not of who claims.
     source = persistent if is_start and persistent is not None else checkpoint
-    stored = starts.stored(source)
+    stored = checkpoints.stored_in(source)
     try:
         return Release(
             public_text=public_text,
@@ -184,9 +181,7 @@ def said(decision: Release | Refuse) -> Condition:
 def _what_ended(checkpoint: Mapping[str, Any]) -> tuple[str, str] | None:
     if checkpoint["metadata"].get("deletionTimestamp"):
         return "BeingDeleted", "the checkpoint is being deleted"
-    existing = checkpoint["status"].get("conditions") or ()
-    restored = conditions.find(existing, checkpoints.RESTORED)
-    if restored is not None and restored.get("status") == Status.TRUE.value:
+    if conditions.is_true(checkpoint, checkpoints.RESTORED):
         return "AlreadyRestored", "a pod goes on from it already, and it restores one only"
     return None
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from architect.api import names
 from architect.kube import checkpoints, conditions
-from architect.kube.conditions import Status
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
 from architect.operator.plan import Expire
 
@@ -86,8 +85,7 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
 
 def _read(value: Mapping[str, Any]) -> _Kept | None:
     metadata, status = value["metadata"], value.get("status") or {}
-    available = conditions.find(status.get("conditions") or (), checkpoints.AVAILABLE)
-    is_there = available is not None and available.get("status") == Status.TRUE.value
+    is_there = conditions.is_true(value, checkpoints.AVAILABLE)
     if metadata.get("deletionTimestamp") or not is_there:
         return None
     captured = str(status.get("capturedAt") or "")

@@ -20,7 +20,6 @@ from architect.checkpoint.keys import Binding
 from architect.core import podspec
 from architect.kube import access, checkpoints, conditions
 from architect.kube.access import Question
-from architect.kube.conditions import Status
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
 
 VERB: Final = "restore"
@@ -76,11 +75,11 @@ def what_differs(
         )
     if metadata.get("deletionTimestamp"):
         return NOT_AVAILABLE, f"PersistentCheckpoint {name} is being deleted"
-    available = conditions.find(status.get("conditions") or (), checkpoints.AVAILABLE)
-    if available is None or available.get("status") != Status.TRUE.value:
-        said = (available or {}).get("reason") or "nothing was saved yet"
+    if not conditions.is_true(persistent, checkpoints.AVAILABLE):
+        available = conditions.said(persistent, checkpoints.AVAILABLE)
+        said = available.get("reason") or "nothing was saved yet"
         return NOT_AVAILABLE, f"PersistentCheckpoint {name} is not available: {said}"
-    if not stored(persistent).get("wrappedKey"):
+    if not checkpoints.stored_in(persistent).get("wrappedKey"):
         return NOT_AVAILABLE, f"PersistentCheckpoint {name} does not say where it lies"
     saved = status.get("podRef") or {}
     if checkpoint["spec"].get("podRef") != saved or not saved.get("uid"):
@@ -106,12 +105,6 @@ def refused(asked: Question) -> tuple[str, str]:
         f"{asked.user} may not {asked.verb} PersistentCheckpoint {asked.target.name}: see "
         "docs/persistent-checkpoints.md",
     )
-
-
-def stored(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return where an object's data lies in the object store; empty if nowhere."""
-    found: Mapping[str, Any] = ((value.get("status") or {}).get("location") or {}).get("s3") or {}
-    return found
 
 
 def binding_of(persistent: Mapping[str, Any]) -> Binding:

@@ -64,16 +64,16 @@ def is_over(value: Mapping[str, Any]) -> bool:
     """Whether nobody will restore it any more."""
     if is_persistent(value):
         return False
-    return _is(value, checkpoints.RESTORED, Status.TRUE) or (
-        _is(value, checkpoints.CAPTURED, Status.TRUE)
-        and _is(value, checkpoints.AVAILABLE, Status.FALSE)
+    return conditions.is_true(value, checkpoints.RESTORED) or (
+        conditions.is_true(value, checkpoints.CAPTURED)
+        and conditions.is_false(value, checkpoints.AVAILABLE)
     )
 
 
 def for_checkpoint(checkpoint: Mapping[str, Any]) -> Remove | None:
     """Decide about the data of one Checkpoint that was changed."""
     place = place_of(checkpoint)
-    if place is None or not _is(checkpoint, checkpoints.STORED, Status.TRUE):
+    if place is None or not conditions.is_true(checkpoint, checkpoints.STORED):
         return None
     if not is_over(checkpoint):
         return None
@@ -83,8 +83,7 @@ def for_checkpoint(checkpoint: Mapping[str, Any]) -> Remove | None:
 def for_deleted(value: Mapping[str, Any]) -> Remove | None:
     """Decide about the data of an object that was deleted."""
     place = place_of(value)
-    location = (value.get("status") or {}).get("location") or {}
-    if place is None or not location.get("s3"):
+    if place is None or not checkpoints.stored_in(value):
         return None
     kind = "persistent checkpoint" if is_persistent(value) else "checkpoint"
     return Remove(place=place, why=f"{kind} {value['metadata']['name']} was deleted")
@@ -126,8 +125,3 @@ def _live(known: Iterable[Mapping[str, Any]]) -> dict[Place, bool]:
 def removed(why: str) -> Condition:
     """Return what a Checkpoint says once its data is gone."""
     return Condition(type=checkpoints.STORED, status=Status.FALSE, reason=REMOVED, message=why)
-
-
-def _is(checkpoint: Mapping[str, Any], kind: str, status: Status) -> bool:
-    found = conditions.find((checkpoint.get("status") or {}).get("conditions") or (), kind)
-    return found is not None and found.get("status") == status.value

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
+
+import pytest
 
 from architect.kube import conditions
 from architect.kube.conditions import Condition, Status
@@ -54,3 +57,20 @@ def test_a_time_is_written_in_utc_with_microseconds():
     east = datetime.timezone(datetime.timedelta(hours=2))
     at = datetime.datetime(2026, 1, 1, 2, 3, 4, 500000, tzinfo=east)
     assert conditions.micro_timestamp(at) == "2026-01-01T00:03:04.500000Z"
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        ({}, (False, False, False)),
+        ({"status": None}, (False, False, False)),
+        ({"status": {"conditions": None}}, (False, False, False)),
+        ({"status": {"conditions": [{"type": "B", "status": "True"}]}}, (False, False, False)),
+        ({"status": {"conditions": [{"type": "A", "status": "True"}]}}, (True, False, True)),
+        ({"status": {"conditions": [{"type": "A", "status": "False"}]}}, (False, True, True)),
+        ({"status": {"conditions": [{"type": "A", "status": "Unknown"}]}}, (False, False, False)),
+    ],
+)
+def test_what_an_object_says(value: dict[str, Any], answers: tuple[bool, bool, bool]) -> None:
+    asked = (conditions.is_true, conditions.is_false, conditions.is_decided)
+    assert tuple(ask(value, "A") for ask in asked) == answers

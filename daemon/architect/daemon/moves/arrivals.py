@@ -21,7 +21,7 @@ from architect.daemon import claims, images, starts, status
 from architect.daemon.claims import Fresh, Newcomer
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
-from architect.daemon.moves.bringing import Bringing, peer_of
+from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
@@ -30,7 +30,7 @@ from architect.daemon.offers import Node
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.store import PodStore
-from architect.kube import resources
+from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.events import EventType
 from architect.kube.resources import CHECKPOINTS, ObjectRef
@@ -305,7 +305,7 @@ class Arrivals:
             checkpoint=checkpoint["metadata"]["name"],
             departed=str(spec["podRef"]["uid"]),
             predecessor=str(spec["podRef"]["name"]),
-            is_local=peer_of(checkpoint).get("node") == self._node,
+            is_local=checkpoints.peer_of(checkpoint).get("node") == self._node,
             asked_at=asked_at,
         )
 

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.daemon.checkpoint import contents
 from architect.daemon.moves.depot import Depot
-from architect.daemon.moves.retrieving import stored_in
+from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
@@ -78,7 +78,7 @@ class Bringing:
         The node that saved is asked first, and the object store where that fails or never had it.
         """
         ends_at = time.monotonic() + seconds
-        if not (peer := peer_of(checkpoint)):
+        if not (peer := checkpoints.peer_of(checkpoint)):
             self._bring_from_store(checkpoint, ref, ends_at=ends_at)
             return
         try:
@@ -102,12 +102,12 @@ class Bringing:
                 f"checkpoint {checkpoint_id} is not on this node any more", reason="NoLocation"
             )
         manifest = contents.read(directory)
-        _accept(manifest, checkpoint, sha256=peer_of(checkpoint).get("manifestSha256"))
+        _accept(manifest, checkpoint, sha256=checkpoints.peer_of(checkpoint).get("manifestSha256"))
         contents.verify(directory, manifest)
         self._depot.move_here(checkpoint_id, to=ref.uid)
 
     def _bring_from_peer(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
-        peer = peer_of(checkpoint)
+        peer = checkpoints.peer_of(checkpoint)
         # Not durable: after a power cut the source still has it, and this pod is another one.
         self._fetch(
             peer["node"],
@@ -115,13 +115,13 @@ class Bringing:
             self._depot.arrival_of(ref.uid),
             accept=lambda found: _accept(found, checkpoint, sha256=peer.get("manifestSha256")),
             is_durable=False,
-            patience_seconds=STORED_PATIENCE_SECONDS if stored_in(checkpoint) else None,
+            patience_seconds=STORED_PATIENCE_SECONDS if checkpoints.stored_in(checkpoint) else None,
             timeout_seconds=max(1.0, ends_at - time.monotonic()),
         )
 
     def _bring_from_store(self, checkpoint: JsonObject, ref: ObjectRef, *, ends_at: float) -> None:
         name = checkpoint["metadata"]["name"]
-        if not stored_in(checkpoint):
+        if not checkpoints.stored_in(checkpoint):
             raise NodeError(f"checkpoint {name} lies nowhere", reason="NoLocation")
         if self._retrieve is None:
             raise NodeError(
@@ -142,14 +142,7 @@ class Bringing:
         if self._retrieve is None:
             return None
         found = self._api.find(ObjectRef.of(CHECKPOINTS, checkpoint))
-        return found if found is not None and stored_in(found) else None
-
-
-def peer_of(checkpoint: JsonObject) -> dict[str, Any]:
-    """Return with which node's daemon a checkpoint lies; empty if with none."""
-    location = (checkpoint.get("status") or {}).get("location") or {}
-    found: dict[str, Any] = location.get("peer") or {}
-    return found
+        return found if found is not None and checkpoints.stored_in(found) else None
 
 
 def _accept(manifest: Manifest, checkpoint: JsonObject, *, sha256: str | None) -> None:

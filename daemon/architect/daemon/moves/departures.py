@@ -37,7 +37,7 @@ from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.shared import SharedReads
 from architect.daemon.succession import Leaving, Succession
-from architect.kube import checkpoints, resources
+from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import CheckpointSpec, Trigger
 from architect.kube.errors import AlreadyExists, NotFound
@@ -303,7 +303,7 @@ class Departures:
             found = next((v for v in listed if v["metadata"]["uid"] == stay.checkpoint.uid), None)
             if found is None:
                 return
-            if objects.is_true(found, checkpoints.RESTORED):
+            if conditions.is_true(found, checkpoints.RESTORED):
                 left = stay.ends_at - time.monotonic()
                 time.sleep(max(0.0, min(FOLLOW_SECONDS, left)))
                 return
@@ -336,7 +336,7 @@ class Departures:
             value = self._api.create(where, checkpoints.build(spec))
         except AlreadyExists:
             value = self._api.get(where.resource, where.name, namespace=where.namespace)
-            if objects.is_known(value, checkpoints.CAPTURED):
+            if conditions.is_decided(value, checkpoints.CAPTURED):
                 raise Rejected(f"{where} has an outcome already", reason="AlreadyDecided") from None
         # With its location: if this daemon ends, the next one finds what it left unfinished.
         fields = objects.location(self._node, spec.pod.uid)

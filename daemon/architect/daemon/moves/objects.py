@@ -15,7 +15,7 @@ from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.identity import Identity
 from architect.daemon.vault.upload import Uploaded
-from architect.kube import checkpoints, conditions
+from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Capture, Owner, Trigger
 from architect.kube.conditions import Condition, Status
@@ -50,18 +50,6 @@ def of_manifest(manifest: Manifest) -> ObjectRef:
         }
     )
     return checkpoints.ref_of(pod, trigger=Trigger.DELETION)
-
-
-def is_true(value: JsonObject, kind: str) -> bool:
-    """Whether a condition of Checkpoint *value* holds."""
-    found = conditions.find((value.get("status") or {}).get("conditions") or (), kind)
-    return found is not None and found.get("status") == Status.TRUE.value
-
-
-def is_known(value: JsonObject, kind: str) -> bool:
-    """Whether a condition of Checkpoint *value* holds, or is said not to."""
-    found = conditions.find((value.get("status") or {}).get("conditions") or (), kind)
-    return found is not None and found.get("status") != Status.UNKNOWN.value
 
 
 def change(

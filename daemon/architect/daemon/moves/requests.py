@@ -36,7 +36,7 @@ from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.vault.service import Vault
-from architect.kube import checkpoints, resources
+from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.events import EventType
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
@@ -79,16 +79,16 @@ def decide(value: JsonObject, *, node: str, has_copy: bool) -> Step:
     found = value.get("status") or {}
     is_over = (
         bool(value["metadata"].get("deletionTimestamp"))
-        or objects.is_true(value, checkpoints.FAILED)
-        or objects.is_true(value, checkpoints.AVAILABLE)
+        or conditions.is_true(value, checkpoints.FAILED)
+        or conditions.is_true(value, checkpoints.AVAILABLE)
     )
     if is_over or found.get("node") != node:
         return Step.DROP if has_copy else Step.NOTHING
-    if not objects.is_true(value, checkpoints.ACCEPTED) or not found.get("podRef"):
+    if not conditions.is_true(value, checkpoints.ACCEPTED) or not found.get("podRef"):
         return Step.DROP if has_copy else Step.NOTHING
     if has_copy:
         return Step.STORE
-    return Step.LOSE if objects.is_true(value, checkpoints.CAPTURED) else Step.CAPTURE
+    return Step.LOSE if conditions.is_true(value, checkpoints.CAPTURED) else Step.CAPTURE
 
 
 class Requests:
@@ -345,7 +345,7 @@ class Requests:
             manifest = contents.read(directory)
             fields = objects.copied_fields(manifest, durations_seconds=took)
             said = objects.copied(self._node)
-            if not objects.is_true(value, checkpoints.CAPTURED):
+            if not conditions.is_true(value, checkpoints.CAPTURED):
                 with contextlib.suppress(Retryable):
                     self._say(value, said, fields=fields)
             found = self._vault.upload(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ class Retrieving:
         gives no key; Unavailable if it gives no answer; what the store says; FormatError.
         """
         ends_at = time.monotonic() + timeout_seconds
-        s3 = stored_in(checkpoint)
+        s3 = checkpoints.stored_in(checkpoint)
         if s3["bucket"] != self._vault.bucket:
             raise NodeError(
                 f"checkpoint {checkpoint['metadata']['name']} lies in bucket {s3['bucket']}, "
@@ -104,12 +104,11 @@ class Retrieving:
         began = time.monotonic()
         while True:
             value = self._api.get(CHECKPOINTS, ref.name, namespace=ref.namespace)
-            status = value.get("status") or {}
-            given = status.get("keyRelease") or {}
+            given = (value.get("status") or {}).get("keyRelease") or {}
             if given.get("publicKey") == public:
                 return keys.sealed_from_text(given["sealedKey"])
-            said = conditions.find(status.get("conditions") or (), checkpoints.KEY_RELEASED)
-            if said is not None and is_refusal(said, public):
+            said = conditions.said(value, checkpoints.KEY_RELEASED)
+            if is_refusal(said, public):
                 raise Rejected(
                     f"{ref}: the operator gives no key: {said['message']}", reason=said["reason"]
                 )
@@ -119,14 +118,7 @@ class Retrieving:
             time.sleep(max(KEY_STEP_SECONDS, (time.monotonic() - began) / LOOKS_PER_WAIT))
 
 
-def stored_in(checkpoint: JsonObject) -> dict[str, Any]:
-    """Return where in the object store a checkpoint lies; empty if it does not."""
-    location = (checkpoint.get("status") or {}).get("location") or {}
-    found: dict[str, Any] = location.get("s3") or {}
-    return found
-
-
-def is_refusal(said: JsonObject, public: str) -> bool:
+def is_refusal(said: Mapping[str, Any], public: str) -> bool:
     """Whether condition KeyReleased *said* refuses the key of the claim with key *public*."""
     is_false = said.get("status") == Status.FALSE.value
     return is_false and str(said.get("message")).startswith(keys.claim_mark(public))

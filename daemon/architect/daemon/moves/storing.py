@@ -20,7 +20,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.daemon.vault.service import Vault
-from architect.kube import checkpoints
+from architect.kube import checkpoints, conditions
 from architect.kube.api import Api
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Storing:
             found = self._api.find(objects.of_manifest(manifest))
         except Retryable:
             return False
-        return found is None or objects.is_true(found, checkpoints.RESTORED)
+        return found is None or conditions.is_true(found, checkpoints.RESTORED)
 
     def _say(self, uid: str, said: objects.Said) -> None:
         try:

@@ -27,7 +27,7 @@ from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.storing import Storing
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
-from architect.kube import checkpoints
+from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
@@ -71,11 +71,11 @@ def decide_saved(
     """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*."""
     if is_working:
         return Saved.KEEP
-    if checkpoint is None or objects.is_true(checkpoint, checkpoints.RESTORED):
+    if checkpoint is None or conditions.is_true(checkpoint, checkpoints.RESTORED):
         return Saved.REMOVE
     if age_seconds > ttl_seconds:
         return Saved.EXPIRE
-    if not objects.is_true(checkpoint, checkpoints.CAPTURED):
+    if not conditions.is_true(checkpoint, checkpoints.CAPTURED):
         return Saved.PUBLISH
     return Saved.KEEP
 
@@ -109,18 +109,17 @@ def decide_listed(
     if (checkpoint.get("spec") or {}).get("trigger") not in offers.MIGRATIONS:
         return Listed.KEEP
     status = checkpoint.get("status") or {}
-    peer = (status.get("location") or {}).get("peer") or {}
-    if peer.get("node") != node:
+    if checkpoints.peer_of(checkpoint).get("node") != node:
         return Listed.REMOVE if age_seconds > OVERDUE * ttl_seconds else Listed.KEEP
     if is_working or is_here:
         return Listed.KEEP
-    if not objects.is_known(checkpoint, checkpoints.CAPTURED):
+    if not conditions.is_decided(checkpoint, checkpoints.CAPTURED):
         return Listed.KEEP if is_leaving else Listed.CUT
     if age_seconds > OVER * ttl_seconds:
         return Listed.REMOVE
-    is_stored = objects.is_true(checkpoint, checkpoints.STORED)
+    is_stored = conditions.is_true(checkpoint, checkpoints.STORED)
     is_free = not status.get("claimedBy")
-    if is_free and not is_stored and objects.is_true(checkpoint, checkpoints.AVAILABLE):
+    if is_free and not is_stored and conditions.is_true(checkpoint, checkpoints.AVAILABLE):
         return Listed.LOST
     return Listed.KEEP
 
@@ -242,7 +241,7 @@ class Upkeep:
         if decision in (Saved.EXPIRE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
-        is_stored = checkpoint is None or objects.is_true(checkpoint, checkpoints.STORED)
+        is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)
         if self._storing is not None and not is_stored:
             self._storing.begin(uid)
         return True

@@ -75,7 +75,7 @@ class Claims:
 def is_claimed(value: Mapping[str, Any], about: About, *, by: str, source: str) -> bool:
     """Whether Checkpoint *value* is of what *about* says, lies with *source*, and *by* has it."""
     status = value.get("status") or {}
-    peer = (status.get("location") or {}).get("peer") or {}
+    peer = checkpoints.peer_of(value)
     pod = (value.get("spec") or {}).get("podRef") or {}
     return (
         not value["metadata"].get("deletionTimestamp")
