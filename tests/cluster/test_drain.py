@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
+from lab.dockerfiles import version
 from support.workloads import (
     Workload,
     apply,
@@ -23,6 +24,8 @@ from support.workloads import (
     service,
     workload,
 )
+
+CTR: Final = ("ctr", "-n", "k8s.io", "images")
 
 
 @contextmanager
@@ -122,6 +125,41 @@ def test_a_sleeping_pod_is_drained_without_waking_on_its_old_node(
         after = answer(app)
         assert after["identity"] == before["identity"]
         assert after["count"] == before["count"] + 1
+
+
+@contextmanager
+def tag_that_moves(cluster: Cluster, tag: str, images: Mapping[str, str]) -> Iterator[None]:
+    """Have *tag* stand for another image on each node of *images*."""
+    try:
+        for node, image in images.items():
+            cluster.node(node).exec([*CTR, "tag", "--force", image, tag])
+        yield
+    finally:
+        for node in images:
+            cluster.node(node).exec([*CTR, "rm", tag])
+
+
+def test_a_pod_whose_tag_is_another_image_there_starts_fresh_and_says_so(
+    architect: Cluster, namespace: str
+) -> None:
+    tag = "localhost/tagged:1"
+    here, there = (node.name for node in architect.nodes)
+    images = {here: "localhost/py:3", there: f"localhost/architect/operator:{version()}"}
+    with (
+        tag_that_moves(architect, tag, images),
+        workload(architect, namespace, "tagged", container={"image": tag}) as app,
+    ):
+        before = app.get()
+        with drained(app) as old:
+            new = successor(app, old)
+        assert new["spec"]["nodeName"] != old["spec"]["nodeName"]
+        assert answer(app)["identity"] != before["identity"]
+        (said,) = eventually(lambda: app.events(names.EVENT_RESTORE_FAILED), what="the event")
+        assert "ImageDiffers: checkpoint" in said
+        assert "container app ran image sha256:" in said
+        checkpoint = moved(app, old) or {}
+        assert conditions(checkpoint)["Captured"] == ("True", "Captured")
+        assert "claimedBy" not in checkpoint["status"]
 
 
 def test_a_deleted_pod_goes_on_in_its_replacement(architect: Cluster, namespace: str) -> None:

@@ -101,6 +101,8 @@ class Capture:
     image_bytes: int
     at: datetime.datetime
     requirements: Requirements
+    images: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Container to the digest of the image that it ran, where it is known."""
     peer_id: str = ""
     """Under what the node's daemon serves it to others; empty: it stays with its pod."""
     manifest_sha256: str = ""
@@ -213,6 +215,8 @@ def captured_status(capture: Capture) -> dict[str, Any]:
         requirements["kernel"] = needs.kernel
     if needs.criu:
         requirements["criu"] = needs.criu
+    if capture.images:
+        requirements["images"] = dict(capture.images)
     return {
         "formatVersion": FORMAT_VERSION,
         "capturedAt": conditions.timestamp(capture.at),

@@ -99,6 +99,8 @@ class Newcomer:
     """What its template consists of, to name a difference: :func:`identity.parts`."""
     has_started: bool = False
     """Whether a managed container of it ran before: then this is a restart, not a succession."""
+    images: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Container to all digests of the image that it will run, where they are known."""
     wish: Fresh | None = None
     """Why it wants no checkpoint of a predecessor."""
 
@@ -333,6 +335,7 @@ def _misfit(newcomer: Newcomer, who: Identity, offer: Offer, node: Node) -> Fres
             template_hash=who.template_hash,
             parts=newcomer.parts,
             containers=newcomer.containers,
+            images=newcomer.images,
         ) or offers.node_misfit(offer, node)
     except FormatError as error:
         return _about(offer, "Unreadable", str(error))

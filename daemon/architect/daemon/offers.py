@@ -10,6 +10,9 @@ The *kernel* is recorded and not compared: images hold what any kernel can be as
 CRIU itself refuses what this one cannot, by name and with the image kept, and nodes are drained
 first of all to get a new kernel. What is not recorded is not guessed: such a checkpoint does not
 fit.
+
+The *images* of the containers are those that the names in the template stand for at the moment: a
+tag may have moved. They are compared by digest, where the engines of both nodes tell it.
 """
 
 from __future__ import annotations
@@ -204,8 +207,12 @@ def template_misfit(
     template_hash: str,
     parts: Mapping[str, str],
     containers: frozenset[str],
+    images: Mapping[str, frozenset[str]],
 ) -> Misfit | None:
-    """Return how the pod's template differs from that of the pod that was saved; None if not."""
+    """Return how the pod's template differs from that of the pod that was saved; None if not.
+
+    Images are compared where both are known.
+    """
     theirs, ours = offer.template_hash, template_hash
     if theirs != ours:
         versions = [identity.hash_version(text) for text in (theirs, ours)]
@@ -221,6 +228,14 @@ def template_misfit(
     if offer.containers != containers:
         what = _listed(sorted(offer.containers ^ containers))
         return Misfit("ContainersDiffer", f"other containers are managed: {what}")
+    ran = podspec.texts(offer.requirements.get("images"), "requirements.images")
+    for name, digest in sorted(ran.items()):
+        if digest not in (here := images.get(name, frozenset((digest,)))):
+            return Misfit(
+                "ImageDiffers",
+                f"container {name} ran image {digest:.71}, and here its name is that of "
+                f"{_listed(sorted(here))}",
+            )
     return None
 
 

@@ -19,6 +19,7 @@ from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
 from architect.daemon import planner, settings, status
+from architect.daemon.engine_images import EngineImages
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.install import Layout
@@ -107,6 +108,7 @@ class Daemon:
             uploads=layout.uploads,
         )
         node = NodeFacts(host, current=names.CURRENT)
+        engine_images = EngineImages(host)
         identity = Identity(api, node=config.node_name)
         self._peer = Peer(
             config,
@@ -136,6 +138,7 @@ class Daemon:
             node=config.node_name,
             store=self._store,
             facts=node,
+            images=engine_images,
             depot=depot,
             succeeding=Succeeding(
                 api, node=config.node_name, patience_seconds=config.arrival_patience_seconds
@@ -156,6 +159,7 @@ class Daemon:
             keeper=self._keeper,
             host=host,
             facts=node,
+            images=engine_images,
             depot=depot,
             copies=copies,
             patience_seconds=config.capture_patience_seconds,

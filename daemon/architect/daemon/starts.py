@@ -102,7 +102,11 @@ def _fitting(
     ours = identity.template_hash(pod)
     offer = offers.of_persistent(source)
     misfit = offers.template_misfit(
-        offer, template_hash=ours, parts=newcomer.parts, containers=newcomer.containers
+        offer,
+        template_hash=ours,
+        parts=newcomer.parts,
+        containers=newcomer.containers,
+        images=newcomer.images,
     ) or offers.node_misfit(offer, node)
     if misfit is not None:
         return _about(name, misfit.reason, misfit.message)

@@ -50,7 +50,11 @@ class Builders:
     ) -> dict[str, Any]:
         policy = policy or Builders.policy()
         containers = containers or [
-            {"name": n, "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}
+            {
+                "name": n,
+                "image": "app:1",
+                "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
+            }
             for n in policy.containers
         ]
         return {

@@ -19,6 +19,7 @@ from architect.core.errors import ArchitectError
 from architect.core.wire import text
 from architect.daemon import claims, images, starts, status
 from architect.daemon.claims import Fresh, Newcomer
+from architect.daemon.engine_images import EngineImages
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.bringing import Bringing
@@ -75,6 +76,7 @@ class Arrivals:
         node: str,
         store: PodStore,
         facts: NodeFacts,
+        images: EngineImages,
         depot: Depot,
         succeeding: Succeeding,
         starting: Starting | None,
@@ -86,6 +88,7 @@ class Arrivals:
         self._node = node
         self._store = store
         self._node_facts = facts
+        self._images = images
         self._depot = depot
         self._succeeding = succeeding
         self._starting = starting
@@ -250,11 +253,13 @@ class Arrivals:
             newcomer = claims.newcomer_of(value, has_started=False)
             if views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
-            if (source := starts.source_of(value)) is not None:
-                found = self._start_from(source, ref, value, newcomer, pod)
-            elif (never := claims.never(newcomer)) is not None:
+            source = starts.source_of(value)
+            if source is None and (never := claims.never(newcomer)) is not None:
                 log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
                 return Outcome(is_restored=False, reason=never.reason, message=never.message)
+            newcomer = replace(newcomer, images=self._images.names(_images_of(value, newcomer)))
+            if source is not None:
+                found = self._start_from(source, ref, value, newcomer, pod)
             else:
                 found = self._succeeding.claim(
                     value, newcomer, node=self._this_node(), is_leaving=lambda: pod.is_leaving
@@ -376,3 +381,9 @@ class _Pod:
         self.outcome: Outcome | None = None
         self.is_leaving = False
         """Set by whoever learns it, without the lock: what comes is not for it any more."""
+
+
+def _images_of(value: JsonObject, newcomer: Newcomer) -> dict[str, str]:
+    """Return by container what its template calls its image."""
+    containers = value["spec"]["containers"]
+    return {c["name"]: c["image"] for c in containers if c["name"] in newcomer.containers}

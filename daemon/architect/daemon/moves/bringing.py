@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.daemon.checkpoint import contents
+from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
@@ -148,12 +149,16 @@ class Bringing:
 def _accept(manifest: Manifest, checkpoint: JsonObject, *, sha256: str | None) -> None:
     """Raise Rejected unless *manifest* is the one of *checkpoint*: that is what was claimed."""
     spec, about = checkpoint["spec"], manifest.about
+    needs = (checkpoint.get("status") or {}).get("requirements") or {}
+    ran = objects.images_in(manifest)
     for what, said, claimed in (
         ("SHA-256", manifest.sha256, sha256),
         ("namespace", about.namespace, checkpoint["metadata"]["namespace"]),
         ("pod", about.pod_uid, spec["podRef"]["uid"]),
         ("template", about.template_hash, spec.get("templateHash", "")),
         ("containers", sorted(about.containers), sorted(spec["containers"])),
+        # What an earlier version saved does not name them.
+        ("images", ran, needs.get("images", ran)),
     ):
         if said != claimed:
             raise Rejected(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,6 +21,7 @@ from architect.checkpoint.manifest import About, Container, Manifest
 from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailable
 from architect.core.identity import Identity
 from architect.daemon.checkpoint import contents
+from architect.daemon.engine_images import EngineImages
 from architect.daemon.host import Host
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects
@@ -73,6 +74,7 @@ class Captures:
         keeper: KeeperLink,
         host: Host,
         facts: NodeFacts,
+        images: EngineImages,
         depot: Depot,
         copies: Copies,
         patience_seconds: float,
@@ -81,6 +83,7 @@ class Captures:
         self._keeper = keeper
         self._host = host
         self._node_facts = facts
+        self._images = images
         self._depot = depot
         self._copies = copies
         self._patience_seconds = patience_seconds
@@ -114,6 +117,7 @@ class Captures:
     def _save_once(
         self, pod: ManagedPod, value: JsonObject, who: Identity, *, trigger: Trigger
     ) -> Manifest:
+        images = self._images_of(value)
         reason = f"its successor goes on with its memory ({trigger.value})"
         self._keeper.capture(
             pod.uid,
@@ -125,10 +129,10 @@ class Captures:
         about = self._fill(
             directory,
             pod,
-            value,
             id=pod.uid,
             template_hash=who.template_hash,
             owner=objects.owner_of(who),
+            images=images,
             within_seconds=PACK_SECONDS,
         )
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
@@ -141,6 +145,7 @@ class Captures:
     def _copy_once(
         self, pod: ManagedPod, value: JsonObject, *, id: str, template_hash: str
     ) -> Copied:
+        images = self._images_of(value)
         directory = self._copies.begin(id)
         slept = self._keeper.status(pod.uid).state is PodState.ASLEEP
         started = time.monotonic()
@@ -150,10 +155,10 @@ class Captures:
             about = self._fill(
                 directory,
                 pod,
-                value,
                 id=id,
                 template_hash=template_hash,
                 owner=None,
+                images=images,
                 within_seconds=COPY_SECONDS,
             )
             self._copies.check_room()
@@ -168,20 +173,25 @@ class Captures:
         self,
         directory: Path,
         pod: ManagedPod,
-        value: JsonObject,
         *,
         id: str,
         template_hash: str,
         owner: Owner | None,
+        images: Mapping[str, str],
         within_seconds: float,
     ) -> About:
         """Put files and images of a pod that is asleep into *directory*; return what they are."""
         self._pack(pod.uid, directory, within_seconds=within_seconds)
         about = self._about(
-            pod, value, id=id, template_hash=template_hash, owner=owner, directory=directory
+            pod, id=id, template_hash=template_hash, owner=owner, images=images, directory=directory
         )
         self._depot.link_images(pod.uid, pod.managed, into=directory)
         return about
+
+    def _images_of(self, value: JsonObject) -> dict[str, str]:
+        """Return what each container runs. Asked before anything stands still."""
+        statuses = value["status"].get("containerStatuses") or ()
+        return self._images.ids({s["name"]: str(s.get("imageID") or "") for s in statuses})
 
     def _leave(self, uid: str, *, reason: str) -> None:
         """Make the keeper let the pod go for good, also one that is killed when it is asked."""
@@ -216,17 +226,13 @@ class Captures:
     def _about(
         self,
         pod: ManagedPod,
-        value: JsonObject,
         *,
         id: str,
         template_hash: str,
         owner: Owner | None,
+        images: Mapping[str, str],
         directory: Path,
     ) -> About:
-        digests = {
-            status["name"]: str(status.get("imageID") or "").rpartition("@")[2]
-            for status in value["status"].get("containerStatuses") or ()
-        }
         return About(
             id=id,
             namespace=pod.namespace,
@@ -238,7 +244,7 @@ class Captures:
             owner=owner,
             containers={
                 name: Container(
-                    image_digest=digests.get(name, ""),
+                    image_digest=images.get(name, ""),
                     init_sha256=self._depot.init_of(pod.uid, name),
                     tree=saved.image(name),
                     layer=_layer_in(directory, name),

@@ -141,6 +141,12 @@ def not_stored(reason: str, message: str) -> Said:
     )
 
 
+def images_in(manifest: Manifest) -> dict[str, str]:
+    """Return what each container ran, where it is known: the image's digest."""
+    containers = manifest.about.containers
+    return {name: c.image_digest for name, c in containers.items() if c.image_digest}
+
+
 def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
     """Return the status fields of a saved pod, as its manifest tells them."""
     about = manifest.about
@@ -152,6 +158,7 @@ def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
         image_bytes=manifest.total_bytes,
         at=about.created,
         requirements=about.requirements,
+        images=images_in(manifest),
         durations_seconds={} if seconds is None else {"capture": seconds},
     )
 

@@ -100,9 +100,11 @@ class Starting:
                 ) from None
         for _ in range(objects.CONFLICTS):
             try:
-                value = checkpoints.set_status(
-                    self._api, value, fields={"location": objects.source_of(source)}
-                )
+                fields = {
+                    "location": objects.source_of(source),
+                    "requirements": source["status"]["requirements"],
+                }
+                value = checkpoints.set_status(self._api, value, fields=fields)
                 return checkpoints.claim(self._api, value, pod=ref, node=self._node)
             except Conflict:
                 time.sleep(objects.CONFLICT_SECONDS)

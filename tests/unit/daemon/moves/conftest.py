@@ -44,7 +44,11 @@ Json = dict[str, Any]
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "owner-1"}
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
 CHECKPOINTS = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints"
-RUNNING = {"name": "app", "ready": True, "state": {"running": {}}, "restartCount": 0}
+DIGEST = f"sha256:{'a' * 64}"
+RUNNING = {
+    **{"name": "app", "ready": True, "state": {"running": {}}, "restartCount": 0},
+    "imageID": DIGEST,
+}
 NEEDS = Requirements(architecture="amd64", cpu_features=("avx2",), kernel="6.12", criu="4.2.1")
 
 
@@ -154,6 +158,23 @@ class HostDouble:
         return ""
 
 
+class ImagesDouble:
+    """An engine that has one image under a name."""
+
+    def __init__(self) -> None:
+        self.digests = {"app:1": DIGEST}
+
+    def ids(self, references: dict[str, str]) -> dict[str, str]:
+        return {key: ref for key, ref in references.items() if ref in self.digests.values()}
+
+    def names(self, references: dict[str, str]) -> dict[str, frozenset[str]]:
+        return {
+            key: frozenset((self.digests[ref],))
+            for key, ref in references.items()
+            if ref in self.digests
+        }
+
+
 class Facts:
     requirements = NEEDS
 
@@ -183,6 +204,7 @@ class Node:
         self.requests: Any = None
         self.now = time.time()
         self.metrics = Metrics()
+        self.images = ImagesDouble()
         self.restart()
         cluster.put(
             OWNER_PATH,
@@ -209,6 +231,7 @@ class Node:
             node="node1",
             store=self.store,
             facts=cast(Any, Facts()),
+            images=cast(Any, self.images),
             depot=self.depot,
             succeeding=Succeeding(self.api, node="node1", patience_seconds=20),
             starting=Starting(self.api, node="node1", patience_seconds=5),
@@ -239,6 +262,7 @@ class Node:
             keeper=cast(Any, self.keeper),
             host=cast(Any, HostDouble()),
             facts=cast(Any, Facts()),
+            images=cast(Any, self.images),
             depot=self.depot,
             copies=self.copies,
             patience_seconds=1,

@@ -371,3 +371,34 @@ def test_of_a_node_that_is_lost_with_all_it_had_nothing_comes(node: Any) -> None
     assert answer["restore"] is False
     assert "does not run" in answer["message"]
     assert retrieved == []
+
+
+def test_a_tag_that_has_moved_is_told_and_brings_nothing_back(node: Any) -> None:
+    node.saved()
+    saved = node.checkpoint("old")
+    assert saved["status"]["requirements"]["images"] == {"app": node.images.digests["app:1"]}
+    node.images.digests["app:1"] = f"sha256:{'b' * 64}"
+    node.pod("new", is_running=False)
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["reason"]) == (False, "ImageDiffers")
+    assert "container app ran image sha256:aaaa" in answer["message"]
+    assert node.claimant("old") == ""
+
+
+@pytest.mark.parametrize("known", ["there", "here", "nowhere"])
+def test_images_are_compared_where_both_nodes_know_them(node: Any, known: str) -> None:
+    digests = node.images.digests
+    node.images.digests = digests if known == "there" else {}
+    node.saved()
+    node.images.digests = digests if known == "here" else {}
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+
+
+def test_a_manifest_of_another_image_is_not_what_was_claimed(node: Any) -> None:
+    node.saved()
+    value = node.checkpoint("old")
+    value["status"]["requirements"]["images"] = {"app": f"sha256:{'b' * 64}"}
+    node.images.digests = {}
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["reason"] == "WrongCheckpoint"
