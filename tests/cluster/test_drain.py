@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -162,13 +163,21 @@ def test_a_pod_whose_tag_is_another_image_there_starts_fresh_and_says_so(
         assert "claimedBy" not in checkpoint["status"]
 
 
-def test_a_deleted_pod_goes_on_in_its_replacement(architect: Cluster, namespace: str) -> None:
-    with workload(architect, namespace, "deleted") as app:
+def test_a_deleted_pod_goes_on_in_its_replacement_and_its_hook_knows_the_new_one(
+    architect: Cluster, namespace: str
+) -> None:
+    hook = ["sh", "-c", "echo $HOSTNAME >/tmp/hook"]
+    annotations = {names.IDLE: "1h", names.AFTER_RESTORE: json.dumps(hook)}
+    with workload(architect, namespace, "deleted", annotations=annotations) as app:
         before = app.get()
         old = app.pod()
         app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
-        successor(app, old)
+        new = successor(app, old)
         assert answer(app)["identity"] == before["identity"]
+        (said,) = eventually(lambda: app.events(names.EVENT_HOOK_RAN), what="event HookRan")
+        assert "after-restore of container app ended well" in said
+        name = new["metadata"]["name"]
+        assert app.kubectl("exec", name, "--", "cat", "/tmp/hook").strip() == name
 
 
 def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,19 @@ COUNTING = (
 )
 
 
+class Events:
+    """The keeper's events, in order."""
+
+    def __init__(self, client: wire.Client) -> None:
+        self._client = client
+
+    def until(self, event: str) -> dict[str, Any]:
+        """Return the next one of that kind."""
+        while (told := self._client.receive()).get("event") != event:
+            pass
+        return told
+
+
 class Mover:
     """Does what the daemon does between two pods of one host, without its files."""
 
@@ -34,16 +49,22 @@ class Mover:
         self._uids: dict[Container, str] = {}
 
     def pod(
-        self, uid: str, args: list[str] | None = None, *, policy: dict[str, Any] = POLICY
+        self,
+        uid: str,
+        args: list[str] | None = None,
+        *,
+        policy: dict[str, Any] = POLICY,
+        env: Sequence[str] = (),
     ) -> Container:
-        config = spec(args or ["sh", "-c", COUNTING], annotations=in_pod(uid, policy=policy))
+        annotations = in_pod(uid, policy=policy)
+        config = spec(args or ["sh", "-c", COUNTING], annotations=annotations, env=env)
         made = self.host.container(config, has_pipes=True)
         self._uids[made] = uid
         return made
 
-    def counting(self, uid: str) -> Container:
+    def counting(self, uid: str, **more: Any) -> Container:
         """Return a pod that has counted to three."""
-        made = self.pod(uid).start()
+        made = self.pod(uid, **more).start()
         made.until("3\n")
         return made
 
@@ -51,6 +72,14 @@ class Mover:
         path = self.host.run_directory / "keeper.sock"
         with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
             return client.call(op, **arguments)
+
+    @contextlib.contextmanager
+    def events(self) -> Iterator[Events]:
+        """Subscribe to what the keeper tells."""
+        path = self.host.run_directory / "keeper.sock"
+        with wire.Client(path, timeout_seconds=DEADLINE_SECONDS) as client:
+            client.call("subscribe")
+            yield Events(client)
 
     def save_on_leaving(self, uid: str) -> None:
         """Answer `leaving` with yes, after the pod was saved."""

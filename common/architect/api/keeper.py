@@ -124,6 +124,9 @@ class Event(enum.Enum):
     """As of ``woke``: it slept while its image was copied, and for nothing else."""
     RESTORED = "restored"
     """``container``: it goes on with the memory that came for it (or sleeps with it)."""
+    HOOK = "hook"
+    """``container``, ``status``, ``duration_seconds``, ``message`` (the end of its output) and
+    ``is_late`` (killed) of a user's command after a restore; or ``reason`` and ``message``."""
     SLEEP_FAILED = "sleep-failed"
     """``reason``, ``message``, ``hint``: what was dumped is restored and packets are released."""
     WAKE_FAILED = "wake-failed"

@@ -25,6 +25,7 @@ ON_RESTORE_FAILURE: Final = "architect.dev/on-restore-failure"
 START_FROM: Final = "architect.dev/start-from"
 RUNTIME: Final = "architect.dev/runtime"
 PRIORITY: Final = "architect.dev/priority"
+AFTER_RESTORE: Final = "architect.dev/after-restore"
 
 USER_ANNOTATIONS: Final = (
     IDLE,
@@ -37,6 +38,7 @@ USER_ANNOTATIONS: Final = (
     START_FROM,
     RUNTIME,
     PRIORITY,
+    AFTER_RESTORE,
 )
 
 VENDOR_PREFIX: Final = "architect.loopholelabs.io/"
@@ -87,6 +89,8 @@ EVENT_RESTORE_FAILED: Final = "RestoreFailed"
 EVENT_CAPTURED: Final = "Captured"
 EVENT_CAPTURE_FAILED: Final = "CaptureFailed"
 EVENT_RESTORED: Final = "Restored"
+EVENT_HOOK_RAN: Final = "HookRan"
+EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"

@@ -90,6 +90,8 @@ class ContainerPolicy:
     shadow_ports: tuple[int, ...] = ()
     """Traffic to these ports neither wakes nor counts as activity."""
     probes: tuple[Probe, ...] = ()
+    after_restore: tuple[str, ...] = ()
+    """A command that runs in the container once it goes on with another pod's memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,10 @@ class Policy:
 
 
 def _container_dict(container: ContainerPolicy) -> dict[str, Any]:
+    # Who does not use it has a policy that earlier versions of daemon and runtime can read.
+    hook = {"after_restore": list(container.after_restore)} if container.after_restore else {}
     return {
+        **hook,
         "idle_seconds": container.idle_seconds,
         "warmup_seconds": container.warmup_seconds,
         "wake_on": container.wake_on.value,
@@ -166,7 +171,8 @@ def _probe_dict(probe: Probe) -> dict[str, Any]:
 
 def _container(value: Any, name: str) -> ContainerPolicy:
     fields = _object(value, f"containers.{name}")
-    _no_others(fields, {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes"})
+    known = {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes", "after_restore"}
+    _no_others(fields, known)
     idle = fields.get("idle_seconds")
     return ContainerPolicy(
         idle_seconds=None if idle is None else _seconds(idle, f"{name}.idle_seconds"),
@@ -176,6 +182,7 @@ def _container(value: Any, name: str) -> ContainerPolicy:
             _port(p, f"{name}.shadow_ports") for p in _list(fields.get("shadow_ports", []), name)
         ),
         probes=tuple(_probe(p, name) for p in _list(fields.get("probes", []), name)),
+        after_restore=_words(fields.get("after_restore", []), f"{name}.after_restore"),
     )
 
 
@@ -184,10 +191,10 @@ def _probe(value: Any, name: str) -> Probe:
     _no_others(fields, {"kind", "port", "argv"})
     kind = _enum(ProbeKind, fields.get("kind"), f"{name}.probes.kind")
     if kind is ProbeKind.EXEC:
-        argv = _list(fields.get("argv"), f"{name}.probes.argv")
-        if not argv or not all(isinstance(a, str) for a in argv):
+        argv = _words(fields.get("argv"), f"{name}.probes.argv")
+        if not argv:
             raise PolicyError(f"{name}.probes.argv: {argv!r} is not a list of words")
-        return Probe(kind=kind, argv=tuple(argv))
+        return Probe(kind=kind, argv=argv)
     return Probe(kind=kind, port=_port(fields.get("port"), f"{name}.probes.port"))
 
 
@@ -206,6 +213,12 @@ def _list(value: Any, key: str) -> list[Any]:
     if not isinstance(value, list):
         raise PolicyError(f"{key}: {value!r:.80} is not a list")
     return value
+
+
+def _words(value: Any, key: str) -> tuple[str, ...]:
+    if not all(isinstance(word, str) for word in _list(value, key)):
+        raise PolicyError(f"{key}: {value!r:.80} is not a list of words")
+    return tuple(value)
 
 
 def _seconds(value: Any, key: str) -> float:

@@ -30,6 +30,7 @@ QUOTED_CHARACTERS: Final = 80
 
 ALLOWED_DURATION: Final = "a duration such as 90s, 5m or 1h30m (at most 8760h)"
 ALLOWED_PORTS: Final = "ports from 1 to 65535, such as 9090,9100"
+ALLOWED_COMMAND: Final = 'a JSON list of the words of a command, such as ["/bin/refresh", "all"]'
 ALLOWED_OBJECT: Final = 'a JSON object keyed by container name, such as {"app": …}'
 
 # RFC 1123 subdomain: what Kubernetes allows as an object's name.
@@ -224,6 +225,20 @@ def integer(value: Any) -> int:
     if not -(2**31) <= number < 2**31:
         raise ValueError("too large")
     return number
+
+
+def command(value: Any) -> tuple[str, ...]:
+    """Return the words of a command, a JSON list of strings. Raises ValueError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except RecursionError as error:
+            raise ValueError("not a list") from error
+    if not isinstance(value, list) or not value or not value[0]:
+        raise ValueError("not a command")
+    if not all(isinstance(word, str) and "\0" not in word for word in value):
+        raise ValueError("not words")
+    return tuple(value)
 
 
 def object_name(value: Any) -> str:

@@ -107,6 +107,9 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
     shadow_ports = reader.per_container(
         names.SHADOW_PORTS, values.ports, allowed=values.ALLOWED_PORTS, managed=managed
     )
+    after_restore = reader.per_container(
+        names.AFTER_RESTORE, values.command, allowed=values.ALLOWED_COMMAND, managed=managed
+    )
     migrate = reader.scalar(names.MIGRATE, values.member(Migrate), allowed=_members(Migrate))
     on_failure = reader.scalar(
         names.ON_RESTORE_FAILURE,
@@ -153,6 +156,7 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
                     wake_on=wake_on.get(container.name, WakeOn.PACKETS),
                     shadow_ports=shadow_ports.get(container.name, ()),
                     probes=container.probes,
+                    after_restore=after_restore.get(container.name, ()),
                 )
                 for container in reader.containers
                 if container.name in managed
@@ -163,6 +167,8 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
         start_from=start_from,
         priority=priority,
     )
+    if after_restore and migrate is Migrate.NEVER and start_from is None:
+        reader.warn(f"{names.AFTER_RESTORE} has no effect: the pod does not move")
     _warn_about(reader, policy, idle=idle)
     return Reading(policy=policy, runtime_class=chosen_class, warnings=tuple(reader.warnings))
 

@@ -441,6 +441,8 @@ class Daemon:
             self._metrics.failures.labels("wake", reason).inc()
         elif event is Event.WAKE_BLOCKED:
             self._metrics.failures.labels("wake", "Blocked").inc()
+        elif event is Event.HOOK and message.get("status") != 0:
+            self._metrics.failures.labels("hook", status.hook_failure(message)).inc()
 
     # Health
 

@@ -111,6 +111,8 @@ def note_of(
         held = int(message.get("held_packets") or 0)
         text = f"awake after {took}{because}, {held} packets held meanwhile"
         return Note(reason=names.EVENT_WOKE, text=text, action="Wake")
+    if event is Event.HOOK:
+        return _hook_note(message, took=took)
     said = _said(message)
     if event is Event.SLEEP_FAILED:
         is_worth = is_refused or message.get("lost") or message.get("reason") == NO_SPACE
@@ -147,6 +149,33 @@ def note_of(
             event_type=EventType.WARNING,
         )
     return None
+
+
+def hook_failure(message: Mapping[str, Any]) -> str:
+    """Return the metric label for why a hook did not end well."""
+    if "status" not in message:
+        return str(message.get("reason") or "Unknown")
+    return "Late" if message.get("is_late") else "Failed"
+
+
+def _hook_note(message: Mapping[str, Any], *, took: str) -> Note:
+    name, output = message.get("container"), str(message.get("message") or "")
+    if message.get("status") == 0:
+        text = f"{names.AFTER_RESTORE} of container {name} ended well after {took}"
+        return Note(reason=names.EVENT_HOOK_RAN, text=text, action="Restore")
+    if "status" not in message:
+        why = f"did not run: {_said(message)}"
+    elif message.get("is_late"):
+        why = f"was killed after {took}, its limit: {output}"
+    else:
+        why = f"ended with status {message['status']} after {took}: {output}"
+    return Note(
+        reason=names.EVENT_HOOK_FAILED,
+        text=f"{names.AFTER_RESTORE} of container {name} {why.rstrip(': ')}; "
+        "the application goes on",
+        action="Restore",
+        event_type=EventType.WARNING,
+    )
 
 
 def wake_kind(reason: str) -> str:

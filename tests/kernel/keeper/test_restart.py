@@ -15,6 +15,7 @@ from architect.api import names
 from architect.api.keeper import PodState
 from architect.shim import record_files
 from architect.shim.keeper import processes
+from architect.shim.keeper.hooks import Children, Hooks
 from architect.shim.keeper.loop import Future
 from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.pod import Pod
@@ -43,7 +44,11 @@ class Running:
         self.keeper = keeper
         self.network = NodeNetwork(keeper.loop, Warden())
         self.service = Service(
-            loop=keeper.loop, server=keeper.server, network=self.network, version="test"
+            loop=keeper.loop,
+            server=keeper.server,
+            network=self.network,
+            hooks=Hooks(keeper.loop, Children(keeper.loop)),
+            version="test",
         )
         self.service.recover()
         self.pod: Pod = self.service.register(sleeper.container.record.id)

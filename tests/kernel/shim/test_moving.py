@@ -93,6 +93,52 @@ def test_a_pod_that_starts_from_a_saved_one_asks_at_its_start_only(mover: Mover)
     assert [c["op"] for c in mover.daemon.calls if c["pod"] == "uid-b"] == ["arriving"]
 
 
+def hooked(*argv: str) -> dict[str, Any]:
+    return {**POLICY, "containers": {"app": {"after_restore": list(argv)}}}
+
+
+def test_a_hook_runs_in_the_successor_with_its_environment(mover: Mover) -> None:
+    policy = hooked("sh", "-c", "echo hook of $POD as $(id -u), $$ of $PPID > /proc/1/fd/1; echo x")
+    old = mover.counting("uid-a", policy=policy, env=["POD=old"])
+    mover.leave(old)
+    mover.bring("uid-a", to="uid-b")
+    with mover.events() as events:
+        new = mover.pod("uid-b", policy=policy, env=["POD=new"]).start()
+        eventually(lambda: "hook of new as 0" in new.output(), what="the hook's own words")
+        told = events.until("hook")
+        assert (told["pod"], told["container"], told["status"]) == ("uid-b", "app", 0)
+        assert (told["message"], told["is_late"]) == ("x", False)
+        mover.ask("sleep", pod="uid-b", reason="test")
+        mover.ask("wake", pod="uid-b", reason="test")
+        events.until("woke")
+    eventually(lambda: len(numbers(new)) > 3, what="output of the successor")
+    assert new.output().count("hook of") == 1  # its own sleep changed nothing
+    assert "hook of" not in old.output()
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "output"),
+    [
+        (["sh", "-c", "echo err >&2; exit 7"], 7, "err"),
+        (["sh", "-c", "kill -9 $$"], 137, ""),
+        (["no-such-program"], 255, "no-such-program"),
+        (["sh", "-c", "yes | head -c 100000; echo end"], 0, "end"),
+    ],
+    ids=["fails", "signal", "missing", "talks"],
+)
+def test_a_hook_that_fails_is_told_and_the_application_goes_on(
+    mover: Mover, argv: list[str], status: int, output: str
+) -> None:
+    old, _ = mover.moved("uid-a", to="uid-b")
+    with mover.events() as events:
+        new = mover.pod("uid-b", policy=hooked(*argv)).start()
+        told = events.until("hook")
+    assert told["status"] == status
+    assert told["message"].endswith(output) or output in told["message"]
+    assert len(told["message"]) <= 1024
+    assert_goes_on(new, after=old)
+
+
 def test_a_daemon_that_was_killed_after_it_had_begun_is_waited_for(mover: Mover) -> None:
     old = mover.counting("uid-a")
     mover.save_on_leaving("uid-a")

@@ -63,6 +63,7 @@ def test_every_key_is_read() -> None:
             names.SHADOW_PORTS: "9100, 9090,9100",
             names.ON_RESTORE_FAILURE: "retry",
             names.PRIORITY: "-7",
+            names.AFTER_RESTORE: '["/bin/refresh", "-a", ""]',
         },
         *BOTH,
     )
@@ -71,6 +72,7 @@ def test_every_key_is_read() -> None:
     assert (db.wake_on, db.shadow_ports) == (WakeOn.CONNECTIONS, (9090, 9100))
     assert (found.migrate, found.on_restore_failure) == (Migrate.EVICTION, OnRestoreFailure.RETRY)
     assert found.priority == -7
+    assert db.after_restore == ("/bin/refresh", "-a", "")
 
 
 def test_values_per_container_hold_for_those_they_name() -> None:
@@ -79,9 +81,12 @@ def test_values_per_container_hold_for_those_they_name() -> None:
             names.IDLE: '{"app": "60s", "db": "never"}',
             names.WAKE_ON: '{"db": "exec"}',
             names.SHADOW_PORTS: '{"app": [9090, 9091], "db": "9100"}',
+            names.AFTER_RESTORE: '{"db": ["kill", "-HUP", "1"]}',
         },
         *BOTH,
     )
+    assert found.containers["app"].after_restore == ()
+    assert found.containers["db"].after_restore == ("kill", "-HUP", "1")
     app, db = found.containers["app"], found.containers["db"]
     assert (app.idle_seconds, db.idle_seconds) == (60.0, None)
     assert (app.wake_on, db.wake_on) == (WakeOn.PACKETS, WakeOn.EXEC)
@@ -92,6 +97,14 @@ def test_migration_alone_opts_in_without_sleep() -> None:
     found = policy({names.MIGRATE: "true"})
     assert found.containers["app"].idle_seconds is None
     assert policy_from_annotations({names.MIGRATE: "false"}, BOTH) is None
+
+
+def test_a_hook_of_a_pod_that_does_not_move_is_warned_about() -> None:
+    hook = {names.AFTER_RESTORE: '["refresh"]'}
+    (warning,) = warnings({names.IDLE: "60s", names.MIGRATE: "false", **hook})
+    assert warning == f"{names.AFTER_RESTORE} has no effect: the pod does not move"
+    assert warnings({names.IDLE: "60s", **hook}) == ()
+    assert warnings({names.START_FROM: "warm", **hook}) == ()
 
 
 def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> None:
@@ -171,6 +184,13 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         ),
         (names.START_FROM, "../warm", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "warm,hot", "the name of a PersistentCheckpoint"),
+        (names.AFTER_RESTORE, "/bin/refresh", "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, "[]", "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, '[""]', "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, '["a", 7]', "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, '["a\\u0000b"]', "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, "[" * 5000, "a JSON list of the words of a command"),
+        (names.AFTER_RESTORE, '{"app": "refresh"}', "a JSON list of the words of a command"),
         (names.RUNTIME, "crun", "runc, runsc"),
         (names.PRIORITY, "1_000", "an integer"),
         (names.PRIORITY, "2147483648", "2147483647"),

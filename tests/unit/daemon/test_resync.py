@@ -207,3 +207,40 @@ def test_a_sleep_that_is_tried_again_is_no_event() -> None:
 )
 def test_reasons_of_wakes_become_a_few_metric_labels(reason: str, kind: str) -> None:
     assert status.wake_kind(reason) == kind
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "text", "failure"),
+    [
+        ({"status": 0, "duration_seconds": 0.25, "message": "ok"}, "HookRan", "after 250ms", None),
+        (
+            {"status": 3, "duration_seconds": 0.25, "message": "no such host"},
+            "HookFailed",
+            "status 3 after 250ms: no such host; the application goes on",
+            "Failed",
+        ),
+        (
+            {"status": 137, "duration_seconds": 60, "message": "", "is_late": True},
+            "HookFailed",
+            "killed after 1m00s, its limit; the application goes on",
+            "Late",
+        ),
+        (
+            {"reason": "HookNotRun", "message": "cannot run runc"},
+            "HookFailed",
+            "did not run: HookNotRun: cannot run runc; the application goes on",
+            "HookNotRun",
+        ),
+    ],
+)
+def test_how_a_hook_ended_is_told(
+    said: dict[str, Any], reason: str, text: str, failure: str | None
+) -> None:
+    message = {"container": "app", **said}
+    note = status.note_of(Event.HOOK, message, pod=None, is_refused=False)
+    assert note is not None
+    assert note.reason == reason
+    assert note.text.startswith("architect.dev/after-restore of container app ")
+    assert note.text.endswith(text)
+    if failure is not None:
+        assert status.hook_failure(message) == failure

@@ -15,6 +15,7 @@ from architect.api import names
 from architect.core.errors import ArchitectError
 from architect.shim.keeper import criu
 from architect.shim.keeper.control import Server
+from architect.shim.keeper.hooks import Children, Hooks
 from architect.shim.keeper.loop import Loop
 from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.service import Service
@@ -63,8 +64,15 @@ def _serve(options: Options, log: logging.Logger) -> int:
     server = criu.Server(loop, options.criu)
     network = NodeNetwork(loop, warden)
     version = _version()
-    service = Service(loop=loop, server=server, network=network, version=version)
-    _handle_signals(loop, server)
+    children = Children(loop)
+    service = Service(
+        loop=loop,
+        server=server,
+        network=network,
+        hooks=Hooks(loop, children),
+        version=version,
+    )
+    _handle_signals(loop, server, children)
     log.info("keeper %s, pid %d", version, os.getpid())
     server.prepare()
     service.recover()
@@ -77,16 +85,17 @@ def _serve(options: Options, log: logging.Logger) -> int:
     return 0
 
 
-def _handle_signals(loop: Loop, server: criu.Server) -> None:
+def _handle_signals(loop: Loop, server: criu.Server, children: Children) -> None:
     def on_child(_: int, __: FrameType | None) -> None:
         while True:
             try:
-                pid, _status = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if not pid:
                 return
             server.reaped(pid)
+            children.reaped(pid, status)
 
     def on_end(_: int, __: FrameType | None) -> None:
         loop.stop()

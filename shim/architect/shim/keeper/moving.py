@@ -13,12 +13,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, Rejected
+from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.shim.keeper import images, lifecycle
+from architect.shim.keeper.container import Container
+from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Task
 from architect.shim.keeper.pod import FRESH_STATUS, Copying, Pod
@@ -30,7 +32,9 @@ TERMINATED_STATUS: Final = 143
 
 
 class MovingPod(Pod):
-    """The pods of the keeper's service."""
+    """The pods of the keeper's service, which sets :attr:`hooks`."""
+
+    hooks: Hooks
 
     ends_with: Sequence[Sequence[str]] = ()
     """The commands that kubelet runs in a container before it ends it (preStop hooks)."""
@@ -215,6 +219,24 @@ class MovingPod(Pod):
             self.network.adopt([c for c in self.containers.values() if c.find_init() is not None])
         yield from self.wake(reason="restored")
         self._tell(Event.RESTORED, container=name)
+        if container.policy.after_restore:
+            self._loop.spawn(self._run_hook(container), name=f"hook of {self}")
+
+    def _run_hook(self, container: Container) -> Task[None]:
+        """Run what the user wants done once memory has moved, and tell how it ended."""
+        try:
+            ended = yield from self.hooks.run(container.record, container.policy.after_restore)
+        except NodeError as error:
+            said: dict[str, Any] = {"reason": error.reason, "message": str(error)}
+        else:
+            said = {
+                "status": ended.status,
+                "duration_seconds": ended.seconds,
+                "message": ended.output,
+                "is_late": ended.is_late,
+            }
+        log.info("%s: hook of container %s: %s", self, container.name, said)
+        self._tell(Event.HOOK, container=container.name, **said)
 
     def refuse(self, name: str, *, reason: str, message: str, is_dirty: bool = False) -> None:
         """Say that a hollow container cannot go on with what came for it.

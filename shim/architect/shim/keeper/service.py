@@ -27,6 +27,7 @@ from architect.shim.keeper import (
 from architect.shim.keeper.arguments import Arguments, commands, patience, reason
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
+from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
@@ -45,11 +46,12 @@ class Service:
     """Every pod of the node that has a managed container."""
 
     def __init__(
-        self, *, loop: Loop, server: criu.Server, network: NodeNetwork, version: str
+        self, *, loop: Loop, server: criu.Server, network: NodeNetwork, hooks: Hooks, version: str
     ) -> None:
         self._loop = loop
         self._server = server
         self._network = network
+        self._hooks = hooks
         self._version = version
         self._started = time.time()
         self._pods: dict[str, MovingPod] = {}
@@ -354,6 +356,7 @@ class Service:
                 network=self._network.pod(record.pod),
                 emit=self._emit,
             )
+            pod.hooks = self._hooks
             self._pods[record.pod] = pod
         if (old := pod.containers.get(record.container)) is not None:
             if old.record.id == identity:

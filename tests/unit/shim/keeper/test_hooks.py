@@ -1,0 +1,159 @@
+"""Commands after a restore: their output, status and limit, with a program for the runtime."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import pytest
+
+from architect.core.errors import NodeError
+from architect.shim.keeper import hooks, processes
+from architect.shim.keeper.hooks import Children, Ended, Hooks
+from architect.shim.keeper.loop import Loop, Task
+from architect.shim.records import Record
+
+T = TypeVar("T")
+RUNTIME = """#!/bin/sh
+# As runc does it: the command is a child, and its status is ours.
+echo "$@" > {told}
+while [ "$1" != exec ]; do shift; done
+shift 2
+"$@" &
+wait $!
+"""
+
+
+def record(runtime: Path, *, systemd: bool = False) -> Record:
+    return Record(
+        id="c1",
+        pod="uid",
+        namespace="ns",
+        pod_name="web",
+        container="app",
+        sandbox_id=None,
+        bundle="/b",
+        pid_file=None,
+        runc_root="/run/runc",
+        systemd_cgroup=systemd,
+        runtime=str(runtime),
+        netns=None,
+        policy={},
+        init_sha="0" * 64,
+        created=0.0,
+        hollow=False,
+    )
+
+
+class World:
+    def __init__(self, directory: Path) -> None:
+        self.loop = Loop()
+        self.children = Children(self.loop)
+        self.told = directory / "told"
+        self.runtime = directory / "runtime"
+        self.runtime.write_text(RUNTIME.format(told=self.told))
+        self.runtime.chmod(0o755)
+
+    def reap(self, _: int, __: FrameType | None) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self.children.reaped(pid, status)
+
+    def run(self, *argv: str, limit: float = 60.0, runtime: Path | None = None) -> Ended:
+        made = Hooks(self.loop, self.children, limit_seconds=limit)
+        return self.finish(made.run(record(runtime or self.runtime, systemd=True), argv))
+
+    def finish(self, task: Task[T]) -> T:
+        done = self.loop.spawn(task, name="test")
+        done.when_done(lambda _: self.loop.stop())
+        if not done.is_done:
+            self.loop.run()
+        return done.result()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    signal.set_wakeup_fd(made.loop.wakeup_descriptor(), warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGCHLD, made.reap)
+    yield made
+    signal.signal(signal.SIGCHLD, before)
+    signal.set_wakeup_fd(-1)
+
+
+def test_the_lower_runtime_executes_it(world: World) -> None:
+    ended = world.run("sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (ended.status, ended.output, ended.is_late) == (3, "out\nerr", False)
+    assert world.told.read_text().startswith(
+        "--root /run/runc --systemd-cgroup exec c1 sh -c echo out"
+    )
+
+
+def test_of_much_output_the_end_is_kept(world: World) -> None:
+    ended = world.run("sh", "-c", "i=0; while [ $i -lt 9999 ]; do i=$((i+1)); echo $i; done")
+    assert ended.output.endswith("9998\n9999")
+    assert len(ended.output) <= hooks.MAX_OUTPUT_BYTES
+
+
+def test_one_that_does_not_end_is_killed(world: World) -> None:
+    ended = world.run("sh", "-c", "trap '' TERM; echo begun; exec sleep 4321", limit=0.5)
+    assert (ended.status, ended.output.split()[0], ended.is_late) == (137, "begun", True)
+    left = [
+        pid
+        for pid in processes.all_pids()
+        if b"4321" in _command_line(pid) and b"sleep" in _command_line(pid)
+    ]
+    assert left == []
+
+
+def test_a_runtime_that_does_not_notice_is_killed_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "END_SECONDS", 0.3)
+    world.runtime.write_text("#!/bin/sh\nexec sleep 4322\n")
+    started = time.monotonic()
+    ended = world.run("true", limit=0.2)
+    assert (ended.status, ended.is_late) == (137, True)
+    assert time.monotonic() - started < 60
+
+
+def test_what_it_leaves_running_keeps_nobody(world: World) -> None:
+    ended = world.run("sh", "-c", "sleep 5 & echo done")
+    assert (ended.status, ended.output) == (0, "done")
+
+
+def test_a_runtime_that_is_not_there_is_told(world: World, tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match=r"cannot run .*missing: No such file") as caught:
+        world.run("true", runtime=tmp_path / "missing")
+    assert caught.value.reason == "HookNotRun"
+
+
+def test_no_descriptor_is_left(world: World) -> None:
+    made = Hooks(world.loop, world.children)
+    open_now: list[int] = []
+
+    def several() -> Task[None]:
+        for _ in range(5):
+            yield from made.run(record(world.runtime), ["true"])
+            open_now.append(len(os.listdir("/proc/self/fd")))
+
+    world.finish(several())
+    assert len(open_now) == 5
+    assert len(set(open_now)) == 1
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
