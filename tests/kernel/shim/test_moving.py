@@ -122,9 +122,11 @@ def test_a_hook_runs_in_the_successor_with_its_environment(mover: Mover) -> None
         (["sh", "-c", "echo err >&2; exit 7"], 7, "err"),
         (["sh", "-c", "kill -9 $$"], 137, ""),
         (["no-such-program"], 255, "no-such-program"),
+        # No option of the lower runtime, which would have it write a file of the host.
+        (["--pid-file", "/dev/shm/architect-test-hook", "true"], 255, "--pid-file"),
         (["sh", "-c", "yes | head -c 100000; echo end"], 0, "end"),
     ],
-    ids=["fails", "signal", "missing", "talks"],
+    ids=["fails", "signal", "missing", "option", "talks"],
 )
 def test_a_hook_that_fails_is_told_and_the_application_goes_on(
     mover: Mover, argv: list[str], status: int, output: str
