@@ -4,9 +4,10 @@ A program of its own, since it is run in a node's network and its memory is look
 
     python -m bench.bucketside DIRECTORY ENDPOINT REGION BUCKET MEBIBYTES RUNS
 
-One line of JSON for each run: seconds of four transfers of the same bytes, and at the end the most
-memory that ours took. *Plainly* is what awscrt makes of one file: parts of 8 MiB, as many at once
-as it likes, read and written by its own threads; no compression, encryption or hash of content.
+Lines of JSON: the most memory that ours took in a first run, then for each run, ours and plainly by
+turns, seconds of four transfers of the same bytes. *Plainly* is what awscrt makes of one file:
+parts of 8 MiB, as many at once as it likes, read and written by its own threads; no compression,
+encryption or hash of content.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
+from architect.daemon.heap import Heap
 from architect.daemon.vault.download import Downloader
 from architect.daemon.vault.store import Store
 from architect.daemon.vault.upload import Recipient, Uploader
@@ -47,30 +49,35 @@ def main(words: list[str]) -> None:
     work = Path(directory)
     source = work / "source"
     manifest = _make(source, int(mebibytes))
-    ours = _Ours(settings)
     before = _peak_bytes()
-    for number in range(int(runs)):
-        seconds = {}
-        transfers: list[tuple[str, Callable[[], None]]] = [
-            ("up", lambda number=number: ours.up(source, manifest, work, number)),  # type: ignore[misc]
-            ("down", lambda: ours.down(work / "target")),
-        ]
-        for name, transfer in transfers:
-            seconds[name] = _timed(transfer)
+    heap = Heap()
+    heap.prepare()
+    ours = _Ours(settings)
+
+    def transfer(number: int) -> dict[str, float]:
+        with heap.busy():
+            seconds = {
+                "up": _timed(lambda: ours.up(source, manifest, work, number)),
+                "down": _timed(lambda: ours.down(work / "target")),
+            }
         contents.verify(work / "target", manifest)
         shutil.rmtree(work / "target")
-        print(json.dumps(seconds), flush=True)
+        return seconds
+
+    # Not counted, as it is the first: but for its memory, before there is any that is not ours.
+    transfer(0)
     print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
-    ours.store.close()
-    # Last: its memory is not ours.
     plain = _Plain(settings)
-    for _ in range(int(runs)):
-        seconds = {
-            "plain_up": _timed(lambda: plain.up(source / PAGES)),
-            "plain_down": _timed(lambda: plain.down(work / "plain")),
-        }
+    for number in range(1, int(runs) + 1):
+        print(json.dumps(transfer(number)), flush=True)
+        with heap.busy():
+            seconds = {
+                "plain_up": _timed(lambda: plain.up(source / PAGES)),
+                "plain_down": _timed(lambda: plain.down(work / "plain")),
+            }
         (work / "plain").unlink()
         print(json.dumps(seconds), flush=True)
+    ours.store.close()
 
 
 class _Ours:

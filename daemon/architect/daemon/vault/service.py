@@ -14,6 +14,7 @@ from architect.checkpoint import envelope
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError
+from architect.daemon.heap import Heap
 from architect.daemon.metrics import Metrics
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.identity import Identity
@@ -36,6 +37,8 @@ def open_vault(
     settings = config.store
     if settings is None:
         return None
+    heap = Heap()
+    heap.prepare()
     key = ClusterKey(api, namespace=config.namespace, name=config.key_config_map)
 
     def open_store() -> Bucket:
@@ -52,6 +55,7 @@ def open_vault(
         authorities=lambda: key.current().authorities,
         credentials=identity.current,
         metrics=metrics,
+        heap=heap,
         floor_bytes=config.free_floor_bytes,
     )
 
@@ -69,6 +73,7 @@ class Vault:
         authorities: Callable[[], Sequence[x509.Certificate]],
         credentials: Callable[[], Credentials],
         metrics: Metrics,
+        heap: Heap,
         floor_bytes: int,
     ) -> None:
         self.bucket = bucket
@@ -78,6 +83,7 @@ class Vault:
         self._authorities = authorities
         self._credentials = credentials
         self._metrics = metrics
+        self._heap = heap
         self._floor_bytes = floor_bytes
         self._opening = threading.Lock()
         self._made: tuple[Uploader, Downloader] | None = None
@@ -92,7 +98,8 @@ class Vault:
     ) -> Uploaded:
         """Send a checkpoint: see :meth:`Uploader.upload`."""
         uploader, _ = self._parts()
-        return uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
+        with self._heap.busy():
+            return uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
 
     def describe(self, key: str, *, sha256: str) -> Envelope:
         """Return what lies at *key*: see :meth:`Downloader.describe`."""
@@ -110,14 +117,15 @@ class Vault:
     ) -> Downloaded:
         """Get a checkpoint: see :meth:`Downloader.download`."""
         _, downloader = self._parts()
-        return downloader.download(
-            described,
-            data_key,
-            target,
-            floor_bytes=self._floor_bytes,
-            is_durable=is_durable,
-            timeout_seconds=timeout_seconds,
-        )
+        with self._heap.busy():
+            return downloader.download(
+                described,
+                data_key,
+                target,
+                floor_bytes=self._floor_bytes,
+                is_durable=is_durable,
+                timeout_seconds=timeout_seconds,
+            )
 
     def _parts(self) -> tuple[Uploader, Downloader]:
         """Return what works with the store, made once: what it bounds, it bounds for all."""
