@@ -307,7 +307,8 @@ def _why_not(
     newcomer: Newcomer, who: Identity, offer: Offer, node: Node, limits: Bounds
 ) -> Fresh | None:
     """Return why a checkpoint that the pod has not claimed is not for it; None if it is."""
-    if offer.claimed_by:
+    is_lost = offer.is_over and not offer.is_restored
+    if offer.claimed_by and not is_lost:
         return _about(offer, "Taken", f"pod {offer.claimed_by_name} has claimed it")
     if offer.is_restored:
         return _about(offer, "Taken", "a pod went on from it")

@@ -2,10 +2,12 @@
 
 A claim is given up by the daemon that made it. Where that daemon's machine is gone for good, nobody
 does. Whether it is, is not guessed from silence: a machine that is only cut off may run the pod,
-and memory runs once. (It runs again of a pod that was lost after it went on and before it had said
-so: decision 7.) It is gone when its Node object is, or when an administrator, or whoever
+and memory runs once. It is gone when its Node object is, or when an administrator, or whoever
 manages machines, has said so with the taint ``node.kubernetes.io/out-of-service`` (KEP-2268), by
 which Kubernetes itself lets go of a pod's name and volumes. The pod must be gone as well.
+
+A daemon says that a pod goes on (``Restored`` is ``Unknown``) before its first instruction. Of a
+pod that was lost after that, nobody knows whether it ran: nothing goes on from there any more.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from architect.kube.conditions import Condition, Status
 OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 
 REASON: Final = "ClaimantLost"
+
+MAY_HAVE_RUN: Final = "MayHaveRun"
+"""Reason of ``Available``: nobody will go on from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,9 @@ def claimant_of(checkpoint: Mapping[str, Any]) -> Claimant | None:
     trigger = (checkpoint.get("spec") or {}).get("trigger")
     if trigger in (Trigger.SLEEP.value, Trigger.REQUEST.value) or not claim:
         return None
-    is_over = conditions.is_true(checkpoint, checkpoints.RESTORED)
+    is_over = conditions.is_true(checkpoint, checkpoints.RESTORED) or conditions.is_false(
+        checkpoint, checkpoints.AVAILABLE
+    )
     if is_over or checkpoint["metadata"].get("deletionTimestamp"):
         return None
     return Claimant(name=claim["name"], uid=claim["uid"], node=claim["node"])
@@ -57,11 +64,17 @@ def is_lost(
     return any(taint.get("key") == OUT_OF_SERVICE for taint in taints)
 
 
-def given_back(claimant: Claimant) -> Condition:
-    """Return what the checkpoint says afterwards."""
-    return Condition(
-        type=checkpoints.CLAIMED,
-        status=Status.FALSE,
-        reason=REASON,
-        message=f"pod {claimant.name} is gone with node {claimant.node}",
-    )
+def freed(checkpoint: Mapping[str, Any], claimant: Claimant) -> tuple[Condition, dict[str, Any]]:
+    """Return what the checkpoint says, with the fields, once its claimant is lost."""
+    gone = f"pod {claimant.name} is gone with node {claimant.node}"
+    if conditions.said(checkpoint, checkpoints.RESTORED).get("status") == Status.UNKNOWN.value:
+        said = Condition(
+            type=checkpoints.AVAILABLE,
+            status=Status.FALSE,
+            reason=MAY_HAVE_RUN,
+            message=f"{gone}, and may have gone on before: memory runs once",
+        )
+        return said, {}
+    return Condition(type=checkpoints.CLAIMED, status=Status.FALSE, reason=REASON, message=gone), {
+        "claimedBy": None
+    }

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from architect.kube import checkpoints, conditions
 from architect.kube.conditions import Condition, Status
 from architect.kube.resources import PERSISTENT_CHECKPOINTS
+from architect.operator import abandoned
 
 ORPHAN_AGE: Final = timedelta(hours=1)
 """How long data waits for its Checkpoint: a node that saved its pods while the API server was away
@@ -61,8 +62,12 @@ def place_of(value: Mapping[str, Any]) -> Place | None:
 
 
 def is_over(value: Mapping[str, Any]) -> bool:
-    """Whether nobody will restore it any more."""
-    if is_persistent(value):
+    """Whether nobody will restore it any more.
+
+    Of one that may have run, and may not, the data is kept as long as the object.
+    """
+    available = conditions.said(value, checkpoints.AVAILABLE)
+    if is_persistent(value) or available.get("reason") == abandoned.MAY_HAVE_RUN:
         return False
     return conditions.is_true(value, checkpoints.RESTORED) or (
         conditions.is_true(value, checkpoints.CAPTURED)

@@ -111,19 +111,15 @@ class Sweeper:
             node = self._api.find(ObjectRef(resource=NODES, name=claimant.node))
             if not abandoned.is_lost(claimant, pod=pod, node=node):
                 return
-            checkpoints.set_status(
-                self._api, value, abandoned.given_back(claimant), fields={"claimedBy": None}
-            )
+            said, fields = abandoned.freed(value, claimant)
+            checkpoints.set_status(self._api, value, said, fields=fields)
         except (Conflict, NotFound):
             return  # it was changed meanwhile: decided anew at its next event
         except (Rejected, Retryable) as error:
             ref = ObjectRef.of(CHECKPOINTS, value)
             log.warning("%s: the claim of pod %s stays: %s", ref, claimant.name, error)
             return
-        log.info(
-            "%s: given back, since pod %s is gone with node %s",
-            ObjectRef.of(CHECKPOINTS, value), claimant.name, claimant.node,
-        )  # fmt: skip
+        log.info("%s: %s: %s", ObjectRef.of(CHECKPOINTS, value), said.reason, said.message)
 
     def _sweep_pods(self, pods: tuple[JsonObject, ...]) -> None:
         self._unmanaged.keep_only({pod["metadata"]["uid"] for pod in pods})

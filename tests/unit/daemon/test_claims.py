@@ -54,6 +54,17 @@ def test_who_can_have_none_never_waits_and_never_claims(who, reason):
     assert fresh(who, checkpoint(), checkpoint("b", **CAPTURING), siblings=leaving) == reason
 
 
+def test_what_a_lost_pod_may_have_run_is_told_and_not_taken():
+    lost = checkpoint(
+        claimed_by="gone", state={"Captured": "True", "Available": "False", "Restored": "Unknown"}
+    )
+    assert fresh(newcomer(), lost) == "NotAvailable"
+    restored = checkpoint(
+        claimed_by="gone", state={"Captured": "True", "Available": "False", "Restored": "True"}
+    )
+    assert fresh(newcomer(), restored) == "Taken"
+
+
 def test_an_indexed_jobs_pod_may_have_one():
     job = dataclasses.replace(OWNER, kind="Job", api_version="batch/v1")
     who = newcomer(owner=job, ordinal=3)

@@ -90,8 +90,8 @@ def stored(server: Any) -> dict[str, Any]:
     return found
 
 
-def put(server: Any) -> None:
-    value = checkpoint()
+def put(server: Any, **status: Any) -> None:
+    value = checkpoint(**status)
     server.put(CHECKPOINTS.path(namespace="shop", name=value["metadata"]["name"]), value)
 
 
@@ -108,6 +108,18 @@ def test_a_lost_claim_is_given_back(server: Any, sweeper: Any, api: Api, how: st
     assert said is not None
     assert (said["status"], said["reason"]) == ("False", "ClaimantLost")
     assert "node n2" in said["message"]
+
+
+def test_what_a_lost_pod_may_have_run_is_nobodys_any_more(server: Any, sweeper: Any) -> None:
+    restoring = {"type": "Restored", "status": "Unknown", "reason": "Restoring", "message": ""}
+    put(server, conditions=[restoring])
+    sweeper.free_claims_of(its_pod())
+    status = stored(server)["status"]
+    assert status["claimedBy"] == CLAIM
+    said = conditions.said(stored(server), checkpoints.AVAILABLE)
+    assert (said["status"], said["reason"]) == ("False", "MayHaveRun")
+    assert said["message"].startswith("pod web-new is gone with node n2, and may have gone on")
+    assert abandoned.claimant_of(stored(server)) is None  # it is over
 
 
 def test_one_whose_pod_or_node_is_there_is_kept(server: Any, sweeper: Any) -> None:

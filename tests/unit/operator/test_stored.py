@@ -131,6 +131,13 @@ def test_data_is_kept_as_long_as_somebody_may_want_it(said: dict[str, str], is_o
     assert (stored.for_checkpoint(value) is not None) is is_over
 
 
+def test_data_that_may_not_have_run_is_kept_as_long_as_its_object() -> None:
+    value = checkpoint(is_stored=True, Available="False")
+    conditions.find(value["status"]["conditions"], "Available")["reason"] = "MayHaveRun"  # type: ignore[index]
+    assert not stored.is_over(value)
+    assert stored.for_checkpoint(value) is None
+
+
 def test_what_never_got_there_is_not_looked_for() -> None:
     assert stored.for_checkpoint(checkpoint(is_stored=False, Restored="True")) is None
     assert stored.for_deleted(checkpoint(is_stored=False)) is None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.core import durations
-from architect.core.errors import ArchitectError
+from architect.core.errors import ArchitectError, Retryable
 from architect.core.wire import text
 from architect.daemon import claims, images, starts, status
 from architect.daemon.claims import Fresh, Newcomer
@@ -28,6 +28,7 @@ from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.offers import Node
+from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.store import PodStore
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 ANSWER_SECONDS: Final = 100.0
 """From a question to its answer: less than the runtime waits (``ARRIVING_SECONDS``), so that none
 comes to somebody who has started fresh meanwhile."""
+
+ANNOUNCE_SECONDS: Final = 30.0
+"""How long an API server that is away keeps a pod waiting for which everything is there."""
+API_SECONDS: Final = 0.5
 
 EXPECTED: Final = frozenset(
     {
@@ -235,17 +240,18 @@ class Arrivals:
         decided = self._depot.decided(ref.uid)
         if decided is not None and not decided.checkpoint:
             return Outcome(is_restored=False, reason=decided.reason, message=decided.message)
-        if decided is not None and self._depot.arrival(ref.uid) is not None:
-            self._depot.note(ref.uid, replace(decided, has_come=True))
-            return Outcome(is_restored=True, reason="Restored")
-        if decided is not None and decided.has_come:
-            return Outcome(is_restored=False, reason="AlreadyRestored", message="it has run since")
         known = self._store.get(ref.uid)
-        if known is not None and known.owner is None and known.policy.start_from is None:
-            return Outcome(is_restored=False, reason="NoController")  # no call leaves the node
         deadline = time.monotonic() + ANSWER_SECONDS
         claimed: Decided | None = None
         try:
+            if decided is not None and self._depot.arrival(ref.uid) is not None:
+                claimed = replace(decided, has_come=True)
+                return self._go_on(ref, claimed, ends_at=deadline)
+            if decided is not None and decided.has_come:
+                text = "it has run since"
+                return Outcome(is_restored=False, reason="AlreadyRestored", message=text)
+            if known is not None and known.owner is None and known.policy.start_from is None:
+                return Outcome(is_restored=False, reason="NoController")  # no call leaves the node
             value = self._api.find(ref)
             if value is None:
                 return Outcome(is_restored=False, reason="PodGone")
@@ -269,14 +275,32 @@ class Arrivals:
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
             self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
-            self._depot.note(ref.uid, replace(claimed, has_come=True))
-            return Outcome(is_restored=True, reason="Restored")
+            claimed = replace(claimed, has_come=True)
+            return self._go_on(ref, claimed, ends_at=deadline)
         except (ArchitectError, OSError) as error:
             reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("restore", reason).inc()
             if claimed is not None:
                 self._tell_end(ref.uid, claimed, objects.not_restored(str(error)))
             return self._fresh(ref, known, Fresh(reason=reason, message=str(error)))
+
+    def _go_on(self, ref: ObjectRef, decided: Decided, *, ends_at: float) -> Outcome:
+        """Announce that the pod goes on, before its first instruction. Raises ArchitectError.
+
+        If this node is lost from here on, nobody knows whether the pod ran, and the memory is not
+        given to another one.
+        """
+        self._depot.note(ref.uid, decided)
+        if not decided.is_announced:
+            where = _where(decided)
+            patiently(
+                lambda: objects.change(self._api, where, objects.restoring(self._node)),
+                seconds=min(ANNOUNCE_SECONDS, ends_at - time.monotonic()),
+                step_seconds=API_SECONDS,
+                again=(Retryable,),
+            )
+            self._depot.note(ref.uid, replace(decided, is_announced=True))
+        return Outcome(is_restored=True, reason="Restored")
 
     def _fresh(self, ref: ObjectRef, pod: ManagedPod | None, found: Fresh) -> Outcome:
         """Write down that the pod starts fresh, and say so where somebody hoped for more."""
@@ -362,9 +386,7 @@ class Arrivals:
         fields: Mapping[str, Any] | None = None,
     ) -> None:
         """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
-        where = ObjectRef(
-            resource=CHECKPOINTS, namespace=decided.namespace, name=decided.checkpoint
-        )
+        where = _where(decided)
         try:
             objects.change(self._api, where, said, fields=fields)
             self._depot.note(uid, replace(decided, is_told=True))
@@ -381,6 +403,11 @@ class _Pod:
         self.outcome: Outcome | None = None
         self.is_leaving = False
         """Set by whoever learns it, without the lock: what comes is not for it any more."""
+
+
+def _where(decided: Decided) -> ObjectRef:
+    """Return the Checkpoint that was claimed."""
+    return ObjectRef(resource=CHECKPOINTS, namespace=decided.namespace, name=decided.checkpoint)
 
 
 def _images_of(value: JsonObject, newcomer: Newcomer) -> dict[str, str]:

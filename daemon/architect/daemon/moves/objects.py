@@ -252,6 +252,18 @@ def not_captured(reason: str, message: str) -> Said:
     )
 
 
+def restoring(node: str) -> Said:
+    """Return what is said before the first instruction of a pod that goes on."""
+    return (
+        Condition(
+            type=checkpoints.RESTORED,
+            status=Status.UNKNOWN,
+            reason="Restoring",
+            message=f"all of it is on node {node}, and the pod is about to go on",
+        ),
+    )
+
+
 def restored(node: str, *, after_seconds: float | None) -> Said:
     """Return what is said once a pod goes on."""
     when = "" if after_seconds is None else f", {durations.render(after_seconds)} after its start"
@@ -280,18 +292,23 @@ def not_restored(message: str) -> Said:
             reason="RestoreFailed",
             message=message,
         ),
+        Condition(
+            type=checkpoints.RESTORED,
+            status=Status.FALSE,
+            reason="RestoreFailed",
+            message=message,
+        ),
     )
 
 
 def given_back(pod: str) -> tuple[Said, dict[str, Any]]:
     """Return what is said, with the fields, once a pod left before it had begun."""
-    said = Condition(
-        type=checkpoints.CLAIMED,
-        status=Status.FALSE,
-        reason="GivenBack",
-        message=f"pod {pod} left before it had begun",
+    message = f"pod {pod} left before it had begun"
+    said = tuple(
+        Condition(type=kind, status=Status.FALSE, reason="GivenBack", message=message)
+        for kind in (checkpoints.CLAIMED, checkpoints.RESTORED)
     )
-    return (said,), {"claimedBy": None}
+    return said, {"claimedBy": None}
 
 
 def over(reason: str, message: str) -> Said:

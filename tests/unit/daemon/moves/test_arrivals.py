@@ -14,6 +14,7 @@ import pytest
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.moves import arrivals
 from architect.kube.errors import Conflict
 
 
@@ -139,6 +140,7 @@ def test_what_has_not_begun_hands_on_what_came_for_it(node: Any) -> None:
     assert node.leaving("new")["reason"] == "NotBegun"
     assert node.claimant("old") == ""
     assert node.conditions("old")["Claimed"] == "False GivenBack"
+    assert node.conditions("old")["Restored"] == "False GivenBack"
     assert node.checkpoint("new") is None
     node.pod("newer", is_running=False)
     assert node.arriving("newer")["restore"] is True
@@ -246,7 +248,7 @@ def test_a_restore_that_failed_for_good_is_said_in_the_checkpoint(node: Any) -> 
     assert node.conditions("old")["Failed"] == "True RestoreFailed"
     node.adopt("new")
     node.arrivals.restored("uid-new", pod=None)
-    assert "Restored" not in node.conditions("old")
+    assert node.conditions("old")["Restored"] == "False RestoreFailed"
 
 
 def test_pods_that_are_gone_are_forgotten(node: Any) -> None:
@@ -402,3 +404,47 @@ def test_a_manifest_of_another_image_is_not_what_was_claimed(node: Any) -> None:
     node.images.digests = {}
     node.pod("new", is_running=False)
     assert node.arriving("new")["reason"] == "WrongCheckpoint"
+
+
+def test_that_a_pod_goes_on_is_said_before_its_first_instruction(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    assert node.conditions("old")["Restored"] == "Unknown Restoring"
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    node.restart()
+    asked = len(node.cluster.requests)
+    assert node.arriving("new")["restore"] is True
+    assert len(node.cluster.requests) == asked  # once is enough
+
+
+def test_an_api_server_that_does_not_hear_it_is_asked_again(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "API_SECONDS", 0.01)
+    node.saved()
+    node.pod("new", is_running=False)
+    troubles = [Unavailable("503"), Conflict("changed"), Unavailable("503")]
+
+    def trouble(request: Any) -> Exception | None:
+        is_announcement = request.method == "PATCH" and "Restoring" in str(request.body)
+        return troubles.pop() if troubles and is_announcement else None
+
+    node.cluster.failures.append(trouble)
+    assert node.arriving("new")["restore"] is True
+    assert troubles == []
+    assert node.conditions("old")["Restored"] == "Unknown Restoring"
+
+
+def test_what_cannot_be_announced_does_not_run(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrivals, "ANNOUNCE_SECONDS", 0.0)
+    node.saved()
+    node.pod("new", is_running=False)
+    node.cluster.failures.append(
+        lambda r: Unavailable("503") if "Restor" in str(r.body or "") else None
+    )
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["reason"]) == (False, "Unavailable")
+    assert node.notes[-1] == ("new", "RestoreFailed")
+    node.cluster.failures.clear()
+    assert node.arriving("new")["restore"] is False
