@@ -307,7 +307,7 @@ class Cluster:
         for stray in machine.remove_strays(self.settings):
             self.progress.say(f"removed {stray}, whose machine's directory is gone")
         netns.forget_control_plane(record=control_plane.netns_record(self.plane.machine))
-        for name in ("pki", "node-pki"):
+        for name in ("pki", "node-pki", "shared"):
             if (state / name).exists():
                 shutil.rmtree(state / name)
         for name in ("kubeconfig", "cluster.json", "relay.json", "relay.log"):

@@ -15,6 +15,8 @@ from lab.pki import Authority
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 NODE_PKI = "/etc/kubernetes/pki"
+SHARED = "/mnt/shared"
+"""What every node sees, as of a disk in the network."""
 CAP_SYS_RESOURCE = 24  # <linux/capability.h>
 IMPORT_TIMEOUT_SECONDS = 180.0
 LEASE_SECONDS = 40.0
@@ -62,12 +64,15 @@ class Node:
         *pki* is a directory for the certificates that this node, and no other, may see.
         """
         self._issue(authority, pki)
+        shared = self.machine.settings.shared
+        shared.mkdir(parents=True, exist_ok=True)
         self.machine.create(
             MachineSpec(
                 root=root,
                 binds=(
                     Bind(source=kubernetes, target=control_plane.BIN, readonly=True),
                     Bind(source=pki, target=NODE_PKI, readonly=True),
+                    Bind(source=shared, target=SHARED, readonly=False),
                 ),
                 files={
                     "/etc/cni/net.d/10-lab.conflist": cni_config(self.addresses),

@@ -41,3 +41,8 @@ class Settings:
     def machines(self) -> Path:
         """One directory per machine."""
         return self.state / "machines"
+
+    @property
+    def shared(self) -> Path:
+        """What every node sees, as of a disk in the network."""
+        return self.state / "shared"

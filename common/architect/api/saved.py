@@ -7,6 +7,7 @@ the target::
     containers/<container>/meta.json    what a restore needs besides
     containers/<container>/layer.tar    what the container wrote to its root, if it could
     volumes/<volume>.tar                an emptyDir
+    data.json                           what volumes that go along by themselves hold: their stamps
     shm.tar                             the pod's /dev/shm
 """
 
@@ -17,6 +18,7 @@ from typing import Final
 IMAGE: Final = "image"
 META: Final = "meta.json"
 SHARED_MEMORY: Final = "shm.tar"
+DATA: Final = "data.json"
 
 
 def container(name: str) -> str:

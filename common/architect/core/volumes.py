@@ -1,12 +1,16 @@
-"""Which volumes of a pod keep its memory from being used anywhere else.
+"""Which volumes of a pod keep its memory from being used anywhere else, and which go along.
 
 Memory must not meet data that has changed since, or data that is not there at all. Pure: pods are
 plain JSON (:mod:`architect.core.podspec`), and one that is none raises FormatError.
+
+A claim of one pod at a time is released by the pod that leaves and mounted by the one that comes:
+such a volume goes along, if only containers write it whose memory goes along, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from architect.core import podspec
@@ -14,6 +18,10 @@ from architect.core.podspec import Object
 
 PERSISTENT_VOLUME: Final = "PersistentVolume"
 """The reason by which such a pod is refused, everywhere."""
+
+CLAIM: Final = "persistentVolumeClaim"
+FS_GROUP_POLICY: Final = "fsGroupChangePolicy"
+ON_ROOT_MISMATCH: Final = "OnRootMismatch"
 
 _HARMLESS: Final = frozenset(
     {"configMap", "downwardAPI", "emptyDir", "image", "projected", "secret"}
@@ -43,6 +51,73 @@ def named(pod: Object) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in writable(pod))
 
 
+@dataclass(frozen=True, kw_only=True, order=True)
+class Mount:
+    """One mount of a volume that goes along with its pod."""
+
+    volume: str
+    claim: str
+    sub_path: str
+    """Directory of the volume that is mounted; empty: all of it."""
+    container: str
+    path: str
+    """In the container."""
+
+
+def travelling(pod: Object, managed: Collection[str]) -> tuple[Mount, ...]:
+    """Return where *managed* containers mount the claims that they can write, sorted.
+
+    Ask :func:`staying` first: of a pod that moves, these volumes go along.
+    """
+    claims = {
+        name: str(source.get("claimName"))
+        for name, kind, source in _volumes(pod)
+        if kind == CLAIM and name in {n for n, _ in writable(pod)}
+    }
+    return tuple(
+        sorted(
+            Mount(
+                volume=str(mount["name"]),
+                claim=claims[str(mount["name"])],
+                sub_path=str(mount.get("subPath") or mount.get("subPathExpr") or ""),
+                container=name,
+                path=str(mount.get("mountPath")),
+            )
+            for name, container in podspec.containers(pod)
+            for mount in podspec.items(container.get("volumeMounts"), "volumeMounts")
+            if name in managed and mount.get("name") in claims
+        )
+    )
+
+
+def staying(pod: Object, managed: Collection[str]) -> str:
+    """Return the volumes that keep the pod's memory where it is, and why; empty if none does."""
+    return ", ".join(
+        f"{name} ({why})"
+        for name, kind in writable(pod)
+        if (why := _why_it_stays(pod, name, kind, managed))
+    )
+
+
+def _why_it_stays(pod: Object, name: str, kind: str, managed: Collection[str]) -> str:
+    if kind != CLAIM:
+        return kind
+    spec = podspec.spec(pod)
+    for key in ("containers", "initContainers", "ephemeralContainers"):
+        for container in podspec.items(spec.get(key), f"spec.{key}"):
+            who = str(container.get("name"))
+            devices = podspec.items(container.get("volumeDevices"), "volumeDevices")
+            if any(device.get("name") == name for device in devices):
+                return f"a device of container {who}"
+            is_ours = key == "containers" and who in managed
+            if name in _written_by(container) and not is_ours:
+                return f"container {who}, which is not managed, writes it too"
+    security = podspec.fields(spec.get("securityContext"), "spec.securityContext")
+    if security.get("fsGroup") is not None and security.get(FS_GROUP_POLICY) != ON_ROOT_MISMATCH:
+        return f"fsGroup changes all files, unless {FS_GROUP_POLICY} is {ON_ROOT_MISMATCH}"
+    return ""
+
+
 def _volumes(pod: Object) -> Iterator[tuple[str, str, Object]]:
     """Yield name, kind and source of each volume; an emptyDir may be written as none at all."""
     for volume in podspec.items(podspec.spec(pod).get("volumes"), "spec.volumes"):
@@ -56,8 +131,12 @@ def _written(pod: Object) -> Iterator[str]:
     spec = podspec.spec(pod)
     for key in ("containers", "initContainers", "ephemeralContainers"):
         for container in podspec.items(spec.get(key), f"spec.{key}"):
-            for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
-                if mount.get("readOnly") is not True:
-                    yield str(mount.get("name"))
-            for device in podspec.items(container.get("volumeDevices"), "volumeDevices"):
-                yield str(device.get("name"))
+            yield from _written_by(container)
+
+
+def _written_by(container: Object) -> Iterator[str]:
+    for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
+        if mount.get("readOnly") is not True:
+            yield str(mount.get("name"))
+    for device in podspec.items(container.get("volumeDevices"), "volumeDevices"):
+        yield str(device.get("name"))

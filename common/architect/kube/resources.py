@@ -44,6 +44,9 @@ PODS: Final = Resource(group="", version="v1", plural="pods", kind="Pod")
 NODES: Final = Resource(group="", version="v1", plural="nodes", kind="Node", is_namespaced=False)
 SECRETS: Final = Resource(group="", version="v1", plural="secrets", kind="Secret")
 CONFIG_MAPS: Final = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
+PERSISTENT_VOLUME_CLAIMS: Final = Resource(
+    group="", version="v1", plural="persistentvolumeclaims", kind="PersistentVolumeClaim"
+)
 LIMIT_RANGES: Final = Resource(group="", version="v1", plural="limitranges", kind="LimitRange")
 DAEMON_SETS: Final = Resource(group="apps", version="v1", plural="daemonsets", kind="DaemonSet")
 REPLICA_SETS: Final = Resource(group="apps", version="v1", plural="replicasets", kind="ReplicaSet")

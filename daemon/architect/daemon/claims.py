@@ -153,7 +153,7 @@ def sibling_of(pod: Object) -> Sibling | None:
     if (
         who is None
         or succession.refused_by_policy(pod, policy.migrate, trigger) is not None
-        or succession.refused_by_volumes(pod) is not None
+        or succession.refused_by_volumes(pod, _managed(pod, policy)) is not None
     ):
         return None
     return Sibling(

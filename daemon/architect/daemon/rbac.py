@@ -14,6 +14,7 @@ from architect.kube.resources import (
     LIMIT_RANGES,
     NODES,
     PERSISTENT_CHECKPOINTS,
+    PERSISTENT_VOLUME_CLAIMS,
     PODS,
     REPLICA_SETS,
     REPLICATION_CONTROLLERS,
@@ -38,6 +39,8 @@ RULES: Final = (
     Rule(resource=STATEFUL_SETS, verbs=("get",)),
     Rule(resource=REPLICATION_CONTROLLERS, verbs=("get",)),
     Rule(resource=JOBS, verbs=("get",)),
+    # Whether its volumes are for one node at a time.
+    Rule(resource=PERSISTENT_VOLUME_CLAIMS, verbs=("get",)),
     Rule(resource=SIGNING_REQUESTS, verbs=("create", "get")),
     Rule(resource=DAEMON_SETS, verbs=("get",), is_local=True),
     Rule(resource=CONFIG_MAPS, verbs=("get",), is_local=True, names=("architect-checkpoint-key",)),

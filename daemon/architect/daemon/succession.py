@@ -7,6 +7,7 @@ FormatError.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from architect.api import names
@@ -22,6 +23,7 @@ __all__ = [
     "Leaving",
     "Succession",
     "judge",
+    "refused_by_claims",
     "refused_by_policy",
     "refused_by_volumes",
     "trigger_of",
@@ -30,16 +32,26 @@ __all__ = [
 NODE_SHUTDOWN_REASONS: Final = frozenset({"NodeShutdown", "Shutdown", "Terminated"})
 """``status.reason`` by which kubelets of different ages tell of a node that shuts down."""
 
+ONE_AT_A_TIME: Final = frozenset({"ReadWriteOnce", "ReadWriteOncePod"})
+"""Access modes of a claim whose volume is on one node at a time."""
+
 _BY_KUBELET: Final = "TerminationByKubelet"
 
 
-def judge(leaving: Leaving, *, migrate: Migrate, trigger: Trigger | None = None) -> Succession:
+def judge(
+    leaving: Leaving,
+    *,
+    managed: Collection[str],
+    migrate: Migrate,
+    trigger: Trigger | None = None,
+) -> Succession:
     """Return whether the memory of the pod is to be saved for its successor.
 
-    *trigger* is why the pod leaves if that is known from elsewhere than the pod (None:
-    :func:`trigger_of`). Policy and volumes can be asked before the owner is read, with the other
-    functions here; the order of the reasons is made for people: a pod that was scaled down is told
-    so, not that its volume is in the way. Raises FormatError.
+    *managed* are the containers whose memory is saved. *trigger* is why the pod leaves if that is
+    known from elsewhere than the pod (None: :func:`trigger_of`). Policy and volumes can be asked
+    before the owner is read, with the other functions here; the order of the reasons is made for
+    people: a pod that was scaled down is told so, not that its volume is in the way. Raises
+    FormatError.
     """
     why = trigger_of(leaving.pod) if trigger is None else trigger
     refusal = refused_by_policy(leaving.pod, migrate, why)
@@ -48,7 +60,7 @@ def judge(leaving: Leaving, *, migrate: Migrate, trigger: Trigger | None = None)
     succession = owners.succession(leaving)
     if not succession.is_expected:
         return succession
-    return refused_by_volumes(leaving.pod) or succession
+    return refused_by_volumes(leaving.pod, managed) or succession
 
 
 def trigger_of(pod: Object) -> Trigger:
@@ -80,18 +92,39 @@ def refused_by_policy(pod: Object, migrate: Migrate, trigger: Trigger) -> Succes
     return None
 
 
-def refused_by_volumes(pod: Object) -> Succession | None:
+def refused_by_volumes(pod: Object, managed: Collection[str]) -> Succession | None:
     """Return why the pod's volumes keep its memory from moving; None if they do not.
 
-    Memory must not meet data that has changed since, or data that is not there at all.
+    Memory must not meet data that has changed since, or data that is not there at all. What claims
+    allow is not in the pod: :func:`refused_by_claims`.
     """
-    found = volumes.named(pod)
+    found = volumes.staying(pod, managed)
     if not found:
         return None
     return _refused(
         volumes.PERSISTENT_VOLUME,
         f"memory does not move without its data: writable volume {found}",
     )
+
+
+def refused_by_claims(claims: Mapping[str, Object | None]) -> Succession | None:
+    """Return which claim, by name, keeps the pod's memory from moving; None if none does.
+
+    A volume that several nodes may mount at once can be written by others between two pods.
+    """
+    for name, claim in sorted(claims.items()):
+        spec = podspec.fields((claim or {}).get("spec"), "spec")
+        modes = {str(mode) for mode in spec.get("accessModes") or ()}
+        if claim is None:
+            why = "is gone"
+        elif not modes or modes - ONE_AT_A_TIME:
+            why = f"may be written by others meanwhile: {', '.join(sorted(modes)) or 'no mode'}"
+        else:
+            continue
+        return _refused(
+            volumes.PERSISTENT_VOLUME, f"memory does not move without its data: claim {name} {why}"
+        )
+    return None
 
 
 def _refused(reason: str, message: str) -> Succession:

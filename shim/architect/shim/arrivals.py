@@ -75,10 +75,15 @@ def start(call: Call) -> int:
 
     record = records.read(call.container)
     trouble: Exception | None = None
+    reason, is_dirty = "FilesNotApplied", False
     try:
+        luggage.check(record)
+        is_dirty = True
         luggage.unpack(record)
-    except (ArchitectError, OSError) as error:
+    except (ArchitectError, OSError, KeyError, TypeError, AttributeError) as error:
         trouble = error
+        if not is_dirty:
+            reason = getattr(error, "reason", "") or "DataUnreadable"
     runtime = str(installation.lower_runtime())
     pid = os.posix_spawn(runtime, [runtime, *call.words], os.environ)
     _, wait_status = os.waitpid(pid, 0)
@@ -94,9 +99,9 @@ def start(call: Call) -> int:
                 "refuse",
                 timeout_seconds=ADOPT_SECONDS,
                 container=call.container,
-                reason="FilesNotApplied",
+                reason=reason,
                 message=str(trouble)[:MESSAGE_CHARS],
-                is_dirty=True,
+                is_dirty=is_dirty,
             )
     except Unavailable as error:
         engine_log.error(call, f"container {call.container} waits for its memory: {error}")

@@ -7,30 +7,48 @@ by the first container that starts, before any application runs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from architect.api import saved
+from architect.core import files
 from architect.core.errors import FormatError, NodeError
 from architect.shim import oci, records
 from architect.shim.keeper import images, processes
-from architect.shim.layers import places
+from architect.shim.layers import places, stamp
 from architect.shim.layers.apply import apply
 from architect.shim.layers.archive import Kind
 from architect.shim.layers.pack import pack
 from architect.shim.records import Record
 
+DATA_VERSION: Final = 1
+VOLUME_CHANGED: Final = "VolumeChanged"
+"""Reason of a fresh start."""
+
 _APPLIED: Final = ".applied"
 """Ending of an archive that has been applied."""
 
 
-def save(pod: str, into: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """Where a container has a volume that goes along by itself, with its claim."""
+
+    volume: str
+    """Its name, and the directory of it that is mounted, if not all of it is."""
+    container: str
+    path: str
+
+
+def save(pod: str, into: Path, mounts: Sequence[Mount] = ()) -> int:
     """Pack the files of a sleeping pod's managed containers; return the archives' bytes.
 
-    Raises NodeError if the pod is not known here, and whatever packing meets.
+    Of the volumes of *mounts* it is written down what they hold. Raises NodeError if the pod is not
+    known here, and whatever packing meets.
     """
     members = [record for record in _records() if record.pod == pod]
     if not members:
@@ -51,7 +69,36 @@ def save(pod: str, into: Path) -> int:
         total += _pack(source, into / saved.volume(name), Kind.VOLUME)
     if shared is not None:
         total += _pack(shared, into / saved.SHARED_MEMORY, Kind.VOLUME)
+    if mounts:
+        specs = {record.container: _spec(record) for record in members}
+        _write_data(into / saved.DATA, [_stamped(group, specs) for group in _grouped(mounts)])
     return total
+
+
+def check(record: Record) -> None:
+    """See that the volumes of the created, not yet started container hold what its memory knows.
+
+    Each is looked at once, before the first container that mounts it goes on. Raises NodeError with
+    reason ``VolumeChanged`` or ``VolumeNotMounted``, Rejected or FormatError; nothing was changed.
+    """
+    file = images.arrival_of_pod(record.pod) / saved.DATA
+    if not file.exists():
+        return
+    told = files.read_json(file, version=DATA_VERSION)["volumes"]
+    for volume in told:
+        path = volume["mounts"].get(record.container)
+        if path is None or volume.get("isChecked"):
+            continue
+        found = stamp.of(places.bound_at(_spec(record), path))
+        if found.sha256 != volume["sha256"]:
+            raise NodeError(
+                f"volume {volume['name']} was written since the pod was saved: it had "
+                f"{volume['entries']} files and directories, and has {found.entries}",
+                reason=VOLUME_CHANGED,
+                hint="memory does not meet newer data",
+            )
+        volume["isChecked"] = True
+    _write_data(file, told)
 
 
 def unpack(record: Record) -> None:
@@ -70,6 +117,30 @@ def unpack(record: Record) -> None:
         _apply_once(arrival / saved.volume(name), target)
     if (shared := places.shared_memory(spec, record.pod)) is not None:
         _apply_once(arrival / saved.SHARED_MEMORY, shared)
+
+
+def _grouped(mounts: Sequence[Mount]) -> Iterator[list[Mount]]:
+    ordered = sorted(mounts, key=lambda mount: mount.volume)
+    for _, group in itertools.groupby(ordered, key=lambda mount: mount.volume):
+        yield list(group)
+
+
+def _stamped(group: Sequence[Mount], specs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    first = group[0]
+    if (spec := specs.get(first.container)) is None:
+        raise NodeError(f"container {first.container} is not managed here", reason="UnknownPod")
+    found = stamp.of(places.bound_at(spec, first.path))
+    return {
+        "name": first.volume,
+        "mounts": {mount.container: mount.path for mount in group},
+        "sha256": found.sha256,
+        "entries": found.entries,
+    }
+
+
+def _write_data(file: Path, volumes: Sequence[Mapping[str, Any]]) -> None:
+    text = json.dumps({"version": DATA_VERSION, "volumes": list(volumes)})
+    files.write_atomic(file, text.encode(), mode=0o600)
 
 
 def _records() -> Iterator[Record]:

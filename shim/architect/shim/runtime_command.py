@@ -126,7 +126,8 @@ def _events(options: argparse.Namespace) -> int:
 def _save_files(options: argparse.Namespace) -> int:
     from architect.shim import luggage
 
-    size = luggage.save(options.pod, options.into)
+    mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
+    size = luggage.save(options.pod, options.into, mounts)
     return _show(options, {"bytes": size}, lambda: f"{size} bytes")
 
 
@@ -186,6 +187,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     text = "pack what a sleeping pod's containers wrote; what the daemon does before a pod moves"
     save = add("save-files", _save_files, text)
     save.add_argument("--into", type=Path, required=True, metavar="DIRECTORY")
+    save.add_argument(
+        "--volume",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("NAME", "CONTAINER", "PATH"),
+        help="a volume that goes along by itself, and where a container has it: told what it holds",
+    )
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
     return parser.parse_args(arguments)
 

@@ -7,8 +7,9 @@ a counter, the process's random identity, its host name and pid. ``/digest`` add
 its memory; ``/say/WORD`` prints WORD; ``/work/SECONDS`` uses the CPU that long, after the answer;
 ``/exit/N`` exits with status N and ``/eat`` takes memory without end, both after the answer.
 
-UDP on the same port echoes each datagram after the identity. SIGTERM says so, waits for
-TERM_SECONDS (environment, default 0), and exits 7.
+With JOURNAL (environment) it appends the counter to that file, which it opens once, for each answer
+and before it. UDP on the same port echoes each datagram after the identity. SIGTERM says so, waits
+for TERM_SECONDS (environment, default 0), and exits 7.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import uuid
 MEBIBYTES = int(sys.argv[1])
 PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 8080
 IDENTITY = uuid.uuid4().hex
+JOURNAL = os.environ.get("JOURNAL")
+JOURNAL_FD = os.open(JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if JOURNAL else -1
 MEMORY = bytearray()
 for _ in range(MEBIBYTES):
     MEMORY += os.urandom(1 << 20)
@@ -42,6 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.lock:
             type(self).count += 1
             count = self.count
+            if JOURNAL:
+                os.write(JOURNAL_FD, f"{IDENTITY} {count}\n".encode())
         answer: dict[str, object] = {
             "count": count,
             "identity": IDENTITY,

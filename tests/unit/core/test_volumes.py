@@ -85,3 +85,96 @@ def test_a_block_device_is_written():
 def test_what_is_no_pod_is_an_error(pod):
     with pytest.raises(FormatError):
         volumes.writable(pod)
+
+
+# What goes along.
+
+
+def claiming(**spec: Any) -> Json:
+    mounts = [
+        {"name": "data", "mountPath": "/data"},
+        {"name": "data", "mountPath": "/log", "subPath": "log"},
+        {"name": "scratch", "mountPath": "/tmp"},
+    ]
+    reader = [{"name": "data", "mountPath": "/seen", "readOnly": True}]
+    found: Json = {
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}},
+            {"name": "scratch", "emptyDir": {}},
+        ],
+        "containers": [
+            {"name": "app", "volumeMounts": mounts},
+            {"name": "watch", "volumeMounts": reader},
+        ],
+        **spec,
+    }
+    return {"spec": found}
+
+
+def test_a_claim_goes_along_with_each_place_at_which_it_is_mounted():
+    assert volumes.staying(claiming(), ["app", "watch"]) == ""
+    assert volumes.staying(claiming(), ["app"]) == ""
+    found = volumes.travelling(claiming(), ["app"])
+    assert [(m.volume, m.sub_path, m.container, m.path) for m in found] == [
+        ("data", "", "app", "/data"),
+        ("data", "log", "app", "/log"),
+    ]
+    assert {m.claim for m in found} == {"data-web-0"}
+    both = volumes.travelling(claiming(), ["app", "watch"])
+    assert [m.container for m in both] == ["app", "watch", "app"]
+
+
+def test_a_claim_that_nobody_writes_is_mounted_anew():
+    pod = claiming()
+    pod["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"] = True
+    assert volumes.travelling(pod, ["app"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("managed", "spec", "why"),
+    [
+        (["watch"], {}, "data (container app, which is not managed, writes it too)"),
+        (
+            ["app"],
+            {"initContainers": [{"name": "init", "volumeMounts": [{"name": "data"}]}]},
+            "data (container init, which is not managed, writes it too)",
+        ),
+        (
+            ["app"],
+            {"containers": [{"name": "app", "volumeDevices": [{"name": "data"}]}]},
+            "data (a device of container app)",
+        ),
+        (
+            ["app"],
+            {"securityContext": {"fsGroup": 2000}},
+            "data (fsGroup changes all files, unless fsGroupChangePolicy is OnRootMismatch)",
+        ),
+        (
+            ["app"],
+            {"securityContext": {"fsGroup": 0, "fsGroupChangePolicy": "Always"}},
+            "data (fsGroup changes all files, unless fsGroupChangePolicy is OnRootMismatch)",
+        ),
+        (
+            ["app"],
+            {"securityContext": {"fsGroup": 2000, "fsGroupChangePolicy": "OnRootMismatch"}},
+            "",
+        ),
+        (
+            ["app"],
+            {
+                "initContainers": [
+                    {"name": "i", "volumeMounts": [{"name": "data", "readOnly": True}]}
+                ]
+            },
+            "",
+        ),
+    ],
+)
+def test_what_keeps_a_claim_from_going_along_is_said(managed, spec, why):
+    assert volumes.staying(claiming(**spec), managed) == why
+
+
+def test_other_volumes_stay_whoever_writes_them():
+    pod = claiming(volumes=[{"name": "data", "hostPath": {"path": "/d"}}])
+    assert volumes.staying(pod, ["app"]) == "data (hostPath)"
+    assert volumes.travelling(pod, ["app"]) == ()

@@ -116,8 +116,8 @@ def ended() -> Json:
     return {**pod(deleted=3), "status": {"phase": "Succeeded"}}
 
 
-def with_claim() -> Json:
-    claim = {"name": "d", "persistentVolumeClaim": {"claimName": "c"}}
+def with_data() -> Json:
+    claim = {"name": "d", "hostPath": {"path": "/d"}}
     value = pod(deleted=3, volumes=[claim])
     value["spec"]["containers"][0]["volumeMounts"] = [{"name": "d", "mountPath": "/d"}]
     return value
@@ -129,7 +129,7 @@ def with_claim() -> Json:
         pod(),
         ownerless(),
         ended(),
-        with_claim(),
+        with_data(),
         pod(deleted=3, policy=managing(migrate=Migrate.NEVER)),
         pod(deleted=3, policy=managing(migrate=Migrate.EVICTION)),
         pod(deleted=3, labels={names.FRESH: "true"}),

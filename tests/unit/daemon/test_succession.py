@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from architect.api import names
@@ -47,7 +49,7 @@ def test_a_disruption_that_was_called_off_is_none():
 
 def judged(leaving: Json, migrate: Migrate = Migrate.ALWAYS, trigger: Trigger | None = None) -> str:
     where = Leaving(pod=leaving, owner=owner(replicas=1), pods=[leaving])
-    return succession.judge(where, migrate=migrate, trigger=trigger).reason
+    return succession.judge(where, managed=["app"], migrate=migrate, trigger=trigger).reason
 
 
 def test_a_plain_deletion_is_on_purpose_if_only_evictions_migrate():
@@ -67,24 +69,50 @@ def test_nothing_migrates_that_must_not(trigger):
 
 # Volumes: ``core/test_volumes.py``.
 
+ONCE = ["ReadWriteOnce"]
 
-def with_claim(*, read_only: bool = False) -> Json:
-    claim = {"claimName": "d", "readOnly": read_only}
-    leaving = pod(deleted=5, volumes=[{"name": "data", "persistentVolumeClaim": claim}])
-    leaving["spec"]["containers"][0]["volumeMounts"] = [{"name": "data"}]
+
+def with_volume(*, read_only: bool = False, **source: Any) -> Json:
+    leaving = pod(deleted=5, volumes=[{"name": "data", **source}])
+    mount = {"name": "data", "mountPath": "/data", "readOnly": read_only}
+    leaving["spec"]["containers"][0]["volumeMounts"] = [mount]
     return leaving
 
 
-def test_a_writable_volume_with_data_of_its_own_keeps_the_memory_here():
-    assert judged(with_claim(read_only=True)) == EXPECTED
+def test_a_writable_volume_that_stays_keeps_the_memory_here():
+    assert judged(with_volume(read_only=True, hostPath={"path": "/d"})) == EXPECTED
+    assert judged(with_volume(persistentVolumeClaim={"claimName": "d"})) == EXPECTED
     found = succession.judge(
-        Leaving(pod=with_claim(), owner=owner(replicas=1)), migrate=Migrate.ALWAYS
+        Leaving(pod=with_volume(hostPath={"path": "/d"}), owner=owner(replicas=1)),
+        managed=["app"],
+        migrate=Migrate.ALWAYS,
     )
     assert (found.is_expected, found.reason) == (False, "PersistentVolume")
-    assert "data (persistentVolumeClaim)" in found.message
+    assert "data (hostPath)" in found.message
+
+
+@pytest.mark.parametrize(
+    ("modes", "why"),
+    [
+        (["ReadWriteOnce"], ""),
+        (["ReadWriteOncePod"], ""),
+        (["ReadWriteOnce", "ReadWriteMany"], "ReadWriteMany, ReadWriteOnce"),
+        (["ReadOnlyMany"], "ReadOnlyMany"),
+        ([], "no mode"),
+        (None, "claim d is gone"),
+    ],
+)
+def test_a_claim_goes_along_if_it_is_for_one_node_at_a_time(modes, why):
+    claim = None if modes is None else {"spec": {"accessModes": modes}}
+    found = succession.refused_by_claims({"d": claim, "a": {"spec": {"accessModes": ONCE}}})
+    assert (found is None) is (not why)
+    if found is not None:
+        assert found.reason == "PersistentVolume"
+        assert why in found.message
+        assert "claim d " in found.message
 
 
 def test_a_pod_that_was_scaled_down_is_told_so_and_not_of_its_volume():
-    leaving = with_claim()
+    leaving = with_volume(hostPath={"path": "/d"})
     where = Leaving(pod=leaving, owner=owner(replicas=0), pods=[leaving])
-    assert succession.judge(where, migrate=Migrate.ALWAYS).reason == "ScaledDown"
+    assert succession.judge(where, managed=["app"], migrate=Migrate.ALWAYS).reason == "ScaledDown"

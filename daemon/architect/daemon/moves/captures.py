@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import posixpath
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -18,8 +19,10 @@ from typing import Final, TypeVar
 from architect.api import names, saved
 from architect.api.keeper import PodState
 from architect.checkpoint.manifest import About, Container, Manifest
+from architect.core import volumes
 from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailable
 from architect.core.identity import Identity
+from architect.core.volumes import Mount
 from architect.daemon.checkpoint import contents
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.host import Host
@@ -133,6 +136,7 @@ class Captures:
             template_hash=who.template_hash,
             owner=objects.owner_of(who),
             images=images,
+            mounts=volumes.travelling(value, pod.managed),
             within_seconds=PACK_SECONDS,
         )
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
@@ -159,6 +163,7 @@ class Captures:
                 template_hash=template_hash,
                 owner=None,
                 images=images,
+                mounts=(),
                 within_seconds=COPY_SECONDS,
             )
             self._copies.check_room()
@@ -178,10 +183,11 @@ class Captures:
         template_hash: str,
         owner: Owner | None,
         images: Mapping[str, str],
+        mounts: Sequence[Mount],
         within_seconds: float,
     ) -> About:
         """Put files and images of a pod that is asleep into *directory*; return what they are."""
-        self._pack(pod.uid, directory, within_seconds=within_seconds)
+        self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
         about = self._about(
             pod, id=id, template_hash=template_hash, owner=owner, images=images, directory=directory
         )
@@ -202,12 +208,15 @@ class Captures:
             again=(Unavailable,),
         )
 
-    def _pack(self, uid: str, directory: Path, *, within_seconds: float) -> None:
+    def _pack(
+        self, uid: str, directory: Path, mounts: Sequence[Mount], *, within_seconds: float
+    ) -> None:
         program = names.CURRENT / "bin" / "architect-runtime"
-        self._host.run(
-            [str(program), "save-files", uid, "--into", str(directory)],
-            timeout_seconds=within_seconds,
-        )
+        argv = [str(program), "save-files", uid, "--into", str(directory)]
+        for mount in mounts:
+            name = posixpath.join(mount.volume, mount.sub_path)
+            argv += ["--volume", name, mount.container, mount.path]
+        self._host.run(argv, timeout_seconds=within_seconds)
 
     def undo(self, pod: ManagedPod) -> None:
         """Have the pod awake again, so that its signal reaches it, and keep nothing of it."""

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from architect.api import names
 from architect.api.policy import Migrate
 from architect.checkpoint.manifest import Manifest
-from architect.core import identity
+from architect.core import identity, volumes
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
 from architect.core.wire import text
@@ -42,7 +42,7 @@ from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import CheckpointSpec, Trigger
 from architect.kube.errors import AlreadyExists, NotFound
 from architect.kube.events import EventType
-from architect.kube.resources import ObjectRef
+from architect.kube.resources import PERSISTENT_VOLUME_CLAIMS, ObjectRef
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class Departures:
             log.info("%s leaves before it has begun", ref)
             return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
         who = identity.identity_of(value)
-        expected = _asked(lambda: self._judge(value, who, migrate=pod.policy.migrate))
+        expected = _asked(lambda: self._judge(value, pod, who))
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
             return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
@@ -309,16 +309,29 @@ class Departures:
                 return
             time.sleep(STAY_STEP_SECONDS)
 
-    def _judge(self, pod: JsonObject, who: Identity | None, *, migrate: Migrate) -> Succession:
+    def _judge(self, value: JsonObject, pod: ManagedPod, who: Identity | None) -> Succession:
+        """Ask whether a successor will come that finds the pod's data."""
+        found = self._judge_owner(value, pod, who)
+        claims = {mount.claim for mount in volumes.travelling(value, pod.managed)}
+        if not found.is_expected or not claims:
+            return found
+        places = {
+            name: ObjectRef(resource=PERSISTENT_VOLUME_CLAIMS, namespace=pod.namespace, name=name)
+            for name in claims
+        }
+        read = {name: self._api.find(place) for name, place in places.items()}
+        return succession.refused_by_claims(read) or found
+
+    def _judge_owner(self, value: JsonObject, pod: ManagedPod, who: Identity | None) -> Succession:
         """Ask whether a successor will come, again while the owner's status is being updated."""
-        family = None if who is None else Family.of(pod, who.owner)
+        family = None if who is None else Family.of(value, who.owner)
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             owner, pods = None, list[JsonObject]()
             if family is not None:
                 owner, pods = self._looks.read(family, lambda: self._look(family))
-            leaving = Leaving(pod=pod, owner=owner, pods=pods)
-            found = succession.judge(leaving, migrate=migrate)
+            leaving = Leaving(pod=value, owner=owner, pods=pods)
+            found = succession.judge(leaving, managed=pod.managed, migrate=pod.policy.migrate)
             if found.is_settled or time.monotonic() > deadline:
                 return found
             time.sleep(SETTLE_STEP_SECONDS)

@@ -121,6 +121,22 @@ def shared_memory(spec: Mapping[str, Any], pod_uid: str) -> Path | None:
     return None if f"/pods/{pod_uid}/" in source else Path(source)
 
 
+def bound_at(spec: Mapping[str, Any], path: str) -> Path:
+    """Return the directory of the node that the container of *spec* has at *path*.
+
+    Raises NodeError with reason ``VolumeNotMounted``.
+    """
+    wanted = os.path.normpath(path)
+    sources = [
+        str(mount.get("source", ""))
+        for mount in spec.get("mounts") or ()
+        if _is_bind(mount) and os.path.normpath(str(mount.get("destination", ""))) == wanted
+    ]
+    if not sources:
+        raise NodeError(f"the container has no volume at {path}", reason="VolumeNotMounted")
+    return Path(sources[-1])  # the last one covers those before
+
+
 def _bind_sources(spec: Mapping[str, Any]) -> Iterator[str]:
     for mount in spec.get("mounts") or ():
         if _is_bind(mount):
