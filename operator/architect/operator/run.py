@@ -108,7 +108,7 @@ class Operator:
             KeyringStore(
                 api,
                 Strongbox(
-                    _key_service(settings.kms),
+                    key_service(settings.kms),
                     self._metrics,
                     cluster=settings.kms_cluster,
                     namespace=settings.namespace,
@@ -275,7 +275,7 @@ def _collector(api: Api, settings: OperatorSettings, numbers: Metrics) -> Collec
     return Collector(api, numbers, open_bucket=lambda: Control(store), prefix=store.prefix)
 
 
-def _key_service(settings: KmsSettings | None) -> KeyService:
+def key_service(settings: KmsSettings | None) -> KeyService:
     """Return who seals the private keys."""
     if settings is None:
         return SecretAlone()

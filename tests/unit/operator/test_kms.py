@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,11 @@ from architect.core.errors import ConfigError, Rejected, Unavailable
 from architect.operator.__main__ import settings_of
 from architect.operator.kms import errors
 from architect.operator.kms.aws import key_in
+from architect.operator.kms.seal import PLAIN, Keeper
+from architect.operator.kms.service import OpensOnly, SecretAlone
 from architect.operator.kms.settings import KmsSettings
+from architect.operator.run import key_service
+from support.keyservices import MemoryService
 
 ARN = "arn:aws:kms:eu-west-2:111122223333:key/bc436485-5092-42b8-92a3-0aa8b93536dc"
 GIVEN = {"kms-provider": "aws", "kms-key-id": "alias/architect", "kms-cluster": "blue"}
@@ -151,7 +156,15 @@ def test_who_does_not_use_it_does_without_the_library() -> None:
 
 
 def test_nothing_that_is_printed_has_a_data_key() -> None:
-    from support.keyservices import MemoryService
-
     made: Any = MemoryService().make({})
     assert repr(made.plain) not in repr(made)
+
+
+def test_who_seals_is_what_is_set() -> None:
+    assert isinstance(key_service(None), SecretAlone)
+    found = read()
+    assert found is not None
+    assert key_service(found).keeper == Keeper(provider="aws", key="alias/architect")
+    back = key_service(dataclasses.replace(found, unseal=True))
+    assert isinstance(back, OpensOnly)
+    assert back.keeper == PLAIN
