@@ -38,6 +38,7 @@ BUILDS = (
     "standalone",
     "helm",
     "versitygw",
+    "local-kms",
 )
 
 

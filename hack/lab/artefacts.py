@@ -54,3 +54,8 @@ def helm(cache: Cache) -> Path:
 def versitygw(cache: Cache) -> Path:
     """Return the path of the S3 server for tests."""
     return gomodules.tool(cache, gomodules.VERSITYGW)
+
+
+def local_kms(cache: Cache) -> Path:
+    """Return the path of the key management service for tests."""
+    return gomodules.tool(cache, gomodules.LOCAL_KMS)

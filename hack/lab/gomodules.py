@@ -1,4 +1,4 @@
-"""Programs built from Go modules: Kubernetes, helm, CoreDNS and an S3 server."""
+"""Programs built from Go modules: Kubernetes, helm, CoreDNS, an S3 server and a KMS."""
 
 from __future__ import annotations
 
@@ -65,7 +65,14 @@ VERSITYGW = Tool(
     version=versions.VERSITYGW,
     version_variable="main.Version",
 )
-TOOLS = (HELM, COREDNS, VERSITYGW)
+LOCAL_KMS = Tool(
+    name="local-kms",
+    module="github.com/nsmithuk/local-kms",
+    package="github.com/nsmithuk/local-kms",
+    version=versions.LOCAL_KMS,
+    version_variable="main.Version",
+)
+TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS)
 
 
 def kubernetes(cache: Cache) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 KUBERNETES = "v1.36.3"
 HELM = "v4.3.1"
 VERSITYGW = "v1.8.0"
+LOCAL_KMS = "v0.0.0-20260228092603-2a5e92d09ab6"
+"""Of its third series; modules have no tags of it."""
 COREDNS = "v1.15.0"
 GO = "1.26.0"
 """Oldest Go that builds all of them (the ``go`` line of the newest module)."""

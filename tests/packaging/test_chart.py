@@ -27,6 +27,7 @@ from architect.operator import __main__ as operator_main
 from architect.operator import rbac as operator_rbac
 from architect.operator import settings as operator_settings
 from architect.operator import signing_requests, starts
+from architect.operator.kms.settings import KmsSettings
 from architect.operator.retention import Limits
 from architect.webhook import __main__ as webhook_main
 from architect.webhook import rbac as webhook_rbac
@@ -97,6 +98,16 @@ EVERYTHING: dict[str, Any] = {
         "delaySeconds": 0,
         "credentials": {"secretName": "store"},
         "serviceAccountAnnotations": {"example.com/role": "architect"},
+        "kms": {
+            "provider": "aws",
+            "keyId": "alias/architect",
+            "cluster": "blue",
+            "region": "eu-west-2",
+            "endpoint": "https://kms.example:8443",
+            "caSecretName": "kms-ca",
+            "credentials": {"secretName": "kms"},
+            "unseal": True,
+        },
     },
 }
 
@@ -224,6 +235,10 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         {"objectStore": {"endpoint": "https://s3.example/pods"}},
         {"objectStore": {"prefix": "/pods"}},
         {"objectStore": {"region": ""}},
+        {"objectStore": {"kms": {"provider": "gcp"}}},
+        {"objectStore": {"kms": {"provider": "aws", "keyId": "alias/a"}}},
+        {"objectStore": {"kms": {"provider": "aws", "cluster": "blue"}}},
+        {"objectStore": {"kms": {"keyId": "alias/a b"}}},
     ],
 )
 def test_a_value_that_is_unknown_or_wrong_is_refused(helm, values):
@@ -415,6 +430,54 @@ def test_without_a_bucket_there_is_no_store_and_no_credential(render):
     for value in objects:
         if value["kind"] == "ServiceAccount" and "helm.sh/hook" not in str(value["metadata"]):
             assert "annotations" not in value["metadata"]
+
+
+def test_the_operator_alone_is_told_what_seals_the_keys(render):
+    objects = render(EVERYTHING)
+    _, found = operator_main.settings_of(
+        arguments(objects, "Deployment", "architect-operator"), {"POD_NAMESPACE": NAMESPACE}
+    )
+    assert found.kms == KmsSettings(
+        key_id="alias/architect",
+        cluster="blue",
+        region="eu-west-2",
+        endpoint="https://kms.example:8443",
+        ca_file="/etc/architect/kms/ca/ca.crt",
+        credentials_file="/etc/architect/kms/credentials/credentials",
+        unseal=True,
+    )
+    for name, spec in pod_specs(objects):
+        (container,) = spec["containers"]
+        mounts = {m["name"]: m["mountPath"] for m in container.get("volumeMounts", ())}
+        secrets = {
+            v["name"]: (v["secret"]["secretName"], [i["path"] for i in v["secret"]["items"]])
+            for v in spec.get("volumes", ())
+            if v["name"].startswith("kms")
+        }
+        if name != "architect-operator":
+            assert not secrets and not [a for a in container.get("args", ()) if "kms" in a], name
+            continue
+        assert secrets == {
+            "kms-ca": ("kms-ca", ["ca.crt"]),
+            "kms-credentials": ("kms", ["credentials"]),
+        }
+        for volume, file in (
+            ("kms-ca", found.kms_ca_file),
+            ("kms-credentials", found.kms_credentials_file),
+        ):
+            assert str(Path(file).parent) == mounts[volume]
+
+
+def test_keys_are_sealed_with_the_role_of_the_account_if_nothing_else_is_said(render):
+    kms = {"provider": "aws", "keyId": "alias/a", "cluster": "blue"}
+    objects = render({"objectStore": {"bucket": "pods", "region": "eu-north-1", "kms": kms}})
+    _, found = operator_main.settings_of(
+        arguments(objects, "Deployment", "architect-operator"), {"POD_NAMESPACE": NAMESPACE}
+    )
+    assert found.kms == KmsSettings(key_id="alias/a", cluster="blue", region="eu-north-1")
+    assert "volumes" not in dict(pod_specs(objects))["architect-operator"]
+    without = render({"objectStore": {"kms": kms}})
+    assert not [a for a in arguments(without, "Deployment", "architect-operator") if "kms" in a]
 
 
 def test_each_daemon_is_held_to_its_own_node(render):

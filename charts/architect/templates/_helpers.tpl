@@ -142,6 +142,68 @@ matchExpressions:
 {{- end }}
 {{- end }}
 
+{{- /* What seals the operator's private keys, if there is a store at all. */ -}}
+{{- define "architect.kmsArguments" -}}
+{{- if .Values.objectStore.bucket }}
+{{- with .Values.objectStore.kms }}
+{{- if .provider }}
+- --kms-provider={{ .provider }}
+- --kms-key-id={{ .keyId }}
+- --kms-cluster={{ .cluster }}
+- --kms-region={{ default "" .region }}
+- --kms-endpoint={{ default "" .endpoint }}
+- --kms-unseal={{ default false .unseal }}
+{{- if .caSecretName }}
+- --kms-ca-file=/etc/architect/kms/ca/ca.crt
+{{- end }}
+{{- if (.credentials).secretName }}
+- --kms-credentials-file=/etc/architect/kms/credentials/credentials
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.kmsMounts" -}}
+{{- if .Values.objectStore.bucket }}
+{{- with .Values.objectStore.kms }}
+{{- if and .provider .caSecretName }}
+- name: kms-ca
+  mountPath: /etc/architect/kms/ca
+  readOnly: true
+{{- end }}
+{{- if and .provider (.credentials).secretName }}
+- name: kms-credentials
+  mountPath: /etc/architect/kms/credentials
+  readOnly: true
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "architect.kmsVolumes" -}}
+{{- if .Values.objectStore.bucket }}
+{{- with .Values.objectStore.kms }}
+{{- if and .provider .caSecretName }}
+- name: kms-ca
+  secret:
+    secretName: {{ .caSecretName }}
+    items:
+      - key: ca.crt
+        path: ca.crt
+{{- end }}
+{{- if and .provider (.credentials).secretName }}
+- name: kms-credentials
+  secret:
+    secretName: {{ .credentials.secretName }}
+    items:
+      - key: credentials
+        path: credentials
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "architect.beforeUninstall" -}}
 helm.sh/hook: pre-delete
 helm.sh/hook-weight: "-5"

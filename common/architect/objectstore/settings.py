@@ -66,7 +66,7 @@ class StoreSettings:
             ),
             (
                 "region",
-                _REGION.fullmatch(self.region),
+                is_region(self.region),
                 "a region's name, such as us-east-1: letters, digits, ., _ and -",
             ),
             (
@@ -77,7 +77,7 @@ class StoreSettings:
             ),
             (
                 "endpoint",
-                not self.endpoint or _is_endpoint(self.endpoint),
+                not self.endpoint or is_endpoint(self.endpoint),
                 "http(s)://host or http(s)://host:port, with no path or user",
             ),
             ("ca_file", not self.ca_file or Path(self.ca_file).is_absolute(), "an absolute path"),
@@ -130,6 +130,11 @@ def is_prefix(text: str) -> bool:
     return not text or (len(text) <= MAX_PREFIX_CHARS and _PREFIX.fullmatch(text) is not None)
 
 
+def is_region(text: str) -> bool:
+    """Whether *text* can be a region's name, which is part of every signature."""
+    return _REGION.fullmatch(text) is not None
+
+
 def check_key(key: str) -> None:
     """Refuse a key that a proxy or a store might take for another one. Raises Rejected."""
     try:
@@ -147,7 +152,8 @@ def check_key(key: str) -> None:
     raise Rejected(f"{key!r:.300} is no key of ours: {problem}", reason=BAD_KEY)
 
 
-def _is_endpoint(endpoint: str) -> bool:
+def is_endpoint(endpoint: str) -> bool:
+    """Whether *endpoint* is ``http(s)://host[:port]`` and nothing more."""
     scheme, found, server = endpoint.partition("://")
     host, colon, port = server.removesuffix("/").rpartition(":")
     if not colon or "]" in port:

@@ -1,7 +1,8 @@
 """The cluster's keys for checkpoints in the object store: which one is used, and until when.
 
 Pure but for the random numbers of new keys. :func:`decide` looks, :func:`carry_out` makes;
-:mod:`architect.operator.keyring_store` keeps the result in a Secret.
+:mod:`architect.operator.keyring_store` keeps the result in a Secret, in the forms of
+:mod:`architect.operator.keyring_form`.
 
 The nodes encrypt for the current key. A former one encrypts nothing new and opens what was
 encrypted for it. It is kept for ever: nobody knows what lies in the object store or its backups.
@@ -12,21 +13,16 @@ after its authority has expired or was lost.
 from __future__ import annotations
 
 import enum
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from cryptography import x509
 
 from architect.checkpoint import keys
 from architect.checkpoint.keys import PrivateKey, PublicKey
-from architect.core.errors import FormatError
-from architect.pki import certificates
-
-VERSION: Final = 1
-"""Of what the Secret holds."""
+from architect.operator.kms.seal import PLAIN, Keeper
 
 ROTATE_AFTER: Final = timedelta(days=90)
 """As the daemons' authority. Who has stolen the Secret reads what is stored until the next
@@ -63,6 +59,8 @@ class Keyring:
     """The latest first."""
     authorities: tuple[x509.Certificate, ...] = ()
     """Under which nodes may have sealed checkpoints, whenever that was; the latest first."""
+    keeper: Keeper = PLAIN
+    """Who has sealed the private keys in the Secret that this was read from."""
 
     def find(self, key_id: str) -> PrivateKey | None:
         """Return the key of that name."""
@@ -77,22 +75,35 @@ class Action(enum.Enum):
     """There is none."""
     ROTATE = "rotate"
     """Make a new current one."""
+    SEAL = "seal"
+    """The private keys lie there plain, and are to be sealed. Backups have them plain for ever, so
+    a new current one is made, too: it opens what is stored from now on, and was never plain."""
+    RESEAL = "seal by another key"
+    UNSEAL = "unseal"
+    """They are to be plain again."""
 
 
-def decide(keyring: Keyring | None, *, now: datetime) -> Action:
-    """Return the next thing to do; doing it and asking again comes to KEEP."""
+def decide(keyring: Keyring | None, *, now: datetime, keeper: Keeper = PLAIN) -> Action:
+    """Return the next thing to do; doing it and asking again comes to KEEP.
+
+    *keeper* is who is to seal what is written.
+    """
     if keyring is None:
         return Action.CREATE
+    if keyring.keeper != keeper:
+        if keeper == PLAIN:
+            return Action.UNSEAL
+        return Action.SEAL if keyring.keeper == PLAIN else Action.RESEAL
     if now - keyring.current.created >= ROTATE_AFTER:
         return Action.ROTATE
     return Action.KEEP
 
 
 def carry_out(action: Action, keyring: Keyring | None, *, now: datetime) -> Keyring:
-    """Return *keyring* after *action*."""
+    """Return *keyring* after *action*; who seals it is the business of who writes it."""
     if keyring is None:
         return Keyring(current=_make(now))
-    if action is Action.ROTATE:
+    if action in (Action.ROTATE, Action.SEAL):
         return replace(keyring, current=_make(now), former=(keyring.current, *keyring.former))
     return keyring
 
@@ -105,63 +116,5 @@ def learn(keyring: Keyring, authorities: Iterable[x509.Certificate]) -> Keyring:
     return replace(keyring, authorities=(*new, *keyring.authorities)[:MAX_AUTHORITIES])
 
 
-def to_json(keyring: Keyring) -> bytes:
-    """Return what the Secret is to hold: private keys included."""
-    value: dict[str, Any] = {
-        "version": VERSION,
-        "current": _key_json(keyring.current),
-        "former": [_key_json(key) for key in keyring.former],
-        "authorities": [certificates.to_pem(c).decode("ascii") for c in keyring.authorities],
-    }
-    return json.dumps(value, indent=1).encode()
-
-
-def from_json(raw: bytes) -> Keyring:
-    """Read what :func:`to_json` wrote.
-
-    Raises FormatError, whose text quotes nothing, for it would be a key.
-    """
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise FormatError("the keys' Secret is not JSON") from error
-    if not isinstance(value, dict) or value.get("version") != VERSION:
-        raise FormatError(f"the keys' Secret is not of version {VERSION}")
-    try:
-        return Keyring(
-            current=_read_key(value["current"]),
-            former=tuple(_read_key(item) for item in value["former"]),
-            authorities=tuple(map(_read_certificate, value["authorities"])),
-        )
-    except (KeyError, TypeError, AttributeError, UnicodeError) as error:
-        raise FormatError("the keys' Secret lacks a part") from error
-
-
 def _make(now: datetime) -> Key:
     return Key(private=keys.make_key(), created=now)
-
-
-def _key_json(key: Key) -> dict[str, str]:
-    return {
-        # For people: with it, who looks for a lost key knows whether he has found it.
-        "id": key.id,
-        "private": keys.private_to_text(key.private),
-        "created": key.created.isoformat(),
-    }
-
-
-def _read_key(value: Mapping[str, Any]) -> Key:
-    try:
-        created = datetime.fromisoformat(value["created"])
-    except ValueError as error:
-        raise FormatError("the keys' Secret has a key of no time") from error
-    if created.tzinfo is None:
-        raise FormatError("the keys' Secret has a key of a time without its zone")
-    key = Key(private=keys.private_from_text(value["private"]), created=created)
-    if key.id != value["id"]:
-        raise FormatError("the keys' Secret has a key under another one's id")
-    return key
-
-
-def _read_certificate(text: str) -> x509.Certificate:
-    return certificates.read_certificates(text.encode("ascii"))[0]

@@ -1,7 +1,7 @@
 """The Secret in which the cluster's keys are kept, and the ConfigMap with the public one.
 
 A Secret that cannot be read is never written over: what was encrypted for its keys would be lost,
-and somebody may have a backup.
+and somebody may have a backup. So it is with one that is sealed and that nobody opens.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from architect.kube.resources import CONFIG_MAPS, ObjectRef
 from architect.operator import keyring
 from architect.operator.keyring import Action, Keyring
 from architect.operator.secret_store import Form, SecretStore, Step
+from architect.operator.strongbox import Strongbox
 from architect.pki import certificates
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,21 @@ AUTHORITIES: Final = "authorities"
 """In the ConfigMap: under which nodes may have sealed checkpoints, as PEM."""
 
 
-def _next_step(known: Keyring | None, now: datetime) -> Step[Keyring] | None:
-    action = keyring.decide(known, now=now)
-    if action is Action.KEEP:
-        return None
-    return Step(name=action.value, value=keyring.carry_out(action, known, now=now))
+def _form(box: Strongbox) -> Form[Keyring]:
+    def next_step(known: Keyring | None, now: datetime) -> Step[Keyring] | None:
+        action = keyring.decide(known, now=now, keeper=box.keeper)
+        if action is Action.KEEP:
+            return None
+        return Step(name=action.value, value=keyring.carry_out(action, known, now=now))
+
+    return Form(
+        what="checkpoints' keys",
+        key=KEY,
+        write=box.write,
+        read=box.read,
+        next_step=next_step,
+        loss="every checkpoint in the object store",
+    )
 
 
 def _lesson(known: Keyring | None, today: Sequence[x509.Certificate]) -> Step[Keyring] | None:
@@ -47,29 +58,20 @@ def _lesson(known: Keyring | None, today: Sequence[x509.Certificate]) -> Step[Ke
     return Step(name="learn an authority", value=wiser)
 
 
-FORM: Final = Form(
-    what="checkpoints' keys",
-    key=KEY,
-    write=keyring.to_json,
-    read=keyring.from_json,
-    next_step=_next_step,
-    loss="every checkpoint in the object store",
-)
-
-
 class KeyringStore(SecretStore[Keyring]):
     """Reads the keys, and renews them where that is due. Safe to use from several threads."""
 
     def __init__(
         self,
         api: Api,
+        box: Strongbox,
         *,
         namespace: str,
         name: str,
         config_map: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        super().__init__(api, FORM, namespace=namespace, name=name, clock=clock)
+        super().__init__(api, _form(box), namespace=namespace, name=name, clock=clock)
         self._config_map = ObjectRef(resource=CONFIG_MAPS, namespace=namespace, name=config_map)
 
     def publish(self, authorities: Iterable[x509.Certificate]) -> None:
@@ -81,7 +83,10 @@ class KeyringStore(SecretStore[Keyring]):
         Raises Retryable or Rejected if Secret or ConfigMap cannot be read or written.
         """
         today = tuple(authorities)
-        known = self._settle(lambda known, now: _next_step(known, now) or _lesson(known, today))
+        next_step = self._form.next_step
+        known = self._settle(lambda known, now: next_step(known, now) or _lesson(known, today))
+        # Even if the Secret could not be written now: the nodes must not wait for that.
+        known = keyring.learn(known, today)
         wanted = {
             CURRENT: keys.public_to_text(known.current.public),
             AUTHORITIES: b"".join(map(certificates.to_pem, known.authorities)).decode("ascii"),

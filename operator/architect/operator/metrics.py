@@ -87,6 +87,16 @@ KEY_RELEASES: Final = Family(
     type="counter",
     help="Claims of checkpoints in the object store, by what became of their key.",
 )
+KEYS_SEALED: Final = Family(
+    name="architect_operator_keys_sealed",
+    type="gauge",
+    help="1 where the private keys in their Secret are sealed by the key that is set, by provider.",
+)
+KEY_SERVICE: Final = Family(
+    name="architect_operator_key_service_requests_total",
+    type="counter",
+    help="Questions to the key management service, by request and result.",
+)
 
 FAMILIES: Final = (
     LEADER,
@@ -103,6 +113,8 @@ FAMILIES: Final = (
     STORED,
     REMOVALS,
     KEY_RELEASES,
+    KEYS_SEALED,
+    KEY_SERVICE,
 )
 
 _Labels = tuple[tuple[str, str], ...]

@@ -26,6 +26,9 @@ from architect.operator.authority_store import AuthorityStore
 from architect.operator.collector import Collector
 from architect.operator.endpoint import Endpoint
 from architect.operator.keyring_store import KeyringStore
+from architect.operator.kms.aws import Aws
+from architect.operator.kms.service import KeyService, OpensOnly, SecretAlone
+from architect.operator.kms.settings import KmsSettings
 from architect.operator.leader import Elector
 from architect.operator.metrics import Metrics
 from architect.operator.registrar import Registrar
@@ -33,6 +36,7 @@ from architect.operator.releaser import Releaser
 from architect.operator.rounds import Round, repeat
 from architect.operator.settings import OperatorSettings, host_port
 from architect.operator.signer import Signer
+from architect.operator.strongbox import Strongbox
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
 
@@ -103,6 +107,13 @@ class Operator:
             api,
             KeyringStore(
                 api,
+                Strongbox(
+                    key_service(settings.kms),
+                    self._metrics,
+                    cluster=settings.kms_cluster,
+                    namespace=settings.namespace,
+                    secret=settings.key_secret,
+                ),
                 namespace=settings.namespace,
                 name=settings.key_secret,
                 config_map=settings.key_config_map,
@@ -262,6 +273,14 @@ def _collector(api: Api, settings: OperatorSettings, numbers: Metrics) -> Collec
 
     # It takes 30 MiB of memory when it is made, which a replica that only waits does without.
     return Collector(api, numbers, open_bucket=lambda: Control(store), prefix=store.prefix)
+
+
+def key_service(settings: KmsSettings | None) -> KeyService:
+    """Return who seals the private keys."""
+    if settings is None:
+        return SecretAlone()
+    service = Aws(settings)
+    return OpensOnly(service) if settings.unseal else service
 
 
 def kopf_settings() -> kopf.OperatorSettings:

@@ -46,8 +46,9 @@ class Form(Generic[Value]):
     key: str
     """Where it stands in the Secret's ``data``."""
     write: Callable[[Value], bytes]
+    """Raises Rejected or Retryable where it needs somebody who says no, or nothing."""
     read: Callable[[bytes], Value]
-    """Raises FormatError, whose text quotes nothing."""
+    """Raises FormatError, whose text quotes nothing; and as *write*."""
     next_step: NextStep[Value]
     loss: str = ""
     """What is lost with a value that cannot be read: then it is left alone, for somebody to repair.
@@ -74,7 +75,8 @@ class SecretStore(Generic[Value]):
     def fetch(self) -> Value:
         """Return the value as it is to be used now; made if there is none.
 
-        Raises Retryable or Rejected if the Secret cannot be read or written.
+        Raises Retryable or Rejected if the Secret cannot be read or written. Where the form itself
+        cannot be written now, what is there is returned.
         """
         return self._settle(self._form.next_step)
 
@@ -88,7 +90,13 @@ class SecretStore(Generic[Value]):
                 return known
             assert step is not None  # where there is nothing, something is to be done
             try:
-                self._write(secret, step.value)
+                raw = self._form.write(step.value)
+            except (Rejected, Retryable):
+                if known is None:
+                    raise
+                return known  # who said no was named; what is there serves as well until he helps
+            try:
+                self._write(secret, raw)
             except (AlreadyExists, Conflict, NotFound):
                 log.info("another replica was faster to %s the %s", step.name, self._form.what)
             else:
@@ -110,8 +118,8 @@ class SecretStore(Generic[Value]):
             log.error("%s: %s; a new one takes its place", self._ref, said)
             return None
 
-    def _write(self, secret: dict[str, Any] | None, value: Value) -> None:
-        data = {self._form.key: base64.b64encode(self._form.write(value)).decode("ascii")}
+    def _write(self, secret: dict[str, Any] | None, raw: bytes) -> None:
+        data = {self._form.key: base64.b64encode(raw).decode("ascii")}
         if secret is not None:
             ref = ObjectRef.of(SECRETS, secret)
             version = secret["metadata"]["resourceVersion"]

@@ -11,7 +11,8 @@ from typing import Any, Final
 from architect.core import durations, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
-from architect.objectstore.options import StoreOptions
+from architect.operator.kms import settings as kms
+from architect.operator.kms.settings import KmsOptions
 from architect.operator.retention import Limits
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
@@ -19,7 +20,7 @@ DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/com
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorSettings(StoreOptions):
+class OperatorSettings(KmsOptions):
     """One run of the operator, or of its command ``uninstall``."""
 
     namespace: str = "architect"
@@ -107,6 +108,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "key_secret": "name of the Secret with the keys of checkpoints in the object store",
     "key_config_map": "name of the ConfigMap with the public key for daemons",
     **options.HELP,
+    **kms.HELP,
     "store_max_count": "PersistentCheckpoints that are kept (0: no limit)",
     "store_max_bytes": "bytes of PersistentCheckpoints that are kept, such as 500Gi (0: no limit)",
     "store_namespace_max_count": "the same in each namespace",
@@ -147,7 +149,7 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = Path(text)
         elif name.endswith(("_max_count", "_max_bytes")):
             given[name] = _limit(name, text)
-        elif name == "store_path_style":
+        elif name in ("store_path_style", "kms_unseal"):
             given[name] = _switch(name, text)
         else:
             given[name] = text
@@ -193,7 +195,7 @@ def _switch(name: str, text: str) -> bool:
 
 def _check(settings: OperatorSettings) -> None:
     try:
-        _ = settings.store
+        _ = settings.store, settings.kms
     except ConfigError as error:
         name, _, said = error.message.partition(":")
         raise ConfigError(f"--{name.replace('_', '-')}:{said}") from error

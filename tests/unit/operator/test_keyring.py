@@ -15,11 +15,12 @@ from architect.checkpoint.keys import Binding
 from architect.core.errors import FormatError, Rejected
 from architect.kube.api import Api
 from architect.kube.connection import Request
-from architect.operator import keyring
+from architect.operator import keyring, keyring_form
 from architect.operator.keyring import Action, Keyring, carry_out, decide
 from architect.operator.keyring_store import AUTHORITIES, CURRENT, KEY, KeyringStore
 from architect.pki import certificates
 from architect.pki.certificates import make_authority
+from support.keyservices import plain_box
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 SECRET = "/api/v1/namespaces/architect/secrets/architect-checkpoint-key"
@@ -94,13 +95,13 @@ def test_authorities_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_secret_holds_everything_and_comes_back() -> None:
     ring = keyring.learn(rotated(2), [authority("a"), authority("b")])
-    back = keyring.from_json(keyring.to_json(ring))
+    back = keyring_form.from_json(keyring_form.to_json(ring))
     assert [k.id for k in (back.current, *back.former)] == [
         k.id for k in (ring.current, *ring.former)
     ]
     assert back.current.created == ring.current.created
     assert back.authorities == ring.authorities
-    assert keyring.to_json(back) == keyring.to_json(ring)
+    assert keyring_form.to_json(back) == keyring_form.to_json(ring)
 
 
 def test_nothing_that_is_printed_has_a_key() -> None:
@@ -110,17 +111,17 @@ def test_nothing_that_is_printed_has_a_key() -> None:
 
 
 def _changed(**changes: Any) -> bytes:
-    value = json.loads(keyring.to_json(rotated(1)))
+    value = json.loads(keyring_form.to_json(rotated(1)))
     value["current"] |= changes
     return json.dumps(value).encode()
 
 
 def _list(**changes: Any) -> bytes:
-    return json.dumps(json.loads(keyring.to_json(rotated(1))) | changes).encode()
+    return json.dumps(json.loads(keyring_form.to_json(rotated(1))) | changes).encode()
 
 
 def _without(key: str) -> bytes:
-    value = json.loads(keyring.to_json(rotated(1)))
+    value = json.loads(keyring_form.to_json(rotated(1)))
     del value[key]
     return json.dumps(value).encode()
 
@@ -128,7 +129,8 @@ def _without(key: str) -> bytes:
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b"[]", b"\xff", b"[" * 100_000, b'{"version": 2}', b'{"version": 1}',
+        b"", b"[]", b"\xff", b"[" * 100_000, b'{"version": 3}', b'{"version": 2}',
+        b'{"version": 1}', b'{"version": true}', b'{"version": [1]}',
         _without("current"), _without("former"), _without("authorities"), _list(authorities=["x"]),
         _list(authorities=[7]), _changed(private="AAAA"), _changed(private=7),
         _changed(id="0" * 16), _changed(created="soon"), _changed(created="2030-01-01T00:00:00"),
@@ -137,7 +139,7 @@ def _without(key: str) -> bytes:
 )  # fmt: skip
 def test_a_secret_that_is_not_ours_is_refused_and_never_quoted(raw: bytes) -> None:
     with pytest.raises(FormatError) as caught:
-        keyring.from_json(raw)
+        keyring_form.from_json(raw)
     for word in raw.decode("latin-1").split('"'):
         if len(word) > 20 and word[0] != "[":
             assert word not in str(caught.value)
@@ -150,6 +152,7 @@ class World:
         self.authorities = [authority("a")]
         self.store = KeyringStore(
             api,
+            plain_box(),
             namespace="architect",
             name="architect-checkpoint-key",
             config_map="architect-checkpoint-key",
@@ -233,9 +236,10 @@ def test_a_public_key_that_somebody_deleted_is_brought_back(world: World) -> Non
         {},
         {KEY: "%"},
         {KEY: base64.b64encode(b"{}").decode()},
+        {KEY: base64.b64encode(b'{"version": 3}').decode()},
         {KEY: base64.b64encode(b'{"version": 2}').decode()},
     ],
-    ids=["none", "empty", "base64", "bare", "version"],
+    ids=["none", "empty", "base64", "bare", "version", "no seal"],
 )
 def test_a_secret_that_cannot_be_read_is_never_written_over(world: World, data: Any) -> None:
     world.publish()

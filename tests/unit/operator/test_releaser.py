@@ -22,6 +22,7 @@ from architect.operator import keyring, metrics, release
 from architect.operator.keyring_store import KeyringStore
 from architect.operator.metrics import Metrics
 from architect.operator.releaser import Releaser
+from support.keyservices import plain_box
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 OWNER = Owner(api_version="apps/v1", kind="ReplicaSet", name="web-1", uid="owner-uid")
@@ -44,7 +45,12 @@ class World:
         self.server = server
         self.numbers = Metrics()
         self.store = KeyringStore(
-            api, namespace="architect", name="k", config_map="k", clock=lambda: NOW
+            api,
+            plain_box(self.numbers),
+            namespace="architect",
+            name="k",
+            config_map="k",
+            clock=lambda: NOW,
         )
         self.releaser = Releaser(api, self.store, self.numbers, authorities=list, clock=lambda: NOW)
         self.data_key = keys.new_data_key()
