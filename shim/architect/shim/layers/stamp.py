@@ -22,7 +22,7 @@ from typing import Final
 from architect.core.errors import Rejected
 
 MAX_ENTRIES: Final = 1_000_000
-"""About 10 s, in which the pod stands still."""
+"""About 20 s, in which the pod stands still."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
