@@ -400,8 +400,10 @@ class SocketDouble:
     def away(self) -> Iterator[None]:
         """Have nobody listen for a ``with`` block."""
         self.close()
-        yield
-        self._listen()
+        try:
+            yield
+        finally:
+            self._listen()
 
     def ops(self) -> list[str]:
         """Return the operations in the order in which they came."""

@@ -12,7 +12,9 @@ Operations (arguments → answer besides ``ok``):
                                                    ``reason``, ``message``: why (not)
 ``arriving``   ``pod``, ``namespace``,             ``restore``: whether its predecessor's state lies
                ``pod_name``, ``container``         in :data:`~architect.api.names.ARRIVALS`, whole;
-                                                   ``reason``, ``message``: why (not)
+                                                   ``hold``: whether it must not start, since its
+                                                   policy wants that state, which cannot be had
+                                                   now; ``reason``, ``message``: why (not)
 =============  ==================================  ================================================
 
 Both may take as long as the work takes; the daemon bounds it by the pod's grace period and by its

@@ -91,10 +91,14 @@ def _message(body: bytes) -> dict[str, Any]:
     return value
 
 
+KEEPER_HINT: Final = "is the keeper running? see /run/architect/keeper.log"
+
+
 class Client:
     """A blocking connection to a control socket, with a time-out on every step."""
 
-    def __init__(self, path: Path, *, timeout_seconds: float) -> None:
+    def __init__(self, path: Path, *, timeout_seconds: float, hint: str = KEEPER_HINT) -> None:
+        """Connect. Raises Unavailable, with *hint* for who reads it."""
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout_seconds)
@@ -106,7 +110,7 @@ class Client:
             self._socket.close()
             raise Unavailable(
                 f"cannot connect to {path}: {error.strerror or error}",
-                hint="is the keeper running? see /run/architect/keeper.log",
+                hint=hint,
             ) from error
 
     def __enter__(self) -> Client:

@@ -45,6 +45,19 @@ pod has done since."""
 TEMPLATE_PARTS: Final = "templateParts"
 """Field of the spec that holds :func:`identity.parts`, if the kind has it: for the explanation."""
 
+MISFITS: Final = frozenset(
+    {
+        "Architecture",
+        "CpuFeatures",
+        "CriuVersion",
+        "FormatVersion",
+        "ImageDiffers",
+        "RequirementsUnknown",
+    }
+)
+"""Reasons by which a checkpoint that is there does not fit, and might on another node or day. A
+template that differs is a wish of the user's."""
+
 MAX_NAMES: Final = 8
 """How many differences a message names."""
 

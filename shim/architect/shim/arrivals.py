@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from architect.api import daemon
-from architect.api.policy import Migrate
-from architect.core.errors import ArchitectError, Unavailable
+from architect.api import daemon, names
+from architect.api.policy import Migrate, OnRestoreFailure
+from architect.core.errors import ArchitectError, Rejected, Unavailable
 from architect.shim import daemon_client, engine_log, installation, keeper_client, records
 from architect.shim.cli import Call
 from architect.shim.oci import Wanted
@@ -29,7 +29,11 @@ MESSAGE_CHARS: Final = 400
 
 
 def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
-    """Return SHA-256 and path of the init that the saved processes refer to; None: start fresh."""
+    """Return SHA-256 and path of the init that the saved processes refer to; None: start fresh.
+
+    Raises Rejected or Unavailable where the pod's policy is not to start without them: the engine
+    makes no container then, and kubelet has it try again.
+    """
     identity, policy = found.identity, found.policy
     has_source = policy.migrate is not Migrate.NEVER or policy.start_from is not None
     if not has_source or not identity.namespace:
@@ -38,11 +42,14 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
         answer = daemon_client.ask(
             daemon.ARRIVING,
             timeout_seconds=daemon.ARRIVING_SECONDS,
+            is_awaited=lambda: policy.on_restore_failure is not OnRestoreFailure.FRESH,
             pod=identity.pod,
             namespace=identity.namespace,
             pod_name=identity.pod_name,
             container=identity.container,
         )
+        if answer.get("hold") is True:
+            raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
         if answer.get("restore") is not True:
             return None
         from architect.shim.keeper import images  # the others are not to pay for it
@@ -50,6 +57,14 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
         meta = images.Meta.read(images.arrival(identity.pod, identity.container))
         return meta.init_sha, installation.init_of(meta.init_sha)
     except (ArchitectError, OSError) as error:
+        wish = policy.on_restore_failure
+        if wish is not OnRestoreFailure.FRESH:
+            engine_log.error(
+                call,
+                f"container {call.container} is not started without what its pod had before "
+                f"({names.ON_RESTORE_FAILURE} is {wish.value}): {error}",
+            )
+            raise
         engine_log.warning(
             call, f"container {call.container} starts fresh, whatever was before: {error}"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Final, NoReturn
@@ -68,7 +69,10 @@ def create(call: Call) -> NoReturn:
     if isinstance(found, oci.Refused):
         _note_unmanaged(call, found)
         pass_on(call.words)
-    come = arrivals.wait(call, found)
+    try:
+        come = arrivals.wait(call, found)
+    except (ArchitectError, OSError):
+        sys.exit(1)  # it was told
     sha, init = come or installation.init()
     if not oci.is_ours(spec):
         _replace(

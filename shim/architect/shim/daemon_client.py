@@ -14,6 +14,8 @@ RESTART_SECONDS: Final = 20.0
 """As long as kubelet takes to start a daemon again that has ended, and it to listen."""
 STEP_SECONDS: Final = 0.1
 
+HINT: Final = "does Architect's daemon run on this node?"
+
 
 def ask(
     op: str,
@@ -29,7 +31,7 @@ def ask(
     """
     deadline = time.monotonic() + timeout_seconds
     try:
-        client = Client(names.DAEMON_SOCKET, timeout_seconds=timeout_seconds)
+        client = Client(names.DAEMON_SOCKET, timeout_seconds=timeout_seconds, hint=HINT)
     except Unavailable:
         if not is_awaited():
             raise
@@ -51,7 +53,8 @@ def _again(deadline: float) -> Client:
         time.sleep(STEP_SECONDS)
         left = deadline - time.monotonic()
         try:
-            return Client(names.DAEMON_SOCKET, timeout_seconds=max(STEP_SECONDS, left))
+            left = max(STEP_SECONDS, left)
+            return Client(names.DAEMON_SOCKET, timeout_seconds=left, hint=HINT)
         except Unavailable:
             if time.monotonic() > give_up:
                 raise

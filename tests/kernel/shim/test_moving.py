@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -91,6 +92,29 @@ def test_a_pod_that_starts_from_a_saved_one_asks_at_its_start_only(mover: Mover)
     new.kill("TERM")
     eventually(lambda: "TERM" in new.output(), what="it gets its signal")
     assert [c["op"] for c in mover.daemon.calls if c["pod"] == "uid-b"] == ["arriving"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "answer"), [("retry", "hold"), ("fail", "hold"), ("fail", "nobody")]
+)
+def test_a_pod_that_wants_its_memory_is_not_made_without_it(
+    mover: Mover, wish: str, answer: str
+) -> None:
+    policy = {**POLICY, "on_restore_failure": wish}
+    held = {"restore": False, "hold": True, "reason": "Unavailable", "message": "no route"}
+    mover.daemon.answers["arriving"] = held
+    new = mover.pod("uid-b", policy=policy)
+    with contextlib.ExitStack() as stack:
+        if answer == "nobody":
+            stack.enter_context(mover.daemon.away())
+        assert new.create(check=False) != 0
+    told = new.log.read_text()
+    assert f"architect.dev/on-restore-failure is {wish}" in told
+    assert "is not started without what its pod had before" in told
+    assert [r for r in mover.host.ask("list")["pods"] if r["pod"] == "uid-b"] == []
+    mover.daemon.answers["arriving"] = {"restore": False}
+    new.start()
+    assert_starts_at_one(new)
 
 
 def hooked(*argv: str) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from architect.api import names
+from architect.api.policy import OnRestoreFailure
 from architect.core import durations
 from architect.core.errors import ArchitectError, Retryable
 from architect.core.wire import text
-from architect.daemon import claims, images, starts, status
+from architect.daemon import claims, images, offers, starts, status
 from architect.daemon.claims import Fresh, Newcomer
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.metrics import Metrics
@@ -69,6 +70,8 @@ class Outcome:
     is_restored: bool
     reason: str
     message: str = ""
+    is_held: bool = False
+    """It does not start: its policy wants its memory, which is there, and not to be had."""
 
 
 class Arrivals:
@@ -111,9 +114,9 @@ class Arrivals:
         with self._lock:
             pod = self._pods.setdefault(ref.uid, _Pod())
         with pod.lock:
-            if pod.outcome is None:
-                pod.outcome = self._decide(ref, pod)
-            outcome = pod.outcome
+            outcome = pod.outcome or self._decide(ref, pod)
+            if not outcome.is_held:  # else the engine comes again, and so is it decided
+                pod.outcome = outcome
         # Once it was adopted there is nothing left for a container that comes again; and where one
         # began without us, memory from before must not come beside it, or after it.
         is_there = (
@@ -121,7 +124,12 @@ class Arrivals:
             and not self._depot.began_without_us(ref.uid)
             and self._depot.has_come(ref.uid, text(arguments, "container"))
         )
-        return {"restore": is_there, "reason": outcome.reason, "message": outcome.message}
+        return {
+            "restore": is_there,
+            "hold": outcome.is_held,
+            "reason": outcome.reason,
+            "message": outcome.message,
+        }
 
     def restored(self, uid: str, *, pod: ManagedPod | None) -> None:
         """Learn that a container of the pod goes on with what came."""
@@ -238,7 +246,7 @@ class Arrivals:
         if self._depot.began_without_us(ref.uid):
             return Outcome(is_restored=False, reason="Restarted", message="it began without us")
         decided = self._depot.decided(ref.uid)
-        if decided is not None and not decided.checkpoint:
+        if decided is not None and not decided.checkpoint and not decided.is_held:
             return Outcome(is_restored=False, reason=decided.reason, message=decided.message)
         known = self._store.get(ref.uid)
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -260,6 +268,11 @@ class Arrivals:
             if views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
             source = starts.source_of(value)
+            is_held = decided is not None and decided.is_held
+            if is_held and newcomer.wish is not None:
+                return self._let_go(ref, known, newcomer.wish, decided)
+            if decided is not None and is_held and _policy(known) is OnRestoreFailure.FAIL:
+                return _held(decided)
             if source is None and (never := claims.never(newcomer)) is not None:
                 log.info("%s starts fresh: %s: %s", ref, never.reason, never.message)
                 return Outcome(is_restored=False, reason=never.reason, message=never.message)
@@ -271,6 +284,8 @@ class Arrivals:
                     value, newcomer, node=self._this_node(), is_leaving=lambda: pod.is_leaving
                 )
             if isinstance(found, Fresh):
+                if found.reason in offers.MISFITS and _policy(known) is not OnRestoreFailure.FRESH:
+                    return self._hold(ref, known, found, None)
                 return self._fresh(ref, known, found)
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
@@ -280,9 +295,10 @@ class Arrivals:
         except (ArchitectError, OSError) as error:
             reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("restore", reason).inc()
-            if claimed is not None:
-                self._tell_end(ref.uid, claimed, objects.not_restored(str(error)))
-            return self._fresh(ref, known, Fresh(reason=reason, message=str(error)))
+            failed = Fresh(reason=reason, message=str(error))
+            if _policy(known) is not OnRestoreFailure.FRESH:
+                return self._hold(ref, known, failed, claimed)
+            return self._let_go(ref, known, failed, claimed)
 
     def _go_on(self, ref: ObjectRef, decided: Decided, *, ends_at: float) -> Outcome:
         """Announce that the pod goes on, before its first instruction. Raises ArchitectError.
@@ -301,6 +317,37 @@ class Arrivals:
             )
             self._depot.note(ref.uid, replace(decided, is_announced=True))
         return Outcome(is_restored=True, reason="Restored")
+
+    def _let_go(
+        self, ref: ObjectRef, pod: ManagedPod | None, why: Fresh, claimed: Decided | None
+    ) -> Outcome:
+        """Start the pod fresh; what it claimed is no use to it."""
+        if claimed is not None and claimed.checkpoint:
+            self._tell_end(ref.uid, claimed, objects.not_restored(why.message))
+        return self._fresh(ref, pod, why)
+
+    def _hold(
+        self, ref: ObjectRef, pod: ManagedPod | None, why: Fresh, claimed: Decided | None
+    ) -> Outcome:
+        """Keep the pod from starting without its memory, and what it claimed for it."""
+        empty = Decided(namespace=ref.namespace or "", name=ref.name, reason="")
+        decided = replace(claimed or empty, is_held=True, reason=why.reason, message=why.message)
+        self._depot.note(ref.uid, decided)
+        log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
+        if pod is not None:
+            policy = pod.policy.on_restore_failure.value
+            self._tell(
+                pod,
+                status.Note(
+                    reason=names.EVENT_RESTORE_FAILED,
+                    text=f"is not started without what came before: {why.reason}: {why.message}; "
+                    f"{names.ON_RESTORE_FAILURE} is {policy}, and label {names.FRESH}=true starts "
+                    "it fresh",
+                    action="Restore",
+                    event_type=EventType.WARNING,
+                ),
+            )
+        return _held(decided)
 
     def _fresh(self, ref: ObjectRef, pod: ManagedPod | None, found: Fresh) -> Outcome:
         """Write down that the pod starts fresh, and say so where somebody hoped for more."""
@@ -371,7 +418,8 @@ class Arrivals:
         if decided is None or not decided.checkpoint or decided.is_told:
             return False
         departed = decided.departed if decided.is_local else None
-        if not self._depot.give_back(uid, departed=departed):
+        has_nothing = decided.is_held and not decided.has_come
+        if not self._depot.give_back(uid, departed=departed) and not has_nothing:
             return False
         said, fields = objects.given_back(decided.name)
         self._tell_end(uid, decided, said, fields=fields)
@@ -403,6 +451,14 @@ class _Pod:
         self.outcome: Outcome | None = None
         self.is_leaving = False
         """Set by whoever learns it, without the lock: what comes is not for it any more."""
+
+
+def _policy(pod: ManagedPod | None) -> OnRestoreFailure:
+    return OnRestoreFailure.FRESH if pod is None else pod.policy.on_restore_failure
+
+
+def _held(decided: Decided) -> Outcome:
+    return Outcome(is_restored=False, reason=decided.reason, message=decided.message, is_held=True)
 
 
 def _where(decided: Decided) -> ObjectRef:

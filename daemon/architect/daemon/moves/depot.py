@@ -70,6 +70,8 @@ class Decided:
     """Unix seconds of the first question."""
     has_come: bool = False
     """Whether all of it lay here once: then what is not there any more has been used."""
+    is_held: bool = False
+    """Whether it does not start, for its policy wants its memory: reason and message say why."""
     is_announced: bool = False
     """Whether its Checkpoint says that the pod is about to go on."""
     is_told: bool = False

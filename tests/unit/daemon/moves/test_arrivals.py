@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
+from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
@@ -448,3 +450,102 @@ def test_what_cannot_be_announced_does_not_run(node: Any, monkeypatch: pytest.Mo
     assert node.notes[-1] == ("new", "RestoreFailed")
     node.cluster.failures.clear()
     assert node.arriving("new")["restore"] is False
+
+
+# Pods that do not start without their memory.
+
+
+def wanting(node: Any, policy: OnRestoreFailure, name: str = "new", **metadata: Any) -> None:
+    made = Policy(containers={"app": ContainerPolicy()}, on_restore_failure=policy)
+    node.pod(name, is_running=False, annotations={names.POLICY: made.to_json()}, **metadata)
+
+
+class Source:
+    """Another node's daemon, with which the checkpoint lies."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+        self.asked = 0
+        self.works = False
+        node.saved()
+        node.checkpoint("old")["status"]["location"]["peer"]["node"] = "node2"
+        node.fetch = self.fetch
+
+    def fetch(self, _: str, checkpoint_id: str, target: Path, **more: Any) -> None:
+        self.asked += 1
+        if not self.works:
+            raise Unavailable("connection refused")
+        directory = self.node.depot.departure(checkpoint_id)
+        more["accept"](contents.read(directory))
+        directory.rename(target)
+
+
+def test_what_cannot_be_fetched_is_tried_again_at_each_start(node: Any) -> None:
+    source = Source(node)
+    wanting(node, OnRestoreFailure.RETRY)
+    for tries in (1, 2):
+        answer = node.arriving("new")
+        assert (answer["restore"], answer["hold"], answer["reason"]) == (False, True, "Unavailable")
+        assert source.asked == tries
+    assert node.notes[-2:] == [("new", "RestoreFailed")] * 2
+    assert node.claimant("old") == "uid-new"
+    assert "Failed" not in node.conditions("old")
+    node.restart()
+    source.works = True
+    assert node.arriving("new") == {
+        "restore": True,
+        "hold": False,
+        "reason": "Restored",
+        "message": "",
+    }
+
+
+def test_what_cannot_be_fetched_is_told_once_and_waits_for_its_user(node: Any) -> None:
+    source = Source(node)
+    wanting(node, OnRestoreFailure.FAIL)
+    first = node.arriving("new")
+    assert first["hold"] is True
+    node.restart()
+    source.works = True
+    assert node.arriving("new") == first
+    assert source.asked == 1
+    assert node.claimant("old") == "uid-new"
+    value = node.cluster.pod("new")
+    value["metadata"]["labels"] = {names.FRESH: "true"}
+    node.cluster.put_pod(value)
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["hold"], answer["reason"]) == (False, False, "Fresh")
+    assert node.conditions("old")["Failed"] == "True RestoreFailed"
+    node.restart()
+    assert node.arriving("new") == answer
+
+
+@pytest.mark.parametrize("policy", list(OnRestoreFailure))
+def test_an_image_that_differs_goes_as_the_policy_says(node: Any, policy: OnRestoreFailure) -> None:
+    node.saved()
+    right = node.images.digests["app:1"]
+    node.images.digests["app:1"] = f"sha256:{'b' * 64}"
+    wanting(node, policy)
+    answer = node.arriving("new")
+    assert answer["reason"] == "ImageDiffers"
+    assert answer["hold"] is (policy is not OnRestoreFailure.FRESH)
+    node.images.digests["app:1"] = right
+    assert node.arriving("new")["restore"] is (policy is OnRestoreFailure.RETRY)
+
+
+def test_who_has_no_predecessor_starts_whatever_the_policy_says(node: Any) -> None:
+    wanting(node, OnRestoreFailure.FAIL)
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["hold"], answer["reason"]) == (False, False, "NoCheckpoint")
+
+
+def test_one_that_is_held_and_deleted_hands_on_what_it_claimed(node: Any) -> None:
+    source = Source(node)
+    wanting(node, OnRestoreFailure.RETRY)
+    assert node.arriving("new")["hold"] is True
+    node.delete("new")
+    assert node.leaving("new")["reason"] == "NotBegun"
+    assert node.claimant("old") == ""
+    source.works = True
+    wanting(node, OnRestoreFailure.RETRY, "next")
+    assert node.arriving("next")["restore"] is True
