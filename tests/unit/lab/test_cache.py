@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def test_the_programs_of_a_killed_build_end_before_its_directory_goes(tmp_path: 
     with subprocess.Popen(
         ["sleep", "infinity"], env={commands.BUILD_VARIABLE: str(left)}, start_new_session=True
     ) as program:
+        # Its descriptors are closed, which is what Popen waits for, before it has its environment.
+        while commands.BUILD_VARIABLE not in Path(f"/proc/{program.pid}/environ").read_text():
+            time.sleep(0.01)
         # It becomes a zombie of ours: the process that was killed would not have been there.
         cache.artefact("thing", version="1", recipe=[], build=lambda directory: None)
         assert program.wait(60) == -signal.SIGKILL
