@@ -63,6 +63,7 @@ def main() -> None:
             "get": get,
             "follow": followers.follow,
             "followed": followers.followed,
+            "counted": followers.counted,
             "unfollow": followers.unfollow,
             "ping": dict,
         }

@@ -8,7 +8,6 @@ the client; standard library only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import threading
 import time
@@ -18,6 +17,9 @@ from bench.client import is_complete
 
 PATIENCE_SECONDS: Final = 5.0
 """For one question."""
+
+AFTER_SECONDS: Final = 2.0
+"""So long questions are asked after the newcomer's first answer: some may still fail."""
 
 
 class Follower:
@@ -35,23 +37,35 @@ class Follower:
         self.last_known: dict[str, Any] | None = None
         """The last answer of the known host."""
         self.found = threading.Event()
+        self.is_over = threading.Event()
+        """Every question has its answer, or has failed."""
+        self.asked = self.failed = 0
+        """Questions, and those that were refused, reset, or not answered in time."""
 
     async def run(self) -> None:
-        """Ask until another host has answered, or until cancelled."""
+        """Ask until another host has answered and some time more, or until cancelled."""
+        ends_at = float("inf")
         try:
-            while self.first is None:
+            while time.monotonic() < ends_at:
                 question = asyncio.create_task(self._ask())
                 self._questions.add(question)
                 question.add_done_callback(self._questions.discard)
                 await asyncio.sleep(self._pause)
+                if self.first is not None:
+                    ends_at = min(ends_at, time.monotonic() + AFTER_SECONDS)
+            await asyncio.gather(*self._questions)
+            self.is_over.set()
         finally:
             for question in list(self._questions):
                 question.cancel()
 
     async def _ask(self) -> None:
-        with contextlib.suppress(OSError, TimeoutError, ValueError):
+        self.asked += 1
+        try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 self._note(await self._answer())
+        except (OSError, TimeoutError, ValueError):
+            self.failed += 1
 
     async def _answer(self) -> dict[str, Any]:
         reader, writer = await asyncio.open_connection(self._address, self._port)
@@ -103,6 +117,13 @@ class Followers:
         follower, _ = self._all[name]
         follower.found.wait(seconds)
         return {"first": follower.first, "last_known": follower.last_known}
+
+    def counted(self, name: str, seconds: float) -> dict[str, Any]:
+        """Return how many questions were asked, and how many failed, once all have ended."""
+        follower, _ = self._all[name]
+        if not follower.is_over.wait(seconds):
+            raise TimeoutError(f"{name}: questions are still asked after {seconds:g} s")
+        return {"asked": follower.asked, "failed": follower.failed}
 
     def unfollow(self) -> dict[str, Any]:
         """Ask nobody any more."""

@@ -81,6 +81,10 @@ class Move:
     first_service: float
     size: int
     """Bytes that were copied."""
+    asked_service: int
+    """Questions to the Service, from before the eviction until after the successor's answer."""
+    failed_service: int
+    """Those of them that were refused, reset, or not answered in time."""
 
     @property
     def capture_began(self) -> float:
@@ -245,6 +249,7 @@ class _Run:
             if last_old is None:
                 raise BenchError(f"pod {old.name} gave no answer before it was evicted")
             pods.wait(lambda: {new.uid}, "ready", seconds=SUCCESSOR_SECONDS)
+            counted = self._counted()
             slept = source.keeper.told(Event.SLEPT, old.uid, since=asked)
             woke = target.keeper.told(Event.WOKE, new.uid, since=asked)
             size = int(made.checkpoint(old)["status"]["bytes"])
@@ -266,6 +271,8 @@ class _Run:
                     first_own=own["at"],
                     first_service=through["at"],
                     size=size,
+                    asked_service=counted["asked"],
+                    failed_service=counted["failed"],
                 )
             )
         made.members()
@@ -291,6 +298,7 @@ class _Run:
                 self.unmanaged[f"unmanaged pod deleted: its replacement, {what}"].append(
                     (answer["at"] - asked) * 1000
                 )
+            self.unmanaged["unmanaged pod deleted: failed"].append(self._counted()["failed"])
         made.members()
 
     def _successor(self, pods: PodWatch, made: Herd) -> Member:
@@ -325,6 +333,9 @@ class _Run:
             )
         return dict(found)
 
+    def _counted(self) -> dict[str, int]:
+        return self._client("counted", name="service", seconds=REQUEST_SECONDS)
+
     def _ask(self, address: str) -> dict[str, Any]:
         self._follow("before", address, known="", pause=NEW_PAUSE_SECONDS)
         found = self._client("followed", name="before", seconds=REQUEST_SECONDS)["first"]
@@ -345,6 +356,7 @@ class _Run:
             f"migration.first_reply.{self.scenario.mebibytes}MB.service": self._through_service,
             f"migration.own.{self.scenario.mebibytes}MB": self._own,
             f"migration.freeze.{self.scenario.mebibytes}MB": self._freeze,
+            f"migration.failed_requests.{self.scenario.mebibytes}MB": self._failed_requests,
             "transfer.peer.ratio": self._ratio,
         }
         found = []
@@ -388,6 +400,11 @@ class _Run:
     def _freeze(self) -> tuple[list[float], Values, Values]:
         values = [(m.first - m.last_old) * 1000 for m in self.moves]
         return values, gathered([m.freeze_parts_ms() for m in self.moves]), defaultdict(list)
+
+    def _failed_requests(self) -> tuple[list[float], Values, Values]:
+        values = [float(m.failed_service) for m in self.moves]
+        parts = gathered([{"of so many": float(m.asked_service)} for m in self.moves])
+        return values, parts, self._beside("failed")
 
     def _ratio(self) -> tuple[list[float], Values, Values]:
         pairs = list(zip(self.plain_copy, self.moves, strict=False))

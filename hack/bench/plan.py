@@ -201,7 +201,10 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         own_goal=700,
         weight=4,
         baseline_every=2,
-        more=(Quantity(name="migration.freeze.64MB", unit="ms"),),
+        more=(
+            Quantity(name="migration.freeze.64MB", unit="ms"),
+            Quantity(name="migration.failed_requests.64MB", unit="requests"),
+        ),
     ),
     _move(
         1024,

@@ -8,6 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from bench import following
 from bench.following import Followers
 
 
@@ -37,7 +40,10 @@ def serving(hosts: list[str]) -> Iterator[int]:
         thread.join()
 
 
-def test_the_first_of_the_new_and_the_last_of_the_old_are_told() -> None:
+def test_the_first_of_the_new_and_the_last_of_the_old_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "AFTER_SECONDS", 0.1)
     with serving(["old", "old", "refuses", "new"]) as port:
         followers = Followers()
         followers.follow("a", "127.0.0.1", port, "/", "old", 0.01)
@@ -45,6 +51,9 @@ def test_the_first_of_the_new_and_the_last_of_the_old_are_told() -> None:
         assert found["first"]["host"] == "new"
         assert found["last_known"]["host"] == "old"
         assert found["last_known"]["at"] <= found["first"]["at"]
+        counted = followers.counted("a", 30)
+        assert counted["failed"] == 1
+        assert counted["asked"] >= 4
         followers.unfollow()
 
 

@@ -34,6 +34,8 @@ MOVE = Move(
     first_own=101.7,
     first_service=102.5,
     size=1,
+    asked_service=60,
+    failed_service=7,
 )
 
 
@@ -62,6 +64,10 @@ def test_every_quantity_of_a_move_has_values_parts_and_what_stands_beside_it() -
         assert own.spread.p50 == pytest.approx(600)
         assert own.parts["freeze, daemon: files packed, hashed"].p50 == pytest.approx(100)
         assert own.baseline["plain copy of the same bytes"].p50 == pytest.approx(100)
+        if f"migration.failed_requests.{size}" in found:
+            failed = found[f"migration.failed_requests.{size}"]
+            assert failed.spread.p50 == 7
+            assert failed.parts["of so many"].p50 == 60
         assert found.keys() == {quantity.name for quantity in scenario.quantities}
     assert found["transfer.peer.ratio"].spread.p50 == pytest.approx(0.5)
     assert found["transfer.peer.ratio"].at_least == {"p50": 0.7}
