@@ -18,12 +18,6 @@ from support.workloads import (
     workload,
 )
 
-KUBELET_SECONDS = 400.0
-"""Once, more than two minutes passed after the API server's start before a resize showed in a pod's
-status. The likely cause, which was not proven: that kubelet had just been refused the pod's
-ConfigMap ("no relationship found") and backed off. If it is longer, the pod's status is printed."""
-
-
 @pytest.mark.timeout(900)
 def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
     architect: Cluster, theme: str
@@ -32,9 +26,10 @@ def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
         workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
         workload(architect, theme, "waker") as waker,
     ):
+        # Before anybody has slept: what a wake gives back takes a moment to be seen.
+        before = {app.name: app.requests() for app in (sleeper, waker)}
         waker.sleep()  # it can
         asleep, awake = sleeper.get("/digest"), waker.get()
-        before = {app.name: app.requests() for app in (sleeper, waker)}
         addresses = {app.name: app.service_ip() for app in (sleeper, waker)}
         node, uid = waker.node(), waker.uid()
         sleeper.sleep()
@@ -61,11 +56,7 @@ def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
 def _is_told_as_awake(app: Workload, *, requests: dict[str, str]) -> None:
     eventually(lambda: app.labels() == {"app": names.STATUS_RUNNING}, what="label RUNNING")
     try:
-        eventually(
-            lambda: app.requests() == requests,
-            what="requests are back",
-            seconds=KUBELET_SECONDS,
-        )
+        eventually(lambda: app.requests() == requests, what="requests are back")
     except AssertionError as error:
         # kubelet and the daemon both have a hand in it: the pod's status says whose turn it is.
         status = json.dumps({"spec": app.pod()["spec"]["containers"], **app.pod()["status"]})
@@ -78,11 +69,7 @@ def _is_told_as_awake(app: Workload, *, requests: dict[str, str]) -> None:
 
 def _is_told_as_asleep(app: Workload) -> None:
     eventually(lambda: app.labels() == {"app": names.STATUS_SCALED_DOWN}, what="label SCALED_DOWN")
-    eventually(
-        lambda: app.requests()["memory"] == "1Ki",
-        what="requests are lowered",
-        seconds=KUBELET_SECONDS,
-    )
+    eventually(lambda: app.requests()["memory"] == "1Ki", what="requests are lowered")
     eventually(app.checkpoint, what="a Checkpoint object stands for the image")
     eventually(lambda: app.asleep_reason()[0] == "True", what="condition: asleep")
 
