@@ -15,6 +15,8 @@ PYTHON := $(VENV)/bin/python
 # Debian's own and no version manager's: an environment made from it stays good.
 HOST_PYTHON ?= /usr/bin/python3
 LAB := $(PYTHON) -m lab
+# One process for each core: they share nothing. Kernel and cluster tests share the machine.
+UNIT := $(VENV)/bin/pytest --numprocesses=auto --maxprocesses=4
 # A skip is a failure where the thing should exist.
 export ARCHITECT_REQUIRE ?= helm,kernel
 
@@ -76,7 +78,7 @@ lint: $(VENV)/.ready ## Lint, types, layers
 
 .PHONY: test-unit
 test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, 1 minute
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging
+	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging
 
 .PHONY: test-kernel
 test-kernel: deps ## Real kernel, runc and CRIU: root, 10 minutes
@@ -92,7 +94,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 .PHONY: test
 test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
 	@$(LAB) build helm
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/unit tests/packaging
+	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging
 	@$(LAB) build native standalone versitygw local-kms
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(CLUSTER),yes)

@@ -18,6 +18,7 @@ from support.workloads import (
     workload,
 )
 
+
 @pytest.mark.timeout(900)
 def test_pods_wake_while_api_server_daemon_operator_and_webhook_are_gone(
     architect: Cluster, theme: str

@@ -81,7 +81,11 @@ def test_any_changed_byte_is_refused(at: int, change: int) -> None:
             opened(bytes(raw))
 
 
-@pytest.mark.parametrize("raw", [b"", WRAPPED[:-1], WRAPPED + b"\0", bytes(80), b"\xff" * 5000])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", WRAPPED[:-1], WRAPPED + b"\0", bytes(80), b"\xff" * 5000],
+    ids=["none", "shorter", "longer", "zeros", "long"],
+)
 def test_other_lengths_are_refused(raw: bytes) -> None:
     with pytest.raises(FormatError, match="damaged"):
         keys.unwrap(raw, CLUSTER, BINDING)

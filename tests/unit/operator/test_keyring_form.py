@@ -85,6 +85,7 @@ SEALED_TEXT = json.loads(SEALED)["former"][0]["sealed"]
 
 @pytest.mark.parametrize(
     ("path", "value"),
+    # Without ids of their values: those that are random would have other names in each process.
     [
         ("seal", None), ("seal", []), ("seal", "aws"), ("seal.provider", None),
         ("seal.provider", ""),
@@ -100,6 +101,7 @@ SEALED_TEXT = json.loads(SEALED)["former"][0]["sealed"]
         ("current.id", "0" * 16), ("current.id", None), ("current.created", "soon"),
         ("former.0.sealed", json.loads(SEALED)["current"]["sealed"]),
     ],
+    ids=lambda _: "case",
 )  # fmt: skip
 def test_what_is_damaged_is_refused_and_not_quoted(path: str, value: Any) -> None:
     raw = changed(path, value)
