@@ -38,6 +38,8 @@ BUILDS = (
     "standalone",
     "helm",
     "versitygw",
+    "runsc",
+    "crictl",
 )
 
 
