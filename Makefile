@@ -82,7 +82,7 @@ test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, 1 minute
 
 .PHONY: test-kernel
 test-kernel: deps ## Real kernel, runc and CRIU: root, 10 minutes
-	@$(LAB) build native standalone versitygw local-kms
+	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 
 .PHONY: test-cluster
@@ -95,7 +95,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging
-	@$(LAB) build native standalone versitygw local-kms
+	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
 	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(CLUSTER),yes)
 	@$(LAB) build

@@ -3,8 +3,8 @@
 Nodes need neither Python nor CRIU nor our libc, so the bundle carries them, taken from the system
 that this script runs on::
 
-    DIR/<version>/bin/      runc-architect, architect-runtime, architect-warden, architect-init,
-                            architect-criu
+    DIR/<version>/bin/      runc-architect, runsc-architect, architect-runtime, architect-warden,
+                            architect-init, architect-anchor, architect-criu, runsc
     DIR/<version>/lib/      shared libraries and their loader (`loader` links to it)
     DIR/<version>/python/   the interpreter and what we use of its library
     DIR/<version>/site/     our packages
@@ -38,7 +38,7 @@ PACKAGES: Final = (
     "common/architect/core",
     "shim/architect/shim",
 )
-NATIVE: Final = ("architect-init", "runc-architect", "architect-warden")
+NATIVE: Final = ("architect-init", "runc-architect", "architect-warden", "architect-anchor")
 MANIFEST_VERSION: Final = 1
 
 UNUSED_LIBRARY: Final = frozenset(
@@ -67,6 +67,8 @@ def main() -> int:
         sha = _native(work, options=options)
         if options.criu is not None:
             _copy_program(options.criu, work / "bin" / "architect-criu")
+        if options.runsc is not None:
+            _copy_program(options.runsc, work / "bin" / "runsc")
         if options.link_python:
             (work / "python/bin").mkdir(parents=True)
             (work / "python/bin/python3").symlink_to(_interpreter())
@@ -97,7 +99,8 @@ def _native(work: Path, *, options: argparse.Namespace) -> str:
     for name in NATIVE:
         _copy_program(build / name, work / "bin" / name)
     shutil.rmtree(work / "build", ignore_errors=True)
-    (work / "bin/architect-runtime").symlink_to("runc-architect")
+    for name in ("architect-runtime", "runsc-architect"):
+        (work / "bin" / name).symlink_to("runc-architect")
     init = (work / "bin/architect-init").read_bytes()
     sha = hashlib.sha256(init).hexdigest()
     (work / "init.sha256").write_text(f"{sha}\n")
@@ -234,6 +237,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True, help="the installation's root")
     parser.add_argument("--criu", type=Path, help="the CRIU to carry")
+    parser.add_argument("--runsc", type=Path, help="gVisor's runtime to carry; default: the host's")
     parser.add_argument("--native", type=Path, help="built programs; default: build them now")
     parser.add_argument("--version", default=_version(), help="default: pyproject.toml's")
     parser.add_argument("--link-python", action="store_true", help="do not carry an interpreter")

@@ -39,6 +39,8 @@ BUILDS = (
     "helm",
     "versitygw",
     "local-kms",
+    "runsc",
+    "crictl",
 )
 
 

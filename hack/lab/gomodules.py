@@ -1,4 +1,4 @@
-"""Programs built from Go modules: Kubernetes, helm, CoreDNS, an S3 server and a KMS."""
+"""Programs built from Go modules: Kubernetes, helm, CoreDNS, gVisor; an S3 server and a KMS."""
 
 from __future__ import annotations
 
@@ -72,7 +72,22 @@ LOCAL_KMS = Tool(
     version=versions.LOCAL_KMS,
     version_variable="main.Version",
 )
-TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS)
+RUNSC = Tool(
+    name="runsc",
+    module="gvisor.dev/gvisor",
+    package="gvisor.dev/gvisor/runsc",
+    version=versions.GVISOR,
+    # It restores what the same version has saved, and no other: so it must know its own.
+    version_variable="gvisor.dev/gvisor/runsc/version.version",
+)
+CRICTL = Tool(
+    name="crictl",
+    module="sigs.k8s.io/cri-tools",
+    package="sigs.k8s.io/cri-tools/cmd/crictl",
+    version=versions.CRICTL,
+    version_variable="sigs.k8s.io/cri-tools/pkg/version.Version",
+)
+TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL)
 
 
 def kubernetes(cache: Cache) -> Path:

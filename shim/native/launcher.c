@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the engine calls as its OCI runtime: bin/runc-architect, and bin/architect-runtime.
+// What the engine calls as its OCI runtime: bin/runc-architect, bin/runsc-architect; and
+// bin/architect-runtime.
 //
 // Unmanaged containers must not pay for an interpreter: their calls are passed to the lower runtime
 // by execv at once. Managed ones are handled by architect.shim in the bundle's own interpreter.
@@ -13,6 +14,9 @@
 //
 // The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
 // (written by the daemon), else the first runc on the fixed search path.
+//
+// As runsc-architect it is in front of gVisor's runsc: the bundle's, else found like runc. There
+// create, start, kill and delete are architect.shim.gvisor's, and anything else is runsc's.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -182,7 +186,7 @@ static int is_lower(const char *path, const char *root) {
   return !realpath(path, real) || !is_below(real, root);
 }
 
-static int lower_runtime(char *path, size_t size, const char *root) {
+static int lower_runtime(char *path, size_t size, const char *root, const char *program) {
   static const char *const search[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
                                        "/usr/bin",        "/sbin",          "/bin"};
   char line[PATH_MAX];
@@ -190,18 +194,41 @@ static int lower_runtime(char *path, size_t size, const char *root) {
     FILE *file = fopen(line, "re");
     while (file && fgets(line, sizeof line, file)) {
       line[strcspn(line, "\r\n")] = 0;
-      if (strncmp(line, "runc=", 5) || !is_lower(line + 5, root)) continue;
-      snprintf(path, size, "%s", line + 5);
+      size_t length = strlen(program);
+      if (strncmp(line, program, length) || line[length] != '=') continue;
+      if (!is_lower(line + length + 1, root)) continue;
+      snprintf(path, size, "%s", line + length + 1);
       fclose(file);
       return 1;
     }
     if (file) fclose(file);
   }
   for (size_t i = 0; i < sizeof search / sizeof *search; i++) {
-    snprintf(path, size, "%s/runc", search[i]);
+    snprintf(path, size, "%s/%s", search[i], program);
     if (is_lower(path, root)) return 1;
   }
   return 0;
+}
+
+static int gvisor(int argc, char **argv, const char *name, const struct bundle *bundle) {
+  static const char *const ours[] = {"create", "start", "kill", "delete"};
+  int at = command_index(argc, argv);
+  for (size_t i = 0; at < argc && i < sizeof ours / sizeof *ours; i++) {
+    if (strcmp(argv[at], ours[i])) continue;
+    run_python(bundle, "from architect.shim.gvisor.__main__ import main;main()", argv + 1);
+    fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle->python, strerror(errno));
+    return 1;
+  }
+  char runsc[PATH_MAX];
+  snprintf(runsc, sizeof runsc, "%s/bin/runsc", bundle->version);
+  if (access(runsc, X_OK) && !lower_runtime(runsc, sizeof runsc, bundle->root, "runsc")) {
+    fprintf(stderr, "%s: no runsc found (hint: name it in %s/runtime.conf)\n", name, bundle->root);
+    return 1;
+  }
+  argv[0] = runsc;
+  execv(runsc, argv);
+  fprintf(stderr, "%s: cannot run %s: %s\n", name, runsc, strerror(errno));
+  return 1;
 }
 
 int main(int argc, char **argv) {
@@ -217,8 +244,9 @@ int main(int argc, char **argv) {
     fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle.python, strerror(errno));
     return 1;
   }
+  if (!strcmp(name, "runsc-architect")) return gvisor(argc, argv, name, &bundle);
   char lower[PATH_MAX];
-  int has_lower = lower_runtime(lower, sizeof lower, bundle.root);
+  int has_lower = lower_runtime(lower, sizeof lower, bundle.root, "runc");
   if (is_ours(argc, argv)) {
     run_python(&bundle, "from architect.shim.__main__ import main;main()", argv + 1);
     // Broken installation: the container still runs, as under the lower runtime.

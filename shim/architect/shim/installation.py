@@ -60,18 +60,28 @@ def init_of(sha: str) -> Path:
 
 def lower_runtime() -> Path:
     """Return the OCI runtime that does the work. Raises NodeError if there is none."""
+    return _lower("runc")
+
+
+def runsc() -> Path:
+    """Return gVisor's runtime: the bundle's, else the host's. Raises NodeError if there is none."""
+    own = program("runsc")
+    return own if os.access(own, os.X_OK) else _lower("runsc")
+
+
+def _lower(name: str) -> Path:
     root = version_directory().resolve().parent
     configuration = root / "runtime.conf"
     try:
         lines = configuration.read_text().splitlines()
     except FileNotFoundError:
         lines = []
-    named = [Path(line.partition("=")[2]) for line in lines if line.startswith("runc=")]
-    for candidate in [*named, *(directory / "runc" for directory in SEARCH)]:
+    named = [Path(line.partition("=")[2]) for line in lines if line.startswith(f"{name}=")]
+    for candidate in [*named, *(directory / name for directory in SEARCH)]:
         if _is_lower(candidate, root=root):
             return candidate
     raise NodeError(
-        "no runc found", reason="NoRuntime", hint=f"name it in {configuration}: runc=/path"
+        f"no {name} found", reason="NoRuntime", hint=f"name it in {configuration}: {name}=/path"
     )
 
 

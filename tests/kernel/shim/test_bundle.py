@@ -70,6 +70,13 @@ def test_an_unmanaged_call_needs_no_interpreter(root: Path) -> None:
     assert "/opt/architect/runtime.conf" in done.stderr
 
 
+def test_without_gvisor_its_runtime_says_so(root: Path) -> None:
+    done = inside(root, "/opt/architect/current/bin/runsc-architect", "--version")
+    assert done.returncode == 1
+    assert "no runsc found" in done.stderr
+    assert "/opt/architect/runtime.conf" in done.stderr
+
+
 def test_the_manifest_is_complete_and_true(root: Path) -> None:
     version = root / "opt/architect/1.2.3"
     manifest = json.loads((version / "MANIFEST.json").read_text())
@@ -97,7 +104,7 @@ def test_the_manifest_is_complete_and_true(root: Path) -> None:
 def test_nothing_of_it_is_dynamically_linked_where_the_container_or_the_engine_calls_it(
     root: Path,
 ) -> None:
-    for name in ("architect-init", "runc-architect", "architect-warden"):
+    for name in ("architect-init", "runc-architect", "architect-warden", "architect-anchor"):
         program = (root / "opt/architect/current/bin" / name).read_bytes()
         assert b"ld-linux" not in program
         assert b"ld-musl" not in program

@@ -1,0 +1,40 @@
+"""gVisor's runsc: where it is, and how it is run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from architect.shim import installation
+from architect.shim.cli import Call
+
+
+def command(call: Call, words: Sequence[str]) -> list[str]:
+    """Return *words* as a command line of runsc with the global options of *call*."""
+    return [str(installation.runsc()), *call.words[: call.command_at], *words]
+
+
+def become(call: Call) -> NoReturn:
+    """Become runsc with *call* as it came."""
+    words = command(call, call.words[call.command_at :])
+    os.execv(words[0], words)
+
+
+def run(words: Sequence[str], *, stdio: Sequence[int] = ()) -> tuple[int, str]:
+    """Run a command line; return its exit status, and what it said unless it has *stdio*.
+
+    What it says is read until it ends, not until nobody holds its output: a sandbox would.
+    """
+    # Not a pipe: whoever inherits that keeps the reader waiting.
+    out = os.memfd_create("said")
+    try:
+        targets = [*stdio] or [os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), out, out]
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(targets)]
+        pid = os.posix_spawn(words[0], list(words), os.environ, file_actions=actions)
+        _, wait_status = os.waitpid(pid, 0)
+        status = os.waitstatus_to_exitcode(wait_status)
+        said = os.pread(out, 1 << 20, 0).decode(errors="replace")
+    finally:
+        os.close(out)
+    return (128 - status if status < 0 else status), said
