@@ -35,6 +35,11 @@ class Ledger(Workload):
     def written(self) -> list[str]:
         return self.cluster.nodes[0].exec(["cat", f"{self.directory}/journal"]).splitlines()
 
+    def is_replaced(self, old: dict[str, Any]) -> bool:
+        """Whether a pod is there that came after *old*, ready or not."""
+        found = self.get_json("pods", "-l", f"app={self.name}")["items"]
+        return any(pod["metadata"]["uid"] != old["metadata"]["uid"] for pod in found)
+
     def ready(self, *, after: str = "") -> dict[str, Any] | None:
         """Return the pod if it is ready, and another one than that of uid *after*."""
         found = self.get_json("pods", "-l", f"app={self.name}")["items"]
@@ -131,10 +136,7 @@ def test_memory_does_not_meet_data_that_was_written_since(
         old = app.pod()
         node = old["spec"]["nodeName"]
         with alone(app, node), draining(app, node):  # there is no place for its successor
-            eventually(
-                lambda: app.pod()["metadata"]["uid"] != old["metadata"]["uid"],
-                what="a successor that waits for a node",
-            )
+            eventually(lambda: app.is_replaced(old), what="a successor that waits for a node")
             architect.nodes[0].exec(["sh", "-c", f"echo by somebody >> {app.directory}/journal"])
         new = eventually(lambda: app.ready(after=old["metadata"]["uid"]), what="a successor")
         after = app.get_when_reachable()

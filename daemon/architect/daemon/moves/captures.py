@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import posixpath
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,7 +213,7 @@ class Captures:
         program = names.CURRENT / "bin" / "architect-runtime"
         argv = [str(program), "save-files", uid, "--into", str(directory)]
         for mount in mounts:
-            name = posixpath.join(mount.volume, mount.sub_path)
+            name = f"{mount.volume}/{mount.sub_path}".rstrip("/")
             argv += ["--volume", name, mount.container, mount.path]
         self._host.run(argv, timeout_seconds=within_seconds)
 
