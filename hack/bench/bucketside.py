@@ -19,6 +19,7 @@ import resource
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -98,7 +99,8 @@ class _Ours:
             life=timedelta(days=1),
         )
         self._cluster = keys.make_key()
-        self._prefix = settings.prefix
+        # What an earlier run left there was signed by an authority that is gone.
+        self._prefix = f"{settings.prefix}/{uuid.uuid4()}"
         self._found: Any = None
 
     def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:

