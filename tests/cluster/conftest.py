@@ -31,7 +31,8 @@ def architect(cluster: Cluster) -> Cluster:
     ``ARCHITECT_INSTALLED=1`` tests the release that is there instead of installing this checkout's.
     """
     if os.environ.get("ARCHITECT_INSTALLED") != "1":
-        release.install(cluster)
+        # Nobody is to wait here for what many nodes would have to save on.
+        release.install(cluster, values=("daemon.conditionIntervalSeconds=3",))
     elif not release.is_ready(cluster):
         pytest.fail(f"Architect is not ready:\n{release.diagnosis(cluster)}")
     return cluster

@@ -143,7 +143,7 @@ CAUSES = {
 
 def test_why_names_what_keeps_a_pod_awake(architect: Cluster, theme: str) -> None:
     # Looked at every two seconds, and kept awake by open connections. All at once: another reason
-    # is written to a pod's condition at most twice a minute.
+    # is written to a pod's condition at some distance from the last one.
     annotations = {names.IDLE: "20s", names.WAKE_ON: "connections"}
     with ExitStack() as stack:
         pods = {

@@ -145,6 +145,8 @@ def test_the_lab_gives_the_parts_more_time_on_a_slow_machine(render: Render):
             default, value = default[key], value[key]
         assert value == 1 if path[-1] == "replicas" else value > default, path
     assert "--cpu-threshold=0.2" in arguments(objects, "DaemonSet", "architect-daemon")
+    kept = arguments(objects, "DaemonSet", "architect-daemon")
+    assert f"--condition-interval-seconds={VALUES['daemon']['conditionIntervalSeconds']}" in kept
     (webhook,) = find(objects, "MutatingWebhookConfiguration", "architect-webhook")["webhooks"]
     assert webhook["timeoutSeconds"] == lab_release.WEBHOOK_MOST_SECONDS
     assert lab_release.slow(1) == {}
