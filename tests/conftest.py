@@ -7,6 +7,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support.tiers import IS_LONG
+
 # Two shared, noisy cores: no test may depend on speed.
 hypothesis.settings.register_profile(
     "architect",
@@ -20,8 +22,15 @@ TIERS = ("unit", "packaging", "kernel", "cluster")
 """Folders by how long their tests take and how much they need."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need more than a checkout, and run the quick tiers first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need more than a checkout, and run the quick tiers first.
+
+    Those marked ``long`` are left to ``make test-long``, and counted as deselected.
+    """
+    later = [item for item in items if item.get_closest_marker("long") and not IS_LONG]
+    if later:
+        config.hook.pytest_deselected(items=later)
+        items[:] = [item for item in items if item not in later]
     for item in items:
         if tier(item) in ("kernel", "cluster"):
             item.add_marker(tier(item))

@@ -49,6 +49,7 @@ def test_a_container_is_stopped_by_its_own_handler(pod: Any) -> None:
     assert "got TERM" in pod.log("web")
 
 
+@pytest.mark.long
 def test_one_that_ignores_the_signal_is_killed_after_its_grace(pod: Any) -> None:
     pod.start("web", "sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
     assert pod.stop("web", grace_seconds=1) == 137
@@ -69,6 +70,7 @@ def test_a_container_that_ended_is_replaced_in_the_same_sandbox(pod: Any) -> Non
     assert pod.node.processes("runsc-sandbox", pod.id) == [sandbox]
 
 
+@pytest.mark.long
 def test_a_command_that_does_not_exist_is_an_error_and_nothing_waits(pod: Any) -> None:
     pod.create("web", "/no/such/program")
     said = pod.node.fails("crictl", "start", pod.containers["web"])
@@ -77,6 +79,7 @@ def test_a_command_that_does_not_exist_is_an_error_and_nothing_waits(pod: Any) -
     assert pod.exec("side", "echo", "here") == "here"
 
 
+@pytest.mark.long
 def test_a_container_with_a_terminal_runs(pod: Any) -> None:
     script = "test -t 0 && test -t 1 && echo terminal; exec sleep 1000"
     pod.start("web", "sh", "-c", script, tty=True, stdin=True)
@@ -84,6 +87,7 @@ def test_a_container_with_a_terminal_runs(pod: Any) -> None:
     assert pod.ended("web") is None
 
 
+@pytest.mark.long
 def test_the_containers_of_a_pod_share_memory(pod: Any) -> None:
     pod.start("web", "sh", "-c", "echo shared >/dev/shm/file; exec sleep 1000")
     pod.start("side", "sleep", "1000")
@@ -99,6 +103,7 @@ def test_the_end_of_the_sandbox_is_the_end_of_its_containers(pod: Any) -> None:
     eventually(lambda: pod.inspect()["status"]["state"] == "SANDBOX_NOTREADY", what="its end")
 
 
+@pytest.mark.long
 def test_a_killed_anchor_is_the_end_of_its_container(pod: Any) -> None:
     pod.server("web")
     pod.node.run("kill", "-9", str(pod.anchor("web")))
@@ -106,6 +111,7 @@ def test_a_killed_anchor_is_the_end_of_its_container(pod: Any) -> None:
     eventually(lambda: not pod.answers(), what="no answer any more")
 
 
+@pytest.mark.long
 def test_the_engine_removes_what_a_killed_shim_has_left(pod: Any) -> None:
     pod.server("web")
     (shim,) = pod.node.processes("containerd-shim-runc-v2", pod.id)
@@ -113,6 +119,7 @@ def test_the_engine_removes_what_a_killed_shim_has_left(pod: Any) -> None:
     pod.until_ended("web")
 
 
+@pytest.mark.long
 def test_what_the_pod_uses_is_counted_once_at_its_first_container(pod: Any) -> None:
     pod.server("web")
     pod.server("side", port=9090)
