@@ -59,6 +59,10 @@ class Applier:
             case plan.Expire(persistent=ref, resource_version=version, why=why):
                 self._api.delete(ref, resource_version=version)
                 log.info("deleted %s: %s", ref, why)
+                # Of an object that is gone; its namespace keeps it for an hour.
+                self._recorder.record(
+                    ref, reason=names.EVENT_EXPIRED, note=f"removed: {why}", action="Expire"
+                )
             case plan.Declare(value=value, conditions=said, fields=fields):
                 checkpoints.set_status(self._api, value, *said, fields=fields)
             case plan.Report():

@@ -203,6 +203,9 @@ def test_what_is_too_old_is_deleted_unless_it_was_used_meanwhile(world: World) -
     world.registrar.sweep()
     assert PATH not in world.server.objects
     assert world.numbers.get(metrics.ACTIONS, action="Expire", result="done") == 1
+    (event,) = [v for p, v in world.server.objects.items() if "/events/" in p]
+    assert (event["reason"], event["regarding"]["name"]) == ("Expired", "warm")
+    assert event["note"].startswith("removed: ")
 
 
 def test_without_the_api_server_nothing_is_decided(world: World) -> None:
