@@ -7,6 +7,7 @@ the target::
     containers/<container>/meta.json    what a restore needs besides
     containers/<container>/layer.tar    what the container wrote to its root, if it could
     volumes/<volume>.tar                an emptyDir
+    inits/<sha256>                      the init that the processes' images refer to
     data.json                           what volumes that go along by themselves hold: their stamps
     shm.tar                             the pod's /dev/shm
 """
@@ -34,6 +35,11 @@ def image(container_name: str) -> str:
 def layer(container_name: str) -> str:
     """Return the archive of a container's writable layer."""
     return f"{container(container_name)}/layer.tar"
+
+
+def init(sha256: str) -> str:
+    """Return the program of an init."""
+    return f"inits/{sha256}"
 
 
 def volume(name: str) -> str:

@@ -22,6 +22,7 @@ from architect.daemon import planner, settings, status
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
+from architect.daemon.inits import Inits
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
@@ -109,6 +110,7 @@ class Daemon:
         )
         node = NodeFacts(host, current=names.CURRENT)
         engine_images = EngineImages(host)
+        inits = Inits(layout.install / "init")
         identity = Identity(api, node=config.node_name)
         self._peer = Peer(
             config,
@@ -148,6 +150,7 @@ class Daemon:
                 api,
                 node=config.node_name,
                 depot=depot,
+                inits=inits,
                 fetch=self._peer.fetch,
                 retrieve=None if retrieving is None else retrieving.retrieve,
             ),
@@ -160,6 +163,7 @@ class Daemon:
             host=host,
             facts=node,
             images=engine_images,
+            inits=inits,
             depot=depot,
             copies=copies,
             patience_seconds=config.capture_patience_seconds,

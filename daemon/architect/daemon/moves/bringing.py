@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.daemon.checkpoint import contents
+from architect.daemon.inits import Inits
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.kube import checkpoints
@@ -64,12 +65,14 @@ class Bringing:
         *,
         node: str,
         depot: Depot,
+        inits: Inits,
         fetch: Fetch,
         retrieve: Retrieve | None,
     ) -> None:
         self._api = api
         self._node = node
         self._depot = depot
+        self._inits = inits
         self._fetch = fetch
         self._retrieve = retrieve
 
@@ -78,6 +81,10 @@ class Bringing:
 
         The node that saved is asked first, and the object store where that fails or never had it.
         """
+        self._bring(checkpoint, ref, seconds=seconds)
+        self._inits.take_from(self._depot.arrival_of(ref.uid))
+
+    def _bring(self, checkpoint: JsonObject, ref: ObjectRef, *, seconds: float) -> None:
         ends_at = time.monotonic() + seconds
         if not (peer := checkpoints.peer_of(checkpoint)):
             self._bring_from_store(checkpoint, ref, ends_at=ends_at)

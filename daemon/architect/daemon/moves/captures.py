@@ -25,6 +25,7 @@ from architect.core.volumes import Mount
 from architect.daemon.checkpoint import contents
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.host import Host
+from architect.daemon.inits import Inits
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects
 from architect.daemon.moves.copies import Copies
@@ -77,6 +78,7 @@ class Captures:
         host: Host,
         facts: NodeFacts,
         images: EngineImages,
+        inits: Inits,
         depot: Depot,
         copies: Copies,
         patience_seconds: float,
@@ -86,6 +88,7 @@ class Captures:
         self._host = host
         self._node_facts = facts
         self._images = images
+        self._inits = inits
         self._depot = depot
         self._copies = copies
         self._patience_seconds = patience_seconds
@@ -191,6 +194,7 @@ class Captures:
             pod, id=id, template_hash=template_hash, owner=owner, images=images, directory=directory
         )
         self._depot.link_images(pod.uid, pod.managed, into=directory)
+        self._inits.put_into(directory, (c.init_sha256 for c in about.containers.values()))
         return about
 
     def _images_of(self, value: JsonObject) -> dict[str, str]:

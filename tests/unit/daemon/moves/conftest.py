@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import shutil
 import threading
@@ -18,6 +19,7 @@ from architect.api.keeper import PodState
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, Rejected
 from architect.daemon import status
+from architect.daemon.inits import Inits
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
 from architect.daemon.moves import departures as departing
@@ -44,6 +46,8 @@ Json = dict[str, Any]
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "owner-1"}
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
 CHECKPOINTS = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints"
+INIT = b"an init"
+INIT_SHA = hashlib.sha256(INIT).hexdigest()
 DIGEST = f"sha256:{'a' * 64}"
 RUNNING = {
     **{"name": "app", "ready": True, "state": {"running": {}}, "restartCount": 0},
@@ -100,7 +104,7 @@ class KeeperDouble:
         if self.states[uid] is PodState.AWAKE:
             image.mkdir(parents=True, exist_ok=True)
             (image / "inventory.img").write_text(f"memory of {uid}")
-            meta = {"version": 1, "init_sha": "b" * 64}
+            meta = {"version": 1, "init_sha": INIT_SHA}
             (image.parent / "meta.json").write_text(json.dumps(meta))
             self.states[uid] = PodState.ASLEEP
 
@@ -205,6 +209,9 @@ class Node:
         self.now = time.time()
         self.metrics = Metrics()
         self.images = ImagesDouble()
+        self.inits = Inits(state / "init")
+        (state / "init" / INIT_SHA).mkdir(parents=True)
+        (state / "init" / INIT_SHA / "init").write_bytes(INIT)
         self.restart()
         cluster.put(
             OWNER_PATH,
@@ -223,6 +230,7 @@ class Node:
             self.api,
             node="node1",
             depot=self.depot,
+            inits=self.inits,
             fetch=lambda *a, **k: self.fetch(*a, **k),
             retrieve=lambda *a, **k: self.retrieve(*a, **k),
         )
@@ -263,6 +271,7 @@ class Node:
             host=cast(Any, HostDouble()),
             facts=cast(Any, Facts()),
             images=cast(Any, self.images),
+            inits=self.inits,
             depot=self.depot,
             copies=self.copies,
             patience_seconds=1,

@@ -549,3 +549,13 @@ def test_one_that_is_held_and_deleted_hands_on_what_it_claimed(node: Any) -> Non
     source.works = True
     wanting(node, OnRestoreFailure.RETRY, "next")
     assert node.arriving("next")["restore"] is True
+
+
+def test_a_pod_of_another_version_brings_its_init_along(node: Any) -> None:
+    node.saved()
+    (init,) = (node.state / "init").glob("*/init")
+    content = init.read_bytes()
+    init.unlink()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    assert init.read_bytes() == content
