@@ -17,6 +17,10 @@ HOST_PYTHON ?= /usr/bin/python3
 LAB := $(PYTHON) -m lab
 # One process for each core: they share nothing. Kernel and cluster tests share the machine.
 UNIT := $(VENV)/bin/pytest --numprocesses=auto --maxprocesses=4
+# Servers on loopback and nothing of the machine: they mostly wait.
+SERVERS := tests/kernel/objectstore tests/kernel/kms
+KERNEL = $(VENV)/bin/pytest --numprocesses=4 $(PYTEST_ARGS) $(SERVERS) && \
+	$(VENV)/bin/pytest $(PYTEST_ARGS) $(SERVERS:%=--ignore=%) tests/kernel
 # A skip is a failure where the thing should exist.
 export ARCHITECT_REQUIRE ?= helm,kernel
 
@@ -83,7 +87,7 @@ test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, 1 minute
 .PHONY: test-kernel
 test-kernel: deps ## Real kernel, runc and CRIU: root, 10 minutes
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
+	$(KERNEL)
 
 .PHONY: test-cluster
 test-cluster: build ## The chart from this checkout in a real cluster, which stays up
@@ -96,7 +100,7 @@ test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
-	$(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
+	$(KERNEL)
 ifeq ($(CLUSTER),yes)
 	@$(LAB) build
 	@$(LAB) run --nodes $(NODES) --logs build/test-logs -- $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster

@@ -313,7 +313,7 @@ def test_what_waits_for_a_pod_that_cannot_be_restored_does_not_wake_it_again(
     node: Node, topology: Topology, start: Start
 ) -> None:
     """Policy ``fail``: its image is broken, clients repeat their requests, one attempt is made."""
-    start(policy={"on_restore_failure": "fail"})
+    start(policy={"on_restore_failure": "fail", "migrate": "false"})
     node.sleep()
     images = node.pod_directory / "app/image"
     broken = next(images.glob("core-*.img"))
@@ -344,7 +344,7 @@ def test_what_waits_for_a_pod_that_cannot_be_restored_does_not_wake_it_again(
 def test_with_the_policy_retry_attempts_keep_their_distance(
     node: Node, topology: Topology, start: Start
 ) -> None:
-    start(policy={"on_restore_failure": "retry"})
+    start(policy={"on_restore_failure": "retry", "migrate": "false"})
     node.sleep()
     images = node.pod_directory / "app/image"
     broken = next(images.glob("core-*.img"))

@@ -95,7 +95,12 @@ def test_a_pod_that_starts_from_a_saved_one_asks_at_its_start_only(mover: Mover)
 
 
 @pytest.mark.parametrize(
-    ("wish", "answer"), [("retry", "hold"), ("fail", "hold"), ("fail", "nobody")]
+    ("wish", "answer"),
+    [
+        ("retry", "hold"),
+        ("fail", "hold"),
+        pytest.param("fail", "nobody", marks=pytest.mark.long),  # it is waited for
+    ],
 )
 def test_a_pod_that_wants_its_memory_is_not_made_without_it(
     mover: Mover, wish: str, answer: str
