@@ -26,6 +26,7 @@ from architect.api import names
 from demo import stage
 from lab import artefacts, dockerfiles
 from lab.cluster import Cluster
+from support.tiers import sized
 from support.workloads import eventually, workload
 
 ROOT = dockerfiles.CHECKOUT
@@ -183,7 +184,10 @@ def test_the_page_on_persistent_checkpoints(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "directory",
-    ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
+    sized(
+        ["", stage.ALL[0].directory],
+        ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
+    ),
     ids=lambda d: d or "all",
 )
 def test_the_examples_page(

@@ -37,6 +37,7 @@ def test_the_example_sleeps_by_itself_and_wakes_with_its_state(
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_drained_examples_go_on_with_memory_and_files(stocked: Cluster, namespace: str) -> None:
     for example in stage.ALL:
         # The story loads what is to be found again; its sessions do not outlive a drain.

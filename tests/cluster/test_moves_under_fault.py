@@ -188,7 +188,6 @@ ALL = [
 ]
 SAMPLE = [
     ("daemon", "between dump and departure"),
-    ("daemon", "once the pod has left"),
     ("keeper", "between dump and departure"),
     ("daemon", "during the transfer"),
 ]
