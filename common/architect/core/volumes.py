@@ -112,6 +112,14 @@ def _why_it_stays(pod: Object, name: str, kind: str, managed: Collection[str]) -
             is_ours = key == "containers" and who in managed
             if name in _written_by(container) and not is_ours:
                 return f"container {who}, which is not managed, writes it too"
+    # Each is looked at before the first container that has it goes on. Of one that containers have
+    # in different parts, some would be looked at after another container has written.
+    mounts = travelling(pod, managed)
+    claims = {mount.claim for mount in mounts if mount.volume == name}
+    same = [mount for mount in mounts if mount.claim in claims]
+    is_shared = len({mount.container for mount in same}) > 1
+    if is_shared and len({(mount.volume, mount.sub_path) for mount in same}) > 1:
+        return "several containers have different parts of it"
     security = podspec.fields(spec.get("securityContext"), "spec.securityContext")
     if security.get("fsGroup") is not None and security.get(FS_GROUP_POLICY) != ON_ROOT_MISMATCH:
         return f"fsGroup changes all files, unless {FS_GROUP_POLICY} is {ON_ROOT_MISMATCH}"

@@ -112,7 +112,6 @@ def claiming(**spec: Any) -> Json:
 
 
 def test_a_claim_goes_along_with_each_place_at_which_it_is_mounted():
-    assert volumes.staying(claiming(), ["app", "watch"]) == ""
     assert volumes.staying(claiming(), ["app"]) == ""
     found = volumes.travelling(claiming(), ["app"])
     assert [(m.volume, m.sub_path, m.container, m.path) for m in found] == [
@@ -120,8 +119,14 @@ def test_a_claim_goes_along_with_each_place_at_which_it_is_mounted():
         ("data", "log", "app", "/log"),
     ]
     assert {m.claim for m in found} == {"data-web-0"}
-    both = volumes.travelling(claiming(), ["app", "watch"])
-    assert [m.container for m in both] == ["app", "watch", "app"]
+
+
+def test_a_claim_that_several_containers_have_as_a_whole_goes_along():
+    pod = claiming()
+    pod["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    assert volumes.staying(pod, ["app", "watch"]) == ""
+    both = volumes.travelling(pod, ["app", "watch"])
+    assert [m.container for m in both] == ["app", "watch"]
 
 
 def test_a_claim_that_nobody_writes_is_mounted_anew():
@@ -133,6 +138,7 @@ def test_a_claim_that_nobody_writes_is_mounted_anew():
 @pytest.mark.parametrize(
     ("managed", "spec", "why"),
     [
+        (["app", "watch"], {}, "data (several containers have different parts of it)"),
         (["watch"], {}, "data (container app, which is not managed, writes it too)"),
         (
             ["app"],
@@ -172,6 +178,19 @@ def test_a_claim_that_nobody_writes_is_mounted_anew():
 )
 def test_what_keeps_a_claim_from_going_along_is_said(managed, spec, why):
     assert volumes.staying(claiming(**spec), managed) == why
+
+
+def test_one_claim_under_two_names_is_one_volume():
+    pod = claiming()
+    claim = {"claimName": "data-web-0"}
+    pod["spec"]["volumes"].append({"name": "again", "persistentVolumeClaim": claim})
+    pod["spec"]["containers"] = [
+        {"name": "app", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        {"name": "watch", "volumeMounts": [{"name": "again", "mountPath": "/seen"}]},
+    ]
+    assert "again (several containers have different parts of it)" in volumes.staying(
+        pod, ["app", "watch"]
+    )
 
 
 def test_other_volumes_stay_whoever_writes_them():
