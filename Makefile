@@ -21,6 +21,9 @@ UNIT := $(VENV)/bin/pytest --numprocesses=auto --maxprocesses=4
 SERVERS := tests/kernel/objectstore tests/kernel/kms
 KERNEL = $(VENV)/bin/pytest --numprocesses=4 $(PYTEST_ARGS) $(SERVERS) && \
 	$(VENV)/bin/pytest $(PYTEST_ARGS) $(SERVERS:%=--ignore=%) tests/kernel
+# Those that leave the rest of the cluster as it is run side by side: they mostly wait, too.
+CLUSTER_TESTS = $(VENV)/bin/pytest --numprocesses=3 --dist=loadfile -m concurrent $(PYTEST_ARGS) tests/cluster && \
+	$(VENV)/bin/pytest -m "not concurrent" $(PYTEST_ARGS) tests/cluster
 # A skip is a failure where the thing should exist.
 export ARCHITECT_REQUIRE ?= helm,kernel
 
@@ -103,7 +106,7 @@ test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests
 	$(KERNEL)
 ifeq ($(CLUSTER),yes)
 	@$(LAB) build
-	@$(LAB) run --nodes $(NODES) --logs build/test-logs -- $(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster
+	@$(LAB) run --nodes $(NODES) --logs build/test-logs -- $(SHELL) $(.SHELLFLAGS) '$(CLUSTER_TESTS)'
 endif
 
 .PHONY: test-long

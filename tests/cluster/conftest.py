@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
@@ -25,14 +26,24 @@ def cluster() -> Cluster:
 
 
 @pytest.fixture(scope="session")
-def architect(cluster: Cluster) -> Cluster:
+def architect(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Cluster:
     """Return the cluster with Architect installed and ready on every node.
 
     ``ARCHITECT_INSTALLED=1`` tests the release that is there instead of installing this checkout's.
     """
     if os.environ.get("ARCHITECT_INSTALLED") != "1":
-        # Nobody is to wait here for what many nodes would have to save on.
-        release.install(cluster, values=("daemon.conditionIntervalSeconds=3",))
+        # Processes that test side by side have a folder above their own: the first one installs.
+        shared = tmp_path_factory.getbasetemp()
+        if worker_id != "master":
+            shared = shared.parent
+        with open(shared / "installed", "a") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            if mark.tell() == 0:
+                # Nobody is to wait here for what many nodes would have to save on.
+                release.install(cluster, values=("daemon.conditionIntervalSeconds=3",))
+                mark.write("yes")
     elif not release.is_ready(cluster):
         pytest.fail(f"Architect is not ready:\n{release.diagnosis(cluster)}")
     return cluster

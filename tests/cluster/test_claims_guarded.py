@@ -26,6 +26,8 @@ from lab.cluster import Cluster
 from support.daemontokens import as_daemon, daemons_by_node, open_as, with_token
 from support.workloads import eventually
 
+pytestmark = pytest.mark.concurrent
+
 KEY = "A" * 43 + "="
 
 

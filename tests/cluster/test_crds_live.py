@@ -21,7 +21,7 @@ from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef, Resource, pod
 from support.workloads import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.concurrent
 
 ROOT = Path(__file__).resolve().parents[2]
 CRDS = Resource(

@@ -11,6 +11,8 @@ from demo.stage import EXAMPLES, Example
 from lab.cluster import Cluster
 from support.tiers import sized
 
+pytestmark = pytest.mark.concurrent
+
 
 @pytest.fixture(scope="module")
 def stocked(architect: Cluster) -> Cluster:

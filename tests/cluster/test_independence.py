@@ -15,8 +15,11 @@ from support.workloads import (
     answer_of,
     ask_runtime,
     eventually,
+    wait_for_service,
     workload,
 )
+
+WEBHOOK = "architect-webhook"
 
 
 @pytest.mark.timeout(900)
@@ -117,3 +120,43 @@ def test_a_request_waits_while_keeper_and_warden_are_both_gone(
             eventually(lambda: parts.keeper_answers(node), what="the daemon has started them")
         assert answer_of(request)["identity"] == identity
         assert app.restarts() == 0
+
+
+def test_a_pod_created_without_the_webhook_runs_and_the_operator_tells_the_remedy(
+    architect: Cluster, theme: str
+) -> None:
+    replicas = int(
+        architect.kubectl(
+            *("-n", "architect", "get", "deployment", WEBHOOK, "-o", "jsonpath={.spec.replicas}")
+        )
+    )
+    parts.scale(architect, WEBHOOK, 0)
+    try:
+        # One that ends answers until the last moment.
+        eventually(lambda: not parts.pods(architect, "webhook"), what="no webhook is left")
+        with workload(architect, theme, "late") as app:
+            assert app.pod()["spec"].get("runtimeClassName") is None
+            assert app.get()["identity"]
+            said = eventually(lambda: app.events("Unmanaged"), what="event Unmanaged")
+            assert "NotAdmitted" in said[0]
+            command = f"kubectl rollout restart -n {theme} deployment/late"
+            assert command in said[0]
+            parts.scale(architect, WEBHOOK, replicas)
+            eventually(lambda: _ready_replicas(architect) == replicas, what="the webhook is back")
+            old = app.uid()
+            app.kubectl("rollout", "restart", "deployment/late")
+            app.kubectl("rollout", "status", "deployment/late", "--timeout=60s")
+            eventually(lambda: app.uid() != old and app.is_ready(), what="the new pod stands alone")
+            assert app.pod()["spec"]["runtimeClassName"] == names.RUNTIME_CLASS
+            wait_for_service(architect.plane.machine, app.service_ip())
+            identity = app.get()["identity"]
+            app.sleep()
+            assert app.get()["identity"] == identity
+    finally:
+        parts.scale(architect, WEBHOOK, replicas)
+        parts.wait_until_ready(architect)
+
+
+def _ready_replicas(cluster: Cluster) -> int:
+    said = cluster.kubectl("-n", "architect", "get", "deployment", WEBHOOK, "-o", "json")
+    return int(json.loads(said)["status"].get("readyReplicas", 0))

@@ -15,6 +15,8 @@ from architect.api import names
 from lab.cluster import Cluster
 from support.workloads import Workload, eventually, workload
 
+pytestmark = pytest.mark.concurrent
+
 IDLE_SECONDS = 3
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lab import errors
 from lab.cluster import Cluster
 from support.patience import patient
 from support.workloads import eventually, workload
+
+pytestmark = pytest.mark.concurrent
 
 
 def test_an_idle_pod_falls_asleep_by_itself_and_wakes_on_a_request_with_its_memory(

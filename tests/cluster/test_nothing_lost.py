@@ -15,6 +15,8 @@ from support.loads import Load, load
 from support.tiers import sized
 from support.workloads import Workload, eventually, try_to_sleep, wait_for_service, workload
 
+pytestmark = pytest.mark.concurrent
+
 CYCLES = sized(10, 100)
 RATE = 50.0
 PAUSE_SECONDS = 0.6

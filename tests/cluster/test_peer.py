@@ -29,6 +29,8 @@ from lab.errors import LabError
 from support.daemontokens import NAMESPACE, as_daemon, daemons_by_node, open_as, with_token
 from support.workloads import eventually
 
+pytestmark = pytest.mark.concurrent
+
 
 @pytest.fixture(scope="module")
 def api(architect: Cluster) -> Api:

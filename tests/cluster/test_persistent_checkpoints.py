@@ -16,7 +16,7 @@ from support.moves import Pod
 from support.objectstore import in_store
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
 
 MIB = 24
 STARTED = 3

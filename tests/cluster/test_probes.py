@@ -17,6 +17,8 @@ from support.tiers import sized
 from support.watches import PodWatch, watch
 from support.workloads import BarePod, bare_pod, eventually, memory_server
 
+pytestmark = pytest.mark.concurrent
+
 ASLEEP_SECONDS = round(patient(sized(20, 120)))
 PERIOD_SECONDS = round(patient(2))
 TIMEOUT_SECONDS = round(patient(5))

@@ -23,6 +23,8 @@ from support.workloads import (
     workload,
 )
 
+pytestmark = pytest.mark.concurrent
+
 LIMITED = {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "96Mi"}}
 TERM_SECONDS = 3
 
