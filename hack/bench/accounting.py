@@ -145,6 +145,40 @@ class ProcTable:
         return ticks / TICKS_PER_SECOND
 
 
+class Peak:
+    """The most memory that one process of a machine has held at once since the last look."""
+
+    def __init__(self, proc: Path, command: str) -> None:
+        """Find the process by a part of its command. Raises BenchError unless it is one."""
+        found = [p for p in ProcTable(proc).processes() if command in p.command]
+        if len(found) != 1:
+            raise BenchError(f"{len(found)} processes run {command!r} instead of one")
+        self._process = proc / str(found[0].pid)
+        self._forget()
+
+    def take(self) -> int:
+        """Return the peak in bytes, and begin anew. Raises BenchError if the process is gone."""
+        try:
+            peak = peak_of((self._process / "status").read_text())
+            self._forget()
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise BenchError(f"{self._process} ended while it was measured") from error
+        return peak
+
+    def _forget(self) -> None:
+        # proc(5): 5 sets the peak to what the process holds now.
+        (self._process / "clear_refs").write_text("5")
+
+
+def peak_of(status: str) -> int:
+    """Return the peak of a process's resident memory, in bytes, from its ``status``."""
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * 1024
+    raise BenchError("status has no VmHWM")
+
+
 def cpu_cgroup(top: Path, container_id: str) -> Path:
     """Return the directory below *top* that counts a container's processor time.
 

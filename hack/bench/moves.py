@@ -20,6 +20,7 @@ from typing import Any, Final
 from architect.api import names
 from architect.api.keeper import Event
 from bench import conditions, figures, fleet, herd, plan, processes
+from bench.accounting import Peak
 from bench.appearing import PARTIAL, Watch
 from bench.clock import Clock
 from bench.errors import BenchError
@@ -41,6 +42,7 @@ QUIET_SECONDS: Final = 2.0
 """Between two runs: labels, events and removals of the last one are load, too."""
 LABEL_SECONDS: Final = 0.5
 """For the scheduler to hear which node takes pods now."""
+MEGABYTE: Final = 1_000_000
 OWN: Final = ("freeze", "copy", "restore")
 
 Values = defaultdict[str, list[float]]
@@ -53,6 +55,7 @@ class Place:
     node: Node
     keeper: Keeper
     agent: Remote
+    daemon: Peak
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,8 @@ class Move:
     """Questions to the Service, from before the eviction until after the successor's answer."""
     failed_service: int
     """Those of them that were refused, reset, or not answered in time."""
+    daemon_bytes: dict[str, int]
+    """The most that the daemons of the two nodes held at once."""
 
     @property
     def capture_began(self) -> float:
@@ -232,6 +237,8 @@ class _Run:
             self._follow("old", old.address, known=old.name, pause=OLD_PAUSE_SECONDS)
             self._follow("service", service, known=old.name, pause=NEW_PAUSE_SECONDS)
             time.sleep(10 * NEW_PAUSE_SECONDS)
+            for place in (source, target):
+                place.daemon.take()
             asked = time.time()
             made.evict([old])
             new = self._successor(pods, made)
@@ -273,6 +280,10 @@ class _Run:
                     size=size,
                     asked_service=counted["asked"],
                     failed_service=counted["failed"],
+                    daemon_bytes={
+                        "of the node that is left": source.daemon.take(),
+                        "of the node that is come to": target.daemon.take(),
+                    },
                 )
             )
         made.members()
@@ -357,6 +368,7 @@ class _Run:
             f"migration.own.{self.scenario.mebibytes}MB": self._own,
             f"migration.freeze.{self.scenario.mebibytes}MB": self._freeze,
             f"migration.failed_requests.{self.scenario.mebibytes}MB": self._failed_requests,
+            f"daemon.memory.{self.scenario.mebibytes}MB": self._daemon_memory,
             "transfer.peer.ratio": self._ratio,
         }
         found = []
@@ -405,6 +417,10 @@ class _Run:
         values = [float(m.failed_service) for m in self.moves]
         parts = gathered([{"of so many": float(m.asked_service)} for m in self.moves])
         return values, parts, self._beside("failed")
+
+    def _daemon_memory(self) -> tuple[list[float], Values, Values]:
+        held = [{k: v / MEGABYTE for k, v in m.daemon_bytes.items()} for m in self.moves]
+        return [max(each.values()) for each in held], gathered(held), defaultdict(list)
 
     def _ratio(self) -> tuple[list[float], Values, Values]:
         pairs = list(zip(self.plain_copy, self.moves, strict=False))
@@ -455,7 +471,8 @@ def opened(stage: Stage) -> Iterator[dict[str, Place]]:
                 stack.callback(agent.close)
             keeper = Keeper(node.machine)
             stack.callback(keeper.close)
-            found[node.name] = Place(node=node, keeper=keeper, agent=agent)
+            daemon = Peak(inside(node.machine, "/proc"), "architect.daemon")
+            found[node.name] = Place(node=node, keeper=keeper, agent=agent, daemon=daemon)
         herd.only(stage.cluster, stage.node.name)
         yield found
 

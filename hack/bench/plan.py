@@ -74,8 +74,9 @@ MOVES: Final = 20
 def _move(
     mebibytes: int,
     *,
-    goal: float,
-    own_goal: float,
+    goal: float | None = None,
+    own_goal: float | None = None,
+    runs: int = MOVES,
     weight: float,
     baseline_every: int,
     more: tuple[Quantity, ...],
@@ -84,17 +85,21 @@ def _move(
     return MoveScenario(
         name=name,
         quantities=(
-            Quantity(name=name, unit="ms", goal={"p50": goal}),
-            Quantity(name=f"{name}.service", unit="ms", goal={"p50": goal}),
-            Quantity(name=f"migration.own.{mebibytes}MB", unit="ms", goal={"p50": own_goal}),
+            Quantity(name=name, unit="ms", goal=_median(goal)),
+            Quantity(name=f"{name}.service", unit="ms", goal=_median(goal)),
+            Quantity(name=f"migration.own.{mebibytes}MB", unit="ms", goal=_median(own_goal)),
             *more,
         ),
-        runs=MOVES,
+        runs=runs,
         weight=weight,
         mebibytes=mebibytes,
         pods=1,
         baseline_every=baseline_every,
     )
+
+
+def _median(goal: float | None) -> dict[str, float]:
+    return {} if goal is None else {"p50": goal}
 
 
 def _wake(
@@ -215,6 +220,13 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         more=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
     ),
     DRAIN,
+    _move(
+        2048,
+        runs=10,
+        weight=3,
+        baseline_every=5,
+        more=(Quantity(name="daemon.memory.2048MB", unit="MB", goal={"p50": 200}),),
+    ),
     STORE,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
     _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),

@@ -2,71 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from architect.core.errors import ArchitectError, Rejected
+from architect.core.errors import Rejected
 from architect.kube import checkpoints
 from architect.kube.api import Api, open_api
 from architect.kube.checkpoints import AVAILABLE, CheckpointSpec, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef, Resource, pod
+from lab.cluster import Cluster
 from support.workloads import eventually
 
 pytestmark = pytest.mark.concurrent
 
-ROOT = Path(__file__).resolve().parents[2]
-CRDS = Resource(
-    group="apiextensions.k8s.io",
-    version="v1",
-    plural="customresourcedefinitions",
-    kind="CustomResourceDefinition",
-    is_namespaced=False,
-)
 NAMESPACES = Resource(
     group="", version="v1", plural="namespaces", kind="Namespace", is_namespaced=False
 )
-ESTABLISHED_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def api() -> Api:
-    lab = Path(os.environ.get("ARCHITECT_LAB") or "/var/lib/architect-lab")
-    return open_api(field_manager="architect-test", version="0", kubeconfig=lab / "kubeconfig")
+def api(architect: Cluster) -> Api:
+    return open_api(field_manager="architect-test", version="0", kubeconfig=architect.kubeconfig)
 
 
 @pytest.fixture(scope="module")
 def namespace(api: Api) -> Iterator[str]:
-    """A namespace with the CRDs of this checkout served; they stay, others use them too."""
-    for path in sorted((ROOT / "crds").glob("*.yaml")):
-        value = yaml.safe_load(path.read_text())
-        stored = api.list(CRDS, fields=f"metadata.name={value['metadata']['name']}").items
-        ref = ObjectRef(resource=CRDS, name=value["metadata"]["name"])
-        if stored:
-            api.patch(ref, {"spec": value["spec"]})
-        else:
-            api.create(ref, value)
     name = f"crds-{secrets.token_hex(4)}"
     ref = ObjectRef(resource=NAMESPACES, name=name)
     api.create(ref, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    deadline = time.monotonic() + ESTABLISHED_SECONDS
-    while True:
-        try:
-            api.list(CHECKPOINTS, namespace=name)
-            api.list(PERSISTENT_CHECKPOINTS, namespace=name)
-            break
-        except ArchitectError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
     yield name
     api.delete(ref)
 

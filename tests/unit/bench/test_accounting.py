@@ -90,3 +90,18 @@ def test_a_process_that_ends_while_the_table_is_read_is_left_out(tmp_path: Path)
     gone = process(78, 1)
     assert table.memory([found, gone]) == accounting.memory_of(ROLLUP)
     assert table.cpu_seconds([found, gone]) == 28 / accounting.TICKS_PER_SECOND
+
+
+def test_a_peak_is_of_one_process_and_since_the_last_look(tmp_path: Path) -> None:
+    process = tmp_path / "7"
+    process.mkdir()
+    (process / "stat").write_text("7 (python3) S 1 0")
+    (process / "cmdline").write_bytes(b"python3\0-m\0architect.daemon\0")
+    (process / "cgroup").write_text("")
+    (process / "status").write_text("Name:\tpython3\nVmHWM:\t   1000 kB\nVmRSS:\t   10 kB\n")
+    peak = accounting.Peak(tmp_path, "architect.daemon")
+    (process / "clear_refs").write_text("")
+    assert peak.take() == 1000 * 1024
+    assert (process / "clear_refs").read_text() == "5"
+    with pytest.raises(BenchError, match=r"0 processes run 'architect\.keeper'"):
+        accounting.Peak(tmp_path, "architect.keeper")
