@@ -32,7 +32,7 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for part, value in slow(FACTOR).items()
         for word in ("--set-json", f"{part}={json.dumps(value)}")
     ]
-    settings += object_store_settings()
+    settings += [*object_store_settings(), "--set", "gvisor.enabled=true"]
     make_secret(cluster)
     settings += [word for value in values for word in ("--set", value)]
     for image in dockerfiles.architect(cluster.cache):
@@ -126,7 +126,11 @@ def is_ready(cluster: Cluster) -> bool:
     return (
         bool(pods)
         and all(_is_pod_ready(pod) for pod in pods)
-        and all(node["metadata"]["labels"].get(names.NODE_READY_LABEL) == "true" for node in nodes)
+        and all(
+            node["metadata"]["labels"].get(label) == "true"
+            for node in nodes
+            for label in names.NODE_LABELS
+        )
     )
 
 

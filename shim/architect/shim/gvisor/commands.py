@@ -31,11 +31,14 @@ def create(call: Call) -> int:
     """``create``: prepare config.json; give all but a sandbox's root an anchor."""
     file = Path(call.bundle) / "config.json"
     found = json.loads(file.read_bytes())
-    sandbox = spec.sandbox_of(found)
+    sandbox, pod = spec.sandbox_of(found), spec.pod_of(found)
     prepared = json.dumps(spec.prepared(found)).encode()
     write_atomic(file, prepared, mode=file.stat().st_mode & 0o777, durable=False)
     record = Record(
         sandbox=sandbox,
+        pod=pod.uid,
+        namespace=pod.namespace,
+        pod_name=pod.name,
         pid_file=None if sandbox else _absolute(call.options.get("pid-file")),
         oom_score=spec.oom_score(found),
         has_terminal=spec.has_terminal(found),

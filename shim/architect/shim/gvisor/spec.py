@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from architect.api import names
 
 Spec = dict[str, Any]
 
-_KIND: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
-_SANDBOX: Final = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _HINT: Final = "dev.gvisor.spec.mount.architect-shm."
 _SHM: Final = "/dev/shm"
 
@@ -15,9 +15,24 @@ _SHM: Final = "/dev/shm"
 def sandbox_of(spec: Spec) -> str | None:
     """Return the id of the sandbox that the container joins; None: it is a sandbox's root."""
     annotations = spec.get("annotations") or {}
-    if _first(annotations, _KIND) != "container":
+    if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
-    return _first(annotations, _SANDBOX)
+    return _first(annotations, names.CRI_SANDBOX_ID)
+
+
+class Pod(NamedTuple):
+    """Whose container it is; all empty where the engine does not say."""
+
+    uid: str
+    namespace: str
+    name: str
+
+
+def pod_of(spec: Spec) -> Pod:
+    """Return the pod of the container, as the engine's annotations have it."""
+    annotations = spec.get("annotations") or {}
+    keys = (names.CRI_POD_UID, names.CRI_POD_NAMESPACE, names.CRI_POD_NAME)
+    return Pod(*(_first(annotations, each) or "" for each in keys))
 
 
 def has_terminal(spec: Spec) -> bool:
