@@ -180,7 +180,7 @@ def test_every_value_has_a_comment():
         "networkPolicy", "certificates", "serviceMonitor", "images", "engine", "nodeSelector",
         "tolerations", "requests", "limits", "cpu", "memory", "podDisruptionBudget", "enabled",
         "kubernetes.io/os", "type", "rollingUpdate", "name", "group", "sampleMaxSeconds",
-        "affinity", "updateStrategy", "credentials", "admissionPolicy",
+        "affinity", "updateStrategy", "credentials", "admissionPolicy", "gvisor",
     }  # fmt: skip
     for number, line in enumerate(lines):
         found = re.fullmatch(r"\s*([\w./]+):.*", line)

@@ -124,8 +124,8 @@ INSTALL: Final = Path("/opt/architect")
 """Bundles lie side by side as ``/opt/architect/<version>``; ``current`` links to the one in use."""
 CURRENT: Final = INSTALL / "current"
 
-RUNSC_CONF: Final = "runsc.conf"
-"""In ``/opt/architect``: flags for gVisor's runsc on this node, one a line."""
+RUNSC_CONF: Final = INSTALL / "runsc.conf"
+"""Flags for gVisor's runsc on this node, one a line."""
 
 RUN: Final = Path("/run/architect")
 """State that ends with the machine's run: sockets and the records of living containers."""

@@ -160,7 +160,7 @@ def write_runtime_conf(layout: Layout, runtime: Path) -> None:
 
 def write_runsc_conf(layout: Layout, flags: Sequence[str]) -> None:
     """Name the flags of gVisor's runtime. Raises OSError."""
-    path = layout.install / names.RUNSC_CONF
+    path = layout.install / names.RUNSC_CONF.name
     data = "".join(f"{line}\n" for line in ("# written by the architect daemon", *flags)).encode()
     if not path.exists() or path.read_bytes() != data:
         files.write_atomic(path, data, mode=0o644)
@@ -237,7 +237,7 @@ def remove(layout: Layout) -> None:
     for directory in [*_versions(layout), layout.install / "init"]:
         if directory.exists():
             shutil.rmtree(directory)
-    for name in ("current", RUNTIME_CONF, names.RUNSC_CONF):
+    for name in ("current", RUNTIME_CONF, names.RUNSC_CONF.name):
         (layout.install / name).unlink(missing_ok=True)
 
 

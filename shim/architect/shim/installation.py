@@ -75,7 +75,9 @@ def runsc_flags() -> list[str]:
     For what makes or ends containers; the launcher passes anything else to runsc without them.
     """
     try:
-        lines = (version_directory().resolve().parent / names.RUNSC_CONF).read_text().splitlines()
+        lines = (
+            (version_directory().resolve().parent / names.RUNSC_CONF.name).read_text().splitlines()
+        )
     except FileNotFoundError:
         return []
     return [line for line in lines if line.startswith("--")]

@@ -172,7 +172,7 @@ def test_what_can_be_managed_has_nothing_in_its_way(spec: Json) -> None:
     assert pods.why_unmanageable(pod(**spec)) == []
 
 
-UNDER_GVISOR = {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}
+UNDER_GVISOR: Json = {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}
 NOT_IN_ITS_SANDBOX = {
     *("HostNetwork", "HostPID", "HostIPC", "Windows", "RuntimeClass", "Device", "HostDevice"),
     "Gpu",

@@ -131,7 +131,7 @@ def test_gvisors_runtime_comes_and_goes_and_nothing_else_is_touched(
 def test_the_flags_of_gvisors_runtime_are_written_one_a_line(layout: Layout) -> None:
     layout.install.mkdir()
     install.write_runsc_conf(layout, ["--platform=kvm", "--debug"])
-    path = layout.install / names.RUNSC_CONF
+    path = layout.install / names.RUNSC_CONF.name
     assert path.read_text().splitlines()[1:] == ["--platform=kvm", "--debug"]
     before = path.stat().st_mtime_ns
     install.write_runsc_conf(layout, ["--platform=kvm", "--debug"])

@@ -109,14 +109,14 @@ def keeper_pod(uid: str, state: PodState = PodState.ASLEEP, **fields: Any) -> Ke
 
 
 def test_only_unknown_pods_without_living_containers_are_asked_about(tmp_path: Path) -> None:
-    for uid, names in (
+    for uid, named in (
         ("known", {"namespace": "d", "name": "known"}),
         ("living", {"namespace": "d", "name": "living"}),
         ("gone", {"namespace": "d", "name": "gone"}),
         ("alone", {"namespace": "", "name": ""}),
     ):
         (tmp_path / uid).mkdir()
-        (tmp_path / uid / "pod.json").write_text(json.dumps({"version": 1, **names}))
+        (tmp_path / uid / "pod.json").write_text(json.dumps({"version": 1, **named}))
     (tmp_path / "nameless").mkdir()
     (tmp_path / "spoilt").mkdir()
     (tmp_path / "spoilt/pod.json").write_text("{")

@@ -8,6 +8,7 @@ bounds and accounts for nothing, which is said.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -21,6 +22,11 @@ from typing import Any, Final
 from architect.api import names
 from architect.core.errors import NodeError
 from architect.shim import installation
+
+MNT_DETACH: Final = 2
+"""<sys/mount.h>"""
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 SECONDS: Final = 60.0
 """Under a second on most machines."""
@@ -62,6 +68,7 @@ def _problem(words: Sequence[str]) -> str:
             status, said = _run(run)
         finally:
             _run([*common, "delete", "--force", name])
+            _remove_cgroups(name)
         if status == PROGRAM_STATUS:
             return ""
         lines = [line for line in said.splitlines() if line.strip()]
@@ -92,6 +99,14 @@ def _run(words: Sequence[str]) -> tuple[int, str]:
         return process.returncode, output.read().decode(errors="replace") + late
 
 
+def _remove_cgroups(name: str) -> None:
+    """Remove what a sandbox that was not to be made leaves, in either version's hierarchy."""
+    for pattern in (name, f"*/{name}"):
+        for directory in CGROUPS.glob(pattern):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
 @contextlib.contextmanager
 def _bundle() -> Iterator[Path]:
     """Make a directory with a root file system of one static program."""
@@ -102,7 +117,15 @@ def _bundle() -> Iterator[Path]:
         shutil.copy(installation.program(PROGRAM), root)
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _unmount(directory / "state/null-netns")  # runsc leaves it beside its state
+        shutil.rmtree(directory)
+
+
+def _unmount(path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if path.exists() and libc.umount2(os.fsencode(path), MNT_DETACH):
+        code = ctypes.get_errno()
+        raise NodeError(f"cannot unmount {path}: {os.strerror(code)}")
 
 
 def _config(cgroup: str) -> dict[str, Any]:
