@@ -126,11 +126,7 @@ def is_ready(cluster: Cluster) -> bool:
     return (
         bool(pods)
         and all(_is_pod_ready(pod) for pod in pods)
-        and all(
-            node["metadata"]["labels"].get(label) == "true"
-            for node in nodes
-            for label in names.NODE_LABELS
-        )
+        and all(node["metadata"]["labels"].get(names.NODE_READY_LABEL) == "true" for node in nodes)
     )
 
 

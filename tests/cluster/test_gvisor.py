@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,12 +32,20 @@ def _in(app: Workload, container: str, *command: str) -> str:
 
 
 def test_every_node_says_that_a_container_of_gvisor_ran(architect: Cluster) -> None:
-    for node in json.loads(architect.kubectl("get", "nodes", "-o", "json"))["items"]:
-        assert node["metadata"]["labels"][names.NODE_GVISOR_LABEL] == "true"
+    def labelled() -> bool:
+        labels = [node["metadata"]["labels"] for node in _nodes(architect)]
+        return all(each.get(names.NODE_GVISOR_LABEL) == "true" for each in labels)
+
+    eventually(labelled, what="every node has the label")
+    for node in _nodes(architect):
         conditions = {c["type"]: c for c in node["status"]["conditions"]}
         found = conditions[names.NODE_GVISOR_CONDITION]
         assert (found["status"], found["reason"]) == ("True", "Ready")
         assert found["message"].startswith("a container ran")
+
+
+def _nodes(cluster: Cluster) -> list[dict[str, Any]]:
+    return list(json.loads(cluster.kubectl("get", "nodes", "-o", "json"))["items"])
 
 
 def test_two_containers_of_a_sandbox_are_a_pod_like_any_other(pair: Workload) -> None:
