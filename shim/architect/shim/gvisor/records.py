@@ -23,7 +23,7 @@ class Record(NamedTuple):
     sandbox: str | None
     """The id of its sandbox; None: it is the root of its own."""
     pod: str
-    """The pod's uid; empty, like its names, for a container of no pod."""
+    """The pod's uid; empty where the engine names none."""
     namespace: str
     pod_name: str
     pid_file: str | None

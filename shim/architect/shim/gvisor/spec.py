@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from architect.api import names
 
@@ -18,21 +18,6 @@ def sandbox_of(spec: Spec) -> str | None:
     if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
     return _first(annotations, names.CRI_SANDBOX_ID)
-
-
-class Pod(NamedTuple):
-    """Whose container it is; all empty where the engine does not say."""
-
-    uid: str
-    namespace: str
-    name: str
-
-
-def pod_of(spec: Spec) -> Pod:
-    """Return the pod of the container, as the engine's annotations have it."""
-    annotations = spec.get("annotations") or {}
-    keys = (names.CRI_POD_UID, names.CRI_POD_NAMESPACE, names.CRI_POD_NAME)
-    return Pod(*(_first(annotations, each) or "" for each in keys))
 
 
 def has_terminal(spec: Spec) -> bool:

@@ -35,27 +35,6 @@ def test_a_container_joins_the_sandbox_that_the_engine_names(
     assert spec.sandbox_of({"annotations": annotations}) == sandbox
 
 
-@pytest.mark.parametrize(
-    ("annotations", "pod"),
-    [
-        (
-            {
-                f"{CRI}sandbox-uid": "u",
-                f"{CRI}sandbox-namespace": "shop",
-                f"{CRI}sandbox-name": "web",
-            },
-            ("u", "shop", "web"),
-        ),
-        ({}, ("", "", "")),
-        (None, ("", "", "")),
-    ],
-)
-def test_a_container_is_of_the_pod_that_the_engine_names(
-    annotations: dict[str, str] | None, pod: tuple[str, str, str]
-) -> None:
-    assert spec.pod_of({"annotations": annotations}) == pod
-
-
 @pytest.mark.parametrize("annotations", [APP, ROOT])
 def test_shared_memory_is_a_tmpfs_of_the_sandbox(annotations: dict[str, str]) -> None:
     double = {"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}
