@@ -21,13 +21,14 @@ from architect.daemon.settings import DaemonSettings, Engine
 TRIAL_SECONDS: Final = 300.0
 """A container with each choice of flags, none of which takes longer than two minutes."""
 UNBOUNDED: Final = "--ignore-cgroups"
+UNTRIED: Final = "Untried"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """How the container fared."""
 
-    problem: str = "not tried yet"
+    problem: str = ""
     """Empty: it ran."""
     flags: tuple[str, ...] = ()
 
@@ -49,9 +50,9 @@ def attempt(settings: DaemonSettings, host: Host, layout: Layout) -> Trial:
 
 
 def assess(
-    trial: Trial, *, is_wanted: bool, engine: Engine | None, install: str, uninstalling: str
+    trial: Trial | None, *, is_wanted: bool, engine: Engine | None, install: str, uninstalling: str
 ) -> Report:
-    """Return the verdict; *engine* is None as long as it is not known."""
+    """Return the verdict; *trial* and *engine* are None as long as they are not known."""
     if uninstalling:
         return _refused("Uninstalling", "Architect is being uninstalled")
     if not is_wanted:
@@ -60,6 +61,8 @@ def assess(
         return _refused("InstallFailed", install)
     if engine is Engine.CRIO:
         return _refused("EngineUnsupported", "pods of gVisor run under containerd, not CRI-O")
+    if trial is None:
+        return _refused(UNTRIED, "it is being tried")
     if trial.problem:
         return _refused("RunscFails", trial.problem)
     text = "a container ran"

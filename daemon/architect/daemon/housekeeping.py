@@ -87,7 +87,7 @@ class Housekeeping:
         self._standing = Standing()
         self._criu = "not checked yet"
         self._criu_at = 0.0
-        self._gvisor_trial = gvisor.Trial()
+        self._gvisor_trial: gvisor.Trial | None = None
         self._gvisor_at = -GVISOR_TRIAL_SECONDS
         self._gvisor_reason = ""
         self._token = ""
@@ -150,7 +150,10 @@ class Housekeeping:
         self._metrics.node_ready.set(self._standing.is_ready)
         if not self._standing.is_ready and not self._token:
             self._due["preflight"] = time.monotonic() + RECHECK_SECONDS
-        self._write_node(before, self._check_gvisor())
+        self._write_node(before)
+        # Apart: where it hangs it is given up after minutes, and other pods wait for the label.
+        if self._try_gvisor():
+            self._write_node(self._standing)
 
     def _check_keeper(self) -> str:
         if self._is_removed:
@@ -190,13 +193,18 @@ class Housekeeping:
             self._criu_at = time.monotonic()
         return self._criu
 
-    def _check_gvisor(self) -> Report:
+    def _try_gvisor(self) -> bool:
+        """Try whether a container of gVisor runs, if that is due; returns whether it was."""
         is_due = time.monotonic() - self._gvisor_at >= GVISOR_TRIAL_SECONDS
+        has_worked = self._gvisor_trial is not None and not self._gvisor_trial.problem
         is_possible = self._settings.has_gvisor and self._installer.engine is not Engine.CRIO
-        is_installed = not self._installer.problem and not self._token
-        if is_due and is_possible and is_installed and self._gvisor_trial.problem:
-            self._gvisor_at = time.monotonic()
-            self._gvisor_trial = gvisor.attempt(self._settings, self._host, self._layout)
+        if self._installer.problem or self._token or has_worked or not is_due or not is_possible:
+            return False
+        self._gvisor_at = time.monotonic()
+        self._gvisor_trial = gvisor.attempt(self._settings, self._host, self._layout)
+        return True
+
+    def _under_gvisor(self) -> Report:
         return gvisor.assess(
             self._gvisor_trial,
             is_wanted=self._settings.has_gvisor,
@@ -205,8 +213,8 @@ class Housekeeping:
             uninstalling=self._token,
         )
 
-    def _write_node(self, before: Standing, under_gvisor: Report) -> None:
-        report = self._standing.report
+    def _write_node(self, before: Standing) -> None:
+        report, under_gvisor = self._standing.report, self._under_gvisor()
         assert report is not None
         node = self._api.get(NODES, self._settings.node_name)
         ref = resources.node(self._settings.node_name)
@@ -225,7 +233,10 @@ class Housekeeping:
         if self._settings.has_gvisor or is_told:
             condition = _condition(names.NODE_GVISOR_CONDITION, under_gvisor)
             patches.set_condition(self._api, ref, existing, condition)
-        if self._settings.has_gvisor and self._gvisor_reason != under_gvisor.reason:
+        if self._settings.has_gvisor and under_gvisor.reason not in (
+            self._gvisor_reason,
+            gvisor.UNTRIED,
+        ):
             self._gvisor_reason = under_gvisor.reason
             self._tell_node(
                 names.NODE_GVISOR_CONDITION,

@@ -20,7 +20,7 @@ from architect.daemon.settings import DaemonSettings, Engine
 from architect.daemon.store import PodStore
 from architect.kube.watch import Change, ChangeKind, Snapshot
 
-RAN = Trial(problem="")
+RAN = Trial()
 GOOD: dict[str, Any] = {
     "is_wanted": True,
     "engine": Engine.CONTAINERD,
@@ -51,12 +51,12 @@ def test_a_node_where_a_container_ran_says_with_which_flags() -> None:
         (RAN, {"install": "no runc"}, "InstallFailed"),
         (RAN, {"uninstalling": "token", "install": "x"}, "Uninstalling"),
         (RAN, {"engine": Engine.CRIO}, "EngineUnsupported"),
-        (Trial(), {}, "RunscFails"),
+        (None, {}, gvisor.UNTRIED),
         (Trial(problem="no CAP_SYS_ADMIN"), {}, "RunscFails"),
     ],
 )
 def test_each_reason_against_it_has_its_word(
-    trial: Trial, fields: dict[str, Any], reason: str
+    trial: Trial | None, fields: dict[str, Any], reason: str
 ) -> None:
     report = gvisor.assess(trial, **{**GOOD, **fields})
     assert (report.is_ready, report.reason) == (False, reason)
@@ -81,7 +81,7 @@ def attempt(layout: Layout, script: str, flags: str = "") -> Trial:
 def test_the_flags_with_which_a_container_ran_are_those_of_all(layout: Layout) -> None:
     conf = layout.install / names.RUNSC_CONF.name
     said = json.dumps({"flags": ["--ignore-cgroups"]})
-    assert attempt(layout, f"echo '{said}'") == Trial(problem="", flags=("--ignore-cgroups",))
+    assert attempt(layout, f"echo '{said}'") == Trial(flags=("--ignore-cgroups",))
     assert conf.read_text().splitlines()[1:] == ["--ignore-cgroups"]
     # What was asked for stands behind the other words.
     script = """test "$*" = "try-gvisor --output=json -- --platform=kvm --debug" || exit 1

@@ -351,7 +351,7 @@ def test_gvisor_is_tried_until_it_works_and_the_node_says_how_it_went(
     nodes: None,
     monkeypatch: Any,
 ) -> None:
-    trials = [gvisor.Trial(problem="no CAP_SYS_ADMIN"), gvisor.Trial(problem="")]
+    trials = [gvisor.Trial(problem="no CAP_SYS_ADMIN"), gvisor.Trial()]
     monkeypatch.setattr(gvisor, "attempt", lambda *_: trials.pop(0))
     monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
     chores = make_chores(tmp_path, api, keeper, layout, has_gvisor=True)
