@@ -11,7 +11,7 @@ from typing import Final
 
 from architect.core.errors import ArchitectError
 from architect.core.files import write_atomic
-from architect.shim import engine_log
+from architect.shim import engine_log, oci
 from architect.shim.cli import Call
 from architect.shim.gvisor import anchors, records, runsc, spec, texts
 from architect.shim.gvisor.records import Record
@@ -32,10 +32,14 @@ def create(call: Call) -> int:
     file = Path(call.bundle) / "config.json"
     found = json.loads(file.read_bytes())
     sandbox = spec.sandbox_of(found)
+    identity = oci.identity_of(found.get("annotations") or {})
     prepared = json.dumps(spec.prepared(found)).encode()
     write_atomic(file, prepared, mode=file.stat().st_mode & 0o777, durable=False)
     record = Record(
         sandbox=sandbox,
+        pod=identity.pod,
+        namespace=identity.namespace,
+        pod_name=identity.pod_name,
         pid_file=None if sandbox else _absolute(call.options.get("pid-file")),
         oom_score=spec.oom_score(found),
         has_terminal=spec.has_terminal(found),

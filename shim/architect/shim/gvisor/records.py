@@ -14,7 +14,7 @@ from architect.core.errors import FormatError
 from architect.shim import record_files
 
 VERSION: Final = 1
-DIRECTORY: Final = names.RUN / "gvisor"
+DIRECTORY: Final = names.GVISOR_RECORDS
 
 
 class Record(NamedTuple):
@@ -22,6 +22,10 @@ class Record(NamedTuple):
 
     sandbox: str | None
     """The id of its sandbox; None: it is the root of its own."""
+    pod: str
+    """The pod's uid; empty where the engine names none."""
+    namespace: str
+    pod_name: str
     pid_file: str | None
     """Of a root, where runsc leaves the sandbox's process id."""
     oom_score: int | None
@@ -70,6 +74,18 @@ def of_sandbox(sandbox: str) -> dict[str, Record]:
         if record is not None and record.sandbox == sandbox:
             found[file.stem] = record
     return found
+
+
+def is_of_pod(pod: str) -> bool:
+    """Whether *pod* (uid, namespace/name or a container's id) runs under gVisor on this node."""
+    for file in DIRECTORY.glob("*.json"):
+        try:
+            record = find(file.stem)
+        except FormatError:
+            continue  # another version's
+        if record and pod in (record.pod, f"{record.namespace}/{record.pod_name}", file.stem):
+            return True
+    return False
 
 
 def remove(container: str) -> None:

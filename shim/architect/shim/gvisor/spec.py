@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from architect.api import names
+
 Spec = dict[str, Any]
 
-_KIND: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
-_SANDBOX: Final = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _HINT: Final = "dev.gvisor.spec.mount.architect-shm."
 _SHM: Final = "/dev/shm"
 
@@ -15,9 +15,9 @@ _SHM: Final = "/dev/shm"
 def sandbox_of(spec: Spec) -> str | None:
     """Return the id of the sandbox that the container joins; None: it is a sandbox's root."""
     annotations = spec.get("annotations") or {}
-    if _first(annotations, _KIND) != "container":
+    if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
-    return _first(annotations, _SANDBOX)
+    return _first(annotations, names.CRI_SANDBOX_ID)
 
 
 def has_terminal(spec: Spec) -> bool:
