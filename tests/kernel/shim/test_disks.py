@@ -49,7 +49,7 @@ class Disk:
     def unmount(self) -> None:
         """Unmount it, and wait until nothing on the node has it any more."""
         self._host.call("umount", NODE_PATH)
-        asked = ["losetup", "--associated", self._image]
+        asked = ["losetup", "--associated", str(self._image)]
         eventually(
             lambda: not subprocess.run(asked, check=True, capture_output=True).stdout,
             what="nothing has the disk any more",
