@@ -67,9 +67,9 @@ class Ledger(Workload):
 
 @contextmanager
 def ledger(
-    cluster: Cluster, namespace: str, name: str, volume: Mapping[str, Any]
+    cluster: Cluster, namespace: str, name: str, volume: Mapping[str, Any], **spec: Any
 ) -> Iterator[Ledger]:
-    """Run the application on *volume*, a PersistentVolume for its claim."""
+    """Run the application on *volume*, a PersistentVolume for its claim; *spec* is the pod's."""
     app = Ledger(cluster=cluster, namespace=namespace, name=name)
     container = memory_server(
         env=[{"name": "JOURNAL", "value": JOURNAL}],
@@ -94,7 +94,7 @@ def ledger(
             "replicas": 1,
             "serviceName": name,
             "selector": {"matchLabels": {"app": name}},
-            "template": pod_template(name, [container]),
+            "template": pod_template(name, [container], spec=spec),
             "volumeClaimTemplates": [claim],
         },
     }
@@ -141,7 +141,9 @@ def on_a_disk(cluster: Cluster, namespace: str, name: str) -> Iterator[tuple[Led
     disk.create()
     try:
         volume = disk.persistent_volume(namespace=namespace, claim=f"data-{name}-0")
-        with ledger(cluster, namespace, name, volume) as app:
+        # Kubelet looks whether the files are the group's each time it mounts the disk.
+        owned = {"fsGroup": 2000, "fsGroupChangePolicy": "OnRootMismatch"}
+        with ledger(cluster, namespace, name, volume, securityContext=owned) as app:
             yield app, disk
     finally:
         disk.delete()
