@@ -21,7 +21,6 @@ from lab.cache import Cache
 from lab.cluster import Cluster
 from lab.images import Image
 from lab.node import SHARED
-from lab.patience import patient
 
 NAME: Final = "disks.lab.architect.dev"
 """Of the driver."""
@@ -134,7 +133,7 @@ def installed(cluster: Cluster) -> Iterator[None]:
         waiting.until(
             lambda: not _not_ready(cluster),
             what="the CSI driver on every node",
-            timeout_seconds=patient(READY_SECONDS),
+            timeout_seconds=READY_SECONDS,
             interval_seconds=0.5,
             last_seen=lambda: ", ".join(_not_ready(cluster)),
         )
