@@ -12,6 +12,7 @@ from pathlib import Path
 from lab import (
     artefacts,
     control_plane,
+    csi,
     dockerfiles,
     errors,
     gomodules,
@@ -41,6 +42,8 @@ BUILDS = (
     "local-kms",
     "runsc",
     "crictl",
+    "csi",
+    "csi-attacher",
 )
 
 
@@ -201,6 +204,8 @@ def build(cache: Cache, what: list[str]) -> None:
     if wanted & {"all", "architect"}:
         for image in dockerfiles.architect(cache):
             print(image.name, image.archive)
+    if wanted & {"all", "csi"}:
+        print(csi.image(cache).archive)
     for tool in gomodules.TOOLS:
         if wanted & {"all", tool.name}:
             print(gomodules.tool(cache, tool))

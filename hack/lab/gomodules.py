@@ -1,4 +1,4 @@
-"""Programs built from Go modules: Kubernetes, helm, CoreDNS, gVisor; an S3 server and a KMS."""
+"""Programs built from Go modules: Kubernetes, helm, CoreDNS, gVisor, and what tests run beside."""
 
 from __future__ import annotations
 
@@ -87,7 +87,16 @@ CRICTL = Tool(
     version=versions.CRICTL,
     version_variable="sigs.k8s.io/cri-tools/pkg/version.Version",
 )
-TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL)
+CSI_ATTACHER = Tool(
+    name="csi-attacher",
+    module="github.com/kubernetes-csi/external-attacher/v4",
+    package="github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher",
+    version=versions.CSI_ATTACHER,
+    version_variable="main.version",
+)
+TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL, CSI_ATTACHER)
+CSI_DRIVER = Path(__file__).parent / "csidriver"
+"""A module of our own."""
 
 
 def kubernetes(cache: Cache) -> Path:
@@ -147,6 +156,21 @@ def tool(cache: Cache, wanted: Tool) -> Path:
         takes="about 3 min on two cores, once",
     )
     return artefact / "bin" / wanted.name
+
+
+def own(cache: Cache, source: Path) -> Path:
+    """Return the path of a program whose module is in this checkout, with its own go.sum."""
+    name = source.name
+
+    def build(directory: Path) -> None:
+        target = directory / "bin" / name
+        _go(
+            cache, "build", "-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", target, cwd=source
+        )
+
+    content = {path.name: path.read_text() for path in sorted(source.iterdir())}
+    artefact = cache.artefact(name, version=f"go{versions.GO}", recipe=content, build=build)
+    return artefact / "bin" / name
 
 
 def kubernetes_flags(version: str) -> str:

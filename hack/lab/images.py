@@ -54,7 +54,7 @@ def pause(cache: Cache) -> Image:
         source, program = directory / "pause.c", directory / "pause"
         source.write_text(PAUSE_SOURCE)
         commands.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", program, source])
-        _from_files(directory, PAUSE, {"pause": program}, entrypoint=["/pause"])
+        from_files(directory, PAUSE, {"pause": program}, entrypoint=["/pause"])
 
     return Image(PAUSE, artefact(cache, PAUSE, [PAUSE_SOURCE], build))
 
@@ -64,7 +64,7 @@ def coredns(cache: Cache) -> Image:
     program = gomodules.tool(cache, gomodules.COREDNS)
 
     def build(directory: Path) -> None:
-        _from_files(directory, COREDNS, {"coredns": program}, entrypoint=["/coredns"])
+        from_files(directory, COREDNS, {"coredns": program}, entrypoint=["/coredns"])
 
     return Image(COREDNS, artefact(cache, COREDNS, [program.parent.parent.name], build))
 
@@ -130,9 +130,10 @@ def _debian(
     return Image(name, artefact(cache, name, recipe, build))
 
 
-def _from_files(
-    directory: Path, name: str, files: Mapping[str, Path], *, entrypoint: Sequence[str]
+def from_files(
+    directory: Path, name: str, files: Mapping[str, Path], *, entrypoint: Sequence[str] = ()
 ) -> None:
+    """Write the archive of an image that holds static programs and nothing else."""
     layer = directory / "layer.tar"
     with tarfile.open(layer, "w") as archive:
         for path, source in sorted(files.items()):

@@ -242,6 +242,10 @@ def kubelet_config() -> str:
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
             "nodeLeaseDurationSeconds": round(patient(LEASE_SECONDS)),
+            # A disk is detached once its node's status no longer has it; what has not changed is
+            # told as seldom as ever.
+            "nodeStatusUpdateFrequency": "2s",
+            "nodeStatusReportFrequency": "5m",
             "runtimeRequestTimeout": f"{patient(ENGINE_SECONDS):.0f}s",
             "failSwapOn": False,
             # The root of a machine is an overlay, of which quota and usage cannot be told.

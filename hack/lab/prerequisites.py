@@ -34,7 +34,7 @@ MEMORY_BYTES = 4 * GIB
 """Two linkers of Kubernetes at once, or a cluster of two nodes with the demonstration."""
 
 MODULES = (
-    *("overlay", "bridge", "veth", "br_netfilter"),
+    *("overlay", "bridge", "veth", "br_netfilter", "loop"),
     *("nf_tables", "nft_compat", "nft_queue", "xt_NFQUEUE", "nfnetlink_queue"),
     *("inet_diag", "tcp_diag", "udp_diag", "unix_diag", "netlink_diag", "af_packet_diag"),
 )

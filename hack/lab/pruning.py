@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import artefacts, dockerfiles, gomodules, gotoolchain, leftovers, rootfs
+from lab import artefacts, csi, dockerfiles, gomodules, gotoolchain, leftovers, rootfs
 from lab.cache import IDLE_SECONDS, Cache, Entry, artefact_key, superseded
 
 
@@ -65,6 +65,7 @@ def wanted_by_checkout(root: Path) -> Recorder:
     dockerfiles.native_programs(recorder)
     rootfs.standalone_root(recorder)
     gotoolchain.fetched(recorder)
+    csi.image(recorder)
     for tool in gomodules.TOOLS:
         gomodules.tool(recorder, tool)
     return recorder

@@ -14,12 +14,13 @@ from lab.cluster import Cluster
 from support import moves
 from support.moves import Pod
 from support.objectstore import in_store
+from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
 
 MIB = 24
-STARTED = 3
+STARTED = sized(3, 10)
 ROLLOUT_SECONDS = 240
 
 

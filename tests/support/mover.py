@@ -55,9 +55,11 @@ class Mover:
         *,
         policy: dict[str, Any] = POLICY,
         env: Sequence[str] = (),
+        mounts: Sequence[dict[str, Any]] = (),
     ) -> Container:
         annotations = in_pod(uid, policy=policy)
         config = spec(args or ["sh", "-c", COUNTING], annotations=annotations, env=env)
+        config["mounts"] += mounts
         made = self.host.container(config, has_pipes=True)
         self._uids[made] = uid
         return made

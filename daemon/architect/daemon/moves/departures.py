@@ -268,7 +268,8 @@ class Departures:
             self._publishers.submit(self._publish, checkpoint, manifest, took)
         self._tell(pod, _captured_note(took, manifest.total_bytes, trigger))
         stays = None
-        if who.ordinal is None:  # with one, the successor waits for the end of this pod
+        # With an ordinal, or a volume that goes along, the successor waits for the end of this pod.
+        if who.ordinal is None and not volumes.travelling(value, pod.managed):
             grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
             stays = Stay(
                 checkpoint=checkpoint,

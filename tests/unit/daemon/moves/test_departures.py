@@ -13,6 +13,7 @@ from architect.api import names
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.moves import departures as departing
 
 
 def test_a_pod_is_saved_and_its_successor_told(node: Any) -> None:
@@ -70,6 +71,25 @@ def test_a_pod_that_woke_in_between_is_captured_again(node: Any) -> None:
     node.delete("old")
     assert node.leaving("old")["captured"] is True
     assert node.keeper.ops("capture") == 2
+
+
+def test_a_pod_whose_volume_its_successor_waits_for_does_not_stay(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departing, "STAY_SECONDS", 3600.0)  # longer than any test
+    claim = "/api/v1/namespaces/default/persistentvolumeclaims/files"
+    node.cluster.put(
+        claim, {"metadata": {"name": "files"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    )
+    value = node.pod("old")
+    value["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "files"}}]
+    value["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
+    node.cluster.put_pod(value)
+    node.delete("old")
+    value = node.cluster.pod("old")
+    value["metadata"]["deletionGracePeriodSeconds"] = 3600
+    node.cluster.put_pod(value)
+    assert node.leaving("old")["captured"] is True
 
 
 def test_what_cannot_be_saved_is_woken_for_its_signal_and_says_why(node: Any) -> None:
