@@ -131,8 +131,8 @@ class Arrivals:
             "message": outcome.message,
         }
 
-    def restored(self, uid: str, *, pod: ManagedPod | None) -> None:
-        """Learn that a container of the pod goes on with what came."""
+    def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
+        """Learn that a container of the pod goes on with what came, or sleeps on with it."""
         decided = self._depot.decided(uid)
         if decided is None or not decided.checkpoint or decided.is_told:
             return
@@ -141,14 +141,15 @@ class Arrivals:
             return  # other containers are still to come
         took = max(0.0, time.time() - decided.asked_at)
         self._depot.drop_arrival(uid)
-        self._tell_end(uid, decided, objects.restored(self._node, after_seconds=took))
+        said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
+        self._tell_end(uid, decided, said)
         if pod is not None:
             self._tell(
                 pod,
                 status.Note(
                     reason=names.EVENT_RESTORED,
-                    text=f"goes on with the memory of pod {decided.predecessor}, "
-                    f"{durations.render(took)} after its start",
+                    text=f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod "
+                    f"{decided.predecessor}, {durations.render(took)} after its start",
                     action="Restore",
                 ),
             )

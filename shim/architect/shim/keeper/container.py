@@ -188,6 +188,7 @@ class Container:
         return Facts(
             is_init_alive=is_init_alive,
             is_starting=is_starting,
+            is_hollow=self.record.hollow,
             is_tree_alive=is_init_alive and not is_starting and self.is_running(),
             is_image_complete=images.is_complete(self.directory),
             is_criu_working=is_criu_working,

@@ -119,6 +119,11 @@ def arrival_of_pod(uid: str) -> Path:
     return names.ARRIVALS / pod_directory(uid).name
 
 
+def came_asleep(uid: str) -> bool:
+    """Whether what came for a pod is of one that slept, and not only to be saved. NodeError."""
+    return (arrival_of_pod(uid) / saved.ASLEEP).exists()
+
+
 def refuse(directory: Path, *, arrival: Path) -> Path | None:
     """Keep what came for the container of *directory* as an image that failed; never again used.
 

@@ -188,7 +188,9 @@ class Service:
         containers = arguments.get("containers")
         if not isinstance(containers, dict):
             raise Rejected("'containers' is not an object", reason="Protocol")
-        self._pod(arguments).network.set_ready({str(k): bool(v) for k, v in containers.items()})
+        pod = self._pod(arguments)
+        if pod.state is not PodState.ASLEEP:  # else it is what the stand-in has answered
+            pod.network.set_ready({str(k): bool(v) for k, v in containers.items()})
         return {}
 
     def _sleep_op(self, arguments: Arguments) -> Task[Answer]:
@@ -227,7 +229,11 @@ class Service:
             patience_seconds=patience(arguments),
             ends_with=commands(arguments),
         )
-        return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+        return {
+            "status": pod.status(),
+            "duration_seconds": pod.last_sleep_seconds,
+            "has_slept": not pod.sleeps_to_leave,
+        }
 
     def _depart_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
@@ -451,6 +457,7 @@ class Service:
         saved = _saved(pod.uid)
         phase = saved.phase
         pod.resume_signalled(saved.signalled)
+        pod.sleeps_to_leave = saved.sleeps_to_leave
         if phase is PodState.CAPTURED:
             pod.resume_captured()
             return
@@ -497,6 +504,7 @@ class _Saved:
     """Containers, name to id, to which a signal went."""
     goes_on: bool = False
     """It sleeps for a copy alone."""
+    sleeps_to_leave: bool = False
 
 
 def _saved(uid: str) -> _Saved:
@@ -508,6 +516,8 @@ def _saved(uid: str) -> _Saved:
             network=found.get("network"),
             signalled=dict(found.get("signalled") or {}),
             goes_on=found.get("goes_on") is True,
+            # An earlier version wrote down only that it was to be saved.
+            sleeps_to_leave=found.get("sleeps_to_leave", found.get("leaving")) is True,
         )
     except FileNotFoundError:
         pass

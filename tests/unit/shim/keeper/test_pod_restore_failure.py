@@ -42,8 +42,13 @@ class Sleeper:
         self.restores = 0
         self.is_restorable = False
 
+    is_newcomer = False
+
     def find_init(self) -> object:
         return self
+
+    def is_starting(self) -> bool:
+        return False
 
     def is_running(self) -> bool:
         return False
