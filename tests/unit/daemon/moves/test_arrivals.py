@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from architect.api import names
+from architect.api import names, saved
 from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
@@ -418,6 +418,30 @@ def test_that_a_pod_goes_on_is_said_before_its_first_instruction(node: Any) -> N
     asked = len(node.cluster.requests)
     assert node.arriving("new")["restore"] is True
     assert len(node.cluster.requests) == asked  # once is enough
+
+
+def test_that_a_pod_slept_goes_along_and_that_it_sleeps_on_is_told(node: Any) -> None:
+    node.saved(is_asleep=True)
+    note = node.state / "checkpoints/uid-old" / saved.ASLEEP
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert saved.ASLEEP in {p.name for p in contents.read(note.parent).pieces}
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    assert (node.state / "arrivals/uid-new" / saved.ASLEEP).exists()
+    assert node.conditions("old")["Restored"] == "Unknown Restoring", "nobody is asked at its wake"
+    node.adopt("new")
+    node.arrivals.restored("uid-new", pod=node.make.pod("new"), is_asleep=True)
+    assert node.conditions("old")["Restored"] == "True Restored"
+    restored = next(
+        c for c in node.checkpoint("old")["status"]["conditions"] if c["type"] == "Restored"
+    )
+    assert restored["message"].startswith("on node node1, asleep, ")
+    assert node.said[-1].startswith("sleeps on with the memory of pod old, ")
+
+
+def test_a_pod_that_was_awake_is_not_said_to_have_slept(node: Any) -> None:
+    node.saved()
+    assert not (node.state / "checkpoints/uid-old" / saved.ASLEEP).exists()
 
 
 def test_an_api_server_that_does_not_hear_it_is_asked_again(
