@@ -60,12 +60,17 @@ class Mover:
         env: Sequence[str] = (),
         container: str = "app",
         netns: Path | None = None,
+        data: Path | None = None,
     ) -> Container:
+        """Return a container that is not created yet; *data* is a volume at ``/data``."""
         annotations = in_pod(uid, container=container, policy=policy)
         config = spec(args or ["sh", "-c", COUNTING], annotations=annotations, env=env)
         if netns is not None:
             (network,) = [n for n in config["linux"]["namespaces"] if n["type"] == "network"]
             network["path"] = str(netns)
+        if data is not None:
+            volume = {"destination": "/data", "type": "bind", "source": str(data)}
+            config["mounts"].append({**volume, "options": ["rbind", "rw"]})
         made = self.host.container(config, has_pipes=True)
         self._uids[made] = uid
         return made
@@ -89,11 +94,19 @@ class Mover:
             client.call("subscribe")
             yield Events(client)
 
-    def save_on_leaving(self, uid: str) -> None:
-        """Answer `leaving` with yes, after the pod was saved."""
+    def _saved_files(self, uid: str) -> Path:
+        made = self.host.state / "architect" / "checkpoints" / uid
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+
+    def save_on_leaving(self, uid: str, *, with_data: bool = False) -> None:
+        """Answer `leaving` with yes, after the pod was saved, *with_data*: its volume, too."""
 
         def leaving(_: dict[str, Any]) -> dict[str, Any]:
             answer = self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
+            if with_data:
+                words = ["--into", str(self._saved_files(uid)), "--volume", "data", "app", "/data"]
+                self.host.runtime("save-files", uid, *words)
             self._slept.discard(uid)
             if answer["has_slept"]:
                 self._slept.add(uid)
@@ -102,9 +115,9 @@ class Mover:
 
         self.daemon.answers["leaving"] = leaving
 
-    def leave(self, pod: Container) -> None:
+    def leave(self, pod: Container, *, with_data: bool = False) -> None:
         """Have kubelet's signal find a daemon that saves this pod."""
-        self.save_on_leaving(self._uids[pod])
+        self.save_on_leaving(self._uids[pod], with_data=with_data)
         pod.kill("TERM")
         assert pod.wait() == 128 + signal.SIGTERM
 
@@ -123,6 +136,8 @@ class Mover:
             target.mkdir(parents=True)
             for entry in ("image", "meta.json"):
                 source.with_name(entry).rename(target / entry)
+        for file in self._saved_files(uid).iterdir():
+            file.rename(arrival / file.name)
         if uid in self._slept:
             (arrival / saved.ASLEEP).write_text("{}")
         self.daemon.answers["arriving"] = {"restore": True}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
-from architect.core.errors import ArchitectError, Unavailable
+from architect.core import wire
+from architect.core.errors import ArchitectError, NodeError, Unavailable
 from architect.core.wire import Client
 from architect.shim import installation, keeper_client, records, tables
 
@@ -131,6 +132,19 @@ def _save_files(options: argparse.Namespace) -> int:
     return _show(options, {"bytes": size}, lambda: f"{size} bytes")
 
 
+def _check_volumes(options: argparse.Namespace) -> int:
+    from architect.shim import luggage
+
+    try:
+        luggage.check_kept(options.pod)
+    except (ArchitectError, OSError) as error:
+        if options.output != "json":
+            raise
+        print(json.dumps(wire.failure(error)))
+        return error.exit_code if isinstance(error, ArchitectError) else NodeError.exit_code
+    return _show(options, {"ok": True}, lambda: "the volumes hold what the pod's memory knows")
+
+
 def _version(options: argparse.Namespace) -> int:
     value: dict[str, Any] = {"bundle": installation.version_directory().resolve().name}
     value["runtime"] = str(installation.lower_runtime())
@@ -195,6 +209,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar=("NAME", "CONTAINER", "PATH"),
         help="a volume that goes along by itself, and where a container has it: told what it holds",
     )
+    text = "whether volumes were written since; what the keeper does before a pod that came wakes"
+    add("check-volumes", _check_volumes, text)
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
     return parser.parse_args(arguments)
 

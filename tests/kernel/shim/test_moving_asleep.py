@@ -42,12 +42,14 @@ def answered(pod: Container) -> bytes:
         return connection.recv(100)
 
 
-def moved_asleep(mover: Mover, uid: str, pod: Container, *, to: str) -> Path:
+def moved_asleep(
+    mover: Mover, uid: str, pod: Container, *, to: str, with_data: bool = False
+) -> Path:
     """Have a pod sleep, and leave; return where what was saved of it waits."""
     if mover.state(uid) != "asleep":
         mover.ask("sleep", pod=uid, reason="test")
     before = pod.output()
-    mover.leave(pod)
+    mover.leave(pod, with_data=with_data)
     assert pod.output() == before
     return mover.bring(uid, to=to)
 
@@ -140,6 +142,63 @@ def test_an_image_that_cannot_be_restored_is_kept(mover: Mover, wish: str) -> No
         assert mover.state("uid-b") == "failed"
         kept = kept / "image"
     assert (kept / "pstree.img").stat().st_size == 12
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A volume with a file."""
+    made = tmp_path / "data"
+    made.mkdir()
+    (made / "file").write_text("as it was")
+    return made
+
+
+def asleep_with(mover: Mover, data: Path, *, policy: dict[str, Any]) -> tuple[Container, Container]:
+    """Return a pod with a volume that counted, slept and left, and the one where it sleeps on."""
+    old = mover.counting("uid-a", policy=policy, data=data)
+    moved_asleep(mover, "uid-a", old, to="uid-b", with_data=True)
+    new = mover.pod("uid-b", policy=policy, data=data).start()
+    assert mover.state("uid-b") == "asleep"
+    return old, new
+
+
+@pytest.mark.parametrize("wish", ["fresh", "retry"])
+def test_a_volume_that_was_written_while_it_slept_on_is_seen_at_its_wake(
+    mover: Mover, data: Path, wish: str
+) -> None:
+    _, new = asleep_with(mover, data, policy={**POLICY, "on_restore_failure": wish})
+    (data / "file").write_text("written by somebody else meanwhile")
+    with pytest.raises(NodeError, match="volume data was written since the pod was saved") as told:
+        mover.ask("wake", pod="uid-b", reason="test")
+    assert told.value.reason == "VolumeChanged"
+    if wish == "fresh":
+        eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+        assert numbers(new)[:3] == [1, 2, 3]
+    else:
+        assert mover.state("uid-b") == "failed"
+        assert numbers(new) == []
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_what_it_knows_of_its_volume_moves_on_with_it(
+    mover: Mover, data: Path, is_written: bool
+) -> None:
+    old, between = asleep_with(mover, data, policy=POLICY)
+    if is_written:
+        (data / "file").write_text("written by somebody else meanwhile")
+    moved_asleep(mover, "uid-b", between, to="uid-c", with_data=True)
+    new = mover.pod("uid-c", data=data).start()
+    kept = mover.host.state / "architect/pods/uid-c"
+    if is_written:
+        eventually(lambda: len(numbers(new)) > 3, what="output of a fresh start")
+        assert numbers(new)[:3] == [1, 2, 3]
+        assert (kept / "app/failed-1/inventory.img").exists()
+    else:
+        assert mover.state("uid-c") == "asleep"
+        assert (kept / "data.json").exists()
+        assert new.exec("true") == 0
+        assert_goes_on(new, after=old)
+        assert not (kept / "data.json").exists(), "from here on it writes there itself"
 
 
 PAIR = {**POLICY, "containers": {"app": {}, "more": {}}}

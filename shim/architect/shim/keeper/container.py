@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
-from architect.core.errors import FormatError, NodeError, Rejected
+from architect.core.errors import NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
@@ -418,10 +418,7 @@ class Container:
     @property
     def is_newcomer(self) -> bool:
         """Whether its image came from another pod and has never run in this one."""
-        try:
-            return images.Meta.read(self.directory).is_moved
-        except (FileNotFoundError, FormatError):
-            return False
+        return images.has_moved(self.record.pod, self.record.container)
 
     def start_fresh(self) -> None:
         """Begin the application of a container that was created to be restored, after all."""

@@ -25,6 +25,7 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Task
 from architect.shim.keeper.pod import FRESH_STATUS, Copying, Pod
+from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ TERMINATED_STATUS: Final = 143
 
 
 class MovingPod(Pod):
-    """The pods of the keeper's service, which sets :attr:`hooks`."""
+    """The pods of the keeper's service, which sets :attr:`hooks` and :attr:`volumes`."""
 
     hooks: Hooks
+    volumes: Volumes
 
     ends_with: Sequence[Sequence[str]] = ()
     """The commands that kubelet runs in a container before it ends it (preStop hooks)."""
@@ -209,7 +211,7 @@ class MovingPod(Pod):
             return
         stays = self._stays_asleep(container)
         if container.has_come or not container.is_newcomer:  # else it was asked before
-            self._take(container)
+            self._take(container, stays=stays)
             self._step(Step.ADOPT, "came asleep" if stays else "restored")
             try:
                 self.network.adopt(self._begun(), container)
@@ -236,7 +238,7 @@ class MovingPod(Pod):
             is_running=any(c.is_running() for c in self.containers.values() if c is not newcomer),
         )
 
-    def _take(self, container: Container) -> None:
+    def _take(self, container: Container, *, stays: bool) -> None:
         """Make what came for *container* its own, or do what the policy says, and raise why."""
         try:
             if not container.has_come:
@@ -244,6 +246,8 @@ class MovingPod(Pod):
                     f"{self}: nothing came for container {container.name}", reason="NothingCame"
                 )
             self.network.open(container.init().pid)
+            if stays:
+                images.keep_data(self.uid)
             container.adopt(addresses=self.network.addresses())
         except (ArchitectError, OSError) as error:
             failure = Refusal.of(error)
@@ -251,7 +255,13 @@ class MovingPod(Pod):
             raise
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
 
+    def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
+        if newcomers and images.kept_data(self.uid).exists():
+            yield from self.volumes.check(self.uid)
+
     def _after_first_run(self, newcomers: list[Container]) -> None:
+        if newcomers:
+            images.kept_data(self.uid).unlink(missing_ok=True)
         for container in newcomers:
             if container.policy.after_restore:
                 self._loop.spawn(self._run_hook(container), name=f"hook of {self}")

@@ -38,6 +38,9 @@ _TRANSIENT: Final = frozenset(
 )
 """Reasons that say nothing about the next attempt; others are refused until the pod changes."""
 
+_LASTING: Final = frozenset({"VolumeChanged"})
+"""Reasons for which no restore will do: a pause mends nothing."""
+
 Emit = Callable[[Event, dict[str, Any]], None]
 
 
@@ -392,6 +395,8 @@ class Pod:
         policy = self.policy.on_restore_failure
         if isinstance(error, FormatError):
             # What another version wrote is not broken: that version can restore it.
+            policy = OnRestoreFailure.FAIL
+        elif failure.reason in _LASTING and policy is OnRestoreFailure.RETRY:
             policy = OnRestoreFailure.FAIL
         self._step(Step.RESTORE_FAILED, failure.reason)
         self._failures += 1

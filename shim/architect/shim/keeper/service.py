@@ -31,7 +31,9 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
+from architect.shim.keeper.programs import Programs
 from architect.shim.keeper.recovery import Recovery
+from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,19 @@ class Service:
     """Every pod of the node that has a managed container."""
 
     def __init__(
-        self, *, loop: Loop, server: criu.Server, network: NodeNetwork, hooks: Hooks, version: str
+        self,
+        *,
+        loop: Loop,
+        server: criu.Server,
+        network: NodeNetwork,
+        programs: Programs,
+        version: str,
     ) -> None:
         self._loop = loop
         self._server = server
         self._network = network
-        self._hooks = hooks
+        self._hooks = Hooks(programs)
+        self._volumes = Volumes(programs)
         self._version = version
         self._started = time.time()
         self._pods: dict[str, MovingPod] = {}
@@ -362,7 +371,7 @@ class Service:
                 network=self._network.pod(record.pod),
                 emit=self._emit,
             )
-            pod.hooks = self._hooks
+            pod.hooks, pod.volumes = self._hooks, self._volumes
             self._pods[record.pod] = pod
         if (old := pod.containers.get(record.container)) is not None:
             if old.record.id == identity:

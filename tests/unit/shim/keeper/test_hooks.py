@@ -13,9 +13,10 @@ from typing import TypeVar
 import pytest
 
 from architect.core.errors import NodeError
-from architect.shim.keeper import hooks, processes
-from architect.shim.keeper.hooks import Children, Ended, Hooks
+from architect.shim.keeper import processes, programs
+from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Loop, Task
+from architect.shim.keeper.programs import Children, Ended, Programs
 from architect.shim.records import Record
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class World:
             self.children.reaped(pid, status)
 
     def run(self, *argv: str, limit: float = 60.0, runtime: Path | None = None) -> Ended:
-        made = Hooks(self.loop, self.children, limit_seconds=limit)
+        made = Hooks(Programs(self.loop, self.children), limit_seconds=limit)
         return self.finish(made.run(record(runtime or self.runtime, systemd=True), argv))
 
     def finish(self, task: Task[T]) -> T:
@@ -102,7 +103,7 @@ def test_the_lower_runtime_executes_it(world: World) -> None:
 def test_of_much_output_the_end_is_kept(world: World) -> None:
     ended = world.run("sh", "-c", "i=0; while [ $i -lt 9999 ]; do i=$((i+1)); echo $i; done")
     assert ended.output.endswith("9998\n9999")
-    assert len(ended.output) <= hooks.MAX_OUTPUT_BYTES
+    assert len(ended.output) <= programs.MAX_OUTPUT_BYTES
 
 
 def test_one_that_does_not_end_is_killed(world: World) -> None:
@@ -119,7 +120,7 @@ def test_one_that_does_not_end_is_killed(world: World) -> None:
 def test_a_runtime_that_does_not_notice_is_killed_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "END_SECONDS", 0.3)
+    monkeypatch.setattr(programs, "END_SECONDS", 0.3)
     world.runtime.write_text("#!/bin/sh\nexec sleep 4322\n")
     started = time.monotonic()
     ended = world.run("true", limit=0.2)
@@ -139,7 +140,7 @@ def test_a_runtime_that_is_not_there_is_told(world: World, tmp_path: Path) -> No
 
 
 def test_no_descriptor_is_left(world: World) -> None:
-    made = Hooks(world.loop, world.children)
+    made = Hooks(Programs(world.loop, world.children))
     open_now: list[int] = []
 
     def several() -> Task[None]:
