@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from architect.api import names, saved
+from architect.api.keeper import PodState
 from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
@@ -472,8 +473,33 @@ def test_what_cannot_be_announced_does_not_run(node: Any, monkeypatch: pytest.Mo
     answer = node.arriving("new")
     assert (answer["restore"], answer["reason"]) == (False, "Unavailable")
     assert node.notes[-1] == ("new", "RestoreFailed")
-    node.cluster.failures.clear()
+    assert "Failed" not in node.conditions("old"), "nobody heard that, either"
+    node.restart()
     assert node.arriving("new")["restore"] is False
+    node.cluster.failures.clear()
+    node.keeper.states["uid-new"] = PodState.AWAKE
+    node.watched("new")
+    node.upkeep.run()
+    assert node.conditions("old")["Restored"] == "False RestoreFailed"
+    assert node.files() == ["arrivals/uid-new.json"]
+    assert node.arriving("new")["restore"] is False
+
+
+def test_what_a_pod_claimed_in_vain_is_not_given_back_at_its_end(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "ANNOUNCE_SECONDS", 0.0)
+    node.saved()
+    node.pod("new", is_running=False)
+    node.cluster.failures.append(
+        lambda r: Unavailable("503") if "Restor" in str(r.body or "") else None
+    )
+    assert node.arriving("new")["restore"] is False
+    node.cluster.failures.clear()
+    node.gone("new")
+    node.arrivals.forget("uid-new")
+    assert node.conditions("old")["Restored"] == "False RestoreFailed"
+    assert node.files() == []
 
 
 # Pods that do not start without their memory.
