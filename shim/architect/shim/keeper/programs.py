@@ -105,9 +105,9 @@ class Programs:
                 status = yield self._loop.within(future, limit_seconds, what=argv[0])
             except TimeoutError:
                 is_late = True
-                # It cannot hand on what no process can catch.
-                for child in processes.children(pid):
-                    os.kill(child, signal.SIGKILL)
+                # Who waits for a child cannot hand on what no process can catch.
+                for each in [*processes.children(pid)] or [pid]:
+                    os.kill(each, signal.SIGKILL)
                 try:
                     status = yield self._loop.within(future, END_SECONDS, what="its end")
                 except TimeoutError:
