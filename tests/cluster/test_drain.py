@@ -59,6 +59,21 @@ def successor(app: Workload, old: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
+def stateful_set(name: str, *, replicas: int = 1) -> dict[str, Any]:
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "serviceName": name,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": {"app": name}},
+            "template": pod_template(name, [memory_server()]),
+        },
+    }
+
+
 def answer(app: Workload, path: str = "/") -> dict[str, Any]:
     """Ask the application until it answers: kube-proxy follows the pods in its own time."""
     found: list[dict[str, Any]] = []
@@ -115,17 +130,34 @@ def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
         assert old["metadata"]["name"] in said
 
 
-def test_a_sleeping_pod_is_drained_without_waking_on_its_old_node(
+def test_a_sleeping_pod_is_drained_without_waking_and_wakes_where_it_went(
     architect: Cluster, namespace: str
 ) -> None:
-    with workload(architect, namespace, "asleep", mebibytes=16) as app:
-        before = app.get()
-        app.sleep()
-        with drained(app) as old:
-            successor(app, old)
-        after = answer(app)
-        assert after["identity"] == before["identity"]
-        assert after["count"] == before["count"] + 1
+    app = Workload(cluster=architect, namespace=namespace, name="asleep")
+    apply(app, code(app.name), service(app.name), stateful_set(app.name))
+    eventually(app.exists_and_is_ready, what="the pod is ready")
+    before = answer(app)
+    app.sleep()
+    with drained(app) as old:
+        new = successor(app, old)
+    assert new["spec"]["nodeName"] != old["spec"]["nodeName"]
+    assert app.state() == "asleep"
+    (said,) = eventually(lambda: app.events(names.EVENT_RESTORED), what="event Restored")
+    assert said.startswith("sleeps on with the memory of pod asleep-0")
+    assert conditions(moved(app, old) or {})["Restored"] == ("True", "Restored")
+    eventually(lambda: app.label() == names.STATUS_SCALED_DOWN, what="label SCALED_DOWN")
+    eventually(lambda: app.requests() == {"cpu": "1m", "memory": "1Ki"}, what="low requests")
+    eventually(lambda: app.asleep_reason()[:2] == ("True", "Slept"), what="the condition")
+    own = eventually(app.checkpoint, what="a Checkpoint of its own")
+    assert own["spec"]["trigger"] == "Sleep"
+    assert app.state() == "asleep"
+    assert app.is_ready()
+    after = answer(app)
+    assert after["identity"] == before["identity"]
+    assert after["count"] == before["count"] + 1
+    assert app.restarts() == 0
+    eventually(lambda: app.label() == names.STATUS_RUNNING, what="label RUNNING")
+    app.kubectl("delete", "statefulset", app.name, "--wait=false")
 
 
 @contextmanager
@@ -295,20 +327,7 @@ def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
 def test_each_pod_of_a_stateful_set_gets_its_own_memory(architect: Cluster, namespace: str) -> None:
     name = "ordinals"
     app = Workload(cluster=architect, namespace=namespace, name=name)
-    template = pod_template(name, [memory_server()])
-    stateful_set = {
-        "apiVersion": "apps/v1",
-        "kind": "StatefulSet",
-        "metadata": {"name": name},
-        "spec": {
-            "replicas": 2,
-            "serviceName": name,
-            "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": {"app": name}},
-            "template": template,
-        },
-    }
-    apply(app, code(name), service(name), stateful_set)
+    apply(app, code(name), service(name), stateful_set(name, replicas=2))
 
     def pods() -> dict[str, dict[str, Any]]:
         items = app.get_json("pods", "-l", f"app={name}")["items"]

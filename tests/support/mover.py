@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from architect.api import saved
 from architect.core import wire
 from support.runtime import (
     DEADLINE_SECONDS,
@@ -47,6 +48,8 @@ class Mover:
         self.host = host
         self.daemon = daemon
         self._uids: dict[Container, str] = {}
+        self._slept: set[str] = set()
+        """Pods that slept when they were to be saved."""
 
     def pod(
         self,
@@ -56,10 +59,16 @@ class Mover:
         policy: dict[str, Any] = POLICY,
         env: Sequence[str] = (),
         mounts: Sequence[dict[str, Any]] = (),
+        container: str = "app",
+        netns: Path | None = None,
     ) -> Container:
-        annotations = in_pod(uid, policy=policy)
+        """Return a container that is not created yet."""
+        annotations = in_pod(uid, container=container, policy=policy)
         config = spec(args or ["sh", "-c", COUNTING], annotations=annotations, env=env)
         config["mounts"] += mounts
+        if netns is not None:
+            (network,) = [n for n in config["linux"]["namespaces"] if n["type"] == "network"]
+            network["path"] = str(netns)
         made = self.host.container(config, has_pipes=True)
         self._uids[made] = uid
         return made
@@ -83,19 +92,30 @@ class Mover:
             client.call("subscribe")
             yield Events(client)
 
-    def save_on_leaving(self, uid: str) -> None:
-        """Answer `leaving` with yes, after the pod was saved."""
+    def _saved_files(self, uid: str) -> Path:
+        made = self.host.state / "architect" / "checkpoints" / uid
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+
+    def save_on_leaving(self, uid: str, *, with_data: bool = False) -> None:
+        """Answer `leaving` with yes, after the pod was saved, *with_data*: its volume, too."""
 
         def leaving(_: dict[str, Any]) -> dict[str, Any]:
-            self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
+            answer = self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
+            if with_data:
+                words = ["--into", str(self._saved_files(uid)), "--volume", "data", "app", "/data"]
+                self.host.runtime("save-files", uid, *words)
+            self._slept.discard(uid)
+            if answer["has_slept"]:
+                self._slept.add(uid)
             self.ask("depart", pod=uid, reason="test")
             return {"captured": True}
 
         self.daemon.answers["leaving"] = leaving
 
-    def leave(self, pod: Container) -> None:
+    def leave(self, pod: Container, *, with_data: bool = False) -> None:
         """Have kubelet's signal find a daemon that saves this pod."""
-        self.save_on_leaving(self._uids[pod])
+        self.save_on_leaving(self._uids[pod], with_data=with_data)
         pod.kill("TERM")
         assert pod.wait() == 128 + signal.SIGTERM
 
@@ -108,12 +128,18 @@ class Mover:
     def bring(self, uid: str, *, to: str) -> Path:
         """Put what was saved of one pod where another one finds it."""
         state = self.host.state / "architect"
-        target = state / "arrivals" / to / "containers" / "app"
-        target.mkdir(parents=True)
-        for entry in ("image", "meta.json"):
-            (state / "pods" / uid / "app" / entry).rename(target / entry)
+        arrival = state / "arrivals" / to
+        for source in (state / "pods" / uid).glob("*/image"):
+            target = arrival / "containers" / source.parent.name
+            target.mkdir(parents=True)
+            for entry in ("image", "meta.json"):
+                source.with_name(entry).rename(target / entry)
+        for file in self._saved_files(uid).iterdir():
+            file.rename(arrival / file.name)
+        if uid in self._slept:
+            (arrival / saved.ASLEEP).write_text("{}")
         self.daemon.answers["arriving"] = {"restore": True}
-        return target
+        return arrival / "containers" / "app"
 
     def state(self, uid: str) -> str:
         return str(self.ask("status", pod=uid)["status"]["state"])

@@ -80,6 +80,11 @@ class Workload:
     def is_ready(self) -> bool:
         return (self.condition("Ready") or {}).get("status") == "True"
 
+    def exists_and_is_ready(self) -> bool:
+        """As :meth:`is_ready`, also before the pod is there."""
+        pods = self.get_json("pods", "-l", f"app={self.name}")["items"]
+        return len(pods) == 1 and self.is_ready()
+
     def condition(self, kind: str) -> dict[str, Any] | None:
         """Return a condition of the pod; None if it has none of that type."""
         conditions = self.pod()["status"].get("conditions", [])
@@ -346,7 +351,7 @@ def workload(
         },
     }
     apply(made, code(name), service(name), deployment)
-    eventually(lambda: _is_there_and_ready(made), what=f"{name} is ready")
+    eventually(made.exists_and_is_ready, what=f"{name} is ready")
     wait_for_service(cluster.plane.machine, made.service_ip())
     yield made
     made.kubectl("delete", "deployment,service,configmap", name, "--wait=false")
@@ -399,8 +404,3 @@ def wait_for_service(machine: Machine, address: str) -> None:
 
 def _in_url(address: str) -> str:
     return f"[{address}]" if ":" in address else address
-
-
-def _is_there_and_ready(made: Workload) -> bool:
-    pods = made.get_json("pods", "-l", f"app={made.name}")["items"]
-    return len(pods) == 1 and made.is_ready()

@@ -30,7 +30,8 @@ Operations (arguments → answer besides ``ok``):
 ``capture``    ``pod``, ``reason``, ``patience_seconds``,     ``status``: puts the pod to sleep for
                ``ends_with`` (list of argv)                   its successor; a wake undoes it; the
                                                               commands (preStop hooks) succeed
-                                                              without reaching it
+                                                              without reaching it; ``has_slept``:
+                                                              it was asleep anyway
 ``depart``     ``pod``, ``reason``                            ``status``: it never runs here again
 ``copy``       ``pod``, ``reason``, ``patience_seconds``      ``status``: has the pod asleep, its
                                                               connections in place, until ``go_on``
@@ -40,7 +41,9 @@ Operations (arguments → answer besides ``ok``):
                                                               it was before ``copy``; rejected with
                                                               ``NotCaptured`` if it was woken since
 ``adopt``      ``container``                                  ``state``: the hollow container takes
-                                                              what lies in its arrival, and wakes
+                                                              what lies in its arrival, and wakes;
+                                                              or sleeps on, if its predecessor slept
+                                                              and the policy says so
 ``refuse``     ``container``, ``reason``, ``message``,        ``state``: what came for the hollow
                ``is_dirty``                                   container cannot be used; it starts
                                                               fresh if its policy says so, or ends
@@ -57,7 +60,8 @@ Operations (arguments → answer besides ``ok``):
                ``idle_in_seconds``                            ``architect-runtime why`` can tell it)
 ``why``        ``pod``                                        ``why``: list of texts
 ``ready``      ``pod``, ``containers`` {name: bool}           – (kubelet's verdict, which the
-                                                              stand-in repeats while asleep)
+                                                              stand-in repeats while asleep; of a
+                                                              sleeping pod it is not taken)
 ``subscribe``  –                                              then a stream of events
 =============  =============================================  =====================================
 

@@ -18,6 +18,7 @@ VERSION: Final = "v1alpha1"
 # What a user writes on a pod template.
 IDLE: Final = "architect.dev/idle"
 MIGRATE: Final = "architect.dev/migrate"
+MOVE_ASLEEP: Final = "architect.dev/move-asleep"
 CONTAINERS: Final = "architect.dev/containers"
 WAKE_ON: Final = "architect.dev/wake-on"
 WARMUP: Final = "architect.dev/warmup"
@@ -31,6 +32,7 @@ AFTER_RESTORE: Final = "architect.dev/after-restore"
 USER_ANNOTATIONS: Final = (
     IDLE,
     MIGRATE,
+    MOVE_ASLEEP,
     CONTAINERS,
     WAKE_ON,
     WARMUP,

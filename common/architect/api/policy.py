@@ -100,6 +100,8 @@ class Policy:
 
     containers: Mapping[str, ContainerPolicy] = field(default_factory=lambda: MappingProxyType({}))
     migrate: Migrate = Migrate.ALWAYS
+    move_asleep: bool = True
+    """Whether the pod that replaces one that slept goes on sleeping."""
     on_restore_failure: OnRestoreFailure = OnRestoreFailure.FRESH
     start_from: str | None = None
     priority: int | None = None
@@ -109,8 +111,12 @@ class Policy:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the policy as plain JSON values."""
+        """Return the policy as plain JSON values.
+
+        Who does not use what came later has one that earlier versions of daemon and runtime read.
+        """
         return {
+            **({} if self.move_asleep else {"move_asleep": False}),
             "version": POLICY_VERSION,
             "migrate": self.migrate.value,
             "on_restore_failure": self.on_restore_failure.value,
@@ -136,11 +142,15 @@ class Policy:
             raise PolicyError(f"policy version {fields.get('version')!r} is not {POLICY_VERSION}")
         _no_others(
             fields,
-            {"version", "migrate", "on_restore_failure", "start_from", "priority", "containers"},
+            {
+                *("version", "migrate", "move_asleep", "on_restore_failure", "start_from"),
+                *("priority", "containers"),
+            },
         )
         containers = _object(fields.get("containers", {}), "containers")
         return cls(
             migrate=_enum(Migrate, fields.get("migrate", "true"), "migrate"),
+            move_asleep=_bool(fields.get("move_asleep", True), "move_asleep"),
             on_restore_failure=_enum(
                 OnRestoreFailure, fields.get("on_restore_failure", "fresh"), "on_restore_failure"
             ),
@@ -151,7 +161,6 @@ class Policy:
 
 
 def _container_dict(container: ContainerPolicy) -> dict[str, Any]:
-    # Who does not use it has a policy that earlier versions of daemon and runtime can read.
     hook = {"after_restore": list(container.after_restore)} if container.after_restore else {}
     return {
         **hook,
@@ -230,6 +239,12 @@ def _seconds(value: Any, key: str) -> float:
 def _port(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
         raise PolicyError(f"{key}: {value!r:.80} is not a port (1-65535)")
+    return value
+
+
+def _bool(value: Any, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise PolicyError(f"{key}: {value!r:.80} is neither true nor false")
     return value
 
 

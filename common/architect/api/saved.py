@@ -9,6 +9,7 @@ the target::
     volumes/<volume>.tar                an emptyDir
     inits/<sha256>                      the init that the processes' images refer to
     data.json                           what volumes that go along by themselves hold: their stamps
+    asleep.json                         the pod slept, and not only to be saved
     shm.tar                             the pod's /dev/shm
 """
 
@@ -20,6 +21,7 @@ IMAGE: Final = "image"
 META: Final = "meta.json"
 SHARED_MEMORY: Final = "shm.tar"
 DATA: Final = "data.json"
+ASLEEP: Final = "asleep.json"
 
 
 def container(name: str) -> str:

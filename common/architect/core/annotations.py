@@ -62,6 +62,7 @@ _NOT_UNDER_GVISOR: Final = MappingProxyType(
 """What is read and has no effect on a pod of gVisor, and why."""
 
 _RUNTIMES: Final = {"runc": names.RUNTIME_CLASS, "runsc": names.RUNTIME_CLASS_GVISOR}
+_BOOLEANS: Final = {"true": True, "false": False}
 _MOVING: Final = (Migrate.ALWAYS, Migrate.EVICTION)
 _ALLOWED_IDLE: Final = f"{values.ALLOWED_DURATION} or never"
 _ALLOWED_CONTAINERS: Final = "a comma list of app containers, each once, such as app,worker"
@@ -123,6 +124,9 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
         names.AFTER_RESTORE, values.command, allowed=values.ALLOWED_COMMAND, managed=managed
     )
     migrate = reader.scalar(names.MIGRATE, values.member(Migrate), allowed=_members(Migrate))
+    move_asleep = reader.scalar(
+        names.MOVE_ASLEEP, values.one_of(_BOOLEANS), allowed=", ".join(_BOOLEANS)
+    )
     on_failure = reader.scalar(
         names.ON_RESTORE_FAILURE,
         values.member(OnRestoreFailure),
@@ -177,12 +181,15 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
             }
         ),
         migrate=Migrate.ALWAYS if migrate is None else migrate,
+        move_asleep=move_asleep is not False,
         on_restore_failure=OnRestoreFailure.FRESH if on_failure is None else on_failure,
         start_from=start_from,
         priority=priority,
     )
     if after_restore and migrate is Migrate.NEVER and start_from is None:
         reader.warn(f"{names.AFTER_RESTORE} has no effect: the pod does not move")
+    if move_asleep is not None and migrate is Migrate.NEVER:
+        reader.warn(f"{names.MOVE_ASLEEP} has no effect: the pod does not move")
     _warn_about(reader, policy, idle=idle)
     return Reading(policy=policy, runtime_class=chosen_class, warnings=tuple(reader.warnings))
 

@@ -85,12 +85,13 @@ class KeeperLink:
 
     def capture(
         self, uid: str, *, reason: str, patience_seconds: float, ends_with: Sequence[Sequence[str]]
-    ) -> None:
+    ) -> bool:
         """Put a pod to sleep for its successor; :meth:`wake` undoes it until :meth:`depart`.
 
         *ends_with* are commands that succeed from then on without reaching it: preStop hooks.
+        Return whether it slept anyway.
         """
-        self._call(
+        answer = self._call(
             "capture",
             timeout_seconds=self._transition_timeout_seconds,
             pod=uid,
@@ -98,6 +99,7 @@ class KeeperLink:
             patience_seconds=patience_seconds,
             ends_with=[list(argv) for argv in ends_with],
         )
+        return answer.get("has_slept") is True
 
     def depart(self, uid: str, *, reason: str) -> None:
         """Leave a captured pod to its successor: it never runs here again."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from architect.api import daemon as protocol
 from architect.api import names
-from architect.api.keeper import Event
+from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
@@ -382,7 +382,8 @@ class Daemon:
         self._remember(event, uid, message)
         pod = self._store.get(uid)
         if event is Event.RESTORED:
-            self._try(uid, lambda: self._arrivals.restored(uid, pod=pod))
+            is_asleep = message.get("state") == PodState.ASLEEP.value
+            self._try(uid, lambda: self._arrivals.restored(uid, pod=pod, is_asleep=is_asleep))
         elif event is Event.WAKE_FAILED and message.get("policy") == OnRestoreFailure.FRESH.value:
             why = f"{message.get('reason')}: {message.get('message')}"
             self._try(uid, lambda: self._arrivals.not_restored(uid, why))

@@ -272,7 +272,7 @@ class Writer:
                 type=checkpoints.CAPTURED,
                 status=Status.TRUE,
                 reason="Slept",
-                message=f"the pod fell asleep on node {self._node}",
+                message=f"the pod sleeps on node {self._node}",
             ),
             Condition(
                 type=checkpoints.AVAILABLE,

@@ -70,9 +70,18 @@ def save(pod: str, into: Path, mounts: Sequence[Mount] = ()) -> int:
     if shared is not None:
         total += _pack(shared, into / saved.SHARED_MEMORY, Kind.VOLUME)
     if mounts:
-        specs = {record.container: _spec(record) for record in members}
-        _write_data(into / saved.DATA, [_stamped(group, specs) for group in _grouped(mounts)])
+        _write_data(into / saved.DATA, _known(pod, members, mounts))
     return total
+
+
+def _known(pod: str, members: Sequence[Record], mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+    """Return what the pod's memory knows of its volumes."""
+    if any(images.has_moved(pod, record.container) for record in members):
+        # What was there when it last ran, on another node: not what is there now.
+        kept = _read_data(images.kept_data(pod))
+        return [{key: v for key, v in volume.items() if key != "isChecked"} for volume in kept]
+    specs = {record.container: _spec(record) for record in members}
+    return [_stamped(group, specs) for group in _grouped(mounts)]
 
 
 def check(record: Record) -> None:
@@ -82,23 +91,38 @@ def check(record: Record) -> None:
     reason ``VolumeChanged`` or ``VolumeNotMounted``, Rejected or FormatError; nothing was changed.
     """
     file = images.arrival_of_pod(record.pod) / saved.DATA
-    if not file.exists():
+    if not (told := _read_data(file)):
         return
-    told = files.read_json(file, version=DATA_VERSION)["volumes"]
     for volume in told:
         path = volume["mounts"].get(record.container)
         if path is None or volume.get("isChecked"):
             continue
-        found = stamp.of(places.bound_at(_spec(record), path))
-        if found.sha256 != volume["sha256"]:
-            raise NodeError(
-                f"volume {volume['name']} was written since the pod was saved: it had "
-                f"{volume['entries']} files and directories, and has {found.entries}",
-                reason=VOLUME_CHANGED,
-                hint="memory does not meet newer data",
-            )
+        _compare(volume, record, path)
         volume["isChecked"] = True
     _write_data(file, told)
+
+
+def check_kept(pod: str) -> None:
+    """See the same of the volumes of a sleeping *pod* that came asleep, before it wakes."""
+    members = {record.container: record for record in _records() if record.pod == pod}
+    for volume in _read_data(images.kept_data(pod)):
+        mounts = [(members[name], at) for name, at in volume["mounts"].items() if name in members]
+        if not mounts:
+            raise NodeError(
+                f"no container has volume {volume['name']}", reason=places.VOLUME_NOT_MOUNTED
+            )
+        _compare(volume, *mounts[0])
+
+
+def _compare(volume: Mapping[str, Any], record: Record, path: str) -> None:
+    found = stamp.of(places.bound_at(_spec(record), path))
+    if found.sha256 != volume["sha256"]:
+        raise NodeError(
+            f"volume {volume['name']} was written since the pod was saved: it had "
+            f"{volume['entries']} files and directories, and has {found.entries}",
+            reason=VOLUME_CHANGED,
+            hint="memory does not meet newer data",
+        )
 
 
 def unpack(record: Record) -> None:
@@ -136,6 +160,14 @@ def _stamped(group: Sequence[Mount], specs: Mapping[str, Mapping[str, Any]]) -> 
         "sha256": found.sha256,
         "entries": found.entries,
     }
+
+
+def _read_data(file: Path) -> list[dict[str, Any]]:
+    try:
+        found = files.read_json(file, version=DATA_VERSION)
+    except FileNotFoundError:
+        return []  # the pod has no such volume
+    return list(found["volumes"])
 
 
 def _write_data(file: Path, volumes: Sequence[Mapping[str, Any]]) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
-from architect.core.errors import ArchitectError, Unavailable
+from architect.core import wire
+from architect.core.errors import ArchitectError, NodeError, Unavailable
 from architect.core.wire import Client
 from architect.shim import installation, keeper_client, records, tables
 
@@ -145,6 +146,19 @@ def _try_gvisor(options: argparse.Namespace) -> int:
     return _show(options, {"flags": list(found)}, lambda: " ".join(["a container runs", *found]))
 
 
+def _check_volumes(options: argparse.Namespace) -> int:
+    from architect.shim import luggage
+
+    try:
+        luggage.check_kept(options.pod)
+    except (ArchitectError, OSError) as error:
+        if options.output != "json":
+            raise
+        print(json.dumps(wire.failure(error)))
+        return error.exit_code if isinstance(error, ArchitectError) else NodeError.exit_code
+    return _show(options, {"ok": True}, lambda: "the volumes hold what the pod's memory knows")
+
+
 def _version(options: argparse.Namespace) -> int:
     value: dict[str, Any] = {"bundle": installation.version_directory().resolve().name}
     value["runtime"] = str(installation.lower_runtime())
@@ -213,6 +227,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     attempt = add("try-gvisor", _try_gvisor, text, needs_pod=False)
     text = "flags to try, behind --; without any they are found out"
     attempt.add_argument("flags", nargs="*", metavar="FLAG", help=text)
+    text = "whether volumes were written since; what the keeper does before a pod that came wakes"
+    add("check-volumes", _check_volumes, text)
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
     return parser.parse_args(arguments)
 

@@ -15,10 +15,10 @@ from architect.api import names
 from architect.api.keeper import PodState
 from architect.shim import record_files
 from architect.shim.keeper import processes
-from architect.shim.keeper.hooks import Children, Hooks
 from architect.shim.keeper.loop import Future
 from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.pod import Pod
+from architect.shim.keeper.programs import Children, Programs
 from architect.shim.keeper.service import Service
 from architect.shim.keeper.warden import Warden
 from support.sleepers import Keeper, Sleeper
@@ -47,7 +47,7 @@ class Running:
             loop=keeper.loop,
             server=keeper.server,
             network=self.network,
-            hooks=Hooks(keeper.loop, Children(keeper.loop)),
+            programs=Programs(keeper.loop, Children(keeper.loop)),
             version="test",
         )
         self.service.recover()

@@ -214,7 +214,7 @@ def test_a_sleeping_pod_is_captured_without_a_wake(mover: Mover) -> None:
     mover.leave(old)
     assert old.output() == before
     mover.bring("uid-a", to="uid-b")
-    new = mover.pod("uid-b").start()
+    new = mover.pod("uid-b", policy={**POLICY, "move_asleep": False}).start()
     assert_goes_on(new, after=old)
 
 

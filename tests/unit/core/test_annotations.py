@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api import names
-from architect.api.policy import Migrate, OnRestoreFailure, Policy, Probe, ProbeKind, WakeOn
+from architect.api.policy import (
+    Migrate,
+    OnRestoreFailure,
+    Policy,
+    PolicyError,
+    Probe,
+    ProbeKind,
+    WakeOn,
+)
 from architect.core import annotations as annotation_reading
 from architect.core import vendor_annotations
 from architect.core.annotations import AnnotationErrors, AppContainer, policy_from_annotations
@@ -57,6 +65,7 @@ def test_every_key_is_read() -> None:
         {
             names.IDLE: " 1h30m ",
             names.MIGRATE: "eviction",
+            names.MOVE_ASLEEP: "false",
             names.CONTAINERS: "app, db",
             names.WAKE_ON: "connections",
             names.WARMUP: "2m",
@@ -72,6 +81,7 @@ def test_every_key_is_read() -> None:
     assert (db.wake_on, db.shadow_ports) == (WakeOn.CONNECTIONS, (9090, 9100))
     assert (found.migrate, found.on_restore_failure) == (Migrate.EVICTION, OnRestoreFailure.RETRY)
     assert found.priority == -7
+    assert found.move_asleep is False
     assert db.after_restore == ("/bin/refresh", "-a", "")
 
 
@@ -97,6 +107,20 @@ def test_migration_alone_opts_in_without_sleep() -> None:
     found = policy({names.MIGRATE: "true"})
     assert found.containers["app"].idle_seconds is None
     assert policy_from_annotations({names.MIGRATE: "false"}, BOTH) is None
+
+
+def test_a_pod_sleeps_on_where_it_moves_to_unless_told_otherwise() -> None:
+    plain = policy({names.IDLE: "60s"})
+    assert plain.move_asleep is True
+    assert policy({names.IDLE: "60s", names.MOVE_ASLEEP: "true"}) == plain
+    assert "move_asleep" not in plain.to_dict(), "an earlier version reads it, too"
+    awake = policy({names.IDLE: "60s", names.MOVE_ASLEEP: "false"})
+    assert Policy.from_json(awake.to_json()) == awake != plain
+    with pytest.raises(PolicyError, match="move_asleep"):
+        Policy.from_dict({**awake.to_dict(), "move_asleep": "false"})
+    for unmoved in ({names.MIGRATE: "false"}, {names.START_FROM: "warm"}):
+        given = {names.IDLE: "60s", names.MOVE_ASLEEP: "true", **unmoved}
+        assert warnings(given) == (f"{names.MOVE_ASLEEP} has no effect: the pod does not move",)
 
 
 def test_a_hook_of_a_pod_that_does_not_move_is_warned_about() -> None:
@@ -184,6 +208,7 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         ),
         (names.START_FROM, "../warm", "the name of a PersistentCheckpoint"),
         (names.START_FROM, "warm,hot", "the name of a PersistentCheckpoint"),
+        (names.MOVE_ASLEEP, "yes", "true, false"),
         (names.AFTER_RESTORE, "/bin/refresh", "a JSON list of the words of a command"),
         (names.AFTER_RESTORE, "[]", "a JSON list of the words of a command"),
         (names.AFTER_RESTORE, '[""]', "a JSON list of the words of a command"),

@@ -35,6 +35,7 @@ from architect.daemon.pods import read as read_pod
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
+from architect.kube.checkpoints import Trigger
 from architect.kube.events import EventType
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
@@ -131,8 +132,8 @@ class Arrivals:
             "message": outcome.message,
         }
 
-    def restored(self, uid: str, *, pod: ManagedPod | None) -> None:
-        """Learn that a container of the pod goes on with what came."""
+    def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
+        """Learn that a container of the pod goes on with what came, or sleeps on with it."""
         decided = self._depot.decided(uid)
         if decided is None or not decided.checkpoint or decided.is_told:
             return
@@ -141,14 +142,15 @@ class Arrivals:
             return  # other containers are still to come
         took = max(0.0, time.time() - decided.asked_at)
         self._depot.drop_arrival(uid)
-        self._tell_end(uid, decided, objects.restored(self._node, after_seconds=took))
+        said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
+        self._tell_end(uid, decided, said)
         if pod is not None:
             self._tell(
                 pod,
                 status.Note(
                     reason=names.EVENT_RESTORED,
-                    text=f"goes on with the memory of pod {decided.predecessor}, "
-                    f"{durations.render(took)} after its start",
+                    text=f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod "
+                    f"{decided.predecessor}, {durations.render(took)} after its start",
                     action="Restore",
                 ),
             )
@@ -171,21 +173,26 @@ class Arrivals:
         return images.is_gone(found, node=self._node)
 
     def settle(self, uid: str) -> None:
-        """Say how it ended for a pod that has taken what came, if nobody has said it yet.
+        """Say how it ended for a pod that has taken what came, or never will, if nobody has yet.
 
         A daemon that was away when the keeper told it finds it on the disk.
         """
         decided = self._depot.decided(uid)
-        if decided is None or not decided.has_come or decided.is_told:
+        if decided is None or not decided.checkpoint or decided.is_told:
             return
-        if self._depot.arrival(uid) is not None and not self._depot.is_used_up(uid):
+        if decided.has_given_up:
+            said = objects.not_restored(decided.message)
+        elif not decided.has_come or not self._has_taken(uid):
             return
-        if self._depot.has_refused(uid):
+        elif self._depot.has_refused(uid):
             said = objects.not_restored(f"node {self._node} keeps the image that failed")
         else:
             said = objects.restored(self._node, after_seconds=None)
         self._depot.drop_arrival(uid)
         self._tell_end(uid, decided, said)
+
+    def _has_taken(self, uid: str) -> bool:
+        return self._depot.arrival(uid) is None or self._depot.is_used_up(uid)
 
     def hand_on(self, ref: ObjectRef) -> bool:
         """Give back what came for a pod that leaves; False if there is nothing, or it has run.
@@ -246,7 +253,7 @@ class Arrivals:
         if self._depot.began_without_us(ref.uid):
             return Outcome(is_restored=False, reason="Restarted", message="it began without us")
         decided = self._depot.decided(ref.uid)
-        if decided is not None and not decided.checkpoint and not decided.is_held:
+        if decided is not None and decided.is_fresh:
             return Outcome(is_restored=False, reason=decided.reason, message=decided.message)
         known = self._store.get(ref.uid)
         deadline = time.monotonic() + ANSWER_SECONDS
@@ -286,7 +293,7 @@ class Arrivals:
             if isinstance(found, Fresh):
                 if found.reason in offers.MISFITS and _policy(known) is not OnRestoreFailure.FRESH:
                     return self._hold(ref, known, found, None)
-                return self._fresh(ref, known, found)
+                return self._fresh(ref, known, _given_up(ref, found))
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
             self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
@@ -322,16 +329,18 @@ class Arrivals:
         self, ref: ObjectRef, pod: ManagedPod | None, why: Fresh, claimed: Decided | None
     ) -> Outcome:
         """Start the pod fresh; what it claimed is no use to it."""
-        if claimed is not None and claimed.checkpoint:
-            self._tell_end(ref.uid, claimed, objects.not_restored(why.message))
-        return self._fresh(ref, pod, why)
+        decided = _given_up(ref, why, claimed)
+        outcome = self._fresh(ref, pod, decided)
+        if decided.checkpoint:
+            self._depot.drop_arrival(ref.uid)
+            self._tell_end(ref.uid, decided, objects.not_restored(why.message))
+        return outcome
 
     def _hold(
         self, ref: ObjectRef, pod: ManagedPod | None, why: Fresh, claimed: Decided | None
     ) -> Outcome:
         """Keep the pod from starting without its memory, and what it claimed for it."""
-        empty = Decided(namespace=ref.namespace or "", name=ref.name, reason="")
-        decided = replace(claimed or empty, is_held=True, reason=why.reason, message=why.message)
+        decided = replace(_decided(ref, claimed, why), is_held=True)
         self._depot.note(ref.uid, decided)
         log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
         if pod is not None:
@@ -349,23 +358,21 @@ class Arrivals:
             )
         return _held(decided)
 
-    def _fresh(self, ref: ObjectRef, pod: ManagedPod | None, found: Fresh) -> Outcome:
+    def _fresh(self, ref: ObjectRef, pod: ManagedPod | None, decided: Decided) -> Outcome:
         """Write down that the pod starts fresh, and say so where somebody hoped for more."""
-        outcome = Outcome(is_restored=False, reason=found.reason, message=found.message)
-        log.info("%s starts fresh: %s: %s", ref, found.reason, found.message)
-        if pod is not None and found.reason not in EXPECTED:
+        outcome = Outcome(is_restored=False, reason=decided.reason, message=decided.message)
+        log.info("%s starts fresh: %s: %s", ref, decided.reason, decided.message)
+        if pod is not None and decided.reason not in EXPECTED:
             self._tell(
                 pod,
                 status.Note(
                     reason=names.EVENT_RESTORE_FAILED,
-                    text=f"starts fresh, without what came before: {found.reason}: {found.message}",
+                    text="starts fresh, without what came before: "
+                    f"{decided.reason}: {decided.message}",
                     action="Restore",
                     event_type=EventType.WARNING,
                 ),
             )
-        decided = Decided(
-            namespace=ref.namespace or "", name=ref.name, reason=found.reason, message=found.message
-        )
         try:
             self._depot.note(ref.uid, decided)
         except OSError as error:
@@ -383,6 +390,8 @@ class Arrivals:
             predecessor=str(spec["podRef"]["name"]),
             is_local=checkpoints.peer_of(checkpoint).get("node") == self._node,
             asked_at=asked_at,
+            # The Checkpoint of one that starts from another's copy is its own, and ends with it.
+            is_announced=spec["trigger"] == Trigger.REQUEST.value,
         )
 
     def _start_from(
@@ -417,6 +426,8 @@ class Arrivals:
         decided = self._depot.decided(uid)
         if decided is None or not decided.checkpoint or decided.is_told:
             return False
+        if decided.has_given_up:
+            return False  # that is what is still to be told
         departed = decided.departed if decided.is_local else None
         has_nothing = decided.is_held and not decided.has_come
         if not self._depot.give_back(uid, departed=departed) and not has_nothing:
@@ -455,6 +466,16 @@ class _Pod:
 
 def _policy(pod: ManagedPod | None) -> OnRestoreFailure:
     return OnRestoreFailure.FRESH if pod is None else pod.policy.on_restore_failure
+
+
+def _decided(ref: ObjectRef, claimed: Decided | None, why: Fresh) -> Decided:
+    empty = Decided(namespace=ref.namespace or "", name=ref.name, reason="")
+    return replace(claimed or empty, reason=why.reason, message=why.message)
+
+
+def _given_up(ref: ObjectRef, why: Fresh, claimed: Decided | None = None) -> Decided:
+    """Return that a pod starts fresh, and what it has *claimed* in vain."""
+    return replace(_decided(ref, claimed, why), has_given_up=True, is_held=False)
 
 
 def _held(decided: Decided) -> Outcome:

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from architect.api import names, saved
 from architect.api.keeper import PodState
 from architect.checkpoint.manifest import About, Container, Manifest
-from architect.core import volumes
+from architect.core import files, volumes
 from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailable
 from architect.core.identity import Identity
 from architect.core.volumes import Mount
@@ -52,6 +52,8 @@ KEEPER_STEP_SECONDS: Final = 0.5
 CAPTURES: Final = 3
 """How often a capture is tried that another one's work (a wake, a killed keeper) undid."""
 UNDONE: Final = frozenset({"NotCaptured"})
+ASLEEP_VERSION: Final = 1
+"""Of a file that says all by being there."""
 RESTLESS: Final = frozenset({*UNDONE, "Busy", "InFlight"})
 """Besides, what stays waits for a moment in which nothing is cut."""
 
@@ -124,7 +126,7 @@ class Captures:
     ) -> Manifest:
         images = self._images_of(value)
         reason = f"its successor goes on with its memory ({trigger.value})"
-        self._keeper.capture(
+        has_slept = self._keeper.capture(
             pod.uid,
             reason=reason,
             patience_seconds=self._patience_seconds,
@@ -141,6 +143,9 @@ class Captures:
             mounts=volumes.travelling(value, pod.managed),
             within_seconds=PACK_SECONDS,
         )
+        if has_slept:
+            note = directory / saved.ASLEEP
+            files.write_json(note, {"version": ASLEEP_VERSION}, durable=False)
         # All that can fail comes before the pod leaves. Then only a name is missing, which the next
         # daemon can give as well.
         manifest = contents.build(directory, about)

@@ -72,10 +72,17 @@ class Decided:
     """Whether all of it lay here once: then what is not there any more has been used."""
     is_held: bool = False
     """Whether it does not start, for its policy wants its memory: reason and message say why."""
+    has_given_up: bool = False
+    """Whether it starts fresh in spite of its claim: reason and message say why."""
     is_announced: bool = False
-    """Whether its Checkpoint says that the pod is about to go on."""
+    """Whether its Checkpoint says that the pod is about to go on, or nobody else can have it."""
     is_told: bool = False
     """Whether its Checkpoint says how it ended."""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the pod starts without what came before."""
+        return self.has_given_up or not (self.checkpoint or self.is_held)
 
 
 class Depot:

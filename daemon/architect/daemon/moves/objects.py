@@ -264,15 +264,19 @@ def restoring(node: str) -> Said:
     )
 
 
-def restored(node: str, *, after_seconds: float | None) -> Said:
-    """Return what is said once a pod goes on."""
+def restored(node: str, *, after_seconds: float | None, is_asleep: bool = False) -> Said:
+    """Return what is said once a pod goes on; *is_asleep*: it sleeps on, as its predecessor did.
+
+    It wakes without asking anybody, so nobody else can have it from here on.
+    """
     when = "" if after_seconds is None else f", {durations.render(after_seconds)} after its start"
+    how = ", asleep" if is_asleep else ""
     return (
         Condition(
             type=checkpoints.RESTORED,
             status=Status.TRUE,
             reason="Restored",
-            message=f"on node {node}{when}",
+            message=f"on node {node}{how}{when}",
         ),
         Condition(
             type=checkpoints.AVAILABLE,

@@ -6,15 +6,15 @@ as it matters, and the operator answers it as any other claim of what lies in th
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
-from architect.core.errors import Rejected, Retryable
+from architect.core.errors import Rejected
 from architect.daemon import starts
-from architect.daemon.claims import Fresh, Newcomer
+from architect.daemon.claims import Fresh, Newcomer, Wait
 from architect.daemon.moves import objects
+from architect.daemon.moves.waiting import until_decided
 from architect.daemon.offers import Node
 from architect.daemon.shared import SharedReads
 from architect.daemon.starts import Bounds
@@ -22,8 +22,6 @@ from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import AlreadyExists, Conflict
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, ObjectRef
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 0.5
 """Between two looks at a source; ten pods that wait for it look together."""
@@ -53,36 +51,31 @@ class Starting:
         Raises ArchitectError.
         """
         where = ObjectRef(resource=PERSISTENT_CHECKPOINTS, namespace=newcomer.namespace, name=name)
-        started, told = time.monotonic(), ""
-        while True:
-            waited = time.monotonic() - started
+
+        def look(waited: float) -> JsonObject | Fresh | Wait:
             if is_leaving():
                 return Fresh(reason="Leaving", message="the pod is being deleted")
-            try:
-                source = self._looks.read(where, lambda: self._api.find(where))
-                decision = starts.decide(
-                    pod,
-                    newcomer,
-                    name=name,
-                    source=source,
-                    node=node,
-                    waited_seconds=waited,
-                    bounds=self._bounds,
-                )
-                if isinstance(decision, Fresh):
-                    return decision
-                if isinstance(decision, starts.Start):
-                    assert source is not None  # else there is nothing to start from
-                    return self._take(ref, source, template_hash=decision.template_hash)
-            except Retryable as error:
-                if waited > self._bounds.capture_seconds:
-                    raise
-                log.warning("%s waits for the API: %s", newcomer.name, error)
-            else:
-                if decision.for_what != told:
-                    told = decision.for_what
-                    log.info("%s waits for %s", newcomer.name, told)
-            time.sleep(LOOK_SECONDS)
+            source = self._looks.read(where, lambda: self._api.find(where))
+            decision = starts.decide(
+                pod,
+                newcomer,
+                name=name,
+                source=source,
+                node=node,
+                waited_seconds=waited,
+                bounds=self._bounds,
+            )
+            if isinstance(decision, starts.Start):
+                assert source is not None  # else there is nothing to start from
+                return self._take(ref, source, template_hash=decision.template_hash)
+            return decision
+
+        return until_decided(
+            look,
+            who=newcomer.name,
+            look_seconds=LOOK_SECONDS,
+            patience_seconds=self._bounds.capture_seconds,
+        )
 
     def _take(self, ref: ObjectRef, source: JsonObject, *, template_hash: str) -> JsonObject:
         """Make the pod's checkpoint, or find the one that an earlier daemon made, and claim it."""

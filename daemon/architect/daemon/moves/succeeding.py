@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import random
-import time
 from collections.abc import Callable
 from typing import Final
 
-from architect.core.errors import Retryable
 from architect.daemon import claims
-from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer
+from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer, Wait
 from architect.daemon.moves import views
+from architect.daemon.moves.waiting import until_decided
 from architect.daemon.offers import Node
 from architect.daemon.shared import SharedReads
 from architect.kube import checkpoints, resources
@@ -19,13 +16,8 @@ from architect.kube.api import Api, JsonObject
 from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS
 
-log = logging.getLogger(__name__)
-
 LOOK_SECONDS: Final = 0.1
 """Between two looks at the API while a pod waits for its predecessor."""
-LOOKS_PER_WAIT: Final = 20
-"""Who has waited long looks less often: nothing is lost by a twentieth of that."""
-API_SECONDS: Final = 0.5
 
 
 class Succeeding:
@@ -54,40 +46,28 @@ class Succeeding:
         """
         assert newcomer.identity is not None  # claims.never() would have spoken
         family = views.Family.of(pod, newcomer.identity.owner)
-        started, told = time.monotonic(), ""
-        while True:
-            waited = time.monotonic() - started
-            try:
-                beside, found = self._looks.read(family, lambda: self._look(family))
-                if is_leaving() or views.is_leaving(pod, beside):
-                    return Fresh(reason="Leaving", message="the pod is being deleted")
-                decision = claims.decide(
-                    newcomer,
-                    node=node,
-                    found=found,
-                    siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
-                    living={other["metadata"]["uid"] for other in beside},
-                    waited_seconds=waited,
-                    bounds=self._bounds,
-                )
-                if isinstance(decision, Fresh):
-                    return decision
-                if isinstance(decision, Claim):
-                    return self._claim(decision, pod)
-            except Conflict:
-                # Somebody was faster: look what is left, and not all at the same moment.
-                time.sleep(random.uniform(0, LOOK_SECONDS))
-                continue
-            except Retryable as error:
-                if waited > self._bounds.capture_seconds:
-                    raise
-                log.warning("%s waits for the API: %s", newcomer.name, error)
-                time.sleep(API_SECONDS)
-                continue
-            if decision.for_what != told:
-                told = decision.for_what
-                log.info("%s waits for %s", newcomer.name, told)
-            time.sleep(min(max(LOOK_SECONDS, waited / LOOKS_PER_WAIT), decision.seconds))
+
+        def look(waited: float) -> JsonObject | Fresh | Wait:
+            beside, found = self._looks.read(family, lambda: self._look(family))
+            if is_leaving() or views.is_leaving(pod, beside):
+                return Fresh(reason="Leaving", message="the pod is being deleted")
+            decision = claims.decide(
+                newcomer,
+                node=node,
+                found=found,
+                siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
+                living={other["metadata"]["uid"] for other in beside},
+                waited_seconds=waited,
+                bounds=self._bounds,
+            )
+            return self._claim(decision, pod) if isinstance(decision, Claim) else decision
+
+        return until_decided(
+            look,
+            who=newcomer.name,
+            look_seconds=LOOK_SECONDS,
+            patience_seconds=self._bounds.capture_seconds,
+        )
 
     def _look(self, family: views.Family) -> tuple[list[JsonObject], list[JsonObject]]:
         return family.pods(self._api), family.checkpoints(self._api)

@@ -15,9 +15,9 @@ from architect.api import names
 from architect.core.errors import ArchitectError
 from architect.shim.keeper import criu
 from architect.shim.keeper.control import Server
-from architect.shim.keeper.hooks import Children, Hooks
 from architect.shim.keeper.loop import Loop
 from architect.shim.keeper.network import NodeNetwork
+from architect.shim.keeper.programs import Children, Programs
 from architect.shim.keeper.service import Service
 from architect.shim.keeper.warden import Warden
 
@@ -69,7 +69,7 @@ def _serve(options: Options, log: logging.Logger) -> int:
         loop=loop,
         server=server,
         network=network,
-        hooks=Hooks(loop, children),
+        programs=Programs(loop, children),
         version=version,
     )
     _handle_signals(loop, server, children)

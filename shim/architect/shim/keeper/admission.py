@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from architect.api.keeper import Event
@@ -47,13 +47,12 @@ class Admission:
 
     def _blocked(self, members: list[Container]) -> Refusal | None:
         """Return what CRIU must not meet, although nothing is wrong with the application."""
-        for container in members:
-            if container.find_init() is not None and paused.is_paused(container.cgroups()):
-                return Refusal(
-                    reason="Paused",
-                    message=f"container {container.name} is paused",
-                    hint="it can once the engine has resumed it",
-                )
+        if (found := _paused(members)) is not None:
+            return Refusal(
+                reason="Paused",
+                message=f"container {found.name} is paused",
+                hint="it can once the engine has resumed it",
+            )
         tracer = tracers.found(self._uid, members, awaited=self.settling)
         if tracer is None:
             return None
@@ -63,8 +62,7 @@ class Admission:
     @property
     def is_paused(self) -> bool:
         """Whether an engine has paused a container, so that a wake cannot end before `resume`."""
-        blocked = self._blocked(list(self._containers.values()))
-        return blocked is not None and blocked.reason == "Paused"
+        return _paused(self._containers.values()) is not None
 
     def wake(self, members: list[Container], *, image_bytes: int) -> Task[None]:
         """Hold back a wake that the node's memory cannot take, rather than kill neighbours.
@@ -124,3 +122,10 @@ class Admission:
     def needed_bytes(self) -> int:
         """Return the room that a sleep asks for on the images' file system."""
         return total_resident_bytes(list(self._containers.values())) + DISK_FLOOR_BYTES
+
+
+def _paused(members: Iterable[Container]) -> Container | None:
+    for container in members:
+        if container.find_init() is not None and paused.is_paused(container.cgroups()):
+            return container
+    return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
-from architect.core.errors import FormatError, NodeError, Rejected
+from architect.core.errors import NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
@@ -188,6 +188,7 @@ class Container:
         return Facts(
             is_init_alive=is_init_alive,
             is_starting=is_starting,
+            is_hollow=self.record.hollow,
             is_tree_alive=is_init_alive and not is_starting and self.is_running(),
             is_image_complete=images.is_complete(self.directory),
             is_criu_working=is_criu_working,
@@ -417,10 +418,7 @@ class Container:
     @property
     def is_newcomer(self) -> bool:
         """Whether its image came from another pod and has never run in this one."""
-        try:
-            return images.Meta.read(self.directory).is_moved
-        except (FileNotFoundError, FormatError):
-            return False
+        return images.has_moved(self.record.pod, self.record.container)
 
     def start_fresh(self) -> None:
         """Begin the application of a container that was created to be restored, after all."""

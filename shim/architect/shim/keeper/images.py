@@ -119,6 +119,37 @@ def arrival_of_pod(uid: str) -> Path:
     return names.ARRIVALS / pod_directory(uid).name
 
 
+def has_moved(uid: str, container: str) -> bool:
+    """Whether a container's image came from another pod and has never run here. NodeError."""
+    try:
+        return Meta.read(container_directory(uid, container)).is_moved
+    except (FileNotFoundError, FormatError):
+        return False
+
+
+def kept_data(uid: str) -> Path:
+    """Return where lies what the volumes of a pod that came asleep hold, if it has any.
+
+    It counts as long as none of its images has run here (:attr:`Meta.is_moved`). NodeError.
+    """
+    return pod_directory(uid) / saved.DATA
+
+
+def keep_data(uid: str) -> None:
+    """Keep what came for a pod about its volumes until it wakes. Raises OSError, NodeError."""
+    come = arrival_of_pod(uid) / saved.DATA
+    if not come.exists():
+        return
+    for made in (names.STATE, names.PODS, pod_directory(uid)):
+        _ensure_private(made)
+    files.write_atomic(kept_data(uid), come.read_bytes(), mode=0o600)
+
+
+def came_asleep(uid: str) -> bool:
+    """Whether what came for a pod is of one that slept, and not only to be saved. NodeError."""
+    return (arrival_of_pod(uid) / saved.ASLEEP).exists()
+
+
 def refuse(directory: Path, *, arrival: Path) -> Path | None:
     """Keep what came for the container of *directory* as an image that failed; never again used.
 

@@ -8,6 +8,9 @@
 
     ASLEEP ──capture──▶ CAPTURED          AWAKE (hollow, in a successor) ──adopt──▶ ASLEEP
 
+A container that is adopted beside sleeping ones, or one that could not be restored, changes
+nothing: it sleeps as they do.
+
 A request that the current state does not allow is refused or joined to the work under way; it
 never starts a second dump or restore of the same pod.
 """
@@ -47,6 +50,8 @@ _TRANSITIONS: Final = {
     (PodState.WAKING, Step.RESTORE_FAILED): PodState.FAILED,
     (PodState.ASLEEP, Step.CAPTURE): PodState.CAPTURED,
     (PodState.AWAKE, Step.ADOPT): PodState.ASLEEP,
+    (PodState.ASLEEP, Step.ADOPT): PodState.ASLEEP,
+    (PodState.FAILED, Step.ADOPT): PodState.FAILED,
 }
 
 
@@ -134,6 +139,18 @@ def capture_request(state: PodState) -> Answer:
                 reason="RestoreFailed",
                 hint="its successor starts fresh; the image is kept on this node",
             )
+
+
+def stays_asleep(
+    state: PodState, *, has_slept: bool, may_move_asleep: bool, is_running: bool
+) -> bool:
+    """Return whether a container sleeps on after it was adopted; else its pod is woken at once.
+
+    *has_slept*: its predecessor did, by itself; *is_running*: another container of its pod does,
+    and a pod sleeps and wakes as one.
+    """
+    is_calm = state in (PodState.AWAKE, PodState.ASLEEP)
+    return has_slept and may_move_asleep and is_calm and not is_running
 
 
 @dataclass(frozen=True, kw_only=True)

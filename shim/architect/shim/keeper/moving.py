@@ -2,7 +2,8 @@
 
 Leaving: :meth:`MovingPod.capture` puts it to sleep whatever is under way, its files are packed by
 others, and :meth:`MovingPod.depart` makes that final. Until then a wake undoes it. Coming: a hollow
-container takes the image that came for it as its own and wakes from it, like any sleeping one.
+container takes the image that came for it as its own and wakes from it, like any sleeping one: at
+once, or whenever somebody asks for it if its predecessor slept, too (:meth:`MovingPod.adopt`).
 
 Copied: :meth:`MovingPod.copy` has it asleep while others read its image and its files, and
 :meth:`MovingPod.go_on` wakes it, with its connections in place.
@@ -24,6 +25,7 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Task
 from architect.shim.keeper.pod import FRESH_STATUS, Copying, Pod
+from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,10 @@ TERMINATED_STATUS: Final = 143
 
 
 class MovingPod(Pod):
-    """The pods of the keeper's service, which sets :attr:`hooks`."""
+    """The pods of the keeper's service, which sets :attr:`hooks` and :attr:`volumes`."""
 
     hooks: Hooks
+    volumes: Volumes
 
     ends_with: Sequence[Sequence[str]] = ()
     """The commands that kubelet runs in a container before it ends it (preStop hooks)."""
@@ -122,6 +125,8 @@ class MovingPod(Pod):
         if self.state is PodState.ASLEEP:
             # Now, since what is saved is hashed before the pod departs.
             for container in self.containers.values():
+                if container.is_starting():  # beside those that came asleep
+                    raise self._not_running(container)
                 images.note_addresses(container.directory, self.network.addresses())
 
     def _refuse_signalled(self) -> None:
@@ -190,37 +195,76 @@ class MovingPod(Pod):
     def adopt(self, name: str) -> Task[None]:
         """Make container *name* go on with what came for it from another pod.
 
+        If that one slept, so does this one until somebody asks for it (:func:`.stays_asleep`).
         Raises Rejected if nothing came; where it cannot be restored the pod's policy decides, and
         that is told.
         """
         yield from self._recovered()
-        while self.state in (PodState.FALLING, PodState.WAKING):
-            assert self._work is not None
-            with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
-                yield self._work
         container = self.containers[name]
         yield from container.wait_for_init(self._loop)
-        if self.state is PodState.AWAKE and container.is_running():
+        while self._work is not None and not self._work.is_done:
+            with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
+                yield self._work
+        if self.state is PodState.CAPTURED:
+            raise lifecycle.left()
+        if container.is_running():
             return
-        if self.state is PodState.AWAKE:
-            if not container.has_come:
-                gone = Rejected(f"{self}: nothing came for container {name}", reason="NothingCame")
-                self.refuse(name, reason=gone.reason, message=gone.message)
-                raise gone
+        stays = self._stays_asleep(container)
+        if container.has_come or not container.is_newcomer:  # else it was asked before
+            self._take(container, stays=stays)
+            self._step(Step.ADOPT, "came asleep" if stays else "restored")
             try:
-                self.network.open(container.init().pid)
-                container.adopt(addresses=self.network.addresses())
+                self.network.adopt(self._begun(), container)
             except (ArchitectError, OSError) as error:
-                failure = Refusal.of(error)
-                self.refuse(name, reason=failure.reason, message=failure.message)
-                raise
-            self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
-            self._step(Step.ADOPT, "restored")
-            self.network.adopt([c for c in self.containers.values() if c.find_init() is not None])
+                log.error("%s wakes, for its packets cannot wait: %s", self, error)
+                stays = False
+        if stays:
+            log.info("%s: container %s came asleep, and sleeps on", self, name)
+            self._loop.spawn(self._tell_once_safe(name), name=f"arrival of {self}")
+            return
         yield from self.wake(reason="restored")
         self._tell(Event.RESTORED, container=name)
-        if container.policy.after_restore:
-            self._loop.spawn(self._run_hook(container), name=f"hook of {self}")
+
+    def _tell_once_safe(self, name: str) -> Task[None]:
+        # What lies elsewhere is removed once this is told.
+        yield self._sync_in_background()
+        self._tell(Event.RESTORED, container=name)
+
+    def _stays_asleep(self, newcomer: Container) -> bool:
+        return lifecycle.stays_asleep(
+            self.state,
+            has_slept=images.came_asleep(self.uid),
+            may_move_asleep=self.policy.move_asleep,
+            is_running=any(c.is_running() for c in self.containers.values() if c is not newcomer),
+        )
+
+    def _take(self, container: Container, *, stays: bool) -> None:
+        """Make what came for *container* its own, or do what the policy says, and raise why."""
+        try:
+            if not container.has_come:
+                raise Rejected(
+                    f"{self}: nothing came for container {container.name}", reason="NothingCame"
+                )
+            self.network.open(container.init().pid)
+            if stays:
+                images.keep_data(self.uid)
+            container.adopt(addresses=self.network.addresses())
+        except (ArchitectError, OSError) as error:
+            failure = Refusal.of(error)
+            self.refuse(container.name, reason=failure.reason, message=failure.message)
+            raise
+        self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
+
+    def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
+        if newcomers and images.kept_data(self.uid).exists():
+            yield from self.volumes.check(self.uid)
+
+    def _after_first_run(self, newcomers: list[Container]) -> None:
+        if newcomers:
+            images.kept_data(self.uid).unlink(missing_ok=True)
+        for container in newcomers:
+            if container.policy.after_restore:
+                self._loop.spawn(self._run_hook(container), name=f"hook of {self}")
 
     def _run_hook(self, container: Container) -> Task[None]:
         """Run what the user wants done once memory has moved, and tell how it ended."""

@@ -29,6 +29,7 @@ from architect.shim.keeper.podrules import PodRules
 from architect.shim.keeper.podstandins import PodStandIns
 from architect.shim.keeper.warden import Warden
 from architect.shim.packets import addresses, connections, farewell, quiescence, unheld
+from architect.shim.packets.connections import ImageSockets
 from architect.shim.packets.gate import Mode
 from architect.shim.packets.ruleset import State
 from architect.shim.packets.sockdiag import ESTABLISHED, Socket
@@ -227,20 +228,23 @@ class PodNetwork:
         """Tell whoever listens if a packet wants the pod awake."""
         self._hold.look_for_wake()
 
-    def adopt(self, members: Sequence[Container]) -> None:
-        """Hold as asleep, with images of *members* that came from another pod; others may run.
+    def adopt(self, members: Sequence[Container], newcomer: Container) -> None:
+        """Hold as asleep, with the image of *newcomer*, which came from another pod.
 
-        Raises Rejected, FormatError, NodeError, OSError.
+        The other *members* may run, or sleep already. Raises Rejected, FormatError, NodeError,
+        OSError.
         """
-        if self._hold.is_on:
+        if self._is_releasing:
             raise Rejected("what waited for the pod is still being delivered", reason="Busy")
         sockets = self.rules.sockets()
         found = {c.name: self._member(c, sockets) for c in members}
         known = listeners.knowledge([*found.values()])
-        self._hold.begin(self.rules.lend_queue(), netns=self.rules.netns, knowledge=known)
-        self.rules.plan(State.HOLDING)
-        self.rules.apply()
-        self._stand_in({c.name: found[c.name] for c in members if not c.is_running()})
+        if not self._hold.is_on:
+            self._hold.begin(self.rules.lend_queue(), netns=self.rules.netns, knowledge=known)
+            self.rules.plan(State.HOLDING)
+            self.rules.apply()
+        self._standins.forget_verdict(newcomer.name)
+        self._stand_in({newcomer.name: found[newcomer.name]})
         self._hold.gate.enter(Mode.ASLEEP, knowledge=known)
         self._hold.look_for_wake()
 
@@ -421,6 +425,9 @@ def _of_image(container: Container) -> Member:
         quiet=container.policy.wake_on is WakeOn.EXEC,
         shadow_ports=container.policy.shadow_ports,
     )
+    if container.is_newcomer:
+        # Its connections ended with the pod that they were of: their peers were told.
+        image = ImageSockets(connections={}, listeners=image.listeners)
     return Member.asleep(container.policy, image)
 
 

@@ -38,6 +38,9 @@ _TRANSIENT: Final = frozenset(
 )
 """Reasons that say nothing about the next attempt; others are refused until the pod changes."""
 
+_LASTING: Final = frozenset({"VolumeChanged"})
+"""Reasons for which no restore will do: a pause mends nothing."""
+
 Emit = Callable[[Event, dict[str, Any]], None]
 
 
@@ -109,6 +112,8 @@ class Pod:
         """Containers to which an engine's signal went: the application may be ending."""
         self.is_leaving = False
         """It is being saved for its successor: packets have no say any more."""
+        self.sleeps_to_leave = False
+        """While it sleeps: it was awake when it was to be saved, and sleeps for nothing else."""
         self.copying: Copying | None = None
         """Its image is being copied, and it goes on where it is: packets have no say meanwhile."""
         network.on_wake = self._woken_by_network
@@ -220,6 +225,7 @@ class Pod:
 
     def _fall_asleep(self, reason: str, patience_seconds: float) -> Task[None]:
         steps = Steps()
+        self.sleeps_to_leave = self.is_leaving
         members = self._members()
         self._admission.sleep(members, is_leaving=self.is_leaving)
         self._step(Step.SLEEP, reason)
@@ -256,14 +262,23 @@ class Pod:
         members = list(self.containers.values())
         for container in members:
             if container.find_init() is None or container.tree_root() is None:
-                raise Rejected(
-                    f"{self}: container {container.name} runs no application now",
-                    reason="NotRunning",
-                    hint="it is being created or restarted",
-                )
+                raise self._not_running(container)
         if not members:
             raise Rejected(f"{self} has no managed container", reason="NotRunning")
         return members
+
+    def _not_running(self, container: Container) -> Rejected:
+        return Rejected(
+            f"{self}: container {container.name} runs no application now",
+            reason="NotRunning",
+            hint="it is being created or restarted",
+        )
+
+    def _begun(self) -> list[Container]:
+        """Return the living containers whose application runs or sleeps: not those yet to start."""
+        return [
+            c for c in self.containers.values() if c.find_init() is not None and not c.is_starting()
+        ]
 
     def needed_bytes(self) -> int:
         """Return the room that a sleep asks for on the images' file system."""
@@ -333,10 +348,13 @@ class Pod:
         self._loop.call_soon(self._save)
         members = [c for c in self.containers.values() if c.find_init() is not None]
         try:
+            members = self._begun()
             yield from self._admission.wake(members, image_bytes=self.image_bytes)
+            asleep = [c for c in members if not c.is_running()]
+            newcomers = [c for c in asleep if c.is_newcomer]
+            yield from self._before_first_run(newcomers)
             self.network.prepare_wake()
             steps.done("prepare")
-            asleep = [c for c in members if not c.is_running()]
             with cpuquota.lifted(self.uid, [c.cgroups() for c in asleep]):
                 for container in asleep:
                     yield from container.restore(self._loop, self._server)
@@ -363,12 +381,22 @@ class Pod:
         log.info(
             "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
         )
+        self._after_first_run(newcomers)
+
+    def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
+        """See that containers may run whose images are another pod's. Raises NodeError."""
+        yield from ()
+
+    def _after_first_run(self, newcomers: list[Container]) -> None:
+        """Do what is due once containers run whose images were another pod's."""
 
     def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
         failure = Refusal.of(error)
         policy = self.policy.on_restore_failure
         if isinstance(error, FormatError):
             # What another version wrote is not broken: that version can restore it.
+            policy = OnRestoreFailure.FAIL
+        elif failure.reason in _LASTING and policy is OnRestoreFailure.RETRY:
             policy = OnRestoreFailure.FAIL
         self._step(Step.RESTORE_FAILED, failure.reason)
         self._failures += 1
@@ -427,7 +455,7 @@ class Pod:
         self.state = PodState.FAILED if has_failed else PodState.ASLEEP
         self.since, self.reason = since, "keeper restarted"
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
-        self.network.resume_sleep(list(self.containers.values()), network)
+        self.network.resume_sleep(self._begun(), network)
         if has_failed:
             self._failures = 1
             self.network.fail("the last restore failed")
@@ -482,6 +510,7 @@ class Pod:
             "refused": self.refused.as_dict() if self.refused else None,
             "network": self.network.state(),
             "leaving": self.is_leaving,
+            "sleeps_to_leave": self.sleeps_to_leave,
             "goes_on": self._sleeps_for_copy,
             "signalled": {
                 name: container.record.id
@@ -494,16 +523,20 @@ class Pod:
         except OSError as error:
             log.error("%s: its state cannot be written: %s", self, error)
 
-    def _sync_in_background(self) -> None:
+    def _sync_in_background(self) -> Future[None]:
+        """Have the images safe against a power cut, some time after this returns."""
         directory = images.pod_directory(self.uid)
+        synced: Future[None] = Future()
 
         def sync() -> None:
             try:
                 images.sync(directory)
             except OSError as error:
                 log.error("%s: the image is not safe against a power cut yet: %s", self, error)
+            self._loop.call_from_thread(lambda: synced.set_result(None))
 
         threading.Thread(target=sync, name=f"sync {self.uid}", daemon=True).start()
+        return synced
 
     def _tell(self, event: Event, **details: Any) -> None:
         self._emit(

@@ -39,6 +39,10 @@ class PodStandIns:
         """Learn kubelet's verdict; stand-ins that are opened later repeat it."""
         self._ready.update(containers)
 
+    def forget_verdict(self, name: str) -> None:
+        """Take container *name* for ready again: kubelet has not asked the one that begins here."""
+        self._ready.pop(name, None)
+
     def unready(self) -> tuple[str, ...]:
         """Return the containers of which kubelet says that they are not ready."""
         return tuple(sorted(name for name, is_ready in self._ready.items() if not is_ready))

@@ -22,6 +22,8 @@ class Facts:
     is_init_alive: bool
     is_starting: bool
     """Its init has not begun the application yet."""
+    is_hollow: bool = False
+    """It begins nothing by itself: it was made to take what came for it, when it is told to."""
     is_tree_alive: bool
     """It runs: neither dying after its dump nor half restored."""
     is_image_complete: bool
@@ -56,7 +58,7 @@ def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
         return Recovery.WAIT
     if all(c.is_tree_alive for c in living):
         return Recovery.AWAKE
-    if any(c.is_starting for c in containers):
+    if any(c.is_starting and not c.is_hollow for c in containers):
         return Recovery.WAIT
     if any(not c.is_tree_alive and not c.is_image_complete for c in living):
         return Recovery.LOST

@@ -31,7 +31,9 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
+from architect.shim.keeper.programs import Programs
 from architect.shim.keeper.recovery import Recovery
+from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,19 @@ class Service:
     """Every pod of the node that has a managed container."""
 
     def __init__(
-        self, *, loop: Loop, server: criu.Server, network: NodeNetwork, hooks: Hooks, version: str
+        self,
+        *,
+        loop: Loop,
+        server: criu.Server,
+        network: NodeNetwork,
+        programs: Programs,
+        version: str,
     ) -> None:
         self._loop = loop
         self._server = server
         self._network = network
-        self._hooks = hooks
+        self._hooks = Hooks(programs)
+        self._volumes = Volumes(programs)
         self._version = version
         self._started = time.time()
         self._pods: dict[str, MovingPod] = {}
@@ -188,7 +197,9 @@ class Service:
         containers = arguments.get("containers")
         if not isinstance(containers, dict):
             raise Rejected("'containers' is not an object", reason="Protocol")
-        self._pod(arguments).network.set_ready({str(k): bool(v) for k, v in containers.items()})
+        pod = self._pod(arguments)
+        if pod.state is not PodState.ASLEEP:  # else it is what the stand-in has answered
+            pod.network.set_ready({str(k): bool(v) for k, v in containers.items()})
         return {}
 
     def _sleep_op(self, arguments: Arguments) -> Task[Answer]:
@@ -227,7 +238,11 @@ class Service:
             patience_seconds=patience(arguments),
             ends_with=commands(arguments),
         )
-        return {"status": pod.status(), "duration_seconds": pod.last_sleep_seconds}
+        return {
+            "status": pod.status(),
+            "duration_seconds": pod.last_sleep_seconds,
+            "has_slept": not pod.sleeps_to_leave,
+        }
 
     def _depart_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)
@@ -356,7 +371,7 @@ class Service:
                 network=self._network.pod(record.pod),
                 emit=self._emit,
             )
-            pod.hooks = self._hooks
+            pod.hooks, pod.volumes = self._hooks, self._volumes
             self._pods[record.pod] = pod
         if (old := pod.containers.get(record.container)) is not None:
             if old.record.id == identity:
@@ -451,6 +466,7 @@ class Service:
         saved = _saved(pod.uid)
         phase = saved.phase
         pod.resume_signalled(saved.signalled)
+        pod.sleeps_to_leave = saved.sleeps_to_leave
         if phase is PodState.CAPTURED:
             pod.resume_captured()
             return
@@ -497,6 +513,7 @@ class _Saved:
     """Containers, name to id, to which a signal went."""
     goes_on: bool = False
     """It sleeps for a copy alone."""
+    sleeps_to_leave: bool = False
 
 
 def _saved(uid: str) -> _Saved:
@@ -508,6 +525,8 @@ def _saved(uid: str) -> _Saved:
             network=found.get("network"),
             signalled=dict(found.get("signalled") or {}),
             goes_on=found.get("goes_on") is True,
+            # An earlier version wrote down only that it was to be saved.
+            sleeps_to_leave=found.get("sleeps_to_leave", found.get("leaving")) is True,
         )
     except FileNotFoundError:
         pass

@@ -15,6 +15,8 @@ from typing import Any, Final
 from architect.core.errors import NodeError, Rejected
 
 SHARED_MEMORY: Final = "/dev/shm"
+VOLUME_NOT_MOUNTED: Final = "VolumeNotMounted"
+"""Reason of a fresh start."""
 
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _EMPTY_DIR: Final = "kubernetes.io~empty-dir"
@@ -133,7 +135,7 @@ def bound_at(spec: Mapping[str, Any], path: str) -> Path:
         if _is_bind(mount) and os.path.normpath(str(mount.get("destination", ""))) == wanted
     ]
     if not sources:
-        raise NodeError(f"the container has no volume at {path}", reason="VolumeNotMounted")
+        raise NodeError(f"the container has no volume at {path}", reason=VOLUME_NOT_MOUNTED)
     return Path(sources[-1])  # the last one covers those before
 
 

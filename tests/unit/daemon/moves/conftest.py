@@ -78,11 +78,13 @@ class KeeperDouble:
         self._begin("status", uid)
         return KeeperPod(uid=uid, namespace="default", name=uid, state=self.states[uid])
 
-    def capture(self, uid: str, **_: Any) -> None:
+    def capture(self, uid: str, **_: Any) -> bool:
         self._begin("capture", uid)
         if self.gate is not None:
             assert self.gate.wait(20)
+        has_slept = self.states[uid] is PodState.ASLEEP
         self._dump(uid)
+        return has_slept
 
     @contextlib.contextmanager
     def copying(self, uid: str, **_: Any) -> Iterator[None]:
@@ -100,13 +102,17 @@ class KeeperDouble:
                 shutil.rmtree(self.pods / uid / "app")
 
     def _dump(self, uid: str) -> None:
-        image = self.pods / uid / "app" / "image"
         if self.states[uid] is PodState.AWAKE:
+            self.fall_asleep(uid)
+
+    def fall_asleep(self, uid: str) -> None:
+        image = self.pods / uid / "app" / "image"
+        if not image.exists():
             image.mkdir(parents=True, exist_ok=True)
             (image / "inventory.img").write_text(f"memory of {uid}")
             meta = {"version": 1, "init_sha": INIT_SHA}
             (image.parent / "meta.json").write_text(json.dumps(meta))
-            self.states[uid] = PodState.ASLEEP
+        self.states[uid] = PodState.ASLEEP
 
     def depart(self, uid: str, **_: Any) -> None:
         self._begin("depart", uid)
@@ -201,6 +207,8 @@ class Node:
         self.copies = Copies(state / "requests")
         (state / "pods").mkdir()
         self.notes: list[tuple[str, str]] = []
+        self.said: list[str] = []
+        """The texts of :attr:`notes`."""
         self.fetch: Callable[..., object] = self._no_fetch
         self.retrieve: Callable[..., None] = self._no_fetch
         self.to_store: list[str] = []
@@ -291,6 +299,7 @@ class Node:
 
     def _tell(self, pod: Any, note: status.Note) -> None:
         self.notes.append((pod.name, note.reason))
+        self.said.append(note.text)
 
     @staticmethod
     def _no_fetch(*_: Any, **__: Any) -> None:
@@ -346,9 +355,11 @@ class Node:
             **{"pod_name": name, "container": "app"},
         }
 
-    def saved(self, name: str = "old") -> None:
+    def saved(self, name: str = "old", *, is_asleep: bool = False) -> None:
         """Have a pod saved, published and gone."""
         self.pod(name)
+        if is_asleep:
+            self.keeper.fall_asleep(f"uid-{name}")
         self.delete(name)
         assert self.departures._job(self.ref(name)).result().is_captured
         self.until(lambda: self.conditions(name).get("Available", "")[:4] == "True")

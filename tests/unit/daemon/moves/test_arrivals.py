@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from architect.api import names
+from architect.api import names, saved
+from architect.api.keeper import PodState
 from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
@@ -420,6 +421,30 @@ def test_that_a_pod_goes_on_is_said_before_its_first_instruction(node: Any) -> N
     assert len(node.cluster.requests) == asked  # once is enough
 
 
+def test_that_a_pod_slept_goes_along_and_that_it_sleeps_on_is_told(node: Any) -> None:
+    node.saved(is_asleep=True)
+    note = node.state / "checkpoints/uid-old" / saved.ASLEEP
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert saved.ASLEEP in {p.name for p in contents.read(note.parent).pieces}
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    assert (node.state / "arrivals/uid-new" / saved.ASLEEP).exists()
+    assert node.conditions("old")["Restored"] == "Unknown Restoring", "nobody is asked at its wake"
+    node.adopt("new")
+    node.arrivals.restored("uid-new", pod=node.make.pod("new"), is_asleep=True)
+    assert node.conditions("old")["Restored"] == "True Restored"
+    restored = next(
+        c for c in node.checkpoint("old")["status"]["conditions"] if c["type"] == "Restored"
+    )
+    assert restored["message"].startswith("on node node1, asleep, ")
+    assert node.said[-1].startswith("sleeps on with the memory of pod old, ")
+
+
+def test_a_pod_that_was_awake_is_not_said_to_have_slept(node: Any) -> None:
+    node.saved()
+    assert not (node.state / "checkpoints/uid-old" / saved.ASLEEP).exists()
+
+
 def test_an_api_server_that_does_not_hear_it_is_asked_again(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,8 +473,33 @@ def test_what_cannot_be_announced_does_not_run(node: Any, monkeypatch: pytest.Mo
     answer = node.arriving("new")
     assert (answer["restore"], answer["reason"]) == (False, "Unavailable")
     assert node.notes[-1] == ("new", "RestoreFailed")
-    node.cluster.failures.clear()
+    assert "Failed" not in node.conditions("old"), "nobody heard that, either"
+    node.restart()
     assert node.arriving("new")["restore"] is False
+    node.cluster.failures.clear()
+    node.keeper.states["uid-new"] = PodState.AWAKE
+    node.watched("new")
+    node.upkeep.run()
+    assert node.conditions("old")["Restored"] == "False RestoreFailed"
+    assert node.files() == ["arrivals/uid-new.json"]
+    assert node.arriving("new")["restore"] is False
+
+
+def test_what_a_pod_claimed_in_vain_is_not_given_back_at_its_end(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "ANNOUNCE_SECONDS", 0.0)
+    node.saved()
+    node.pod("new", is_running=False)
+    node.cluster.failures.append(
+        lambda r: Unavailable("503") if "Restor" in str(r.body or "") else None
+    )
+    assert node.arriving("new")["restore"] is False
+    node.cluster.failures.clear()
+    node.gone("new")
+    node.arrivals.forget("uid-new")
+    assert node.conditions("old")["Restored"] == "False RestoreFailed"
+    assert node.files() == []
 
 
 # Pods that do not start without their memory.

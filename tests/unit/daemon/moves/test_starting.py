@@ -98,6 +98,8 @@ def test_it_starts_with_a_checkpoint_of_its_own(story: Story) -> None:
         "s3": {k: S3[k] for k in ("bucket", "key", "manifestSha256")}
     }
     assert [uid for _, uid in story.retrieved] == ["uid-one"]
+    told = {c["type"] for c in value["status"]["conditions"]}
+    assert "Restored" not in told, "nobody else can have it, so nothing is announced"
 
 
 def test_what_became_of_it_is_said(story: Story) -> None:

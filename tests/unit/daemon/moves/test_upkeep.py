@@ -213,12 +213,14 @@ def test_a_saved_pod_goes_when_nobody_will_ask_for_it(node: Any, why: str) -> No
         assert node.conditions("old")["Available"] == "False Expired"
 
 
-def test_a_restore_that_no_daemon_heard_of_is_told(node: Any) -> None:
-    node.saved()
+@pytest.mark.parametrize("state", [PodState.AWAKE, PodState.ASLEEP])
+def test_a_restore_that_no_daemon_heard_of_is_told(node: Any, state: PodState) -> None:
+    node.saved(is_asleep=state is PodState.ASLEEP)
     node.pod("new", is_running=False)
     assert node.arriving("new")["restore"] is True
     node.restart()
     node.adopt("new")
+    node.keeper.states["uid-new"] = state
     node.watched("new")
     node.upkeep.run()
     assert node.conditions("old")["Restored"] == "True Restored"

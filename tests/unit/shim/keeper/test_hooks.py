@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TypeVar
 
 import pytest
 
 from architect.core.errors import NodeError
-from architect.shim.keeper import hooks, processes
-from architect.shim.keeper.hooks import Children, Ended, Hooks
-from architect.shim.keeper.loop import Loop, Task
+from architect.shim.keeper import processes, programs
+from architect.shim.keeper.hooks import Hooks
+from architect.shim.keeper.loop import Task
+from architect.shim.keeper.programs import Ended
 from architect.shim.records import Record
+from support.programs import ProgramLoop
 
-T = TypeVar("T")
 RUNTIME = """#!/bin/sh
 # As runc does it: the command is a child, and its status is ours.
 echo "$@" > {told}
@@ -50,45 +48,24 @@ def record(runtime: Path, *, systemd: bool = False) -> Record:
     )
 
 
-class World:
+class World(ProgramLoop):
     def __init__(self, directory: Path) -> None:
-        self.loop = Loop()
-        self.children = Children(self.loop)
+        super().__init__()
         self.told = directory / "told"
         self.runtime = directory / "runtime"
         self.runtime.write_text(RUNTIME.format(told=self.told))
         self.runtime.chmod(0o755)
 
-    def reap(self, _: int, __: FrameType | None) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            self.children.reaped(pid, status)
-
     def run(self, *argv: str, limit: float = 60.0, runtime: Path | None = None) -> Ended:
-        made = Hooks(self.loop, self.children, limit_seconds=limit)
+        made = Hooks(self.programs, limit_seconds=limit)
         return self.finish(made.run(record(runtime or self.runtime, systemd=True), argv))
-
-    def finish(self, task: Task[T]) -> T:
-        done = self.loop.spawn(task, name="test")
-        done.when_done(lambda _: self.loop.stop())
-        if not done.is_done:
-            self.loop.run()
-        return done.result()
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
-    signal.set_wakeup_fd(made.loop.wakeup_descriptor(), warn_on_full_buffer=False)
-    before = signal.signal(signal.SIGCHLD, made.reap)
-    yield made
-    signal.signal(signal.SIGCHLD, before)
-    signal.set_wakeup_fd(-1)
+    with made.reaping():
+        yield made
 
 
 def test_the_lower_runtime_executes_it(world: World) -> None:
@@ -102,7 +79,7 @@ def test_the_lower_runtime_executes_it(world: World) -> None:
 def test_of_much_output_the_end_is_kept(world: World) -> None:
     ended = world.run("sh", "-c", "i=0; while [ $i -lt 9999 ]; do i=$((i+1)); echo $i; done")
     assert ended.output.endswith("9998\n9999")
-    assert len(ended.output) <= hooks.MAX_OUTPUT_BYTES
+    assert len(ended.output) <= programs.MAX_OUTPUT_BYTES
 
 
 def test_one_that_does_not_end_is_killed(world: World) -> None:
@@ -119,8 +96,8 @@ def test_one_that_does_not_end_is_killed(world: World) -> None:
 def test_a_runtime_that_does_not_notice_is_killed_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hooks, "END_SECONDS", 0.3)
-    world.runtime.write_text("#!/bin/sh\nexec sleep 4322\n")
+    monkeypatch.setattr(programs, "END_SECONDS", 0.3)
+    world.runtime.write_text("#!/bin/sh\nsleep 4322 &\nexec sleep 4323\n")
     started = time.monotonic()
     ended = world.run("true", limit=0.2)
     assert (ended.status, ended.is_late) == (137, True)
@@ -139,7 +116,7 @@ def test_a_runtime_that_is_not_there_is_told(world: World, tmp_path: Path) -> No
 
 
 def test_no_descriptor_is_left(world: World) -> None:
-    made = Hooks(world.loop, world.children)
+    made = Hooks(world.programs)
     open_now: list[int] = []
 
     def several() -> Task[None]:

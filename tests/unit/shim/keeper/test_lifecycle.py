@@ -16,6 +16,7 @@ from architect.shim.keeper.lifecycle import (
     after,
     capture_request,
     sleep_request,
+    stays_asleep,
     wake_request,
 )
 
@@ -98,4 +99,21 @@ def test_a_captured_pod_takes_no_step_and_a_hollow_one_begins_asleep() -> None:
         with pytest.raises(ValueError, match="cannot take"):
             after(PodState.CAPTURED, step)
     assert after(PodState.AWAKE, Step.ADOPT) is PodState.ASLEEP
+    assert after(PodState.ASLEEP, Step.ADOPT) is PodState.ASLEEP
     assert after(PodState.ASLEEP, Step.CAPTURE) is PodState.CAPTURED
+
+
+@given(
+    state=st.sampled_from(PodState),
+    has_slept=st.booleans(),
+    may_move_asleep=st.booleans(),
+    is_running=st.booleans(),
+)
+def test_who_comes_sleeps_on_where_nothing_speaks_against_it(
+    state: PodState, has_slept: bool, may_move_asleep: bool, is_running: bool
+) -> None:
+    stays = stays_asleep(
+        state, has_slept=has_slept, may_move_asleep=may_move_asleep, is_running=is_running
+    )
+    is_free = not is_running and state in (PodState.AWAKE, PodState.ASLEEP)
+    assert stays is (has_slept and may_move_asleep and is_free)

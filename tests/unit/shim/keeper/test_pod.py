@@ -55,6 +55,9 @@ class FakeContainer:
     def find_init(self) -> object:
         return object()
 
+    def is_starting(self) -> bool:
+        return False
+
     def tree_root(self) -> int | None:
         return 1 if self.running else None
 

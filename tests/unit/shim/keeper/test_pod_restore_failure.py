@@ -41,9 +41,15 @@ class Sleeper:
     def __init__(self) -> None:
         self.restores = 0
         self.is_restorable = False
+        self.reason = "Unknown"
+
+    is_newcomer = False
 
     def find_init(self) -> object:
         return self
+
+    def is_starting(self) -> bool:
+        return False
 
     def is_running(self) -> bool:
         return False
@@ -57,7 +63,7 @@ class Sleeper:
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
         self.restores += 1
         if not self.is_restorable:
-            raise NodeError("restore ended with status 1", reason="Unknown")
+            raise NodeError("restore ended with status 1", reason=self.reason)
         yield from ()
 
     def forget_image(self) -> None: ...
@@ -139,6 +145,16 @@ def test_packets_do_not_shorten_the_pause_between_attempts() -> None:
     pauses = [seconds for seconds, _ in bench.loop.timers]
     assert pauses[:4] == list(FAILED_RETRY_SECONDS)
     assert set(pauses[4:]) == {FAILED_RETRY_SECONDS[-1]}
+
+
+def test_what_no_pause_mends_is_not_tried_again() -> None:
+    bench = Bench(OnRestoreFailure.RETRY)
+    bench.container.reason = "VolumeChanged"
+    for _ in range(5):
+        bench.packets()
+    assert bench.container.restores == 1
+    assert bench.pod.state is PodState.FAILED
+    assert bench.loop.timers == []
 
 
 def test_a_retry_that_works_ends_the_pauses() -> None:

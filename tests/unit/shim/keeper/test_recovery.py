@@ -51,6 +51,15 @@ def test_a_wake_under_way_is_finished() -> None:
     assert decide(PodState.WAKING, [container(tree=False, image=True)]) is Recovery.FINISH_WAKE
 
 
+def test_what_waits_to_be_told_what_to_go_on_with_is_not_waited_for() -> None:
+    asleep, hollow = (
+        container(tree=False, image=True),
+        dataclasses.replace(STARTING, is_hollow=True),
+    )
+    assert decide(PodState.ASLEEP, [asleep, hollow]) is Recovery.ASLEEP
+    assert decide(PodState.ASLEEP, [asleep, STARTING]) is Recovery.WAIT
+
+
 def test_a_half_sleep_is_undone() -> None:
     pair = [container(tree=True, image=False), container(tree=False, image=True)]
     assert decide(PodState.FALLING, pair) is Recovery.FINISH_SLEEP
