@@ -322,6 +322,7 @@ class Arrivals:
         self, ref: ObjectRef, pod: ManagedPod | None, why: Fresh, claimed: Decided | None
     ) -> Outcome:
         """Start the pod fresh; what it claimed is no use to it."""
+        self._depot.drop_half_arrival(ref.uid)
         if claimed is not None and claimed.checkpoint:
             self._tell_end(ref.uid, claimed, objects.not_restored(why.message))
         return self._fresh(ref, pod, why)
@@ -333,6 +334,8 @@ class Arrivals:
         empty = Decided(namespace=ref.namespace or "", name=ref.name, reason="")
         decided = replace(claimed or empty, is_held=True, reason=why.reason, message=why.message)
         self._depot.note(ref.uid, decided)
+        if _policy(pod) is OnRestoreFailure.FAIL:  # which is not tried again
+            self._depot.drop_half_arrival(ref.uid)
         log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
         if pod is not None:
             policy = pod.policy.on_restore_failure.value
