@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from architect.api.policy import Storage
 from architect.core.errors import ArchitectError
 from architect.daemon.moves import objects
 from architect.kube import checkpoints, resources
@@ -113,7 +114,10 @@ def stage(theme: str, daemons: tuple[Daemon, Daemon, Api, Api]) -> Iterator[Stag
         requirements=Requirements(architecture="amd64"), peer_id=uid, manifest_sha256="0" * 64,
     )  # fmt: skip
     objects.change(
-        saver.api, ref, objects.captured(saver.node), fields=checkpoints.captured_status(capture)
+        saver.api,
+        ref,
+        objects.captured(saver.node, Storage.NODE, has_store=False),
+        fields=checkpoints.captured_status(capture),
     )
     yield found
     administrator.delete(ref)

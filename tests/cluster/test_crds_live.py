@@ -76,6 +76,7 @@ def test_what_the_daemon_builds_is_accepted_and_its_spec_never_changes(api, name
         {"containers": []},
         {"containers": ["a", "a"]},
         {"trigger": "Whim"},
+        {"storage": "Tape"},
         {"podRef": {"name": "Not_A_Name", "uid": "u"}},
         {"podRef": {"name": "a"}},
         {"owner": {"kind": "StatefulSet", "name": "a"}},
@@ -106,6 +107,22 @@ def test_a_location_is_the_pods_node_or_places_to_take_it_from(api, namespace, l
         return
     with pytest.raises(Rejected, match="either node is set, or peer, s3 or both"):
         api.patch(ref, patch, subresource="status")
+
+
+def test_what_stays_with_nodes_is_in_no_object_store(api, namespace):
+    peer, s3 = {"node": "n", "id": "i"}, {"bucket": "abc", "key": "k"}
+    for storage, is_refused in (("Node", True), ("ObjectStore", False)):
+        made = spec_of(namespace, storage=storage)
+        value = create(api, CHECKPOINTS, made, namespace=namespace)
+        ref = ObjectRef.of(CHECKPOINTS, value)
+        api.patch(ref, {"status": {"location": {"peer": peer}}}, subresource="status")
+        patch = {"status": {"location": {"s3": s3}}}
+        if is_refused:
+            with pytest.raises(Rejected, match="what stays with nodes is not in an object store"):
+                api.patch(ref, patch, subresource="status")
+        else:
+            found = api.patch(ref, patch, subresource="status")
+            assert found["status"]["location"] == {"peer": peer, "s3": s3}
 
 
 def test_what_is_available_has_a_location(api, namespace):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from architect.api import names
+from architect.api.policy import Storage
 from lab import release
 from lab.cluster import Cluster
 from lab.node import Node
@@ -28,8 +29,11 @@ STORED_SECONDS = 90
 
 
 @contextmanager
-def _left_and_stored(app: Workload) -> Iterator[tuple[Pod, str, Node]]:
-    """Delete the workload's pod while nothing can replace it, and wait until it is stored."""
+def _left_and_stored(app: Workload, *, stored: str = "True") -> Iterator[tuple[Pod, str, Node]]:
+    """Delete the workload's pod while nothing can replace it, and wait until it is stored.
+
+    Or until condition ``Stored`` is *stored*.
+    """
     (old,) = moves.ready(app)
     identity = str(moves.answer(app, old)["identity"])
     nodes = [n.name for n in app.cluster.nodes]
@@ -38,8 +42,8 @@ def _left_and_stored(app: Workload) -> Iterator[tuple[Pod, str, Node]]:
             app.kubectl("cordon", name)
         app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
         eventually(
-            lambda: _condition(app, old, "Stored") == "True",
-            what="the pod lies in the object store",
+            lambda: _condition(app, old, "Stored") == stored,
+            what=f"whether the pod lies in the object store is said: {stored}",
             seconds=STORED_SECONDS,
         )
         yield old, identity, app.cluster.node(old["spec"]["nodeName"])
@@ -115,3 +119,19 @@ def test_data_goes_with_its_checkpoint(architect: Cluster, namespace: str) -> No
             eventually(lambda: not in_store(architect, uid), what="the data is gone")
         (new,) = moves.ready(app, apart_from=[old])
         assert moves.answer(app, new)["identity"] != identity
+
+
+def test_a_pod_that_stays_with_nodes_is_not_uploaded(architect: Cluster, namespace: str) -> None:
+    annotations = {names.IDLE: "1h", names.STORAGE: Storage.NODE.value}
+    with workload(architect, namespace, "stays", mebibytes=MIB, annotations=annotations) as app:
+        with _left_and_stored(app, stored="False") as (old, identity, _):
+            assert moves.conditions(app, old)["Stored"] == ("False", "StaysOnNode")
+            assert set(_location(app, old)) == {"peer"}
+            assert in_store(architect, old["metadata"]["uid"]) == []
+            printed = app.kubectl("get", "checkpoints", "-o", "wide").splitlines()
+            columns = printed[0].split()
+            assert {"STORED", "STORAGE"} <= set(columns), columns
+            assert "Node" in " ".join(printed[1:]).split()
+        (new,) = moves.ready(app, apart_from=[old])
+        assert moves.answer(app, new)["identity"] == identity
+        assert in_store(architect, old["metadata"]["uid"]) == []

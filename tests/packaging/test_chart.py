@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from architect.api import names
+from architect.api.policy import Storage
 from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
 from architect.daemon.peer import addresses
@@ -96,6 +97,7 @@ EVERYTHING: dict[str, Any] = {
         "caSecretName": "store-ca",
         "limits": {"count": 9, "namespaceCount": 3, "bytes": "1Ti", "namespaceBytes": "100Gi"},
         "delaySeconds": 0,
+        "default": "node",
         "credentials": {"secretName": "store"},
         "serviceAccountAnnotations": {"example.com/role": "architect"},
         "kms": {
@@ -396,6 +398,7 @@ def test_operator_and_daemon_are_told_the_same_object_store(render):
         )
     )
     assert daemon.store_delay_seconds == 0
+    assert daemon.store_default is Storage.NODE
     assert operator.limits == Limits(
         count=9, size=1 << 40, namespace_count=3, namespace_size=100 << 30
     )

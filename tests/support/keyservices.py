@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from architect.core.errors import Rejected, Unavailable
+from architect.core.errors import Rejected, Retryable
 from architect.operator.kms.seal import Keeper, Seal
 from architect.operator.kms.service import DataKey, KeyService, SecretAlone
 from architect.operator.metrics import Metrics
@@ -43,7 +43,7 @@ class MemoryService:
     def __init__(self, key: str = "one", known: dict[bytes, bytes] | None = None) -> None:
         self.keeper = Keeper(provider="memory", key=key)
         self.known = {} if known is None else known
-        self.failure: Rejected | Unavailable | None = None
+        self.failure: Rejected | Retryable | None = None
         self.asked: list[str] = []
 
     def make(self, context: Mapping[str, str]) -> DataKey:

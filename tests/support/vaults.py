@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,13 @@ from architect.checkpoint.envelope import SHARD_BYTES, Envelope
 from architect.checkpoint.keys import PrivateKey
 from architect.checkpoint.manifest import Manifest
 from architect.daemon.vault.download import Downloader
+from architect.daemon.vault.store import Store
 from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
+from architect.objectstore.settings import StoreSettings
 from architect.pki import certificates
 from support.checkpointdirs import fill
 from support.issuer import Issuer
+from support.patience import patient
 
 ID = "uid-web"
 
@@ -89,6 +96,17 @@ class Vaults:
         more.setdefault("timeout_seconds", 120)
         return downloader.download(described, data_key, self.target, **more).manifest
 
+    def download_elsewhere(self, found: Uploaded, settings: StoreSettings) -> BaseProcess:
+        """Have another process get it, which may be killed."""
+        authorities = self.issuer.credentials("node-b").authorities
+        made = multiprocessing.get_context("spawn").Process(
+            target=_download,
+            args=(settings, authorities, found.key, found.sha256, self.data_key(found)),
+            kwargs={"prefix": self.prefix, "target": self.target},
+        )
+        made.start()
+        return made
+
     def data_key(self, found: Uploaded) -> bytes:
         """Do what the operator does."""
         binding = envelope.binding_of(self.manifest)
@@ -97,3 +115,31 @@ class Vaults:
     def verify(self, raw: bytes) -> Envelope:
         trusted = certificates.read_certificates(self.issuer.credentials("node-b").authorities)
         return envelope.from_bytes(raw, authorities=trusted)
+
+
+def until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + patient(seconds)
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.01)
+
+
+def _download(
+    settings: StoreSettings,
+    authorities: bytes,
+    key: str,
+    sha256: str,
+    data_key: bytes,
+    *,
+    prefix: str,
+    target: Path,
+) -> None:
+    trusted = certificates.read_certificates(authorities)
+    downloader = Downloader(
+        Store(settings),
+        prefix=prefix,
+        verify=lambda raw: envelope.from_bytes(raw, authorities=trusted),
+    )
+    described = downloader.describe(key, sha256=sha256)
+    downloader.download(described, data_key, target, timeout_seconds=600)

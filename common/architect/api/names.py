@@ -28,6 +28,7 @@ START_FROM: Final = "architect.dev/start-from"
 RUNTIME: Final = "architect.dev/runtime"
 PRIORITY: Final = "architect.dev/priority"
 AFTER_RESTORE: Final = "architect.dev/after-restore"
+STORAGE: Final = "architect.dev/storage"
 
 USER_ANNOTATIONS: Final = (
     IDLE,
@@ -42,6 +43,7 @@ USER_ANNOTATIONS: Final = (
     RUNTIME,
     PRIORITY,
     AFTER_RESTORE,
+    STORAGE,
 )
 
 VENDOR_PREFIX: Final = "architect.loopholelabs.io/"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -57,6 +57,15 @@ class OnRestoreFailure(enum.Enum):
     FRESH = "fresh"
     RETRY = "retry"
     FAIL = "fail"
+
+
+class Storage(enum.Enum):
+    """Where a saved pod lies until its successor goes on."""
+
+    NODE = "node"
+    """On its node's disk alone; its successor's node gets it from there."""
+    OBJECT_STORE = "object-store"
+    """There, and soon in the object store as well: it does not depend on its node then."""
 
 
 class ProbeKind(enum.Enum):
@@ -105,17 +114,20 @@ class Policy:
     on_restore_failure: OnRestoreFailure = OnRestoreFailure.FRESH
     start_from: str | None = None
     priority: int | None = None
+    storage: Storage | None = None
+    """None: as the cluster's administrator says."""
 
     def to_json(self) -> str:
         """Return the canonical JSON: equal policies give equal texts."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the policy as plain JSON values.
-
-        Who does not use what came later has one that earlier versions of daemon and runtime read.
-        """
+        """Return the policy as plain JSON values."""
+        # Who does not use what came later has a policy that earlier versions of daemon and runtime
+        # can read.
+        storage = {} if self.storage is None else {"storage": self.storage.value}
         return {
+            **storage,
             **({} if self.move_asleep else {"move_asleep": False}),
             "version": POLICY_VERSION,
             "migrate": self.migrate.value,
@@ -140,14 +152,9 @@ class Policy:
         fields = _object(value, "policy")
         if fields.get("version") != POLICY_VERSION:
             raise PolicyError(f"policy version {fields.get('version')!r} is not {POLICY_VERSION}")
-        _no_others(
-            fields,
-            {
-                *("version", "migrate", "move_asleep", "on_restore_failure", "start_from"),
-                *("priority", "containers"),
-            },
-        )
+        _no_others(fields, _KEYS)
         containers = _object(fields.get("containers", {}), "containers")
+        storage = fields.get("storage")
         return cls(
             migrate=_enum(Migrate, fields.get("migrate", "true"), "migrate"),
             move_asleep=_bool(fields.get("move_asleep", True), "move_asleep"),
@@ -156,11 +163,27 @@ class Policy:
             ),
             start_from=_optional_str(fields.get("start_from"), "start_from"),
             priority=_optional_int(fields.get("priority"), "priority"),
+            storage=None if storage is None else _enum(Storage, storage, "storage"),
             containers=MappingProxyType({n: _container(v, n) for n, v in containers.items()}),
         )
 
 
+_KEYS: Final = frozenset(
+    {
+        "version",
+        "migrate",
+        "move_asleep",
+        "on_restore_failure",
+        "start_from",
+        "priority",
+        "storage",
+        "containers",
+    }
+)
+
+
 def _container_dict(container: ContainerPolicy) -> dict[str, Any]:
+    # As for a pod's storage.
     hook = {"after_restore": list(container.after_restore)} if container.after_restore else {}
     return {
         **hook,
@@ -213,7 +236,7 @@ def _object(value: Any, key: str) -> dict[str, Any]:
     return value
 
 
-def _no_others(fields: dict[str, Any], known: set[str]) -> None:
+def _no_others(fields: dict[str, Any], known: Set[str]) -> None:
     if unknown := sorted(fields.keys() - known):
         raise PolicyError(f"unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
 

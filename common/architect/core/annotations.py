@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.policy import ContainerPolicy, Migrate, OnRestoreFailure, Policy, WakeOn
+from architect.api.policy import ContainerPolicy, Migrate, OnRestoreFailure, Policy, Storage, WakeOn
 from architect.core import annotation_values as values
 from architect.core import vendor_annotations
 from architect.core.annotation_values import AnnotationErrors, AppContainer, Reader, Reading
@@ -140,6 +140,7 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
     priority = reader.scalar(
         names.PRIORITY, values.integer, allowed="an integer from -2147483648 to 2147483647"
     )
+    storage = reader.scalar(names.STORAGE, values.member(Storage), allowed=_members(Storage))
     chosen_class = _runtime_class(reader, runtime_class)
 
     moves = migrate in _MOVING
@@ -185,11 +186,14 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
         on_restore_failure=OnRestoreFailure.FRESH if on_failure is None else on_failure,
         start_from=start_from,
         priority=priority,
+        storage=storage,
     )
     if after_restore and migrate is Migrate.NEVER and start_from is None:
         reader.warn(f"{names.AFTER_RESTORE} has no effect: the pod does not move")
     if move_asleep is not None and migrate is Migrate.NEVER:
         reader.warn(f"{names.MOVE_ASLEEP} has no effect: the pod does not move")
+    if storage is Storage.OBJECT_STORE and migrate is Migrate.NEVER:
+        reader.warn(f"{names.STORAGE} has no effect: the pod does not move")
     _warn_about(reader, policy, idle=idle)
     return Reading(policy=policy, runtime_class=chosen_class, warnings=tuple(reader.warnings))
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from architect.api import names
+from architect.api.policy import Storage
 from architect.core.errors import FormatError
 from architect.kube import conditions
 from architect.kube.api import Api, JsonObject
@@ -90,6 +91,8 @@ class CheckpointSpec:
     owner: Owner | None = None
     template_parts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """What the template consists of, to name a difference (``core.identity.parts``)."""
+    storage: Storage | None = None
+    """Where it may lie, of one that outlives its pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +113,9 @@ class Capture:
     durations_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Step to seconds: ``drain``, ``dump``, …"""
 
+
+_STORAGE: Final = {Storage.NODE: "Node", Storage.OBJECT_STORE: "ObjectStore"}
+"""As ``spec.storage`` says it."""
 
 MOVE_SUFFIX: Final = "-move"
 """A pod that leaves while it sleeps has two checkpoints: one ends with it, one does not."""
@@ -147,6 +153,8 @@ def build(spec: CheckpointSpec) -> JsonObject:
         value["owner"] = _owner(spec.owner)
     if spec.template_parts:
         value["templateParts"] = dict(spec.template_parts)
+    if spec.storage is not None:
+        value["storage"] = _STORAGE[spec.storage]
     metadata: JsonObject = {
         "name": name_of(pod, trigger=spec.trigger),
         "namespace": pod.namespace,
@@ -350,6 +358,15 @@ def peer_of(value: Mapping[str, Any]) -> Mapping[str, Any]:
 def stored_in(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return where in the object store an object's data lies; empty if it does not."""
     return _location(value, "s3")
+
+
+def storage_of(value: Mapping[str, Any]) -> Storage:
+    """Return where what a checkpoint stands for may lie.
+
+    That of an earlier version of ours does not say it, and may lie in the object store.
+    """
+    said = (value.get("spec") or {}).get("storage")
+    return Storage.NODE if said == _STORAGE[Storage.NODE] else Storage.OBJECT_STORE
 
 
 def _location(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

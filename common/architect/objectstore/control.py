@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from architect.cloud import addresses
+from architect.cloud.translation import translated
 from architect.core.errors import ArchitectError, Rejected
-from architect.objectstore import errors, trust
+from architect.objectstore import errors
 from architect.objectstore.settings import StoreSettings
 
 PAGE_KEYS: Final = 1000
@@ -62,16 +64,10 @@ class Control:
     def __init__(self, settings: StoreSettings) -> None:
         import boto3
         import botocore.config
-        import botocore.exceptions
-        import botocore.parsers
 
         if settings.is_encrypted:
-            trust.context_of(settings)
+            addresses.tls_context(settings.ca_file)
         self._settings = settings
-        self._exceptions = botocore.exceptions
-        # Of an answer that is no S3 server's, such as a proxy's page: the parser's own is of no
-        # family, and single values are read by Python's own functions.
-        self._garbled = (botocore.parsers.ResponseParserError, ValueError, KeyError, TypeError)
         self._client: Any = boto3.session.Session().client(
             "s3",
             region_name=settings.region,
@@ -119,7 +115,7 @@ class Control:
 
     def check(self) -> None:
         """See that the bucket is there and that we may list it."""
-        with self._translated(f"list {self._settings.bucket}"):
+        with _translated(f"list {self._settings.bucket}"):
             self._client.list_objects_v2(
                 Bucket=self._settings.bucket, Prefix=self._settings.probe_key, MaxKeys=1
             )
@@ -132,7 +128,7 @@ class Control:
         arguments = {"Bucket": self._settings.bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS}
         what = f"list {self._settings.bucket}/{prefix}"
         for _ in range(MAX_PAGES):
-            with self._translated(what):
+            with _translated(what):
                 page = self._client.list_objects_v2(**arguments)
             yield page
             if not page.get("IsTruncated"):
@@ -145,7 +141,7 @@ class Control:
 
     def _delete(self, keys: tuple[str, ...]) -> Iterator[Undeleted]:
         bucket = self._settings.bucket
-        with self._translated(f"delete {len(keys)} objects, from {bucket}/{keys[0]} on"):
+        with _translated(f"delete {len(keys)} objects, from {bucket}/{keys[0]} on"):
             answer = self._client.delete_objects(
                 Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
             )
@@ -160,25 +156,9 @@ class Control:
             if not (isinstance(error, Rejected) and error.reason == errors.NO_SUCH_KEY):
                 yield Undeleted(key=key, error=error)
 
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        """Raise what botocore does as an error of ours."""
-        known = self._exceptions
-        try:
-            yield
-        except known.ClientError as error:
-            answer = error.response
-            said = answer.get("Error", {})
-            raise errors.named(
-                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0),
-                str(said.get("Code", "")),
-                str(said.get("Message", "")),
-                what=what,
-            ) from error
-        except (known.NoCredentialsError, known.PartialCredentialsError) as error:
-            raise errors.refused(f"cannot {what}: {error}", errors.NO_CREDENTIALS) from error
-        except known.SSLError as error:
-            text = f"cannot {what}: {errors.bounded(str(error))}"
-            raise errors.refused(text, errors.UNTRUSTED) from error
-        except (known.BotoCoreError, *self._garbled) as error:
-            raise errors.unreachable(str(error), what=what) from error
+
+def _translated(what: str) -> contextlib.AbstractContextManager[None]:
+    """Raise what botocore does as an error of ours."""
+    return translated(
+        errors.SAYS, what=what, no_credentials=errors.NO_CREDENTIALS, untrusted=errors.UNTRUSTED
+    )

@@ -6,8 +6,7 @@
     Retryable        somebody else wrote at the same moment, or a token has just ended
     └── Unavailable  no answer, or one that says to come again (5xx, SlowDown)
 
-A text says what was tried on which object, and a bounded part of what the server said. Stores of
-many makers are spoken to: the code in the body counts before the status.
+How it is decided which: :mod:`architect.cloud.answers`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ import html
 import re
 from typing import Final
 
-from architect.core.errors import ArchitectError, Rejected, Retryable, Unavailable
+from architect.cloud.answers import Vocabulary, bounded
+from architect.core.errors import Rejected, Retryable
 
 NO_SUCH_KEY: Final = "NoSuchKey"
 EXISTS: Final = "Exists"
@@ -33,9 +33,6 @@ UNTRUSTED: Final = "Untrusted"
 
 MAX_BODY_BYTES: Final = 64 * 1024
 """Of an answer that is an error; a longer one is cut before it is looked at."""
-
-MAX_MESSAGE_CHARS: Final = 500
-"""Of what the server says."""
 
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,100})\s*</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,2000})</Message>")
@@ -92,11 +89,22 @@ _LATER: Final = {
 """Codes of what another try may settle, with its delay in seconds. Credentials are fetched anew
 shortly before they end."""
 
-_BUSY: Final = ("SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "Throttling")
-_BUSY_DELAY_SECONDS: Final = 2.0
+SAYS: Final = Vocabulary(
+    reasons=_REASONS,
+    reasons_of_status=_REASON_OF_STATUS,
+    hints=_HINTS,
+    soon_seconds=_LATER,
+    busy=frozenset({"SlowDown", "SlowDownRead", "SlowDownWrite", "RequestTimeout", "Throttling"}),
+    busy_seconds=2.0,
+    unreachable_hint="is the object store reachable?",
+)
+
+named, refused, unreachable = SAYS.named, SAYS.refused, SAYS.unreachable
+
+__all__ = ["SAYS", "bounded", "named", "refused", "translate", "unreachable"]
 
 
-def translate(status: int, body: bytes, *, what: str) -> ArchitectError:
+def translate(status: int, body: bytes, *, what: str) -> Rejected | Retryable:
     """Return the error for an answer that is not a success.
 
     *what* says what was tried on which object (``put bucket/key``).
@@ -109,42 +117,3 @@ def translate(status: int, body: bytes, *, what: str) -> ArchitectError:
         html.unescape(message[1].decode(errors="replace")) if message else "",
         what=what,
     )
-
-
-def named(status: int, code: str, message: str, *, what: str) -> ArchitectError:
-    """Return the error for an answer whose code and message were read already."""
-    said = " ".join(filter(None, (str(status or ""), bounded(code))))
-    text = f"cannot {what}: {said}" + (f": {bounded(message)}" if message else "")
-    if code in _LATER:
-        return Retryable(text, delay_seconds=_LATER[code])
-    reason = _REASONS.get(code)
-    if reason is None and (code in _BUSY or status in (408, 429) or 500 <= status != 507):
-        return Unavailable(text, delay_seconds=_BUSY_DELAY_SECONDS)
-    if reason is None:
-        reason = _REASON_OF_STATUS.get(status) or _word(code) or f"Status{status}"
-    return refused(text, reason)
-
-
-def refused(text: str, reason: str) -> Rejected:
-    """Return the error of that reason, with the hint that belongs to it."""
-    return Rejected(text, reason=reason, hint=_HINTS.get(reason, ""))
-
-
-def unreachable(said: str, *, what: str) -> Unavailable:
-    """Return the error for a request without an answer."""
-    return Unavailable(
-        f"cannot {what}: {bounded(said)}",
-        delay_seconds=_BUSY_DELAY_SECONDS,
-        hint="is the object store reachable?",
-    )
-
-
-def bounded(text: str) -> str:
-    """Return *text* as one line of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 1] + "…"
-
-
-def _word(code: str) -> str:
-    """Return a code that nobody foresaw as a reason, if it can be one."""
-    return code if re.fullmatch(r"[A-Z][A-Za-z0-9]{2,60}", code) else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from architect.core.errors import ConfigError
+from architect.cloud import addresses
 from architect.objectstore.settings import StoreSettings
 
 
@@ -37,7 +37,7 @@ class StoreOptions:
         """The object store; None: there is none. Raises ConfigError, which begins with the name."""
         if not self.store_bucket:
             return None
-        try:
+        with addresses.named("store_"):
             return StoreSettings(
                 bucket=self.store_bucket,
                 endpoint=self.store_endpoint,
@@ -46,8 +46,6 @@ class StoreOptions:
                 is_path_style=self.store_path_style,
                 ca_file=self.store_ca_file,
             )
-        except ConfigError as error:
-            raise ConfigError(f"store_{error.message}") from error
 
 
 HELP: Final[Mapping[str, str]] = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import urllib.parse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from architect.core.errors import ConfigError, Rejected
+from architect.cloud import addresses
+from architect.core.errors import Rejected
 
 MAX_KEY_BYTES: Final = 1024
 """Of a whole key in UTF-8; S3's limit."""
@@ -25,11 +25,9 @@ BAD_KEY: Final = "BadKey"
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
-_REGION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 _PREFIX_PART = r"[A-Za-z0-9_-][A-Za-z0-9._=-]{0,127}"
 """No leading dot: neither ``..`` nor what :attr:`StoreSettings.probe_key` is."""
 _PREFIX = re.compile(rf"{_PREFIX_PART}(/{_PREFIX_PART})*")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ class StoreSettings:
     """PEM with the authorities that the server's certificate is of; empty: the system's."""
 
     def __post_init__(self) -> None:
-        for field, is_fine, allowed in (
+        checks = (
             (
                 "bucket",
                 _BUCKET.fullmatch(self.bucket)
@@ -65,30 +63,14 @@ class StoreSettings:
                 "ends, no two dots together, no IP address",
             ),
             (
-                "region",
-                is_region(self.region),
-                "a region's name, such as us-east-1: letters, digits, ., _ and -",
-            ),
-            (
                 "prefix",
                 is_prefix(self.prefix),
                 f"at most {MAX_PREFIX_CHARS} letters, digits, ., _, = and -, with / between parts "
                 "that do not begin with a dot, and at neither end",
             ),
-            (
-                "endpoint",
-                not self.endpoint or is_endpoint(self.endpoint),
-                "http(s)://host or http(s)://host:port, with no path or user",
-            ),
-            ("ca_file", not self.ca_file or Path(self.ca_file).is_absolute(), "an absolute path"),
-            (
-                "ca_file",
-                not self.ca_file or self.is_encrypted,
-                "for an endpoint of http, which has no certificates",
-            ),
-        ):
-            if not is_fine:
-                raise ConfigError(f"{field}: {getattr(self, field)!r:.600} is not {allowed}")
+            *addresses.checks(region=self.region, endpoint=self.endpoint, ca_file=self.ca_file),
+        )
+        addresses.require(self, checks)
 
     @property
     def url(self) -> str:
@@ -130,11 +112,6 @@ def is_prefix(text: str) -> bool:
     return not text or (len(text) <= MAX_PREFIX_CHARS and _PREFIX.fullmatch(text) is not None)
 
 
-def is_region(text: str) -> bool:
-    """Whether *text* can be a region's name, which is part of every signature."""
-    return _REGION.fullmatch(text) is not None
-
-
 def check_key(key: str) -> None:
     """Refuse a key that a proxy or a store might take for another one. Raises Rejected."""
     try:
@@ -150,17 +127,6 @@ def check_key(key: str) -> None:
     else:
         return
     raise Rejected(f"{key!r:.300} is no key of ours: {problem}", reason=BAD_KEY)
-
-
-def is_endpoint(endpoint: str) -> bool:
-    """Whether *endpoint* is ``http(s)://host[:port]`` and nothing more."""
-    scheme, found, server = endpoint.partition("://")
-    host, colon, port = server.removesuffix("/").rpartition(":")
-    if not colon or "]" in port:
-        host, port = server.removesuffix("/"), "443"
-    if scheme not in ("http", "https") or not found or not _HOST.fullmatch(host):
-        return False
-    return re.fullmatch(r"[1-9][0-9]{0,4}", port) is not None and int(port) <= 65535
 
 
 def _domain(region: str) -> str:

@@ -12,24 +12,11 @@ import ssl
 import urllib.parse
 from typing import Final
 
-from architect.core.errors import ConfigError
-from architect.core.tls import without_strictness
+from architect.cloud import addresses
 from architect.objectstore.settings import StoreSettings
 
 CONNECT_SECONDS: Final = 3.0
 """For each step of the connection."""
-
-
-def context_of(settings: StoreSettings) -> ssl.SSLContext:
-    """Return what a server of *settings* is judged by. Raises ConfigError."""
-    try:
-        # As strict as the libraries that then use the store, and not more.
-        return without_strictness(ssl.create_default_context(cafile=settings.ca_file or None))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"CA file {settings.ca_file!r:.300} cannot be used: {error}",
-            hint="a PEM file with at least one certificate",
-        ) from error
 
 
 def problem_with(settings: StoreSettings) -> str:
@@ -41,7 +28,7 @@ def problem_with(settings: StoreSettings) -> str:
     try:
         with (
             socket.create_connection((name, address.port or 443), CONNECT_SECONDS) as link,
-            context_of(settings).wrap_socket(link, server_hostname=name),
+            addresses.tls_context(settings.ca_file).wrap_socket(link, server_hostname=name),
         ):
             return ""
     except ssl.SSLCertVerificationError as error:

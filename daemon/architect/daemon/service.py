@@ -179,7 +179,8 @@ class Daemon:
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
-            store=self._store_some_time,
+            store=None if self._storing is None else self._storing.begin,
+            default_storage=config.store_default,
         )
         self._requests: Requests | None = None
         if vault is not None:
@@ -309,10 +310,6 @@ class Daemon:
         log.critical("thread %s ended by %r", name, error, exc_info=details)
         self._failed = True
         self._stop.set()
-
-    def _store_some_time(self, uid: str) -> None:
-        if self._storing is not None:
-            self._storing.begin(uid)
 
     # Threads
 

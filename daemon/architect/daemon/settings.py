@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from architect.api.policy import Storage
 from architect.core import durations, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
@@ -129,6 +130,9 @@ class DaemonSettings(StoreOptions):
     store_delay_seconds: float = 5.0
     """How long a saved pod waits for a successor before it is uploaded."""
 
+    store_default: Storage = Storage.OBJECT_STORE
+    """Where a saved pod lies whose policy does not say it, if there is an object store."""
+
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
 
@@ -171,6 +175,7 @@ _HELP: Final = {
     "checkpoint_ttl_seconds": "how long a saved pod waits for whoever goes on with it",
     **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
+    "store_default": "node or object-store: where saved pods lie whose annotations do not say it",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
@@ -193,7 +198,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     defaults = {item.name: item.default for item in fields(DaemonSettings)}
     for name, text in _HELP.items():
         default = defaults[name]
-        shown = default.value if isinstance(default, Engine) else default
+        shown = default.value if isinstance(default, enum.Enum) else default
         parser.add_argument(
             "--" + name.replace("_", "-"),
             default=argparse.SUPPRESS,
@@ -225,8 +230,8 @@ def _read(name: str, text: str, *, like: Any) -> Any:
     reader: Callable[[str], Any]
     if isinstance(like, bool):
         reader, allowed = _switch, "true or false"
-    elif isinstance(like, Engine):
-        reader, allowed = Engine, ", ".join(e.value for e in Engine)
+    elif isinstance(like, enum.Enum):
+        reader, allowed = type(like), ", ".join(str(member.value) for member in type(like))
     elif isinstance(like, Path):
         reader, allowed = Path, "a path"
     elif name.endswith("_bytes"):

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.policy import Policy, PolicyError
+from architect.api.policy import Policy, PolicyError, Storage
 from architect.core import durations, podspec, volumes
 from architect.core import pods as admission
 from architect.core.errors import FormatError
@@ -35,6 +35,7 @@ CHOSEN: Final = "PodChosen"
 WAITING: Final = "WaitingForPod"
 NO_STORE: Final = "NoObjectStore"
 POD_GONE: Final = "PodGone"
+STAYS_ON_NODE: Final = "StaysOnNode"
 
 _LABEL_NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY: Final = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
@@ -265,6 +266,12 @@ def _against(value: JsonObject, pod: JsonObject) -> Iterator[_Verdict]:
                 "ContainersDiffer",
                 f"pod {name} is saved as a whole: its managed containers are "
                 f"{', '.join(sorted(managed))}, not {', '.join(sorted(wanted))}",
+            )
+        if policy.storage is Storage.NODE:
+            yield _refused(
+                STAYS_ON_NODE,
+                f"pod {name} is not for the object store, where alone it would be kept: its "
+                f"{names.STORAGE} is {policy.storage.value}",
             )
     if data := volumes.named(pod):
         yield _refused(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import shutil
 import threading
@@ -14,11 +16,13 @@ import pytest
 
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.vault import received
 from architect.daemon.vault.store import Store
 from support.checkpointdirs import fill
+from support.faultproxy import FaultProxy
 from support.issuer import Issuer
 from support.s3server import BUCKET, Server
-from support.vaults import FILES, ID, Vaults
+from support.vaults import FILES, ID, Vaults, until
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +84,12 @@ def test_what_can_be_made_smaller_is(vaults: Vaults) -> None:
 
 
 class _Failing:
-    """A store that fails after *good* objects, as the end of a daemon would."""
+    """A store that takes *good* objects, as until the end of a daemon, and gives *given* shards."""
 
-    def __init__(self, store: Store, *, good: int) -> None:
+    def __init__(self, store: Store, *, good: int = 1000, given: int = 1000) -> None:
         self._store = store
         self._good = good
+        self._given = given
         self._lock = threading.Lock()
 
     def put(self, key: str, body: bytes, **more: Any) -> None:
@@ -95,6 +100,10 @@ class _Failing:
         self._store.put(key, body, **more)
 
     def get(self, key: str, **more: Any) -> bytes:
+        with self._lock:
+            self._given -= not key.endswith("manifest.json")
+            if self._given < 0:
+                raise Unavailable("the store is away")
         return self._store.get(key, **more)
 
 
@@ -265,6 +274,108 @@ def test_a_store_that_stays_away_is_given_up(server: Server, vaults: Vaults) -> 
         vaults.notes.unlink()
         with pytest.raises(Unavailable):
             vaults.upload(patience_seconds=0.5)
+    assert list(vaults.target.parent.iterdir()) == []
+
+
+def partial(vaults: Vaults) -> Path:
+    return vaults.target.with_name(f"{ID}.partial")
+
+
+def noted(vaults: Vaults) -> list[int]:
+    """Return the shards that have come, as the next daemon reads it."""
+    raw = (partial(vaults) / ".notes").read_text() if partial(vaults).exists() else ""
+    return [json.loads(line)["n"] for line in raw.splitlines()[1:]]
+
+
+def asked_for(proxy: FaultProxy) -> list[int]:
+    """Return the numbers of the shards that came through, in order."""
+    paths = (line.split()[1].rsplit("/", 1)[1] for line in proxy.requests)
+    return sorted(int(name) for name in paths if name.isdecimal())
+
+
+def test_the_daemon_after_one_that_was_killed_gets_what_is_missing(
+    server: Server, vaults: Vaults, proxy: FaultProxy
+) -> None:
+    """Two shards are small, and one is on its way for longer than the daemon lives."""
+    found = vaults.upload()
+    through = server.with_endpoint(proxy.endpoint)
+    proxy.bytes_per_second = 1 << 17
+    daemon = vaults.download_elsewhere(found, through)
+    until(lambda: len(noted(vaults)) >= 2 and len(asked_for(proxy)) == vaults.shards)
+    daemon.kill()
+    daemon.join()
+    came = noted(vaults)
+    assert 2 <= len(came) < vaults.shards
+    assert not vaults.target.exists()
+    proxy.bytes_per_second = 0
+    proxy.requests.clear()
+    with contextlib.closing(Store(through)) as vaults.store:
+        assert vaults.download(found).sha256 == vaults.manifest.sha256
+    assert asked_for(proxy) == sorted(set(range(vaults.shards)) - set(came))
+    contents.verify(vaults.target, vaults.manifest)
+    assert [p.name for p in vaults.target.parent.iterdir()] == [ID]
+
+
+@pytest.mark.parametrize("given", [0, 1, 3])
+def test_a_store_that_was_away_for_too_long_is_asked_for_what_is_missing(
+    vaults: Vaults, store: Store, given: int
+) -> None:
+    found = vaults.upload()
+    vaults.store = _Failing(store, given=given)
+    with pytest.raises(Unavailable, match="is away"):
+        vaults.download(found, patience_seconds=0)
+    came = noted(vaults)
+    assert len(came) == given
+    vaults.store = _Failing(store, given=vaults.shards - given)
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+
+
+def test_what_came_before_the_machine_was_started_anew_is_not_believed(
+    vaults: Vaults, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its notes may have reached the disk, and the bytes not."""
+    found = vaults.upload()
+    vaults.store = _Failing(store, given=3)
+    with pytest.raises(Unavailable):
+        vaults.download(found, patience_seconds=0)
+    for path in (p for p in partial(vaults).rglob("*") if p.is_file() and p.name != ".notes"):
+        path.write_bytes(bytes(path.stat().st_size))
+    boot_id = tmp_path / "boot_id"
+    boot_id.write_text("another")
+    monkeypatch.setattr(received, "BOOT_ID", boot_id)
+    vaults.store = store
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+
+
+def test_what_came_of_another_checkpoint_does_not_count(
+    vaults: Vaults, store: Store, tmp_path: Path, issuer: Issuer
+) -> None:
+    found = vaults.upload()
+    vaults.store = _Failing(store, given=3)
+    with pytest.raises(Unavailable):
+        vaults.download(found, patience_seconds=0)
+    other = Vaults(tmp_path / "other", issuer, store, prefix="other")
+    (other.source / "app/image/random.img").write_bytes(b"other")
+    other.manifest = contents.build(other.source, other.manifest.about)
+    other.target = vaults.target
+    assert other.download(other.upload()).sha256 == other.manifest.sha256
+    contents.verify(other.target, other.manifest)
+
+
+def test_what_fails_for_good_leaves_nothing_of_what_has_come(
+    server: Server, vaults: Vaults, store: Store
+) -> None:
+    found = vaults.upload()
+    vaults.store = _Failing(store, given=1)
+    with pytest.raises(Unavailable):
+        vaults.download(found, patience_seconds=0)
+    vaults.store = store
+    for path in shard_files(server):
+        _flip(path)
+    with pytest.raises(FormatError, match="is not what its checkpoint lists"):
+        vaults.download(found)
     assert list(vaults.target.parent.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from architect.api.policy import (
     PolicyError,
     Probe,
     ProbeKind,
+    Storage,
     WakeOn,
 )
 from architect.core import annotations as annotation_reading
@@ -73,6 +74,7 @@ def test_every_key_is_read() -> None:
             names.ON_RESTORE_FAILURE: "retry",
             names.PRIORITY: "-7",
             names.AFTER_RESTORE: '["/bin/refresh", "-a", ""]',
+            names.STORAGE: "object-store",
         },
         *BOTH,
     )
@@ -80,7 +82,7 @@ def test_every_key_is_read() -> None:
     assert (db.idle_seconds, db.warmup_seconds) == (5400.0, 120.0)
     assert (db.wake_on, db.shadow_ports) == (WakeOn.CONNECTIONS, (9090, 9100))
     assert (found.migrate, found.on_restore_failure) == (Migrate.EVICTION, OnRestoreFailure.RETRY)
-    assert found.priority == -7
+    assert (found.priority, found.storage) == (-7, Storage.OBJECT_STORE)
     assert found.move_asleep is False
     assert db.after_restore == ("/bin/refresh", "-a", "")
 
@@ -129,6 +131,25 @@ def test_a_hook_of_a_pod_that_does_not_move_is_warned_about() -> None:
     assert warning == f"{names.AFTER_RESTORE} has no effect: the pod does not move"
     assert warnings({names.IDLE: "60s", **hook}) == ()
     assert warnings({names.START_FROM: "warm", **hook}) == ()
+
+
+def test_where_a_pod_lies_that_does_not_move_is_warned_about() -> None:
+    (warning,) = warnings(
+        {names.IDLE: "60s", names.MIGRATE: "false", names.STORAGE: "object-store"}
+    )
+    assert warning == f"{names.STORAGE} has no effect: the pod does not move"
+    # It is no source of a PersistentCheckpoint then.
+    assert warnings({names.IDLE: "60s", names.MIGRATE: "false", names.STORAGE: "node"}) == ()
+    assert warnings({names.IDLE: "60s", names.STORAGE: "object-store"}) == ()
+
+
+@pytest.mark.parametrize("storage", [None, *Storage])
+def test_a_policy_without_storage_is_read_by_earlier_versions(storage: Storage | None) -> None:
+    made = Policy(storage=storage)
+    assert ("storage" in made.to_dict()) is (storage is not None)
+    assert Policy.from_json(made.to_json()) == made
+    with pytest.raises(PolicyError, match="storage"):
+        Policy.from_dict({"version": 1, "storage": "tape"})
 
 
 def test_a_persistent_checkpoint_opts_in_and_is_the_only_source_of_state() -> None:
@@ -216,6 +237,9 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         (names.AFTER_RESTORE, '["a\\u0000b"]', "a JSON list of the words of a command"),
         (names.AFTER_RESTORE, "[" * 5000, "a JSON list of the words of a command"),
         (names.AFTER_RESTORE, '{"app": "refresh"}', "a JSON list of the words of a command"),
+        (names.STORAGE, "s3", "node, object-store"),
+        (names.STORAGE, "Node", "node, object-store"),
+        (names.STORAGE, '{"app": "node"}', "node, object-store"),
         (names.RUNTIME, "crun", "runc, runsc"),
         (names.PRIORITY, "1_000", "an integer"),
         (names.PRIORITY, "2147483648", "2147483647"),

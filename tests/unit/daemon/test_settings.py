@@ -28,6 +28,7 @@ def test_the_object_store_is_read_from_flags_or_environment() -> None:
         ("store_region", ""),
         ("store_prefix", "../x"),
         ("store_path_style", "maybe"),
+        ("store_default", "tape"),
         ("store_ca_file", "ca.pem"),
     ],
 )

@@ -52,6 +52,7 @@ def pod(
     phase: str = "Running",
     created: str = "2029-01-01T00:00:00Z",
     managed: bool = True,
+    storage: str = "object-store",
     containers: tuple[str, ...] = ("app",),
     **spec: Any,
 ) -> Object:
@@ -59,7 +60,7 @@ def pod(
         "metadata": {
             "name": name, "namespace": "shop", "uid": f"uid-{name}",
             "creationTimestamp": created, "labels": {"app": "web"},
-            "annotations": {names.IDLE: "60s"} if managed else {},
+            "annotations": {names.IDLE: "60s", names.STORAGE: storage} if managed else {},
         },
         "spec": {
             "nodeName": "n1",
@@ -159,6 +160,7 @@ VERDICTS: dict[str, tuple[Status, str, Object]] = {
     ),
     "of a kind that cannot be managed": (Status.FALSE, "PodNotManaged", pod(hostNetwork=True)),
     "with other containers": (Status.FALSE, "ContainersDiffer", pod(containers=("app", "db"))),
+    "that is not for the object store": (Status.FALSE, "StaysOnNode", pod(storage="node")),
     "with data of its own": (Status.FALSE, "PersistentVolume", with_claim()),
     "that is none": (Status.FALSE, "BadPod", {**pod(), "spec": {"containers": "x"}}),
 }  # fmt: skip

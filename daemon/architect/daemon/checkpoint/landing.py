@@ -1,15 +1,18 @@
 """A checkpoint that arrives: written beside its place, and moved there when all of it is right.
 
 ``<target>.partial`` is locked while it is filled. One without a lock was left by a daemon that
-ended, and :func:`sweep` removes it.
+ended, or kept: who fills it may note in it what has come, and go on with it later. :func:`sweep`
+removes the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn
@@ -20,21 +23,25 @@ from architect.core import files
 from architect.core.errors import NodeError, Rejected
 
 SUFFIX: Final = ".partial"
+NOTES: Final = ".notes"
+"""Of who fills an arrival; no piece has such a name."""
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Landing:
-    """One arrival, as a context: what is not committed at its end is removed.
+    """One arrival, as a context: what is neither committed nor kept at its end is removed.
 
-    Different threads may write different parts.
+    Different threads may write different parts. What an earlier one has left stays as it is until
+    :meth:`prepare` or :meth:`go_on`.
     """
 
     def __init__(self, target: Path) -> None:
         self._target = target
         self._partial = target.with_name(target.name + SUFFIX)
         self._lock_fd = -1
-        self._is_committed = False
+        self._is_ours = False
+        self._is_kept = False
 
     def __enter__(self) -> Landing:
         """Take the place.
@@ -50,11 +57,6 @@ class Landing:
             _fail(error, self._partial, "make")
         if self._lock_fd < 0:
             raise Rejected(f"{self._target} is arriving already", reason="AlreadyArriving")
-        try:
-            _empty(self._partial)
-        except OSError as error:
-            self._unlock()
-            _fail(error, self._partial, "empty")
         return self
 
     def __exit__(
@@ -63,31 +65,59 @@ class Landing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._is_committed:
+        if self._is_ours and not self._is_kept:
             shutil.rmtree(self._partial, ignore_errors=True)
+        elif not self._is_ours:
+            with contextlib.suppress(OSError):  # what an earlier one has left is not empty
+                self._partial.rmdir()
         self._unlock()
+
+    @property
+    def notes(self) -> Path:
+        """File in which who fills it may note what has come; it is gone with the commit."""
+        return self._partial / NOTES
 
     def prepare(self, manifest: Manifest, *, floor_bytes: int = 0) -> None:
         """Make every file at its size, if the disk has room and *floor_bytes* more.
 
-        Raises NodeError, with reason ``DiskFull`` for want of room.
+        Nothing of an earlier arrival stays. Raises NodeError, with reason ``DiskFull`` for want of
+        room.
         """
+        self._is_ours = True
         try:
-            room = os.statvfs(self._partial)
-            free = room.f_bavail * room.f_frsize
-            if free < manifest.total_bytes + floor_bytes:
-                raise NodeError(
-                    f"no room for checkpoint {manifest.id} of {manifest.total_bytes} bytes: "
-                    f"{free} are free on the disk of {self._partial.parent}, of which "
-                    f"{floor_bytes} are not for checkpoints",
-                    reason="DiskFull",
-                    errno=errno.ENOSPC,
-                    path=self._partial,
-                )
+            _empty(self._partial)
+            self._check_room(manifest, manifest.total_bytes, floor_bytes)
             for piece in manifest.pieces:
                 self._create(piece)
         except OSError as error:
             _fail(error, self._partial, "write")
+
+    def go_on(self, manifest: Manifest, *, missing_bytes: int, floor_bytes: int = 0) -> None:
+        """Use what an earlier arrival of *manifest* prepared, of which *missing_bytes* are to come.
+
+        Raises as :meth:`prepare`.
+        """
+        self._is_ours = True
+        try:
+            self._check_room(manifest, missing_bytes, floor_bytes)
+        except OSError as error:
+            _fail(error, self._partial, "look at")
+
+    def keep(self) -> None:
+        """Leave what has come where it is, for who goes on with it by its notes."""
+        self._is_kept = True
+
+    def _check_room(self, manifest: Manifest, needed: int, floor_bytes: int) -> None:
+        room = os.statvfs(self._partial)
+        free = room.f_bavail * room.f_frsize
+        if free < needed + floor_bytes:
+            raise NodeError(
+                f"no room for {needed} bytes of checkpoint {manifest.id}: {free} are free on the "
+                f"disk of {self._partial.parent}, of which {floor_bytes} are not for checkpoints",
+                reason="DiskFull",
+                errno=errno.ENOSPC,
+                path=self._partial,
+            )
 
     def _create(self, piece: Piece) -> None:
         path = self._partial / piece.name
@@ -118,8 +148,9 @@ class Landing:
             if is_durable:
                 for directory, _, _ in os.walk(self._partial):
                     files.sync_directory(Path(directory))
+            self.notes.unlink(missing_ok=True)
             os.rename(self._partial, self._target)
-            self._is_committed = True
+            self._is_kept = True
             if is_durable:
                 files.sync_directory(self._target.parent)
         except OSError as error:
@@ -173,10 +204,15 @@ class Part:
             _fail(error, self._path, "write")
 
 
-def sweep(directory: Path) -> list[Path]:
-    """Remove what interrupted arrivals left in *directory*; return what was removed."""
+def sweep(directory: Path, *, is_wanted: Callable[[str], bool] = lambda _: False) -> list[Path]:
+    """Remove what interrupted arrivals left in *directory*; return what was removed.
+
+    One with notes stays while it *is_wanted*, by the name of its target.
+    """
     removed = []
     for path in sorted(directory.glob(f"*{SUFFIX}")):
+        if (path / NOTES).exists() and is_wanted(path.name.removesuffix(SUFFIX)):
+            continue
         try:
             fd = _lock(path)
         except OSError:

@@ -331,6 +331,7 @@ class Arrivals:
         """Start the pod fresh; what it claimed is no use to it."""
         decided = _given_up(ref, why, claimed)
         outcome = self._fresh(ref, pod, decided)
+        self._depot.drop_half_arrival(ref.uid)
         if decided.checkpoint:
             self._depot.drop_arrival(ref.uid)
             self._tell_end(ref.uid, decided, objects.not_restored(why.message))
@@ -342,6 +343,8 @@ class Arrivals:
         """Keep the pod from starting without its memory, and what it claimed for it."""
         decided = replace(_decided(ref, claimed, why), is_held=True)
         self._depot.note(ref.uid, decided)
+        if _policy(pod) is OnRestoreFailure.FAIL:  # which is not tried again
+            self._depot.drop_half_arrival(ref.uid)
         log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
         if pod is not None:
             policy = pod.policy.on_restore_failure.value

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from architect.api import names
-from architect.api.policy import Migrate
+from architect.api.policy import Migrate, Storage
 from architect.checkpoint.manifest import Manifest
 from architect.core import identity, volumes
 from architect.core.errors import ArchitectError, Rejected, Retryable
@@ -114,7 +114,8 @@ class Departures:
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
-        store: Callable[[str], None],
+        store: Callable[[str], None] | None,
+        default_storage: Storage,
     ) -> None:
         self._api = api
         self._node = node
@@ -126,6 +127,7 @@ class Departures:
         self._tell = tell
         self._hand_on = hand_on
         self._store = store
+        self._default_storage = default_storage
         self._looks = SharedReads[tuple[JsonObject | None, list[JsonObject]]](
             apart_seconds=SETTLE_STEP_SECONDS
         )
@@ -239,7 +241,7 @@ class Departures:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
             return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
         assert who is not None  # nobody without an owner has a successor
-        trigger = succession.trigger_of(value)
+        trigger, storage = succession.trigger_of(value), self._storage_of(pod)
         spec = CheckpointSpec(
             pod=ref,
             trigger=trigger,
@@ -247,6 +249,7 @@ class Departures:
             template_parts=identity.parts(value),
             containers=pod.managed,
             owner=objects.owner_of(who),
+            storage=storage,
         )
         checkpoint = _asked(lambda: self._announce(spec))
         try:
@@ -262,10 +265,12 @@ class Departures:
             raise
         # It has left, and nothing undoes that. What fails from here on is done by upkeep.
         self._depot.finish_departure(ref.uid)
-        self._store(ref.uid)
+        if self._store is not None and storage is Storage.OBJECT_STORE:
+            self._store(ref.uid)
         took = time.monotonic() - started
+        said = objects.captured(self._node, storage, has_store=self._store is not None)
         with contextlib.suppress(RuntimeError):  # the daemon is ending: the next one publishes
-            self._publishers.submit(self._publish, checkpoint, manifest, took)
+            self._publishers.submit(self._publish, checkpoint, manifest, said, took)
         self._tell(pod, _captured_note(took, manifest.total_bytes, trigger))
         stays = None
         # With an ordinal, or a volume that goes along, the successor waits for the end of this pod.
@@ -277,6 +282,11 @@ class Departures:
                 ends_at=started + min(STAY_SECONDS, grace - STAY_MARGIN_SECONDS),
             )
         return Outcome(is_captured=True, reason="Captured", stays=stays)
+
+    def _storage_of(self, pod: ManagedPod) -> Storage:
+        """Return where the pod may lie: as it says, or as is usual in this cluster."""
+        usual = Storage.NODE if self._store is None else self._default_storage
+        return pod.policy.storage or usual
 
     def _has_begun(self, value: JsonObject) -> bool:
         """Whether anything of the pod has run: of one that has not there is nothing to save.
@@ -378,10 +388,11 @@ class Departures:
         with contextlib.suppress(ArchitectError):
             objects.change(self._api, checkpoint, objects.not_captured(reason, str(error)))
 
-    def _publish(self, checkpoint: ObjectRef, manifest: Manifest, took: float) -> None:
+    def _publish(
+        self, checkpoint: ObjectRef, manifest: Manifest, said: objects.Said, took: float
+    ) -> None:
         """Say that the pod can be restored, as soon as the API server listens."""
         fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=took))
-        said = objects.captured(self._node)
         try:
             found = patiently(
                 lambda: objects.change(self._api, checkpoint, said, fields=fields),

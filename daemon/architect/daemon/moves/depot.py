@@ -6,6 +6,7 @@
     uploads/<uid>.json           how far its way into the object store has come
     arrivals/<uid>.json          what was decided for the pod <uid> of this node
     arrivals/<uid>.fresh         its runtime had no answer and has started it, or part of it
+    arrivals/<uid>.partial/      what has come for it so far
     arrivals/<uid>/              what came for it
         manifest.json            written last
         containers/<name>/image/, meta.json, layer.tar
@@ -318,8 +319,23 @@ class Depot:
         return (self._arrivals / f"{safe_name(uid)}{FRESH}").exists()
 
     def sweep_arrivals(self) -> list[Path]:
-        """Remove what interrupted arrivals left; return what was removed."""
-        return landing.sweep(self._arrivals)
+        """Remove what interrupted arrivals left; return what was removed.
+
+        What a pod waits for stays: its daemon goes on with it.
+        """
+        return landing.sweep(self._arrivals, is_wanted=self._is_awaited)
+
+    def drop_half_arrival(self, uid: str) -> None:
+        """Remove what has come of what pod *uid* claimed: it waits for it no longer."""
+        _remove(self._arrivals / f"{safe_name(uid)}{PARTIAL}")
+
+    def _is_awaited(self, uid: str) -> bool:
+        found = self.decided(uid)
+        return (
+            found is not None
+            and bool(found.checkpoint)
+            and not (found.has_come or found.is_told or self.began_without_us(uid))
+        )
 
 
 def safe_name(name: str) -> str:

@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from architect.api import names
+from architect.api.policy import Storage
 from architect.checkpoint import keys
 from architect.checkpoint.manifest import Manifest
 from architect.core import durations
@@ -81,9 +83,10 @@ def capturing(node: str) -> Said:
     return _captured(Status.UNKNOWN, "Capturing", text)
 
 
-def captured(node: str) -> Said:
+def captured(node: str, storage: Storage, *, has_store: bool) -> Said:
     """Return what is said once the pod can be restored."""
     return (
+        *unstored(storage, has_store=has_store),
         *_captured(Status.TRUE, "Captured", f"the pod was saved on node {node}"),
         Condition(
             type=checkpoints.AVAILABLE,
@@ -139,6 +142,23 @@ def not_stored(reason: str, message: str) -> Said:
     return (
         Condition(type=checkpoints.STORED, status=Status.FALSE, reason=reason, message=message),
     )
+
+
+def unstored(storage: Storage, *, has_store: bool) -> Said:
+    """Return what is said of a pod that will not lie in an object store, where one may ask why."""
+    if storage is Storage.OBJECT_STORE and not has_store:
+        text = (
+            f"its {names.STORAGE} is {storage.value}, or was for pods that do not say it, and this "
+            "cluster has no object store (objectStore.bucket of the chart)"
+        )
+        return not_stored("NoObjectStore", text)
+    if storage is Storage.NODE and has_store:
+        text = (
+            f"it lies with nodes alone: {names.STORAGE} is {storage.value}, or "
+            "objectStore.default of the chart where the pod does not say it"
+        )
+        return not_stored("StaysOnNode", text)
+    return ()
 
 
 def images_in(manifest: Manifest) -> dict[str, str]:

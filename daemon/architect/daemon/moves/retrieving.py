@@ -79,7 +79,10 @@ class Retrieving:
             is_durable=False,
             timeout_seconds=max(1.0, ends_at - time.monotonic()),
         )
-        log.info("%s came from bucket %s in %.2f s", asked, s3["bucket"], found.seconds)
+        log.info(
+            "%s came from bucket %s in %.2f s; %d shards had come before",
+            asked, s3["bucket"], found.seconds, found.resumed_shards,
+        )  # fmt: skip
 
     def _ask(self, ref: ObjectRef, pod: ObjectRef, private: PrivateKey) -> ObjectRef:
         """Write our public key into the claim. Raises Rejected if it is not ours any more."""

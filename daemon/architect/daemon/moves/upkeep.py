@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from architect.api.keeper import PodState
+from architect.api.policy import Storage
 from architect.core.errors import ArchitectError, FormatError
 from architect.daemon import offers, owners
 from architect.daemon.checkpoint import contents
@@ -230,10 +231,12 @@ class Upkeep:
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
         )
+        storage = Storage.NODE if checkpoint is None else checkpoints.storage_of(checkpoint)
         if decision is Saved.PUBLISH:
             log.info("%s is published, which an earlier daemon left undone", where)
             fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=None))
-            objects.change(self._api, where, objects.captured(self._node), fields=fields)
+            said = objects.captured(self._node, storage, has_store=self._storing is not None)
+            objects.change(self._api, where, said, fields=fields)
         if decision is Saved.EXPIRE:
             text = f"nobody has come for it within {self._ttl_seconds:.0f} s"
             log.info("%s goes: %s", where, text)
@@ -242,7 +245,7 @@ class Upkeep:
             self._depot.drop_departure(uid)
             return False
         is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)
-        if self._storing is not None and not is_stored:
+        if self._storing is not None and storage is Storage.OBJECT_STORE and not is_stored:
             self._storing.begin(uid)
         return True
 

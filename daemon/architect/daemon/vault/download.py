@@ -1,8 +1,9 @@
 """A checkpoint from the object store into a directory that appears whole or not at all.
 
 The envelope comes first and is judged before a shard is asked for. Shards come in parallel; each is
-compared with the envelope, authenticated, expanded to the length that it must have, and written to
-its place.
+compared with the envelope, authenticated, expanded to the length that it must have, written to its
+place and noted, so that none comes twice: neither to the daemon that follows one that ended in the
+middle, nor after a store that stayed away for longer than it was waited for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from typing import Final
 from architect.checkpoint import envelope
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
-from architect.core.errors import FormatError, Rejected, Unavailable
+from architect.core.errors import FormatError, Rejected, Retryable, Unavailable
 from architect.daemon.checkpoint.landing import Landing
-from architect.daemon.vault import shards
+from architect.daemon.vault import received, shards
+from architect.daemon.vault.received import Received
 from architect.daemon.vault.shards import ShardName
 from architect.daemon.vault.stream import Stream
 from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
@@ -39,6 +41,8 @@ class Downloaded:
 
     manifest: Manifest
     seconds: float
+    resumed_shards: int
+    """So many had come to an earlier attempt."""
 
 
 class Downloader:
@@ -93,18 +97,35 @@ class Downloader:
         """Get what *described* lists into the directory *target*, whole.
 
         If it raises, there is nothing at *target*: what :meth:`Landing.prepare` and the store say;
-        FormatError for a shard that is damaged or not of this checkpoint; Unavailable.
+        FormatError for a shard that is damaged or not of this checkpoint; Unavailable. After what
+        another try may settle, that try goes on with the shards that have come.
         """
-        started = time.monotonic()
+        started, manifest = time.monotonic(), described.manifest
         with Landing(target) as landing:
-            landing.prepare(described.manifest, floor_bytes=floor_bytes)
-            self._get_all(described, data_key, landing, ends_at=started + timeout_seconds)
-            landing.commit(described.manifest, is_durable=is_durable)
-        return Downloaded(manifest=described.manifest, seconds=time.monotonic() - started)
+            noted = _prepare(landing, manifest, floor_bytes=floor_bytes)
+            resumed = len(noted.shards)
+            try:
+                self._get_all(
+                    described, data_key, landing, noted, ends_at=started + timeout_seconds
+                )
+            except Retryable:
+                landing.keep()
+                raise
+            landing.commit(manifest, is_durable=is_durable)
+        return Downloaded(
+            manifest=manifest, seconds=time.monotonic() - started, resumed_shards=resumed
+        )
 
     def _get_all(
-        self, described: Envelope, data_key: bytes, landing: Landing, *, ends_at: float
+        self,
+        described: Envelope,
+        data_key: bytes,
+        landing: Landing,
+        noted: Received,
+        *,
+        ends_at: float,
     ) -> None:
+        """Get every shard that is not noted. The first failure ends all."""
         manifest, stream = described.manifest, Stream(described.manifest)
         patience, ended = Patience(self._patience_seconds), threading.Event()
 
@@ -140,8 +161,21 @@ class Downloader:
                 )
                 del sealed
                 _write(landing, stream, number * envelope.SHARD_BYTES, plain)
+            noted.add(number)
 
-        together(get, range(len(described.shards)), ended=ended, streams=STREAMS, name="download")
+        missing = [n for n in range(len(described.shards)) if n not in noted.shards]
+        together(get, missing, ended=ended, streams=STREAMS, name="download")
+
+
+def _prepare(landing: Landing, manifest: Manifest, *, floor_bytes: int) -> Received:
+    """Have the files be there; return what of them has come already."""
+    noted = received.resume(landing.notes, manifest_sha256=manifest.sha256)
+    if noted is None:
+        landing.prepare(manifest, floor_bytes=floor_bytes)
+        return received.begin(landing.notes, manifest_sha256=manifest.sha256)
+    have = sum(envelope.shard_length(manifest.total_bytes, n) for n in noted.shards)
+    landing.go_on(manifest, missing_bytes=manifest.total_bytes - have, floor_bytes=floor_bytes)
+    return noted
 
 
 def _write(landing: Landing, stream: Stream, start: int, plain: bytes) -> None:

@@ -1,17 +1,14 @@
 """An upload on this node's disk, so that a daemon that starts goes on with it.
 
-One file, mode 0600: a line that begins the upload, and one for each shard that lies in the store.
-The data key is in it, beside the memory that it protects elsewhere. Lines are not synchronised:
-what a power cut takes away is uploaded once more.
+A line that begins the upload, and one for each shard that lies in the store. The data key is in it,
+beside the memory that it protects elsewhere.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import logging
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,13 +18,11 @@ from typing import Any, Final
 from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import Codec, Shard
 from architect.core.errors import FormatError
+from architect.daemon.vault import journal
 
 VERSION: Final = 1
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES: Final = 64 * 1024**2
-"""A line has 120 bytes: enough for the most shards that an envelope lists."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -60,16 +55,14 @@ class Progress:
         with self._lock:
             self.shards[number] = shard
             try:
-                _append(self.path, line)
+                journal.append(self.path, line)
             except OSError as error:
                 log.warning("shard %d is not noted: %s", number, error)
 
 
 def begin(path: Path, begun: Begun) -> Progress:
     """Begin an upload anew. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    _append(
+    journal.begin(
         path,
         {
             "version": VERSION,
@@ -85,26 +78,20 @@ def begin(path: Path, begun: Begun) -> Progress:
 
 def resume(path: Path, *, manifest_sha256: str) -> Progress | None:
     """Return how far an upload of exactly this checkpoint came; None: it begins anew."""
+    lines = journal.read(path)
     try:
-        with open(path, "rb") as file:
-            lines = file.read(MAX_BYTES).splitlines()
-        begun = _begun(json.loads(lines[0]))
-    except (OSError, ValueError, IndexError, KeyError, TypeError, FormatError):
+        begun = _begun(lines[0])
+    except (ValueError, IndexError, KeyError, TypeError, FormatError):
         return None
     if begun.manifest_sha256 != manifest_sha256:
         return None
-    found = Progress(begun=begun, path=path)
-    for line in lines[1:]:
-        try:
-            value = json.loads(line)
-            found.shards[int(value["n"])] = Shard(
-                size=int(value["size"]), sha256=str(value["sha256"]), codec=Codec(value["codec"])
-            )
-        except (ValueError, KeyError, TypeError):
-            break  # cut in the middle; what comes behind it is uploaded again
-    # From here on lines are added behind whole ones only.
+    # Written anew, so that lines are added behind whole ones only.
     rest = begin(path, begun)
-    for number, shard in found.shards.items():
+    for value in lines[1:]:
+        try:
+            number, shard = _shard(value)
+        except (ValueError, KeyError, TypeError):
+            break  # what comes behind it is uploaded again
         rest.add(number, shard)
     return rest
 
@@ -124,13 +111,10 @@ def _begun(value: Mapping[str, Any]) -> Begun:
     return begun
 
 
-def _append(path: Path, value: Mapping[str, Any]) -> None:
-    line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(fd, line)
-    finally:
-        os.close(fd)
+def _shard(value: Mapping[str, Any]) -> tuple[int, Shard]:
+    return int(value["n"]), Shard(
+        size=int(value["size"]), sha256=str(value["sha256"]), codec=Codec(value["codec"])
+    )
 
 
 def _encoded(raw: bytes) -> str:

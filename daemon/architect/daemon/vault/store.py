@@ -20,6 +20,7 @@ from concurrent import futures
 from typing import Any, Final
 
 from architect.checkpoint import envelope
+from architect.cloud import addresses
 from architect.core.errors import ArchitectError, ConfigError, FormatError, Rejected, Unavailable
 from architect.objectstore import errors, trust
 from architect.objectstore.settings import StoreSettings
@@ -323,7 +324,7 @@ def _tls(settings: StoreSettings, crt_io: Any) -> Any:
     if not settings.is_encrypted:
         return None
     # It says what is wrong with a file, which awscrt does not.
-    trust.context_of(settings)
+    addresses.tls_context(settings.ca_file)
     options = crt_io.TlsContextOptions()
     try:
         if settings.ca_file:

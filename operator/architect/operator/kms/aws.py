@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from architect.objectstore.errors import bounded
+from architect.cloud import addresses
+from architect.cloud.translation import translated
+from architect.core.errors import ConfigError
 from architect.operator.kms import errors
 from architect.operator.kms.seal import Keeper, Seal
 from architect.operator.kms.service import DataKey
@@ -60,7 +61,7 @@ class Aws:
     def make(self, context: Mapping[str, str]) -> DataKey:
         """Have a data key made. Needs ``kms:GenerateDataKey``."""
         what = f"have a data key made with {self._settings.key_id}"
-        with self._translated(what):
+        with _translated(what):
             answer = self._client.generate_data_key(
                 KeyId=self._settings.key_id, KeySpec="AES_256", EncryptionContext=dict(context)
             )
@@ -83,7 +84,7 @@ class Aws:
             )
         key = key_in(self._settings.region, seal.used_key)
         what = f"have the data key decrypted with {key}"
-        with self._translated(what):
+        with _translated(what):
             plain = self._client.decrypt(
                 CiphertextBlob=seal.wrapped, KeyId=key, EncryptionContext=dict(seal.context)
             )["Plaintext"]
@@ -112,10 +113,9 @@ class Aws:
             )
         if settings.ca_file:
             try:
-                ssl.create_default_context(cafile=settings.ca_file)
-            except (OSError, ValueError) as error:
-                text = f"CA file {settings.ca_file!r:.300} cannot be used: {error}"
-                raise errors.refused(text, errors.UNTRUSTED) from error
+                addresses.tls_context(settings.ca_file)
+            except ConfigError as error:
+                raise errors.refused(error.message, errors.UNTRUSTED) from error
         session = botocore.session.Session()
         if settings.credentials_file:
             # A profile that is named goes before the environment, which has the object store's.
@@ -137,44 +137,6 @@ class Aws:
             verify=settings.ca_file or None,
         )
 
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        """Raise what botocore does as an error of ours."""
-        import botocore.exceptions as known
-        import botocore.parsers
-
-        try:
-            yield
-        except known.ClientError as error:
-            answer = error.response
-            said = answer.get("Error", {})
-            raise errors.named(
-                int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0),
-                str(said.get("Code", "")),
-                str(said.get("Message", "")),
-                what=what,
-            ) from error
-        except (
-            known.NoCredentialsError,
-            known.PartialCredentialsError,
-            known.ProfileNotFound,
-            known.ConfigParseError,
-        ) as error:
-            raise errors.refused(f"cannot {what}: {error}", errors.NO_CREDENTIALS) from error
-        except known.SSLError as error:
-            text = f"cannot {what}: {bounded(str(error))}"
-            raise errors.refused(text, errors.UNTRUSTED) from error
-        except known.BotoCoreError as error:
-            raise errors.unreachable(str(error), what=what) from error
-        except (
-            botocore.parsers.ResponseParserError,
-            *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        ) as error:
-            # Of an answer that is no KMS's, such as a proxy's page. Its text is not repeated: it
-            # may quote the answer.
-            said = f"an answer that is none ({type(error).__name__})"
-            raise errors.unreachable(said, what=what) from error
-
 
 def key_in(region: str, arn: str) -> str:
     """Return the key *arn* as the service of *region* calls it.
@@ -190,3 +152,10 @@ def key_in(region: str, arn: str) -> str:
 
 def _is_bytes(value: Any, least: int, most: int) -> bool:
     return isinstance(value, bytes) and least <= len(value) <= most
+
+
+def _translated(what: str) -> contextlib.AbstractContextManager[None]:
+    """Raise what botocore does as an error of ours."""
+    return translated(
+        errors.SAYS, what=what, no_credentials=errors.NO_CREDENTIALS, untrusted=errors.UNTRUSTED
+    )

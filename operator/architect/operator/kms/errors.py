@@ -6,17 +6,16 @@
                      of these
     Unavailable      no answer, one that is none, or one that says to come again
 
-Codes are those of AWS KMS, and of STS, where a role's credentials come from. A text says what was
-tried and a bounded part of what the service said, which has no key in it.
+Codes are those of AWS KMS, and of STS, where a role's credentials come from. How it is decided
+which error it is: :mod:`architect.cloud.answers`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
-from architect.core.errors import Rejected, Unavailable
-from architect.objectstore.errors import bounded
+from architect.cloud.answers import Vocabulary
+from architect.core.errors import Rejected, Retryable
 
 NOT_CONFIGURED: Final = "KmsNotConfigured"
 OTHER_PROVIDER: Final = "KmsOtherProvider"
@@ -78,51 +77,38 @@ _HINTS: Final = {
     NOT_REVERSIBLE: "the service gave a data key and opened its encrypted form to something else",
 }
 
-_LATER: Final = {
-    "DependencyTimeoutException",
-    "ExpiredTokenException",
-    "InternalFailure",
-    "KMSInternalException",
-    "KeyUnavailableException",
-    "LimitExceededException",
-    "RequestExpired",
-    "ServiceUnavailable",
-    "ServiceUnavailableException",
-    "Throttling",
-    "ThrottlingException",
-}
-"""Codes of what another try may settle; some of them come with status 400."""
+
+class _KmsVocabulary(Vocabulary):
+    def named(self, status: int, code: str, message: str, *, what: str) -> Rejected | Retryable:
+        """Tell the states of a key apart that nobody can use now, which have one code."""
+        error = super().named(status, code, message, what=what)
+        is_unusable = isinstance(error, Rejected) and error.reason == KEY_UNUSABLE
+        if is_unusable and "pending deletion" in message.lower():
+            return self.refused(error.message, KEY_PENDING_DELETION)
+        return error
 
 
-def named(status: int, code: str, message: str, *, what: str) -> Rejected | Unavailable:
-    """Return the error for an answer that is not a success.
+SAYS: Final = _KmsVocabulary(
+    reasons=_REASONS,
+    hints=_HINTS,
+    busy=frozenset(
+        {
+            "DependencyTimeoutException",
+            "ExpiredTokenException",
+            "InternalFailure",
+            "KMSInternalException",
+            "KeyUnavailableException",
+            "LimitExceededException",
+            "RequestExpired",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+            "Throttling",
+            "ThrottlingException",
+        }
+    ),
+    busy_seconds=RETRY_SECONDS,
+    unreachable_hint="is the key management service reachable?",
+    prefix="Kms",
+)
 
-    *what* says what was tried (``open a data key with …``).
-    """
-    said = " ".join(filter(None, (str(status or ""), bounded(code))))
-    text = f"cannot {what}: {said}" + (f": {bounded(message)}" if message else "")
-    if code in _LATER or status == 429 or status >= 500:
-        return Unavailable(text, delay_seconds=RETRY_SECONDS)
-    reason = _REASONS.get(code)
-    if reason == KEY_UNUSABLE and "pending deletion" in message.lower():
-        reason = KEY_PENDING_DELETION
-    return refused(text, reason or _word(code) or f"KmsStatus{status}")
-
-
-def refused(text: str, reason: str) -> Rejected:
-    """Return the error of that reason, with the hint that belongs to it."""
-    return Rejected(text, reason=reason, hint=_HINTS.get(reason, ""))
-
-
-def unreachable(said: str, *, what: str) -> Unavailable:
-    """Return the error for a request without an answer, or with one that is none."""
-    return Unavailable(
-        f"cannot {what}: {bounded(said)}",
-        delay_seconds=RETRY_SECONDS,
-        hint="is the key management service reachable?",
-    )
-
-
-def _word(code: str) -> str:
-    """Return a code that nobody foresaw as a reason, if it can be one."""
-    return f"Kms{code}" if re.fullmatch(r"[A-Z][A-Za-z0-9]{2,60}", code) else ""
+named, refused, unreachable = SAYS.named, SAYS.refused, SAYS.unreachable

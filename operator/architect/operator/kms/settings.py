@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from architect.cloud import addresses
 from architect.core.errors import ConfigError
 from architect.objectstore.options import StoreOptions
-from architect.objectstore.settings import is_endpoint, is_region
 
 PROVIDERS: Final = ("", "aws")
 
@@ -53,7 +53,7 @@ class KmsSettings:
 
     def __post_init__(self) -> None:
         arn = _ARN.fullmatch(self.key_id)
-        for field, is_fine, allowed in (
+        checks = (
             (
                 "key_id",
                 arn or _NAME.fullmatch(self.key_id),
@@ -65,27 +65,15 @@ class KmsSettings:
                 "a name of 1 to 128 letters, digits, ., _, / and -, with a letter or digit at both "
                 "ends",
             ),
-            ("region", is_region(self.region), "a region's name, such as us-east-1"),
+            *addresses.checks(region=self.region, endpoint=self.endpoint, ca_file=self.ca_file),
             ("region", not arn or arn[1] == self.region, "the region in the key's ARN"),
-            (
-                "endpoint",
-                not self.endpoint or is_endpoint(self.endpoint),
-                "http(s)://host or http(s)://host:port, with no path or user",
-            ),
-            ("ca_file", not self.ca_file or Path(self.ca_file).is_absolute(), "an absolute path"),
-            (
-                "ca_file",
-                not self.ca_file or not self.endpoint.startswith("http:"),
-                "for an endpoint of http, which has no certificates",
-            ),
             (
                 "credentials_file",
                 not self.credentials_file or Path(self.credentials_file).is_absolute(),
                 "an absolute path",
             ),
-        ):
-            if not is_fine:
-                raise ConfigError(f"{field}: {getattr(self, field)!r:.600} is not {allowed}")
+        )
+        addresses.require(self, checks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +114,7 @@ class KmsOptions(StoreOptions):
         if not self.kms_provider:
             return None
         arn = _ARN.fullmatch(self.kms_key_id)
-        try:
+        with addresses.named("kms_"):
             return KmsSettings(
                 key_id=self.kms_key_id,
                 cluster=self.kms_cluster,
@@ -136,8 +124,6 @@ class KmsOptions(StoreOptions):
                 credentials_file=self.kms_credentials_file,
                 unseal=self.kms_unseal,
             )
-        except ConfigError as error:
-            raise ConfigError(f"kms_{error.message}") from error
 
 
 HELP: Final[Mapping[str, str]] = {

@@ -126,6 +126,60 @@ def test_a_sweep_takes_what_is_left_and_nothing_else(tmp_path: Path) -> None:
     assert landing.sweep(tmp_path / "not-there") == []
 
 
+def test_what_is_kept_is_gone_on_with(tmp_path: Path, source: Manifest) -> None:
+    target = tmp_path / "store/web-1234"
+    first, *others = source.pieces
+    with pytest.raises(RuntimeError), Landing(target) as arrival:
+        arrival.prepare(source)
+        with arrival.open(first) as part:
+            part.write((tmp_path / "source" / first.name).read_bytes(), 0)
+        arrival.notes.write_text("the first")
+        arrival.keep()
+        raise RuntimeError
+    assert not target.exists()
+    with Landing(target) as arrival:
+        assert arrival.notes.read_text() == "the first"
+        arrival.go_on(source, missing_bytes=sum(piece.size for piece in others))
+        for piece in others:
+            with arrival.open(piece) as part:
+                part.write((tmp_path / "source" / piece.name).read_bytes(), 0)
+        arrival.commit(source, is_durable=False)
+    contents.verify(target, source)
+
+
+def test_who_comes_to_nothing_leaves_what_another_has_kept(
+    tmp_path: Path, source: Manifest
+) -> None:
+    target = tmp_path / "web-1234"
+    with Landing(target) as arrival:
+        arrival.prepare(source)
+        arrival.notes.write_text("all")
+        arrival.keep()
+    with pytest.raises(RuntimeError), Landing(target):
+        raise RuntimeError
+    with Landing(target) as arrival:
+        assert arrival.notes.read_text() == "all"
+        arrival.prepare(source)
+        assert not arrival.notes.exists(), "it begins anew"
+
+
+def test_to_go_on_takes_room_as_well(tmp_path: Path, source: Manifest) -> None:
+    with pytest.raises(NodeError) as caught, Landing(tmp_path / "c") as arrival:
+        arrival.go_on(source, missing_bytes=1 << 60)
+    assert caught.value.reason == "DiskFull"
+    assert list(tmp_path.glob("c*")) == []
+
+
+def test_a_sweep_leaves_what_somebody_goes_on_with(tmp_path: Path) -> None:
+    for name in ("wanted", "unwanted", "empty"):
+        (tmp_path / f"{name}.partial").mkdir()
+        if name != "empty":
+            (tmp_path / f"{name}.partial" / landing.NOTES).touch()
+    removed = landing.sweep(tmp_path, is_wanted=lambda name: name in ("wanted", "empty"))
+    assert [path.name for path in removed] == ["empty.partial", "unwanted.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == ["wanted.partial"]
+
+
 def test_a_lock_on_what_was_moved_meanwhile_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

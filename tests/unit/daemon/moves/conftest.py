@@ -16,6 +16,7 @@ from typing import Any, cast
 import pytest
 
 from architect.api.keeper import PodState
+from architect.api.policy import Storage
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, Rejected
 from architect.daemon import status
@@ -212,6 +213,8 @@ class Node:
         self.fetch: Callable[..., object] = self._no_fetch
         self.retrieve: Callable[..., None] = self._no_fetch
         self.to_store: list[str] = []
+        self.has_store = True
+        self.default_storage = Storage.OBJECT_STORE
         self.storing: Any = None
         self.requests: Any = None
         self.now = time.time()
@@ -294,7 +297,8 @@ class Node:
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
-            store=self.to_store.append,
+            store=self.to_store.append if self.has_store else None,
+            default_storage=self.default_storage,
         )
 
     def _tell(self, pod: Any, note: status.Note) -> None:

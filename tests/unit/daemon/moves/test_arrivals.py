@@ -513,10 +513,13 @@ def wanting(node: Any, policy: OnRestoreFailure, name: str = "new", **metadata: 
 class Source:
     """Another node's daemon, with which the checkpoint lies."""
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, *, leaves: str = "") -> None:
         self.node = node
         self.asked = 0
         self.works = False
+        self.trouble: BaseException = Unavailable("connection refused")
+        self.leaves = leaves
+        """Name of a file in what has come until then."""
         node.saved()
         node.checkpoint("old")["status"]["location"]["peer"]["node"] = "node2"
         node.fetch = self.fetch
@@ -524,7 +527,11 @@ class Source:
     def fetch(self, _: str, checkpoint_id: str, target: Path, **more: Any) -> None:
         self.asked += 1
         if not self.works:
-            raise Unavailable("connection refused")
+            if self.leaves:
+                half = target.with_name(f"{target.name}.partial")
+                half.mkdir(exist_ok=True)
+                (half / self.leaves).touch()
+            raise self.trouble
         directory = self.node.depot.departure(checkpoint_id)
         more["accept"](contents.read(directory))
         directory.rename(target)
@@ -548,6 +555,48 @@ def test_what_cannot_be_fetched_is_tried_again_at_each_start(node: Any) -> None:
         "reason": "Restored",
         "message": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_kept"),
+    [
+        (OnRestoreFailure.RETRY, True),
+        (OnRestoreFailure.FAIL, False),
+        (OnRestoreFailure.FRESH, False),
+    ],
+)
+def test_what_has_come_so_far_stays_as_long_as_it_is_tried_again(
+    node: Any, policy: OnRestoreFailure, is_kept: bool
+) -> None:
+    Source(node, leaves=".notes")
+    wanting(node, policy)
+    node.arriving("new")
+    half = node.state / "arrivals/uid-new.partial"
+    assert half.exists() is is_kept
+    node.restart()
+    node.watched()
+    node.upkeep.run()
+    assert half.exists() is is_kept
+    node.gone("new")
+    node.watched()
+    node.upkeep.run()
+    node.upkeep.run()
+    assert not half.exists()
+
+
+def test_what_has_come_when_the_daemon_ended_stays_for_the_next_one(node: Any) -> None:
+    source = Source(node, leaves=".notes")
+    source.trouble = SystemExit()
+    wanting(node, OnRestoreFailure.FRESH)
+    with pytest.raises(SystemExit):
+        node.arriving("new")
+    node.restart()
+    node.watched()
+    node.upkeep.run()
+    assert (node.state / "arrivals/uid-new.partial/.notes").exists()
+    (node.state / "arrivals/uid-new.fresh").touch()  # the runtime waits no longer
+    node.upkeep.run()
+    assert not (node.state / "arrivals/uid-new.partial").exists()
 
 
 def test_what_cannot_be_fetched_is_told_once_and_waits_for_its_user(node: Any) -> None:

@@ -39,6 +39,7 @@ class VaultDouble:
 
         class Downloaded:
             seconds = 0.1
+            resumed_shards = 0
 
         return Downloaded()
 

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from architect.api import names
+from architect.api.policy import ContainerPolicy, Policy, Storage
 from architect.core.errors import Rejected, Unavailable
 from architect.daemon.moves.storing import Storing
 
@@ -34,6 +36,63 @@ def _storing(node: Any, vault: Any, *, delay_seconds: float = 0.0) -> Storing:
 def test_a_saved_pod_is_handed_to_it(node: Any) -> None:
     node.saved()
     assert node.to_store == ["uid-old"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "usual", "has_store", "storage", "stored"),
+    [
+        (None, Storage.OBJECT_STORE, True, "ObjectStore", None),
+        (None, Storage.NODE, True, "Node", "False StaysOnNode"),
+        (Storage.NODE, Storage.OBJECT_STORE, True, "Node", "False StaysOnNode"),
+        (Storage.OBJECT_STORE, Storage.NODE, True, "ObjectStore", None),
+        (None, Storage.OBJECT_STORE, False, "Node", None),
+        (Storage.NODE, Storage.OBJECT_STORE, False, "Node", None),
+        (Storage.OBJECT_STORE, Storage.NODE, False, "ObjectStore", "False NoObjectStore"),
+    ],
+)
+def test_a_pod_says_where_it_may_lie_and_else_the_cluster(
+    node: Any,
+    wish: Storage | None,
+    usual: Storage,
+    has_store: bool,
+    storage: str,
+    stored: str | None,
+) -> None:
+    node.has_store, node.default_storage = has_store, usual
+    node.restart()
+    node.pod("old", annotations=wishing(wish))
+    node.delete("old")
+    assert node.departures._job(node.ref("old")).result().is_captured
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    assert node.checkpoint("old")["spec"]["storage"] == storage
+    assert node.conditions("old").get("Stored") == stored
+    assert node.to_store == (["uid-old"] if has_store and storage == "ObjectStore" else [])
+
+
+def wishing(storage: Storage | None) -> dict[str, str]:
+    made = Policy(containers={"app": ContainerPolicy()}, storage=storage)
+    return {names.POLICY: made.to_json()}
+
+
+def test_what_stays_on_its_node_stays_there_whatever_daemon_finds_it(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    node.pod("old", annotations=wishing(Storage.NODE))
+    node.delete("old")
+    assert node.departures._job(node.ref("old")).result().is_captured
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    node.restart()
+    node.watched()
+    assert node.upkeep.run()
+    # Its daemon ended before it was said.
+    node.checkpoint("old")["status"]["conditions"] = []
+    assert node.upkeep.run()
+    assert node.conditions("old") == {
+        "Captured": "True Captured",
+        "Available": "True OnPeer",
+        "Stored": "False StaysOnNode",
+    }
+    assert (storing._jobs, vault.uploaded) == ({}, [])
 
 
 def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: Any) -> None:

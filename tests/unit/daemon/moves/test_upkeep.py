@@ -117,6 +117,9 @@ def test_nothing_is_decided_before_the_pods_are_known(node: Any) -> None:
 def test_a_daemon_that_ended_after_the_pod_had_left_is_finished(
     node: Any, monkeypatch: pytest.MonkeyPatch, op: str
 ) -> None:
+    node.has_store = False
+    node.restart()
+
     def killed(*_: Any) -> None:
         raise SystemExit
 
