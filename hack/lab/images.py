@@ -74,7 +74,7 @@ def gvisor(cache: Cache, name: str) -> Image:
     program = gomodules.tool(cache, gomodules.RUNSC)
 
     def build(directory: Path) -> None:
-        _from_files(directory, name, {"out/runsc": program}, entrypoint=["/out/runsc"])
+        from_files(directory, name, {"out/runsc": program}, entrypoint=["/out/runsc"])
 
     return Image(name, artefact(cache, name, [program.parent.parent.name], build))
 
