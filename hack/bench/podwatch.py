@@ -39,8 +39,13 @@ class PodWatch:
         self._is_closed = True
 
     def newcomers(self) -> dict[str, dict[str, Any]]:
-        """Return the pods, by uid, that were not there at the beginning."""
+        """Return the pods, by uid, that were not there at the beginning.
+
+        Raises BenchError if the watch ended: nobody tells of more.
+        """
         with self._changed:
+            if self._error:
+                raise BenchError(f"the watch of pods: {self._error}")
             return {uid: pod for uid, pod in self._pods.items() if uid not in self._before}
 
     def when(self, uid: str, milestone: str) -> float:
