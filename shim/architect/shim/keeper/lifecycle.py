@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from architect.api.keeper import PodState
-from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.api.policy import OnRestoreFailure
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 
 
 class Step(enum.Enum):
@@ -151,6 +152,25 @@ def stays_asleep(
     """
     is_calm = state in (PodState.AWAKE, PodState.ASLEEP)
     return has_slept and may_move_asleep and is_calm and not is_running
+
+
+def after_failed_wake(wish: OnRestoreFailure, error: ArchitectError | OSError) -> OnRestoreFailure:
+    """Return what happens to a pod that could not be woken for *error*; its policy is *wish*."""
+    if isinstance(error, FormatError):
+        # What another version wrote is not broken: that version can restore it.
+        return OnRestoreFailure.FAIL
+    reason = Refusal.of(error).reason
+    if reason in _LASTING and wish is OnRestoreFailure.RETRY:
+        return OnRestoreFailure.FAIL
+    if reason in _UNKNOWN and wish is OnRestoreFailure.FRESH:
+        return OnRestoreFailure.RETRY
+    return wish
+
+
+_LASTING: Final = frozenset({"VolumeChanged"})
+"""Reasons that no pause mends."""
+_UNKNOWN: Final = frozenset({"VolumeUnknown"})
+"""Reasons that say nothing about the image: it is not given up for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
-from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.core.errors import ArchitectError, Rejected
 from architect.shim.keeper import cpuquota, criu, images, lifecycle, runs
 from architect.shim.keeper.admission import Admission
 from architect.shim.keeper.container import Container, TreeLost
@@ -37,9 +37,6 @@ _TRANSIENT: Final = frozenset(
     {"Busy", "InFlight", "NotRunning", "NoSpace", "UnheldSocket", *runs.ACCIDENTS}
 )
 """Reasons that say nothing about the next attempt; others are refused until the pod changes."""
-
-_LASTING: Final = frozenset({"VolumeChanged"})
-"""Reasons for which no restore will do: a pause mends nothing."""
 
 Emit = Callable[[Event, dict[str, Any]], None]
 
@@ -392,12 +389,7 @@ class Pod:
 
     def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
         failure = Refusal.of(error)
-        policy = self.policy.on_restore_failure
-        if isinstance(error, FormatError):
-            # What another version wrote is not broken: that version can restore it.
-            policy = OnRestoreFailure.FAIL
-        elif failure.reason in _LASTING and policy is OnRestoreFailure.RETRY:
-            policy = OnRestoreFailure.FAIL
+        policy = lifecycle.after_failed_wake(self.policy.on_restore_failure, error)
         self._step(Step.RESTORE_FAILED, failure.reason)
         self._failures += 1
         self._tell(Event.WAKE_FAILED, **failure.as_dict(), policy=policy.value)

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api.keeper import PodState
-from architect.core.errors import Rejected
+from architect.api.policy import OnRestoreFailure
+from architect.core.errors import FormatError, NodeError, Rejected
 from architect.shim.keeper.lifecycle import (
     Answer,
     Step,
     after,
+    after_failed_wake,
     capture_request,
     sleep_request,
     stays_asleep,
@@ -117,3 +119,22 @@ def test_who_comes_sleeps_on_where_nothing_speaks_against_it(
     )
     is_free = not is_running and state in (PodState.AWAKE, PodState.ASLEEP)
     assert stays is (has_slept and may_move_asleep and is_free)
+
+
+FRESH, RETRY, FAIL = OnRestoreFailure.FRESH, OnRestoreFailure.RETRY, OnRestoreFailure.FAIL
+
+
+@pytest.mark.parametrize(
+    ("error", "outcomes"),
+    [
+        (NodeError("restore ended with status 1", reason="Unknown"), (FRESH, RETRY, FAIL)),
+        (OSError("no such device"), (FRESH, RETRY, FAIL)),
+        (FormatError("meta.json is of version 9"), (FAIL, FAIL, FAIL)),
+        (NodeError("it was written", reason="VolumeChanged"), (FRESH, FAIL, FAIL)),
+        (NodeError("nobody knows", reason="VolumeUnknown"), (RETRY, RETRY, FAIL)),
+    ],
+)
+def test_what_follows_a_wake_that_failed_depends_on_what_failed(
+    error: NodeError | FormatError | OSError, outcomes: tuple[OnRestoreFailure, ...]
+) -> None:
+    assert tuple(after_failed_wake(wish, error) for wish in (FRESH, RETRY, FAIL)) == outcomes
