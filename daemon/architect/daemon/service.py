@@ -119,6 +119,7 @@ class Daemon:
             metrics=self._metrics,
             identity=identity,
         )
+        turns = Turns(config.max_concurrent_captures)
         vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
         self._storing: Storing | None = None
         retrieving: Retrieving | None = None
@@ -134,6 +135,7 @@ class Daemon:
                 vault=vault,
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
+                is_busy=lambda: turns.are_wanted or self._peer.is_serving,
             )
         self._arrivals = Arrivals(
             api,
@@ -168,7 +170,6 @@ class Daemon:
             copies=copies,
             patience_seconds=config.capture_patience_seconds,
         )
-        turns = Turns(config.max_concurrent_captures)
         self._departures = Departures(
             api,
             node=config.node_name,

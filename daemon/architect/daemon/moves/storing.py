@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -30,18 +31,31 @@ AT_ONCE: Final = 4
 
 STEP_SECONDS: Final = 0.5
 
+MOST_DELAYS: Final = 4.0
+"""How many times its delay an upload waits for those who come and leave: not for ever, since the
+node may be about to end."""
+
 
 class Storing:
     """Of one node. Safe to use from several threads."""
 
     def __init__(
-        self, api: Api, *, depot: Depot, vault: Vault, metrics: Metrics, delay_seconds: float
+        self,
+        api: Api,
+        *,
+        depot: Depot,
+        vault: Vault,
+        metrics: Metrics,
+        delay_seconds: float,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Prepare; *is_busy* tells whether pods leave this node or are fetched from it just now."""
         self._api = api
         self._depot = depot
         self._vault = vault
         self._metrics = metrics
         self._delay_seconds = delay_seconds
+        self._is_busy = is_busy
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
@@ -53,8 +67,7 @@ class Storing:
             job = self._jobs.get(uid)
             if self._closed.is_set() or (job is not None and not job.done()):
                 return
-            due = time.monotonic() + self._delay_seconds
-            self._jobs[uid] = self._pool.submit(self._run, uid, due)
+            self._jobs[uid] = self._pool.submit(self._run, uid, time.monotonic())
 
     def keep_only(self, uids: set[str]) -> None:
         """Let go of what was noted about all saved pods but *uids*."""
@@ -69,9 +82,9 @@ class Storing:
             self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self, uid: str, due: float) -> None:
-        while (left := due - time.monotonic()) > 0 and self._is_wanted(uid):
-            self._closed.wait(min(left, STEP_SECONDS))
+    def _run(self, uid: str, saved_at: float) -> None:
+        while self._is_early(saved_at) and self._is_wanted(uid):
+            self._closed.wait(min(self._delay_seconds, STEP_SECONDS))
         try:
             self._store(uid)
         except (ArchitectError, OSError) as error:
@@ -82,6 +95,13 @@ class Storing:
             self._metrics.failures.labels("store", reason).inc()
             log.error("pod %s is not in the object store: %s", uid, error)
             self._say(uid, objects.not_stored(reason, str(error)))
+
+    def _is_early(self, saved_at: float) -> bool:
+        """Whether it is somebody else's time: most of who leave are fetched at once, and gone."""
+        waited = time.monotonic() - saved_at
+        if waited < self._delay_seconds:
+            return True
+        return waited < MOST_DELAYS * self._delay_seconds and self._is_busy()
 
     def _store(self, uid: str) -> None:
         directory = self._depot.departure(uid)

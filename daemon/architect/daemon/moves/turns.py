@@ -15,6 +15,11 @@ class Turns:
         self._changed = threading.Condition()
         self._pods: set[str] = set()
 
+    @property
+    def are_wanted(self) -> bool:
+        """Whether a pod has its turn, or waits for it."""
+        return bool(self._pods)
+
     @contextlib.contextmanager
     def of(self, uid: str) -> Iterator[None]:
         """Wait for the turn of pod *uid*, which lasts as long as the block.

@@ -129,6 +129,11 @@ class PeerServer:
         server.start()
         log.info("serving checkpoints to other nodes on port %d", self.port)
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether a node gets something at this moment."""
+        return bool(self._calls)
+
     def stop(self, *, grace_seconds: float = 1.0) -> None:
         """End; calls under way have *grace_seconds*. Their callers go on where they were."""
         if self._server is None or self._pool is None:

@@ -70,6 +70,11 @@ class Peer:
         """Where it serves; 0 before it does."""
         return 0 if self._server is None else self._server.port
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether another node gets something at this moment."""
+        return self._server is not None and self._server.is_serving
+
     def run(self, stop: threading.Event) -> None:
         """Serve until *stop*; :meth:`close` after setting it."""
         serving = threading.Thread(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -21,13 +22,20 @@ def storing(node: Any, vault: Any) -> Iterator[Storing]:
     made.close()
 
 
-def _storing(node: Any, vault: Any, *, delay_seconds: float = 0.0) -> Storing:
+def _storing(
+    node: Any,
+    vault: Any,
+    *,
+    delay_seconds: float = 0.0,
+    is_busy: Callable[[], bool] = lambda: False,
+) -> Storing:
     made = Storing(
         node.api,
         depot=node.depot,
         vault=cast(Any, vault),
         metrics=node.metrics,
         delay_seconds=delay_seconds,
+        is_busy=is_busy,
     )
     node.storing = made
     return made
@@ -115,6 +123,23 @@ def test_one_that_goes_on_first_is_never_sent(node: Any, vault: Any) -> None:
     node.until(lambda: not storing._jobs or storing._jobs["uid-old"].done())
     assert vault.uploaded == []
     assert "Stored" not in node.conditions("old")
+    storing.close()
+
+
+def test_others_that_leave_come_first_and_not_for_ever(node: Any, vault: Any) -> None:
+    asked: list[float] = []
+
+    def is_busy() -> bool:
+        asked.append(time.monotonic())
+        return True
+
+    storing = _storing(node, vault, delay_seconds=0.2, is_busy=is_busy)
+    node.saved()
+    began = time.monotonic()
+    storing.begin("uid-old")
+    node.until(lambda: vault.uploaded == ["uid-old"])
+    assert time.monotonic() - began >= 4 * 0.2
+    assert asked
     storing.close()
 
 
