@@ -5,6 +5,7 @@ Each has a limit of time; of its output the end is kept.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -47,12 +48,14 @@ class Children:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._waiting: dict[int, Future[int]] = {}
+        self._early: dict[int, int] | None = None
+        """Wait statuses that come while a child is started, whose pid is not known here yet."""
 
     def spawn(self, argv: list[str], *, output: int) -> tuple[int, Future[int]]:
         """Start a program and return its pid and, later, its status. Raises OSError."""
         future: Future[int] = Future()
-        # It may end before its pid is known here.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        early: dict[int, int] = {}
+        self._early = early
         try:
             pid = os.posix_spawn(
                 argv[0],
@@ -67,13 +70,21 @@ class Children:
             )
             self._waiting[pid] = future
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            self._early = None
+        if pid in early:
+            self.reaped(pid, early[pid])
         return pid, future
+
+    def kill(self, pid: int) -> None:
+        """Kill a child; one that was reaped has no pid any more, and another process may have it."""
+        if pid in self._waiting:
+            os.kill(pid, signal.SIGKILL)
 
     def reaped(self, pid: int, status: int) -> None:
         """Learn that child *pid* has ended with a wait status; safe in a signal handler."""
-        future = self._waiting.pop(pid, None)
-        if future is not None:
+        if self._early is not None and pid not in self._waiting:
+            self._early[pid] = status
+        elif (future := self._waiting.pop(pid, None)) is not None:
             code = os.waitstatus_to_exitcode(status)
             self._loop.call_from_thread(
                 lambda: future.set_result(code if code >= 0 else 128 - code)
@@ -106,12 +117,16 @@ class Programs:
             except TimeoutError:
                 is_late = True
                 # Who waits for a child cannot hand on what no process can catch.
-                for each in [*processes.children(pid)] or [pid]:
-                    os.kill(each, signal.SIGKILL)
+                below = processes.children(pid)
+                for each in below:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(each, signal.SIGKILL)
+                if not below:
+                    self._children.kill(pid)
                 try:
                     status = yield self._loop.within(future, END_SECONDS, what="its end")
                 except TimeoutError:
-                    os.kill(pid, signal.SIGKILL)
+                    self._children.kill(pid)
                     status = yield future
             return Ended(
                 status=status,

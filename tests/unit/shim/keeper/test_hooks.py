@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,21 @@ def test_the_lower_runtime_executes_it(world: World) -> None:
     assert world.told.read_text().startswith(
         "--root /run/runc --systemd-cgroup exec c1 sh -c echo out"
     )
+
+
+def test_one_that_ends_before_its_pid_is_known(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = os.posix_spawn
+
+    def spawn_slowly(*arguments: Any, **more: Any) -> int:
+        pid = spawn(*arguments, **more)
+        while processes.is_alive(pid):  # until the handler of its signal has reaped it
+            time.sleep(0.01)
+        return pid
+
+    monkeypatch.setattr(os, "posix_spawn", spawn_slowly)
+    assert world.run("sh", "-c", "exit 3").status == 3
 
 
 def test_of_much_output_the_end_is_kept(world: World) -> None:
