@@ -76,7 +76,7 @@ class Children:
         return pid, future
 
     def kill(self, pid: int) -> None:
-        """Kill a child; one that was reaped has no pid any more, and another process may have it."""
+        """Kill a child. One that was reaped has no pid: another process may have it by now."""
         if pid in self._waiting:
             os.kill(pid, signal.SIGKILL)
 
