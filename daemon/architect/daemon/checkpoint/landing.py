@@ -80,40 +80,35 @@ class Landing:
     def prepare(self, manifest: Manifest, *, floor_bytes: int = 0) -> None:
         """Make every file at its size, if the disk has room and *floor_bytes* more.
 
-        Nothing of an earlier arrival stays. Raises NodeError, with reason ``DiskFull`` for want of
-        room.
+        Nothing of an earlier arrival stays. The room is taken at once, so that no disk gets full in
+        the middle; besides, what is there is filled faster. Raises NodeError, with reason
+        ``DiskFull`` for want of room.
         """
         self._is_ours = True
         try:
             _empty(self._partial)
-            self._check_room(manifest, manifest.total_bytes, floor_bytes)
+            self._check_room(manifest, floor_bytes)
             for piece in manifest.pieces:
                 self._create(piece)
         except OSError as error:
             _fail(error, self._partial, "write")
 
-    def go_on(self, manifest: Manifest, *, missing_bytes: int, floor_bytes: int = 0) -> None:
-        """Use what an earlier arrival of *manifest* prepared, of which *missing_bytes* are to come.
-
-        Raises as :meth:`prepare`.
-        """
+    def go_on(self) -> None:
+        """Use what an earlier arrival prepared, which has all the room it needs."""
         self._is_ours = True
-        try:
-            self._check_room(manifest, missing_bytes, floor_bytes)
-        except OSError as error:
-            _fail(error, self._partial, "look at")
 
     def keep(self) -> None:
         """Leave what has come where it is, for who goes on with it by its notes."""
         self._is_kept = True
 
-    def _check_room(self, manifest: Manifest, needed: int, floor_bytes: int) -> None:
+    def _check_room(self, manifest: Manifest, floor_bytes: int) -> None:
         room = os.statvfs(self._partial)
         free = room.f_bavail * room.f_frsize
-        if free < needed + floor_bytes:
+        if free < manifest.total_bytes + floor_bytes:
             raise NodeError(
-                f"no room for {needed} bytes of checkpoint {manifest.id}: {free} are free on the "
-                f"disk of {self._partial.parent}, of which {floor_bytes} are not for checkpoints",
+                f"no room for checkpoint {manifest.id} of {manifest.total_bytes} bytes: {free} are "
+                f"free on the disk of {self._partial.parent}, of which {floor_bytes} are not for "
+                "checkpoints",
                 reason="DiskFull",
                 errno=errno.ENOSPC,
                 path=self._partial,
@@ -126,7 +121,8 @@ class Landing:
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         try:
-            os.ftruncate(fd, piece.size)
+            if piece.size:
+                os.posix_fallocate(fd, 0, piece.size)
         finally:
             os.close(fd)
 
