@@ -10,6 +10,12 @@ the target::
     inits/<sha256>                      the init that the processes' images refer to
     data.json                           what volumes that go along by themselves hold: their stamps
     shm.tar                             the pod's /dev/shm
+
+Of a gVisor pod, whose containers are saved as one::
+
+    sandbox/image/                      what runsc wrote
+    sandbox/meta.json                   which runsc, on which platform
+    volumes/<volume>.tar                as above
 """
 
 from __future__ import annotations
@@ -20,6 +26,11 @@ IMAGE: Final = "image"
 META: Final = "meta.json"
 SHARED_MEMORY: Final = "shm.tar"
 DATA: Final = "data.json"
+
+SANDBOX: Final = "sandbox"
+"""Directory of the sandbox of a gVisor pod."""
+SANDBOX_IMAGE: Final = f"{SANDBOX}/{IMAGE}"
+SANDBOX_META_VERSION: Final = 1
 
 
 def container(name: str) -> str:

@@ -77,7 +77,7 @@ def wanted(spec: Spec, *, container_id: str) -> Wanted | Refused | None:
         return _stand_alone(annotations, container_id=container_id)
     if kind != _CONTAINER:
         return None
-    identity = _identity(annotations)
+    identity = identity_of(annotations)
     text = annotations.get(names.POLICY)
     if text is None:
         if not any(key in annotations for key in names.USER_ANNOTATIONS):
@@ -113,14 +113,15 @@ def tracer(spec: Spec) -> Refused | None:
     if not refused:
         return None
     return Refused(
-        identity=_identity(annotations),
+        identity=identity_of(annotations),
         reason=TRACER,
         message="it joins the processes of another container, which cannot sleep or wake "
         f"meanwhile: {capabilities.explained(refused)}",
     )
 
 
-def _identity(annotations: Mapping[str, str]) -> Identity:
+def identity_of(annotations: Mapping[str, str]) -> Identity:
+    """Return which container of which pod an engine of Kubernetes annotates so."""
     return Identity(
         pod=_first(annotations, names.CRI_POD_UID) or "",
         namespace=_first(annotations, names.CRI_POD_NAMESPACE) or "",

@@ -125,7 +125,11 @@ def _events(options: argparse.Namespace) -> int:
 
 def _save_files(options: argparse.Namespace) -> int:
     from architect.shim import luggage
+    from architect.shim.gvisor import pods, saving
 
+    if pods.find(options.pod) is not None:
+        size = saving.save(options.pod, options.into)
+        return _show(options, {"bytes": size}, lambda: f"{size} bytes")
     mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
     size = luggage.save(options.pod, options.into, mounts)
     return _show(options, {"bytes": size}, lambda: f"{size} bytes")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from architect.api import names
+from architect.api.policy import Policy, PolicyError
+
 Spec = dict[str, Any]
 
-_KIND: Final = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType")
-_SANDBOX: Final = ("io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID")
 _HINT: Final = "dev.gvisor.spec.mount.architect-shm."
 _SHM: Final = "/dev/shm"
 
@@ -15,9 +16,24 @@ _SHM: Final = "/dev/shm"
 def sandbox_of(spec: Spec) -> str | None:
     """Return the id of the sandbox that the container joins; None: it is a sandbox's root."""
     annotations = spec.get("annotations") or {}
-    if _first(annotations, _KIND) != "container":
+    if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
-    return _first(annotations, _SANDBOX)
+    return _first(annotations, names.CRI_SANDBOX_ID)
+
+
+def policy_of(spec: Spec) -> Policy | None:
+    """Return what the pod's owner wants; None: nothing, or what cannot be read.
+
+    The webhook wrote it, for a pod of an engine of Kubernetes.
+    """
+    annotations = spec.get("annotations") or {}
+    text = annotations.get(names.POLICY)
+    if text is None or _first(annotations, names.CRI_CONTAINER_TYPE) is None:
+        return None
+    try:
+        return Policy.from_json(text)
+    except PolicyError:
+        return None
 
 
 def has_terminal(spec: Spec) -> bool:

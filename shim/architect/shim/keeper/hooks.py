@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from architect.core.errors import NodeError
 from architect.shim.keeper import processes
@@ -99,14 +99,18 @@ class Hooks:
 
     def run(self, record: Record, argv: Sequence[str]) -> Task[Ended]:
         """Run *argv* in the container and return how it ended. Raises NodeError."""
+        return (yield from self.run_command(_exec(record, argv)))
+
+    def run_command(self, command: list[str]) -> Task[Ended]:
+        """Run a program of the node and return how it ended. Raises NodeError."""
         started = time.monotonic()
         output = _Output(self._loop)
         try:
             try:
-                pid, future = self._children.spawn(_exec(record, argv), output=output.write_end)
+                pid, future = self._children.spawn(command, output=output.write_end)
             except OSError as error:
                 raise NodeError(
-                    f"cannot run {record.runtime}: {error.strerror}", reason="HookNotRun"
+                    f"cannot run {command[0]}: {error.strerror}", reason="HookNotRun"
                 ) from error
             output.spawned()
             is_late = False
@@ -130,6 +134,20 @@ class Hooks:
             )
         finally:
             output.close()
+
+
+def told(running: Task[Ended]) -> Task[dict[str, Any]]:
+    """Return what the event of a hook tells once it has run, or could not."""
+    try:
+        ended = yield from running
+    except NodeError as error:
+        return {"reason": error.reason, "message": str(error)}
+    return {
+        "status": ended.status,
+        "duration_seconds": ended.seconds,
+        "message": ended.output,
+        "is_late": ended.is_late,
+    }
 
 
 def _exec(record: Record, argv: Sequence[str]) -> list[str]:

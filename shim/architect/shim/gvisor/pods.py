@@ -1,0 +1,96 @@
+"""gVisor pods of this node, as their containers' records say: a root, and the members around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from architect.api.policy import Policy
+from architect.core.errors import NodeError
+from architect.shim.gvisor import anchors, records
+from architect.shim.gvisor.records import Record
+
+
+class Member(NamedTuple):
+    """One container of a pod."""
+
+    id: str
+    record: Record
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and its end was not seen yet."""
+        found = self.record
+        return found.is_started and anchors.start_ticks(found.anchor) == found.anchor_ticks
+
+
+class Pod(NamedTuple):
+    """A managed pod with a sandbox."""
+
+    uid: str
+    root_id: str
+    record: Record
+    """Of the root."""
+    members: Mapping[str, Member]
+    """By name."""
+
+    def __str__(self) -> str:
+        return f"pod {self.record.namespace}/{self.record.pod_name}"
+
+    @property
+    def policy(self) -> Policy:
+        """What its owner wants. Raises PolicyError."""
+        return Policy.from_dict(self.record.policy)
+
+    def command(self, words: Sequence[str]) -> list[str]:
+        """Return *words* as a command line of the runsc that made the sandbox."""
+        return [self.record.runsc, "--root", self.record.root, *words]
+
+    def sandbox_pid(self) -> int:
+        """Return the process id of the sandbox. Raises NodeError if it has ended."""
+        pid = sandbox_pid(self.record)
+        if pid is None:
+            raise NodeError(f"the sandbox of {self} has ended", reason="SandboxGone")
+        return pid
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each container that its owner wants managed has been started."""
+        started = {n for n, m in self.members.items() if m.record.is_started}
+        return self.policy.containers.keys() <= started
+
+
+def everyone() -> dict[str, Pod]:
+    """Return the managed pods with a living sandbox, by uid."""
+    found = records.everything()
+    pods = {}
+    for id, root in found.items():
+        if root.sandbox is None and root.pod and root.policy is not None and sandbox_pid(root):
+            own = [Member(i, r) for i, r in found.items() if r.sandbox == id]
+            # Of one that ended and the one that follows it the latter counts.
+            members = {m.record.name: m for m in sorted(own, key=lambda m: m.is_running)}
+            pods[root.pod] = Pod(root.pod, id, root, members)
+    return pods
+
+
+def find(uid: str) -> Pod | None:
+    """Return the pod *uid*; None if it has no living sandbox here."""
+    return everyone().get(uid)
+
+
+def of_container(container: str) -> Pod | None:
+    """Return the pod of a container, by id; None if it is no managed one."""
+    record = records.find(container)
+    return None if record is None else find(record.pod)
+
+
+def sandbox_pid(root: Record) -> int | None:
+    """Return the process id of the sandbox of *root*; None if it does not run."""
+    if root.pid_file is None:
+        return None
+    try:
+        pid = int(Path(root.pid_file).read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if pid > 1 and anchors.start_ticks(pid) is not None else None
