@@ -132,14 +132,18 @@ class Pod:
         self.start(name, *SERVER, str(port), **more)
         eventually(lambda: self.answers(port), what=f"an answer of {name}")
 
-    def get(self, path: str = "/", *, port: int = 8080) -> dict[str, Any]:
+    def get(
+        self, path: str = "/", *, port: int = 8080, within_seconds: float = 20
+    ) -> dict[str, Any]:
         """Ask a server by the pod's address, from the node."""
         url = f"http://{self.address}:{port}{path}"
-        return dict(json.loads(self.node.run("curl", "-sS", "--max-time", "20", url)))
+        return dict(
+            json.loads(self.node.run("curl", "-sS", "--max-time", str(within_seconds), url))
+        )
 
-    def answers(self, port: int = 8080) -> bool:
+    def answers(self, port: int = 8080, *, within_seconds: float = 20) -> bool:
         try:
-            return bool(self.get(port=port))
+            return bool(self.get(port=port, within_seconds=within_seconds))
         except errors.CommandFailed:
             return False
 

@@ -10,22 +10,21 @@ import pytest
 
 from architect.api import names
 from architect.core import wire
+from architect.core.errors import Rejected, Unavailable
+from lab.errors import CommandFailed
 from support.runtime import DEADLINE_SECONDS, DaemonDouble, eventually
 
 ANSWERS = names.RUN / "daemon.sock"
 RUNTIME = "/opt/architect/current/bin/architect-runtime"
 EMPTY_DIR = "/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/scratch"
+SERVER = ("python3", "-u", "/opt/memory.py", "4")
 SAVED = "/var/lib/architect/requests"
 
 
-def policy(*containers: str, start_from: str | None = "warm", **more: Any) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "migrate": "false",
-        "start_from": start_from,
-        "containers": {name: {} for name in containers or ("web",)},
-        **more,
-    }
+def policy(*names_: str, start_from: str | None = "warm", **more: Any) -> dict[str, Any]:
+    containers = {name: {} for name in names_ or ("web",)}
+    fixed = {"version": 1, "migrate": "false", "start_from": start_from}
+    return {**fixed, "containers": containers, **more}
 
 
 class Saver:
@@ -108,9 +107,9 @@ def test_several_pods_go_on_from_one_that_goes_on_itself(
         target = EMPTY_DIR.format(uid=new.name)
         saver.node.run("mkdir", "-p", target)
         mount["host_path"] = target
-        new.start("web", "python3", "-u", "/opt/memory.py", "4", "8080", **journal)
+        new.start("web", *SERVER, "8080", **journal)
         assert not new.answers(), "it waits for the other one"
-        new.start("side", "python3", "-u", "/opt/memory.py", "4", "9090")
+        new.start("side", *SERVER, "9090")
         eventually(new.answers, what="an answer of the one that goes on")
         after = new.get("/digest")
         assert (after["identity"], after["digest"]) == (before["identity"], before["digest"])
@@ -123,3 +122,188 @@ def test_several_pods_go_on_from_one_that_goes_on_itself(
         assert int(lines[-1]) == after["count"], "the file goes on where it was"
         assert not saver.has_come(new.name)
         assert new.stop("web") == 7, "its own handler"
+
+
+@pytest.fixture
+def saved(saver: Saver, new_pod: Callable[..., Any]) -> tuple[Any, str]:
+    """A pod with a server, and where its copy lies."""
+    old = new_pod(policy=policy(start_from=None))
+    old.server("web")
+    return old, saver.save(old)
+
+
+def test_a_hook_runs_and_it_is_told_that_the_pod_goes_on(
+    saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any]
+) -> None:
+    old, directory = saved
+    saver.bring(directory)
+    hook = ["sh", "-c", "hostname >/root/hook; echo $TOLD"]
+    wanted = policy(containers={"web": {"after_restore": hook}})
+    with saver.keeper() as events:
+        events.call("subscribe")
+        new = new_pod(policy=wanted)
+        new.server("web", envs=[{"key": "TOLD", "value": "of the new pod"}])
+        told = until(events, "restored")
+        ran = until(events, "hook")
+    assert (told["pod"], told["namespace"], told["name"]) == (new.name, "default", new.name)
+    assert (ran["container"], ran["status"], ran["message"]) == ("web", 0, "of the new pod")
+    assert new.exec("web", "cat", "/root/hook") == new.name
+    assert new.get()["identity"] == old.get()["identity"]
+
+
+@pytest.mark.parametrize("wish", ["fresh", "retry"])
+def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_next_one_does(
+    saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any], wish: str
+) -> None:
+    old, directory = saved
+    saver.bring(directory)
+    state = f"{directory}/sandbox/image/checkpoint.img"
+    saver.node.run("cp", state, f"{state}.good")
+    saver.node.run("truncate", "--size", "40000", state)
+    with saver.keeper() as events:
+        events.call("subscribe")
+        new = new_pod(policy=policy(on_restore_failure=wish))
+        new.create("web", *SERVER, "8080")
+        said = new.node.fails("crictl", "start", new.containers["web"])
+        told = until(events, "wake-failed")
+    assert "failed to load kernel" in said
+    assert (told["pod"], told["reason"], told["policy"]) == (new.name, "RestoreFailed", wish)
+    assert "failed to load kernel" in told["message"]
+    eventually(lambda: new.inspect()["status"]["state"] == "SANDBOX_NOTREADY", what="its end")
+    assert saver.has_come(new.name) is (wish == "retry")
+    kept = f"{names.PODS}/{new.name}/sandbox"
+    assert saver.node.run("sh", "-c", f"ls {kept} 2>/dev/null || true") == (
+        "failed-1" if wish == "fresh" else ""
+    )
+    if wish == "retry":
+        arrived = f"{names.ARRIVALS}/{new.name}/sandbox/image/checkpoint.img"
+        saver.node.run("cp", f"{state}.good", arrived)
+    new.run()
+    new.server("web")
+    assert (new.get()["identity"] == old.get()["identity"]) is (wish == "retry")
+
+
+def test_another_command_than_the_saved_one_is_refused_by_name(
+    saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any]
+) -> None:
+    _, directory = saved
+    saver.bring(directory)
+    new = new_pod(policy=policy())
+    new.create("web", "sleep", "1000")
+    said = new.node.fails("crictl", "start", new.containers["web"])
+    assert '\\"Args\\" does not match' in said
+
+
+def test_a_container_with_another_image_is_not_created_in_a_sandbox_that_goes_on(
+    saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any]
+) -> None:
+    _, directory = saved
+    saver.bring(directory)
+    new = new_pod(policy=policy())
+    saver.daemon.answers["arriving"] = {
+        "restore": False,
+        "reason": "ImageDiffers",
+        "message": "it ran another one",
+    }
+    new.create("web", *SERVER, "8080")
+    said = new.node.fails("crictl", "start", new.containers["web"])
+    assert "ImageDiffers: it ran another one" in said
+    eventually(lambda: new.inspect()["status"]["state"] == "SANDBOX_NOTREADY", what="its end")
+
+
+def test_one_that_waits_for_the_rest_of_its_pod_can_be_ended(
+    saver: Saver, new_pod: Callable[..., Any]
+) -> None:
+    saver.daemon.answers["arriving"] = {"restore": False}
+    old = new_pod(policy=policy("web", "side"))
+    old.server("web")
+    old.start("side", "sleep", "1000")
+    saver.bring(saver.save(old))
+    new = new_pod(policy=policy("web", "side"))
+    new.start("web", *SERVER, "8080")
+    assert new.stop("web", grace_seconds=1) == 137
+    new.run()  # as kubelet does where a sandbox has ended
+    new.start("web", *SERVER, "8080")
+    new.start("side", "sleep", "1000")
+    assert new.get()["identity"] == old.get()["identity"]
+
+
+def test_a_copy_that_nobody_ends_does_not_keep_the_pod_from_going_on(
+    saver: Saver, pod_of_its_own: Any
+) -> None:
+    pod = pod_of_its_own
+    with saver.keeper() as client:
+        client.call("copy", pod=pod.name, reason="test")
+        assert not pod.answers(within_seconds=1)
+        with pytest.raises(Rejected, match="is being copied already"):
+            saver.ask("copy", pod=pod.name, reason="test")
+    eventually(pod.answers, what="an answer once who copied it is gone")
+    with pytest.raises(Rejected) as caught:
+        saver.ask("go_on", pod=pod.name)
+    assert caught.value.reason == "NotCaptured"
+
+
+def test_a_keeper_that_is_killed_while_a_pod_is_copied_lets_it_go_on(
+    saver: Saver, pod_of_its_own: Any
+) -> None:
+    pod = pod_of_its_own
+    with saver.keeper() as client:
+        keeper = client.call("version")["pid"]
+        client.call("copy", pod=pod.name, reason="test")
+        saver.node.run("kill", "-9", str(keeper))
+        eventually(pod.answers, what="an answer once another keeper is there")
+        with pytest.raises(Unavailable):
+            client.call("go_on", pod=pod.name)
+
+
+def test_what_cannot_be_in_an_image_is_refused_by_name(
+    saver: Saver, new_pod: Callable[..., Any]
+) -> None:
+    pod = new_pod(policy=policy("web", "side", start_from=None))
+    pod.start("web", "sleep", "1000")
+    reasons = [_refused(saver, pod)]
+    pod.start("side", "sh", "-c", "exec sleep 1000", tty=True, stdin=True)
+    reasons.append(_refused(saver, pod))
+    pod.start("debug", "sleep", "1000")
+    reasons.append(_refused(saver, pod))
+    assert reasons == [
+        "container side of pod default/{} does not run",
+        "container side of pod default/{} has a terminal",
+        "container debug of pod default/{} is not among side, web",
+    ]
+
+
+def test_the_keeper_knows_the_pod_and_says_that_it_does_not_sleep(
+    saver: Saver, pod_of_its_own: Any
+) -> None:
+    pod = pod_of_its_own
+    (listed,) = (found for found in saver.ask("list")["pods"] if found["pod"] == pod.name)
+    assert (listed["namespace"], listed["state"]) == ("default", "awake")
+    assert listed["containers"]["web"]["id"] == pod.containers["web"]
+    said = pod.node.run(RUNTIME, "why", f"default/{pod.name}")
+    assert "a gVisor pod does not sleep" in said
+    with pytest.raises(Rejected) as caught:
+        saver.ask("sleep", pod=pod.name)
+    assert caught.value.reason == "Gvisor"
+
+
+@pytest.fixture
+def pod_of_its_own(saver: Saver, new_pod: Callable[..., Any]) -> Any:
+    pod = new_pod(policy=policy(start_from=None))
+    pod.server("web")
+    return pod
+
+
+def until(events: wire.Client, kind: str) -> dict[str, Any]:
+    """Return the next event of a kind."""
+    while (told := events.receive()).get("event") != kind:
+        pass
+    return told
+
+
+def _refused(saver: Saver, pod: Any) -> str:
+    directory = f"{SAVED}/refused"
+    with pytest.raises(CommandFailed) as caught:
+        saver.pack(pod, directory)
+    text = str(caught.value).partition("architect-runtime: ")[2].replace(pod.name, "{}")
+    return text.split(",")[0] if "terminal" in text else text.split(":")[0].split(" (")[0].strip()

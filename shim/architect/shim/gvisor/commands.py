@@ -149,10 +149,16 @@ def _start_words(call: Call, image: str | None) -> list[str]:
 
 def kill(call: Call) -> int:
     """``kill``: what has ended is told in runc's words."""
-    status, said = runsc.run(runsc.command(call, call.words[call.command_at :]))
     record = _known(call.container)
     ending = _ENDING.get(call.signal.upper())
-    if record is not None and record.anchor and ending is not None and not _runs(record):
+    if record is not None and ending is not None:
+        root = call.container if record.sandbox is None else record.sandbox
+        if (not record.anchor or record.is_started) and restoring.image_of(root) is not None:
+            # No process could hear of it yet, and what was given to a sandbox is never given back.
+            restoring.end(root)
+            return 0
+    status, said = runsc.run(runsc.command(call, call.words[call.command_at :]))
+    if record is not None and record.anchor and not record.is_started and ending is not None:
         anchors.send(record.anchor, record.anchor_ticks, ending)  # nothing else would end it
     if status == 0:
         return 0
@@ -179,11 +185,6 @@ def delete(call: Call) -> int:
     if record is not None:
         _tell_keeper(call, "removed", record)
     return 0
-
-
-def _runs(record: Record) -> bool:
-    """Whether a container has processes: not before all of a sandbox that goes on are there."""
-    return record.is_started and restoring.image_of(str(record.sandbox)) is None
 
 
 def _forget(call: Call, container: str) -> None:

@@ -90,10 +90,10 @@ def failed(call: Call, root_id: str, *, message: str, reason: str = RESTORE_FAIL
     except ArchitectError as error:
         # Nothing is set aside then: the pod's next sandbox tries it again.
         engine_log.warning(call, f"what came for {call.container} is kept: {error}")
-    _end(root_id)
+    end(root_id)
 
 
-def _end(root_id: str) -> None:
+def end(root_id: str) -> None:
     """Kill a sandbox: its engine sees it end, with all of its containers."""
     root = records.find(root_id)
     pid = None if root is None else pods.sandbox_pid(root)

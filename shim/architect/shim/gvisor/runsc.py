@@ -26,12 +26,12 @@ def become(call: Call) -> NoReturn:
 
 
 def complaint(said: str) -> str:
-    """Return what is wrong, of what runsc *said*: one line, bounded, since it quotes whole specs.
+    """Return what is wrong, of what runsc *said*.
 
-    The call that made it fail comes first in it.
+    That is its first line, bounded: it quotes whole specs, and the stack of its sandbox.
     """
     lines = said.strip().splitlines()
-    return lines[-1][:MAX_SAID_CHARS] if lines else "runsc did not say why"
+    return lines[0][:MAX_SAID_CHARS] if lines else "runsc did not say why"
 
 
 def logged(call: Call) -> str:
