@@ -128,7 +128,10 @@ def _bundle(cache: Cache, environment: Stage) -> Stage:
         target="bundle",
         copies=BUNDLE,
         also=[],
-        arguments={"NATIVE": native(cache)},
+        arguments={
+            "NATIVE": native(cache),
+            "GVISOR": images.gvisor(cache, f"localhost/architect/gvisor:{version()}"),
+        },
         built={"environment": environment},
     )
 

@@ -69,6 +69,16 @@ def coredns(cache: Cache) -> Image:
     return Image(COREDNS, artefact(cache, COREDNS, [program.parent.parent.name], build))
 
 
+def gvisor(cache: Cache, name: str) -> Image:
+    """Return the image *name* with gVisor's runtime, as ``shim/gvisor/Dockerfile`` makes it."""
+    program = gomodules.tool(cache, gomodules.RUNSC)
+
+    def build(directory: Path) -> None:
+        _from_files(directory, name, {"out/runsc": program}, entrypoint=["/out/runsc"])
+
+    return Image(name, artefact(cache, name, [program.parent.parent.name], build))
+
+
 def application(cache: Cache) -> Image:
     """Return the image for test applications: Debian with Python, curl, ip and ps."""
     return _debian(

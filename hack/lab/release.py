@@ -32,7 +32,7 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for part, value in slow(FACTOR).items()
         for word in ("--set-json", f"{part}={json.dumps(value)}")
     ]
-    settings += object_store_settings()
+    settings += [*object_store_settings(), "--set", "gvisor.enabled=true"]
     make_secret(cluster)
     settings += [word for value in values for word in ("--set", value)]
     for image in dockerfiles.architect(cluster.cache):

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from architect.api import names
+from architect.daemon import containerd
 from lab import dockerfiles, errors, release
 from lab.cluster import Cluster
+from lab.node import Node
 from support import nodefiles, parts
 from support.tiers import IS_LONG
 from support.workloads import BarePod, Workload, ask_runtime, bare_pod, eventually, workload
@@ -23,6 +25,7 @@ QUOTA = "daemon.images.quota=1Mi"
 """A changed value whose effect is seen: no image is so small, so no pod falls asleep."""
 ONE_AT_A_TIME = "daemon.maxConcurrentSleeps=1"
 CROWD = 4
+SANDBOXED = {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -135,7 +138,9 @@ def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect
     with (
         workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
         workload(architect, theme, "runner") as runner,
+        bare_pod(architect, theme, "sandboxed", annotations={}, spec=SANDBOXED) as sandboxed,
     ):
+        under_gvisor = sandboxed.get()["identity"]
         before = {app.name: app.get("/digest") for app in (sleeper, runner)}
         requests = sleeper.requests()
         sleeper.sleep()
@@ -149,6 +154,10 @@ def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect
             _same(app, before[app.name])
             app.kubectl("exec", f"deploy/{app.name}", "--", "true")
             assert nodefiles.exists(app.node(), names.CURRENT / "MANIFEST.json")
+        # So does a pod of gVisor, of which no keeper knows: its node keeps what it needs.
+        assert sandboxed.kubectl("exec", sandboxed.name, "--", "uname", "-r").endswith("gvisor\n")
+        assert nodefiles.exists(sandboxed.node(), names.CURRENT / "bin/runsc")
+        assert _handlers(sandboxed.node()) == set(containerd.OURS)
         # In the spec at once; kubelet takes a moment to carry it out.
         spec = sleeper.pod()["spec"]["containers"][0]["resources"]["requests"]
         assert spec == requests
@@ -160,11 +169,14 @@ def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect
             _is_told(app, names.STATUS_SCALED_DOWN)
             _same(app, before[app.name])
             assert app.restarts() == 0
+        assert sandboxed.get()["identity"] == under_gvisor
+        assert sandboxed.restarts() == 0
 
 
 def test_the_runtime_leaves_a_node_without_managed_pods(
     architect: Cluster, theme: str, values: Path
 ) -> None:
+    eventually(lambda: not _under_gvisor(architect), what="the pods of gVisor have ended")
     with bare_pod(architect, theme, "keeps", node=architect.nodes[0].name) as kept:
         identity = kept.get()["identity"]
         managed = {n.name: ask_runtime(n, "list")["pods"] for n in architect.nodes}
@@ -172,11 +184,24 @@ def test_the_runtime_leaves_a_node_without_managed_pods(
         for node in architect.nodes:
             is_there = nodefiles.exists(node, names.CURRENT)
             assert is_there == bool(managed[node.name]), node.name
+            assert _handlers(node) == (set(containerd.OURS) if is_there else set()), node.name
         assert kept.get()["identity"] == identity
         _upgrade(architect, values)
         kept.sleep()
         assert kept.get()["identity"] == identity
         _sleeps_on_every_node(architect, theme)
+
+
+def _under_gvisor(cluster: Cluster) -> list[str]:
+    """Return the records of living containers of gVisor."""
+    return [
+        name for node in cluster.nodes for name in nodefiles.listing(node, names.GVISOR_RECORDS)
+    ]
+
+
+def _handlers(node: Node) -> frozenset[str]:
+    """Return which of our handlers containerd is configured with."""
+    return containerd.handlers_of(node.exec(["containerd", "config", "dump"]))
 
 
 def _sleeps_on_every_node(architect: Cluster, theme: str) -> None:

@@ -84,7 +84,7 @@ def render(helm: Path) -> Render:
 EVERYTHING: dict[str, Any] = {
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"a": "b"}}},
     "networkPolicy": {"enabled": True},
-    "runtimeClasses": {"runsc": True},
+    "gvisor": {"enabled": True, "flags": ["--platform=kvm", "--debug"]},
     "webhook": {"certificates": {"mode": "certManager"}},
     "daemon": {"engine": {"restartCommand": "rc-service containerd restart"}},
     "objectStore": {
@@ -180,7 +180,7 @@ def test_every_value_has_a_comment():
         "networkPolicy", "certificates", "serviceMonitor", "images", "engine", "nodeSelector",
         "tolerations", "requests", "limits", "cpu", "memory", "podDisruptionBudget", "enabled",
         "kubernetes.io/os", "type", "rollingUpdate", "name", "group", "sampleMaxSeconds",
-        "affinity", "updateStrategy", "credentials", "admissionPolicy",
+        "affinity", "updateStrategy", "credentials", "admissionPolicy", "gvisor",
     }  # fmt: skip
     for number, line in enumerate(lines):
         found = re.fullmatch(r"\s*([\w./]+):.*", line)
@@ -579,13 +579,30 @@ def test_one_replica_has_no_budget_that_blocks_a_drain(render):
 
 
 def test_runtime_classes_lead_to_ready_nodes_and_outlive_the_release(render):
-    objects = render({"runtimeClasses": {"runsc": True}})
+    objects = render({"gvisor": {"enabled": True}})
     classes = {o["metadata"]["name"]: o for o in objects if o["kind"] == "RuntimeClass"}
-    assert set(classes) == {names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR}
-    for name, value in classes.items():
+    assert set(classes) == set(names.NODE_LABELS.values())
+    for label, name in names.NODE_LABELS.items():
+        value = classes[name]
         assert value["handler"] == name
-        assert value["scheduling"] == {"nodeSelector": {names.NODE_READY_LABEL: "true"}}
+        assert value["scheduling"] == {"nodeSelector": {label: "true"}}
         assert value["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_without_gvisor_there_is_no_class_and_each_part_knows(render):
+    for is_enabled in (True, False):
+        objects = render({"gvisor": {"enabled": is_enabled}})
+        classes = {o["metadata"]["name"] for o in objects if o["kind"] == "RuntimeClass"}
+        assert (names.RUNTIME_CLASS_GVISOR in classes) is is_enabled
+        told = f"--has-gvisor={str(is_enabled).lower()}"
+        for kind, name in (
+            ("Deployment", "operator"),
+            ("Deployment", "webhook"),
+            ("DaemonSet", "daemon"),
+        ):
+            assert told in arguments(objects, kind, f"architect-{name}")
+    # Without a decision it is off: see values.yaml.
+    assert "--has-gvisor=false" in arguments(render(), "DaemonSet", "architect-daemon")
 
 
 def test_crds_are_kept_and_can_be_left_out(render):

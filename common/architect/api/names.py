@@ -7,6 +7,7 @@ This is the only module that spells them. ``docs/labels-and-annotations.md`` and
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 GROUP: Final = "architect.dev"
@@ -68,6 +69,9 @@ OWNER_LABEL: Final = "architect.dev/owner"
 NODE_READY_LABEL: Final = "architect.dev/node"
 """Node label, ``true`` where the daemon has installed the runtime and its pre-flight passed."""
 NODE_CONDITION: Final = "ArchitectReady"
+NODE_GVISOR_LABEL: Final = "architect.dev/gvisor"
+"""Node label, ``true`` where pods of gVisor can run as well."""
+NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
@@ -76,6 +80,10 @@ UNINSTALLED: Final = "architect.dev/uninstalled"
 
 RUNTIME_CLASS: Final = "runc-architect"
 RUNTIME_CLASS_GVISOR: Final = "runsc-architect"
+NODE_LABELS: Final = MappingProxyType(
+    {NODE_READY_LABEL: RUNTIME_CLASS, NODE_GVISOR_LABEL: RUNTIME_CLASS_GVISOR}
+)
+"""Node label to the runtime class that has it in its nodeSelector."""
 
 DAEMON_SIGNER: Final = "architect.dev/daemon"
 """Signer of CertificateSigningRequests: the operator, for the nodes' daemons and nobody else."""
@@ -116,8 +124,12 @@ INSTALL: Final = Path("/opt/architect")
 """Bundles lie side by side as ``/opt/architect/<version>``; ``current`` links to the one in use."""
 CURRENT: Final = INSTALL / "current"
 
+RUNSC_CONF: Final = INSTALL / "runsc.conf"
+"""Flags for gVisor's runsc on this node, one a line."""
+
 RUN: Final = Path("/run/architect")
 """State that ends with the machine's run: sockets and the records of living containers."""
+GVISOR_RECORDS: Final = RUN / "gvisor"
 KEEPER_SOCKET: Final = RUN / "keeper.sock"
 CONTAINER_RECORDS: Final = RUN / "containers"
 DAEMON_SOCKET: Final = RUN / "daemon.sock"

@@ -36,7 +36,7 @@ WRITTEN_BY_US: Final = frozenset({names.POLICY, names.ORIGINAL_REQUESTS})
 OPT_IN: Final = (names.IDLE, names.MIGRATE, names.START_FROM)
 """Any of these (``migrate: "false"`` excepted) makes the pod a managed one."""
 
-LABELS_ONLY: Final = frozenset({names.FRESH, names.NODE_READY_LABEL})
+LABELS_ONLY: Final = frozenset({names.FRESH, *names.NODE_LABELS})
 """Keys that mean something as a label and nothing as an annotation."""
 
 QUICK_SECONDS: Final = 1.0
@@ -48,6 +48,18 @@ _DOES_NO_MORE: Final = MappingProxyType(
     }
 )
 """What is read and kept for a later version, and what it does in this one."""
+
+_NOT_UNDER_GVISOR: Final = MappingProxyType(
+    {
+        names.CONTAINERS: "a gVisor pod is one sandbox, with all its containers",
+        names.IDLE: "a gVisor pod does not sleep by itself",
+        names.WAKE_ON: "a gVisor pod does not sleep",
+        names.WARMUP: "a gVisor pod does not sleep",
+        names.SHADOW_PORTS: "a gVisor pod does not sleep",
+        names.MIGRATE: "a gVisor pod does not move",
+    }
+)
+"""What is read and has no effect on a pod of gVisor, and why."""
 
 _RUNTIMES: Final = {"runc": names.RUNTIME_CLASS, "runsc": names.RUNTIME_CLASS_GVISOR}
 _MOVING: Final = (Migrate.ALWAYS, Migrate.EVICTION)
@@ -137,14 +149,16 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
     for key, text in _DOES_NO_MORE.items():
         if key in present and (key != names.MIGRATE or moves):
             reader.warn(f"{key} {text}")
-    if chosen_class == names.RUNTIME_CLASS_GVISOR:
-        idle = _without_idle_time(reader, idle)
-    if start_from is not None and moves:
+    is_gvisor = chosen_class == names.RUNTIME_CLASS_GVISOR
+    if is_gvisor:
+        _warn_under_gvisor(reader, asks_for_sleep=_asks_for_sleep(idle), moves=moves)
+        managed, idle = reader.names, dict.fromkeys(idle)
+    elif start_from is not None and moves:
         reader.warn(
             f"{names.MIGRATE} has no effect beside {names.START_FROM}: the pod starts from "
             f"PersistentCheckpoint {start_from}, and does not move"
         )
-    if chosen_class == names.RUNTIME_CLASS_GVISOR or start_from is not None:
+    if is_gvisor or start_from is not None:
         # A gVisor pod does not move; a PersistentCheckpoint is the only source of its pod's state.
         migrate = Migrate.NEVER
     policy = Policy(
@@ -194,10 +208,16 @@ def _runtime_class(reader: Reader, present: str | None) -> str:
     return given or ours or names.RUNTIME_CLASS
 
 
-def _without_idle_time(reader: Reader, idle: Mapping[str, float | None]) -> dict[str, float | None]:
-    if any(seconds is not None for seconds in idle.values()):
-        reader.warn(f"{names.IDLE} has no effect: a gVisor pod does not sleep by itself")
-    return dict.fromkeys(idle)
+def _asks_for_sleep(idle: Mapping[str, float | None]) -> bool:
+    return any(seconds is not None for seconds in idle.values())
+
+
+def _warn_under_gvisor(reader: Reader, *, asks_for_sleep: bool, moves: bool) -> None:
+    # What switches off what such a pod does not have is no mistake.
+    silent = {names.IDLE: not asks_for_sleep, names.MIGRATE: not moves}
+    for key, why in _NOT_UNDER_GVISOR.items():
+        if key in reader.annotations and not silent.get(key, False):
+            reader.warn(f"{key} has no effect: {why}")
 
 
 def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | None]) -> None:
@@ -208,7 +228,7 @@ def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | No
                 "which is less than sleeping and waking take"
             )
     without = [name for name in policy.containers if name not in idle]
-    if without and any(seconds is not None for seconds in idle.values()):
+    if without and _asks_for_sleep(idle):
         reader.warn(
             f"{names.IDLE}: container {without[0]} has no idle time, so the pod never sleeps by "
             f"itself; name it there, or leave it out with {names.CONTAINERS}"
@@ -218,7 +238,7 @@ def _warn_about(reader: Reader, policy: Policy, *, idle: Mapping[str, float | No
         and policy.migrate is Migrate.NEVER
         and policy.start_from is None
         and reader.annotations.get(names.MIGRATE, "").strip() == Migrate.NEVER.value
-        and all(seconds is None for seconds in idle.values())
+        and not _asks_for_sleep(idle)
     ):
         reader.warn("the pod is managed, and neither sleeps by itself nor moves")
 

@@ -2,6 +2,8 @@
 
 Seen in the pod's spec, so that its owner learns it at admission rather than at the first failed
 dump. Such a pod is created all the same and runs as without Architect.
+
+CRIU has no part in a pod of gVisor: there only that is in the way which is not in its sandbox.
 """
 
 from __future__ import annotations
@@ -30,21 +32,30 @@ def why_unmanageable(
     *,
     containers: Collection[str] | None = None,
     runtime_class: str | None = None,
+    has_gvisor: bool = True,
 ) -> list[Obstacle]:
     """Return everything that keeps *pod* from being managed; nothing if it can be.
 
     *containers* are the managed ones (None: all app containers), *runtime_class* is the one that
-    the pod would get (None: either of ours). Raises FormatError if it is not a pod.
+    the pod would get (None: either of ours), *has_gvisor*: this cluster has the class of gVisor.
+    Raises FormatError if it is not a pod.
     """
-    found = [*_of_pod(pod), *_of_runtime_class(pod, runtime_class)]
+    found = [*_of_runtime_class(pod, runtime_class, has_gvisor=has_gvisor)]
+    is_gvisor = names.RUNTIME_CLASS_GVISOR in (podspec.runtime_class(pod), runtime_class)
+    found += _of_sandbox(pod)
+    if not is_gvisor:
+        found += _of_processes(pod)
     host_paths = _host_paths(pod)
     for name, container in podspec.containers(pod):
         if containers is None or name in containers:
-            found.extend(_of_container(name, container, host_paths))
+            found += _of_devices(name, container, host_paths)
+            if not is_gvisor:
+                found += _of_container(name, container)
     return found
 
 
-def _of_pod(pod: Object) -> Iterator[Obstacle]:
+def _of_sandbox(pod: Object) -> Iterator[Obstacle]:
+    """Yield what the pod shares with its node, or is no part of it."""
     spec = podspec.spec(pod)
     if spec.get("hostNetwork"):
         yield Obstacle(
@@ -54,15 +65,6 @@ def _of_pod(pod: Object) -> Iterator[Obstacle]:
         yield Obstacle("HostPID", "hostPID: the container has no process tree of its own")
     if spec.get("hostIPC"):
         yield Obstacle("HostIPC", "hostIPC: shared memory of the node cannot be moved or restored")
-    if spec.get("shareProcessNamespace"):
-        yield Obstacle(
-            "ShareProcessNamespace",
-            "shareProcessNamespace: containers that share process ids cannot be restored alone",
-        )
-    if spec.get("hostUsers") is False:
-        yield Obstacle(
-            "UserNamespace", "hostUsers: false: processes of a user namespace cannot be restored"
-        )
     operating_system = podspec.fields(spec.get("os"), "spec.os").get("name")
     if operating_system == "windows":
         yield Obstacle("Windows", "os windows: only Linux containers can be checkpointed")
@@ -72,14 +74,27 @@ def _of_pod(pod: Object) -> Iterator[Obstacle]:
         yield Obstacle("StaticPod", "static pod: kubelet runs it from a file that we cannot change")
 
 
-def _of_runtime_class(pod: Object, wanted: str | None) -> Iterator[Obstacle]:
-    present = podspec.runtime_class(pod)
-    if names.RUNTIME_CLASS_GVISOR in (present, wanted):
-        # Under a class without a handler no container starts at all.
+def _of_processes(pod: Object) -> Iterator[Obstacle]:
+    spec = podspec.spec(pod)
+    if spec.get("shareProcessNamespace"):
         yield Obstacle(
-            "Gvisor",
-            f"runtime class {names.RUNTIME_CLASS_GVISOR} (gVisor): this version manages pods of "
-            f"{names.RUNTIME_CLASS} only",
+            "ShareProcessNamespace",
+            "shareProcessNamespace: containers that share process ids cannot be restored alone",
+        )
+    if spec.get("hostUsers") is False:
+        yield Obstacle(
+            "UserNamespace", "hostUsers: false: processes of a user namespace cannot be restored"
+        )
+
+
+def _of_runtime_class(pod: Object, wanted: str | None, *, has_gvisor: bool) -> Iterator[Obstacle]:
+    present = podspec.runtime_class(pod)
+    if names.RUNTIME_CLASS_GVISOR in (present, wanted) and not has_gvisor:
+        # A pod of a class that is not there is not even created.
+        yield Obstacle(
+            "NoGvisor",
+            f"runtime class {names.RUNTIME_CLASS_GVISOR}: gVisor is not enabled in this cluster "
+            "(the chart's gvisor.enabled)",
         )
     allowed = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR) if wanted is None else (wanted,)
     if present is not None and present not in allowed:
@@ -90,7 +105,8 @@ def _of_runtime_class(pod: Object, wanted: str | None) -> Iterator[Obstacle]:
         )
 
 
-def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> Iterator[Obstacle]:
+def _of_container(name: str, container: Object) -> Iterator[Obstacle]:
+    """Yield what of a container CRIU cannot save, or cannot work beside."""
     if container.get("tty"):
         yield Obstacle("Tty", f"container {name} has a tty: terminals cannot be checkpointed")
     security = podspec.fields(container.get("securityContext"), "securityContext")
@@ -110,14 +126,6 @@ def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> I
     if security.get("procMount") not in (None, "", "Default"):
         yield Obstacle("ProcMount", f"container {name} has procMount {security['procMount']!s:.40}")
     for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
-        volume = mount.get("name")
-        host_path = host_paths.get(volume) if isinstance(volume, str) else None
-        if host_path is not None and _is_device_path(host_path):
-            yield Obstacle(
-                "HostDevice",
-                f"container {name} mounts {host_path:.80} of the node, whose devices cannot be "
-                "checkpointed",
-            )
         target = mount.get("mountPath")
         if isinstance(target, str) and target.rstrip("/") == "/dev":
             yield Obstacle("DevMount", f"container {name} mounts a volume over /dev")
@@ -130,6 +138,22 @@ def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> I
             yield Obstacle(
                 "MountPropagation", f"container {name} has mountPropagation Bidirectional"
             )
+    for resource in sorted(_resources(container)):
+        if resource.startswith("hugepages-"):
+            yield Obstacle("HugePages", f"container {name} has {resource:.80}")
+
+
+def _of_devices(name: str, container: Object, host_paths: dict[str, str]) -> Iterator[Obstacle]:
+    """Yield devices: their state is nowhere but in them."""
+    for mount in podspec.items(container.get("volumeMounts"), "volumeMounts"):
+        volume = mount.get("name")
+        host_path = host_paths.get(volume) if isinstance(volume, str) else None
+        if host_path is not None and _is_device_path(host_path):
+            yield Obstacle(
+                "HostDevice",
+                f"container {name} mounts {host_path:.80} of the node, whose devices cannot be "
+                "checkpointed",
+            )
     if container.get("volumeDevices"):
         yield Obstacle("Device", f"container {name} has a block device (volumeDevices)")
     for resource in sorted(_resources(container)):
@@ -137,8 +161,6 @@ def _of_container(name: str, container: Object, host_paths: dict[str, str]) -> I
             yield Obstacle(
                 "Gpu", f"container {name} has {resource:.80}: a GPU's memory is not in a checkpoint"
             )
-        elif resource.startswith("hugepages-"):
-            yield Obstacle("HugePages", f"container {name} has {resource:.80}")
 
 
 def _is_device_path(path: str) -> bool:

@@ -74,10 +74,11 @@ class Fine:
     policy: Policy | None
 
 
-def judge(pod: Object) -> Judgement:
+def judge(pod: Object, *, has_gvisor: bool = True) -> Judgement:
     """Return what is to be done with *pod* (or a pod template).
 
-    Raises AnnotationErrors if its annotations cannot be read, FormatError if it is not a pod.
+    *has_gvisor*: this cluster has the runtime class of gVisor. Raises AnnotationErrors if its
+    annotations cannot be read, FormatError if it is not a pod.
     """
     reading = annotation_reading.read(
         podspec.annotations_of(pod),
@@ -87,11 +88,15 @@ def judge(pod: Object) -> Judgement:
     if reading.policy is None:
         return Judgement(reading=reading, warnings=reading.warnings)
     managed = frozenset(reading.policy.containers)
-    obstacles = why_unmanageable(pod, containers=managed, runtime_class=reading.runtime_class)
+    obstacles = why_unmanageable(
+        pod, containers=managed, runtime_class=reading.runtime_class, has_gvisor=has_gvisor
+    )
+    # Only what sleeps is resized.
+    caveats = _caveats(pod, managed) if reading.runtime_class == names.RUNTIME_CLASS else []
     return Judgement(
         reading=reading,
         obstacles=tuple(obstacles),
-        warnings=(*reading.warnings, *_caveats(pod, managed)),
+        warnings=(*reading.warnings, *caveats),
     )
 
 
@@ -106,8 +111,8 @@ def expected_pod(
 
     What only we write is taken away from a pod that brings it along (forged, or copied from a
     running one). A runtime class of ours that the user chose stays: without a policy it is
-    plain runc. Applied to its own result it changes nothing. Unchanged parts are shared with
-    *pod*.
+    plain runc or gVisor. Applied to its own result it changes nothing. Unchanged parts are shared
+    with *pod*.
     """
     spec = dict(podspec.spec(pod))
     annotations = {
@@ -137,14 +142,14 @@ def expected_pod(
     return {**pod, "metadata": metadata, "spec": spec}
 
 
-def check_admitted(pod: Object) -> Unmanaged | Drifted | Fine:
+def check_admitted(pod: Object, *, has_gvisor: bool = True) -> Unmanaged | Drifted | Fine:
     """Return whether a pod that exists is what the webhook would have made of it.
 
-    Raises FormatError if it is not a pod.
+    *has_gvisor* as for :func:`judge`. Raises FormatError if it is not a pod.
     """
     written = podspec.annotations_of(pod).get(names.POLICY)
     try:
-        judgement = judge(pod)
+        judgement = judge(pod, has_gvisor=has_gvisor)
     except AnnotationErrors as error:
         if written is None:
             return Unmanaged(obstacles=(Obstacle(INVALID_ANNOTATIONS, str(error)),))

@@ -46,6 +46,9 @@ DEFAULT_IDLE_SECONDS: Final = 60.0
 MAX_DELAY_SECONDS: Final = 24 * 3600.0
 """Longer initial delays count as this one."""
 
+_OF_SLEEP: Final = (SCALEDOWN_DURATIONS, INITIAL_SCALEDOWN_DELAYS, NETWORK_MONITOR, SHADOW_PORTS)
+"""Keys that mean nothing for a pod that does not sleep."""
+
 _ALLOWED_LIST: Final = 'a JSON list of app containers, each once, such as ["app"]'
 _ALLOWED_MAPPINGS: Final = (
     '{"mappings": [{"containerName": "app", "appPort": 8080, "shadowPort": 9080}]}'
@@ -98,13 +101,16 @@ def read(reader: Reader, *, runtime_class: str | None) -> Reading:
             if key in reader.annotations and key not in (MANAGED_CONTAINERS, MANAGED_POD):
                 reader.warn(f"{key} has no effect: no container of the pod is managed")
         return Reading(warnings=tuple(reader.warnings))
-    if gvisor and idle:
-        reader.warn(f"{SCALEDOWN_DURATIONS} has no effect: a gVisor pod does not sleep by itself")
+    if gvisor:
+        for key in _OF_SLEEP:
+            if key in reader.annotations:
+                reader.warn(f"{key} has no effect: a gVisor pod does not sleep by itself")
+        idle, delays, monitors, shadowed = {}, {}, {}, {}
     for name, seconds in delays.items():
         if seconds > MAX_DELAY_SECONDS:
             reader.warn(f"{INITIAL_SCALEDOWN_DELAYS}: container {name} gets 24h, the longest delay")
     for name, seconds in idle.items():
-        if seconds < 1 and not gvisor:
+        if seconds < 1:
             reader.warn(f"{SCALEDOWN_DURATIONS}: container {name} sleeps as soon as it is idle")
     for name, ports in proxied.items():
         for shadow, app in ports.items():

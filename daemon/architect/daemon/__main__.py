@@ -14,7 +14,7 @@ from pathlib import Path
 
 from architect.api import names
 from architect.core.errors import ArchitectError, ConfigError
-from architect.daemon import installer, preflight, settings
+from architect.daemon import engine, gvisor, installer, preflight, settings
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
             return _check(config, host)
         if name == "install":
             installer.install_all(config, host, Layout())
-            return 0
+            return _check_gvisor(config, host) if config.has_gvisor else 0
         return _uninstall(config, host)
     except ArchitectError as error:
         print(f"architect-daemon {name}: {error}", file=sys.stderr)
@@ -120,6 +120,19 @@ def _check(config: DaemonSettings, host: Host) -> int:
         )
     )
     print(f"{report.reason}: {report.message}")
+    status = _check_gvisor(config, host) if config.has_gvisor else 0
+    return status if report.is_ready else 3
+
+
+def _check_gvisor(config: DaemonSettings, host: Host) -> int:
+    report = gvisor.assess(
+        gvisor.attempt(config, host, Layout()),
+        is_wanted=True,
+        engine=engine.detect(config, host),
+        install="",
+        uninstalling="",
+    )
+    print(f"gVisor: {report.reason}: {report.message}")
     return 0 if report.is_ready else 3
 
 

@@ -185,11 +185,14 @@ def pod_reasons(pod: ManagedPod) -> list[Reason]:
         reasons.append(Reason(kind=Kind.NOT_RUNNING, text="no managed container exists"))
     if pod.phase != "Running":
         reasons.append(Reason(kind=Kind.NOT_RUNNING, text=f"the pod is {pod.phase}"))
+    if pod.is_gvisor:
+        text = "it runs under gVisor: such a pod does not sleep"
+        reasons.append(Reason(kind=Kind.GVISOR, text=text))
     for debugger in pod.debug_containers:
         reasons.append(Reason(kind=Kind.DEBUG, text=f"debug container {debugger} is running"))
     for name in pod.managed:
         container = pod.containers[name]
-        if pod.policy.containers[name].idle_seconds is None:
+        if pod.policy.containers[name].idle_seconds is None and not pod.is_gvisor:
             reasons.append(Reason(kind=Kind.NEVER, text="idle: never", container=name))
         if not container.is_running:
             reasons.append(Reason(kind=Kind.NOT_RUNNING, text="is not running", container=name))
@@ -202,8 +205,10 @@ def pod_reasons(pod: ManagedPod) -> list[Reason]:
 
 def wants_sleep(pod: ManagedPod) -> bool:
     """Whether *pod* may ever sleep by itself; if not, nobody needs to look at it."""
-    return bool(pod.managed) and all(
-        pod.policy.containers[n].idle_seconds is not None for n in pod.managed
+    return (
+        not pod.is_gvisor
+        and bool(pod.managed)
+        and all(pod.policy.containers[n].idle_seconds is not None for n in pod.managed)
     )
 
 

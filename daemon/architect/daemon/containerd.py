@@ -1,4 +1,4 @@
-"""containerd's configuration: where the runtime handler goes, and how it comes out again.
+"""containerd's configuration: where the runtime handlers go, and how they come out again.
 
 Pure: files in, one edit out. What bites (containerd issues 5837, 7982 and 9968, change 9982):
 
@@ -11,7 +11,7 @@ Pure: files in, one edit out. What bites (containerd issues 5837, 7982 and 9968,
 - A drop-in of a higher version than the main file is refused, so it repeats the main file's.
 
 What is ours stands between two marks; a file is edited only if it is TOML before and after, and
-says the same without our handler.
+says the same without our handlers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from architect.core.errors import ConfigError
 BEGIN: Final = "# architect: begin (written by the architect daemon; removed by its uninstall)"
 END: Final = "# architect: end"
 DROP_IN: Final = "90-architect.toml"
-BINARY: Final = str(names.CURRENT / "bin" / names.RUNTIME_CLASS)
+OURS: Final = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR)
+"""Names of our handlers: each is named as its runtime class, and as its program."""
 POD_ANNOTATIONS: Final = (f"{names.GROUP}/*",)
 RUNC_TYPE: Final = "io.containerd.runc.v2"
 
@@ -62,9 +63,14 @@ class Installed:
     """What :func:`install` decided."""
 
     edits: tuple[Edit, ...]
-    """Empty: the handler is there already."""
+    """Empty: the handlers are there already."""
     lower_runtime: str
-    """``BinaryName`` of the runtime that our handler is like; empty: containerd finds runc."""
+    """``BinaryName`` of the runtime that our handlers are like; empty: containerd finds runc."""
+
+
+def binary(handler: str) -> str:
+    """Return the program of one of our handlers."""
+    return str(names.CURRENT / "bin" / handler)
 
 
 def parse(file: ConfigFile) -> dict[str, Any]:
@@ -123,8 +129,13 @@ def strip(text: str) -> str:
     return "".join(kept)
 
 
-def install(main: ConfigFile, imported: Sequence[ConfigFile] = ()) -> Installed:
-    """Return what to write so that the handler exists.
+def install(
+    main: ConfigFile,
+    imported: Sequence[ConfigFile] = (),
+    *,
+    wanted: Sequence[str] = (names.RUNTIME_CLASS,),
+) -> Installed:
+    """Return what to write so that the *wanted* ones of our handlers exist, and no other.
 
     *main* has an empty text if there is no file; *imported* are the files that it imports, in the
     order in which containerd loads them. Raises ConfigError if a file does not parse, cannot be
@@ -136,16 +147,19 @@ def install(main: ConfigFile, imported: Sequence[ConfigFile] = ()) -> Installed:
     _check_enabled(main.path, contents, section)
     home, base, name = _home(bare, contents, version, section)
     handlers = _handlers(base)
-    if (theirs := handlers.get(names.RUNTIME_CLASS)) is not None:
-        if _is_ours(theirs):
-            # Somebody wrote exactly our handler: a prepared node image does.
-            return Installed(edits=(), lower_runtime=_binary(_model(handlers, name)))
-        raise ConfigError(
-            f"{home.path} configures {names.RUNTIME_CLASS} otherwise: {theirs!r:.200}",
-            hint=f"remove it, or set BinaryName to {BINARY} and pod_annotations",
-        )
     model = _model(handlers, name)
-    tables = {names.RUNTIME_CLASS: _ours(model)}
+    tables = {}
+    for handler in wanted:
+        theirs = handlers.get(handler)
+        if theirs is None:
+            tables[handler] = _ours(handler, model)
+        elif not _is_ours(handler, theirs):  # else a prepared node image brought it
+            raise ConfigError(
+                f"{home.path} configures {handler} otherwise: {theirs!r:.200}",
+                hint=f"remove it, or set BinaryName to {binary(handler)} and pod_annotations",
+            )
+    if not tables:
+        return Installed(edits=remove((main, *imported)), lower_runtime=_binary(model))
     if version == 2 and name not in handlers:
         tables = {name: {"runtime_type": RUNC_TYPE}} | tables
     body = "".join(_table(["plugins", section, *_path(), key], t) for key, t in tables.items())
@@ -169,22 +183,22 @@ def remove(files: Sequence[ConfigFile]) -> tuple[Edit, ...]:
     return tuple(_removal(f) for f in files if f.text != strip(f.text))
 
 
-def has_handler(dump: str) -> bool:
-    """Whether ``containerd config dump`` shows our handler."""
-    content = tomllib.loads(dump)
-    plugins = content.get("plugins") or {}
-    return any(
-        _is_ours(_handlers(plugins.get(section) or {}).get(names.RUNTIME_CLASS) or {})
-        for section in _SECTION.values()
+def handlers_of(dump: str) -> frozenset[str]:
+    """Return which of our handlers ``containerd config dump`` shows."""
+    plugins = tomllib.loads(dump).get("plugins") or {}
+    found = [_handlers(plugins.get(section) or {}) for section in _SECTION.values()]
+    return frozenset(
+        name for name in OURS if any(_is_ours(name, each.get(name) or {}) for each in found)
     )
 
 
-def without_handler(dump: str) -> dict[str, Any]:
-    """Return what a dump says besides our handler and the list of imported files."""
+def without_handlers(dump: str) -> dict[str, Any]:
+    """Return what a dump says besides our handlers and the list of imported files."""
     content = tomllib.loads(dump)
     content.pop("imports", None)
     for section in _SECTION.values():
-        _handlers((content.get("plugins") or {}).get(section) or {}).pop(names.RUNTIME_CLASS, None)
+        for name in OURS:
+            _handlers((content.get("plugins") or {}).get(section) or {}).pop(name, None)
     return content
 
 
@@ -225,7 +239,7 @@ def _default_name(section: Mapping[str, Any]) -> str:
 
 
 def _model(handlers: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the handler that ours is to be like: the default one, if it is a runc."""
+    """Return the handler that ours are to be like: the default one, if it is a runc."""
     for candidate in (name, "runc"):
         model = handlers.get(candidate)
         if isinstance(model, dict) and model.get("runtime_type", RUNC_TYPE) == RUNC_TYPE:
@@ -233,26 +247,26 @@ def _model(handlers: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {}
 
 
-def _ours(model: Mapping[str, Any]) -> dict[str, Any]:
+def _ours(handler: str, model: Mapping[str, Any]) -> dict[str, Any]:
     table = copy.deepcopy(dict(model))
     table["runtime_type"] = RUNC_TYPE
     # runtime_path names the shim, which stays the model's.
     known = [a for a in table.get("pod_annotations") or [] if a not in POD_ANNOTATIONS]
     table["pod_annotations"] = [*known, *POD_ANNOTATIONS]
-    table["options"] = {**(table.get("options") or {}), "BinaryName": BINARY}
+    table["options"] = {**(table.get("options") or {}), "BinaryName": binary(handler)}
     return table
 
 
-def _is_ours(handler: Mapping[str, Any]) -> bool:
+def _is_ours(handler: str, table: Mapping[str, Any]) -> bool:
     return (
-        handler.get("runtime_type") == RUNC_TYPE
-        and _binary(handler) == BINARY
-        and set(POD_ANNOTATIONS) <= set(handler.get("pod_annotations") or ())
+        table.get("runtime_type") == RUNC_TYPE
+        and _binary(table) == binary(handler)
+        and set(POD_ANNOTATIONS) <= set(table.get("pod_annotations") or ())
     )
 
 
-def _binary(handler: Mapping[str, Any]) -> str:
-    return str((handler.get("options") or {}).get("BinaryName") or "")
+def _binary(table: Mapping[str, Any]) -> str:
+    return str((table.get("options") or {}).get("BinaryName") or "")
 
 
 def _check_enabled(path: Path, contents: Sequence[dict[str, Any]], section: str) -> None:
@@ -293,7 +307,7 @@ def _check(before: ConfigFile, after: ConfigFile, section: str, added: set[str])
     new.pop("version", None)
     old.pop("version", None)
     if _pruned(new) != _pruned(old):
-        raise ConfigError(f"{before.path} would say something else with our handler added")
+        raise ConfigError(f"{before.path} would say something else with our handlers added")
 
 
 def _pruned(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""CRI-O's configuration: one drop-in file with the runtime handler.
+"""CRI-O's configuration: one drop-in file with the runtime handler. That of gVisor is containerd's.
 
 CRI-O merges drop-ins by key, in the order of their names, and passes annotations to the runtime as
 they are; ``allowed_annotations`` concerns those that CRI-O itself acts on.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api import names
-from architect.daemon.containerd import BEGIN, BINARY, END, Edit
+from architect.daemon.containerd import BEGIN, END, Edit, binary
 
 DROP_IN: Final = "90-architect.conf"
 
@@ -20,7 +20,7 @@ def install(directory: Path, *, current: str | None) -> tuple[Edit, ...]:
     text = (
         f"{BEGIN}\n"
         f"[crio.runtime.runtimes.{names.RUNTIME_CLASS}]\n"
-        f'  runtime_path = "{BINARY}"\n'
+        f'  runtime_path = "{binary(names.RUNTIME_CLASS)}"\n'
         f'  runtime_type = "oci"\n'
         f'  runtime_root = "/run/runc"\n'
         f"{END}\n"

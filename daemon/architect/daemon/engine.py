@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from architect.api import names
 from architect.core.errors import ConfigError, NodeError
 from architect.daemon import containerd, crio
 from architect.daemon import host as hosts
@@ -61,17 +62,20 @@ def lower_runtime(settings: DaemonSettings, host: Host) -> str:
     return containerd.install(main, imported).lower_runtime
 
 
-def configure(settings: DaemonSettings, host: Host) -> Outcome:
-    """Make the engine know our runtime handler; a second time nothing is written.
+def configure(
+    settings: DaemonSettings, host: Host, *, handlers: Sequence[str] = (names.RUNTIME_CLASS,)
+) -> Outcome:
+    """Make the engine know these of our runtime *handlers*; a second time nothing is written.
 
-    Raises ConfigError or NodeError; the engine's configuration is then as it was.
+    CRI-O is told of that of runc only. Raises ConfigError or NodeError; the engine's configuration
+    is then as it was.
     """
     engine = detect(settings, host)
     if engine is Engine.CONTAINERD:
         main, imported = read_containerd(settings, host)
-        installed = containerd.install(main, imported)
+        installed = containerd.install(main, imported, wanted=handlers)
         if installed.edits:
-            _change_containerd(settings, host, main.path, installed.edits)
+            _change_containerd(settings, host, main.path, installed.edits, handlers=handlers)
         return Outcome(engine=engine, is_changed=bool(installed.edits))
     if engine is Engine.CRIO:
         directory = settings.crio_config_directory
@@ -82,13 +86,13 @@ def configure(settings: DaemonSettings, host: Host) -> Outcome:
 
 
 def unconfigure(settings: DaemonSettings, host: Host) -> bool:
-    """Take our handler out of the engine's configuration; returns whether anything changed."""
+    """Take our handlers out of the engine's configuration; returns whether anything changed."""
     engine = detect(settings, host)
     if engine is Engine.CONTAINERD:
         main, imported = read_containerd(settings, host)
         edits = containerd.remove((main, *imported))
         if edits:
-            _change_containerd(settings, host, main.path, edits, is_removal=True)
+            _change_containerd(settings, host, main.path, edits, handlers=())
             for edit in edits:
                 if edit.text is not None:
                     host.forget_backup(edit.path)
@@ -146,7 +150,7 @@ def _change_containerd(
     main: Path,
     edits: Sequence[Edit],
     *,
-    is_removal: bool = False,
+    handlers: Sequence[str],
 ) -> None:
     before = {edit.path: host.read(edit.path) for edit in edits}
     running = next(host.processes("containerd"), None)
@@ -154,7 +158,7 @@ def _change_containerd(
     for edit in edits:
         host.apply(edit)
     try:
-        _check_dump(old_dump, _dump(host, running, main), is_removal=is_removal)
+        _check_dump(old_dump, _dump(host, running, main), handlers=frozenset(handlers))
         _restart(settings, host, "containerd", CONTAINERD_SOCKET)
     except (ConfigError, NodeError):
         log.error("containerd does not take the changed configuration; taking it back")
@@ -180,19 +184,23 @@ def _dump(host: Host, running: Process | None, main: Path) -> str | None:
         return None
 
 
-def _check_dump(before: str | None, after: str | None, *, is_removal: bool) -> None:
-    """Raise ConfigError unless containerd reads the same as before, and our handler.
+def _check_dump(before: str | None, after: str | None, *, handlers: frozenset[str]) -> None:
+    """Raise ConfigError unless containerd reads the same as before, and our *handlers*.
+
+    None: ours were taken out.
 
     If it could not be asked before either, the check of the text has to do.
     """
     if before is None:
         return
     if after is None:
-        raise ConfigError("containerd cannot read its configuration with our handler added")
+        raise ConfigError("containerd cannot read its configuration with our handlers added")
     try:
-        if containerd.has_handler(after) is is_removal:
+        found = containerd.handlers_of(after)
+        is_unchanged = not handlers and found == containerd.handlers_of(before)
+        if is_unchanged or not handlers <= found:
             raise ConfigError("containerd does not see the change of its configuration")
-        if containerd.without_handler(before) != containerd.without_handler(after):
+        if containerd.without_handlers(before) != containerd.without_handlers(after):
             raise ConfigError(
                 "containerd would read other parts of its configuration differently",
                 hint="configure the handler by hand and set --engine none; see docs/daemon.md",

@@ -15,16 +15,16 @@ from typing import Any, Final
 from architect.api import names
 from architect.api.keeper import PodState
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Retryable
-from architect.daemon import images, install, installer, keeper_link, preflight
+from architect.daemon import gvisor, images, install, installer, keeper_link, preflight
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.installer import Installer
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
-from architect.daemon.preflight import Standing
+from architect.daemon.preflight import Report, Standing
 from architect.daemon.reasons import Kind, Reason
 from architect.daemon.registry import Registry
-from architect.daemon.settings import DaemonSettings
+from architect.daemon.settings import DaemonSettings, Engine
 from architect.daemon.store import PodStore
 from architect.kube import patches, resources, uninstall
 from architect.kube.api import Api
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 UNINSTALL_POLL_SECONDS: Final = 10.0
 UNINSTALL_RETRY_SECONDS: Final = 1.0
 """Between looks at whether all is awake and told."""
+GVISOR_TRIAL_SECONDS: Final = 600.0
+"""Between two trials of gVisor where it does not work; one that worked is not repeated."""
 CRIU_CHECK_SECONDS: Final = 600.0
 """CRIU's own check forks a dozen processes; what it finds does not change while a kernel runs."""
 
@@ -85,6 +87,9 @@ class Housekeeping:
         self._standing = Standing()
         self._criu = "not checked yet"
         self._criu_at = 0.0
+        self._gvisor_trial: gvisor.Trial | None = None
+        self._gvisor_at = -GVISOR_TRIAL_SECONDS
+        self._gvisor_reason = ""
         self._token = ""
         self._is_removed = False
         self._has_synced_done = False
@@ -146,6 +151,9 @@ class Housekeeping:
         if not self._standing.is_ready and not self._token:
             self._due["preflight"] = time.monotonic() + RECHECK_SECONDS
         self._write_node(before)
+        # Apart: where it hangs it is given up after minutes, and other pods wait for the label.
+        if self._try_gvisor():
+            self._write_node(self._standing)
 
     def _check_keeper(self) -> str:
         if self._is_removed:
@@ -185,25 +193,56 @@ class Housekeeping:
             self._criu_at = time.monotonic()
         return self._criu
 
+    def _try_gvisor(self) -> bool:
+        """Try whether a container of gVisor runs, if that is due; returns whether it was."""
+        is_due = time.monotonic() - self._gvisor_at >= GVISOR_TRIAL_SECONDS
+        has_worked = self._gvisor_trial is not None and not self._gvisor_trial.problem
+        is_possible = self._settings.has_gvisor and self._installer.engine is not Engine.CRIO
+        if self._installer.problem or self._token or has_worked or not is_due or not is_possible:
+            return False
+        self._gvisor_at = time.monotonic()
+        self._gvisor_trial = gvisor.attempt(self._settings, self._host, self._layout)
+        return True
+
+    def _under_gvisor(self) -> Report:
+        return gvisor.assess(
+            self._gvisor_trial,
+            is_wanted=self._settings.has_gvisor,
+            engine=self._installer.engine,
+            install=self._installer.problem,
+            uninstalling=self._token,
+        )
+
     def _write_node(self, before: Standing) -> None:
-        report = self._standing.report
+        report, under_gvisor = self._standing.report, self._under_gvisor()
         assert report is not None
         node = self._api.get(NODES, self._settings.node_name)
         ref = resources.node(self._settings.node_name)
         labels = preflight.node_labels(
-            self._standing,
+            {
+                names.NODE_READY_LABEL: report.is_ready,
+                names.NODE_GVISOR_LABEL: under_gvisor.is_ready,
+            },
             existing=node["metadata"].get("labels") or {},
-            is_used=self._is_used(),
+            used=self._used_labels(),
         )
         patches.set_metadata(self._api, ref, labels=labels)
-        condition = Condition(
-            type=names.NODE_CONDITION,
-            status=Status.TRUE if report.is_ready else Status.FALSE,
-            reason=report.reason,
-            message=report.message,
-        )
         existing = (node.get("status") or {}).get("conditions") or []
-        patches.set_condition(self._api, ref, existing, condition)
+        patches.set_condition(self._api, ref, existing, _condition(names.NODE_CONDITION, report))
+        is_told = any(c.get("type") == names.NODE_GVISOR_CONDITION for c in existing)
+        if self._settings.has_gvisor or is_told:
+            condition = _condition(names.NODE_GVISOR_CONDITION, under_gvisor)
+            patches.set_condition(self._api, ref, existing, condition)
+        if self._settings.has_gvisor and under_gvisor.reason not in (
+            self._gvisor_reason,
+            gvisor.UNTRIED,
+        ):
+            self._gvisor_reason = under_gvisor.reason
+            self._tell_node(
+                names.NODE_GVISOR_CONDITION,
+                f"{under_gvisor.reason}: {under_gvisor.message}",
+                is_warning=not under_gvisor.is_ready and not self._token,
+            )
         if before.report is None or before.report.reason != report.reason:
             self._tell_node(
                 names.NODE_CONDITION if report.is_ready else report.reason,
@@ -336,10 +375,10 @@ class Housekeeping:
         is one of which the API still says that it sleeps: after the answer nobody is left to give
         it its requests back.
         """
-        no_label: dict[str, str | None] = {names.NODE_READY_LABEL: None}
-        if not self._is_used():
-            # Before the runtime goes: no pod that needs it shall come meanwhile.
-            patches.set_metadata(self._api, ref, labels=no_label)
+        no_labels: dict[str, str | None] = dict.fromkeys(names.NODE_LABELS)
+        # Before the runtime goes: no pod that needs it shall come meanwhile.
+        unused = {label: None for label in names.NODE_LABELS if label not in self._used_labels()}
+        patches.set_metadata(self._api, ref, labels=unused)
         if not self._is_removed and not (self._wake_all() and self._is_told()):
             self._due["uninstall"] = time.monotonic() + UNINSTALL_RETRY_SECONDS
             return
@@ -349,7 +388,7 @@ class Housekeeping:
             if left:
                 self._tell_node(
                     names.EVENT_RUNTIME_KEPT,
-                    f"{left} managed containers still run here; the runtime stays on the host for "
+                    f"{left} containers of ours still run here; the runtime stays on the host for "
                     "them. Remove it later with `architect-daemon uninstall`, or by hand as "
                     "docs/operations.md says",
                     is_warning=True,
@@ -357,14 +396,22 @@ class Housekeeping:
         patches.set_metadata(
             self._api,
             ref,
-            labels=no_label if self._is_removed else {},
+            labels=no_labels if self._is_removed else {},
             annotations={names.UNINSTALLED: token},
         )
         self._has_synced_done = True
 
-    def _is_used(self) -> bool:
-        """Whether managed pods are on the node, as far as is known."""
-        return not self._store.is_synced or any(not p.is_terminal for p in self._store.all())
+    def _used_labels(self) -> frozenset[str]:
+        """Return the labels that pods of the node have in their nodeSelector, as far as is known.
+
+        Also pods that are not managed: the runtime class gives it to all of its pods.
+        """
+        found = self._store.runtime_classes()
+        return frozenset(
+            label
+            for label, runtime_class in names.NODE_LABELS.items()
+            if runtime_class in found or not self._store.is_synced
+        )
 
     def _is_told(self) -> bool:
         """Whether no pod of the node is said to sleep; requests come back before the label."""
@@ -384,3 +431,12 @@ class Housekeeping:
             except (Rejected, NodeError) as error:
                 log.error("%s/%s does not wake: %s", pod.namespace, pod.name, error)
         return all(pod.state is PodState.AWAKE for pod in self._keeper.pods())
+
+
+def _condition(kind: str, report: Report) -> Condition:
+    return Condition(
+        type=kind,
+        status=Status.TRUE if report.is_ready else Status.FALSE,
+        reason=report.reason,
+        message=report.message,
+    )

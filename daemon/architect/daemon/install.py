@@ -6,6 +6,7 @@
     /opt/architect/init/<sha>/init the static init, named by its content
     /opt/architect/current         link to the version in use
     /opt/architect/runtime.conf    the lower runtime
+    /opt/architect/runsc.conf      flags of gVisor's runtime
 
 A version stays while it is the current one, while a process runs from it, or while a container's
 record or image needs its init. So an upgrade never takes away what a sleeping pod needs.
@@ -20,8 +21,8 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ MANIFEST: Final = "MANIFEST.json"
 MANIFEST_VERSION: Final = 1
 RUNTIME_CONF: Final = "runtime.conf"
 WARDEN: Final = "architect-warden"
+RUNSC: Final = "bin/runsc"
+"""Of a bundle, and put in place only where it is wanted: it is larger than all the rest."""
 _VERSION_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
 _SHA = re.compile(r"[0-9a-f]{64}")
 _RESERVED: Final = frozenset({"init", "current"})
@@ -52,6 +55,10 @@ class Manifest:
     links: Mapping[str, str]
     """Path below the bundle to what the link holds; none leaves the bundle."""
     init_sha: str
+
+    def without(self, name: str) -> Manifest:
+        """Return it without one file."""
+        return replace(self, files={n: sha for n, sha in self.files.items() if n != name})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +121,24 @@ def find_bundle(parent: Path) -> Path:
     return found[0]
 
 
-def install(bundle: Path, layout: Layout) -> str:
-    """Put the bundle in place and switch to it; returns its version.
+def install(bundle: Path, layout: Layout, *, has_gvisor: bool = False) -> str:
+    """Put the bundle in place, with gVisor's runtime if that is wanted, and switch to it.
 
+    Returns its version.
     Whatever is interrupted is made anew at the next try; what is there and complete is not touched.
     Raises FormatError (the image is broken) or NodeError.
     """
-    manifest = read_manifest(bundle)
+    whole = read_manifest(bundle)
+    manifest = whole.without(RUNSC)
     try:
         layout.install.mkdir(mode=0o755, parents=True, exist_ok=True)
         target = layout.install / manifest.version
         if not _is_complete(target, manifest, bundle):
             _copy(bundle, target, manifest)
+        if not has_gvisor:
+            (target / RUNSC).unlink(missing_ok=True)
+        elif RUNSC in whole.files:
+            _add(bundle, target, RUNSC, sha=whole.files[RUNSC])
         _install_init(target, manifest, layout)
         _switch(layout, manifest.version)
     except OSError as error:
@@ -141,6 +154,14 @@ def write_runtime_conf(layout: Layout, runtime: Path) -> None:
     """Name the lower runtime. Raises OSError."""
     path = layout.install / RUNTIME_CONF
     data = f"# written by the architect daemon\nrunc={runtime}\n".encode()
+    if not path.exists() or path.read_bytes() != data:
+        files.write_atomic(path, data, mode=0o644)
+
+
+def write_runsc_conf(layout: Layout, flags: Sequence[str]) -> None:
+    """Name the flags of gVisor's runtime. Raises OSError."""
+    path = layout.install / names.RUNSC_CONF.name
+    data = "".join(f"{line}\n" for line in ("# written by the architect daemon", *flags)).encode()
     if not path.exists() or path.read_bytes() != data:
         files.write_atomic(path, data, mode=0o644)
 
@@ -216,13 +237,19 @@ def remove(layout: Layout) -> None:
     for directory in [*_versions(layout), layout.install / "init"]:
         if directory.exists():
             shutil.rmtree(directory)
-    for name in ("current", RUNTIME_CONF):
+    for name in ("current", RUNTIME_CONF, names.RUNSC_CONF.name):
         (layout.install / name).unlink(missing_ok=True)
 
 
 def living_containers(layout: Layout) -> int:
-    """Return how many managed containers the engine has not deleted yet."""
-    return sum(1 for _ in (layout.run / "containers").glob("*.json"))
+    """Return how many containers of ours the engine has not deleted yet."""
+    managed = sum(1 for _ in (layout.run / "containers").glob("*.json"))
+    return managed + gvisor_containers(layout)
+
+
+def gvisor_containers(layout: Layout) -> int:
+    """Return how many of them are gVisor's, those of sandboxes included."""
+    return sum(1 for _ in (layout.run / names.GVISOR_RECORDS.name).glob("*.json"))
 
 
 def _leaves(name: str) -> bool:
@@ -270,6 +297,22 @@ def _copy(bundle: Path, target: Path, manifest: Manifest) -> None:
         files.sync_directory(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _add(bundle: Path, target: Path, name: str, *, sha: str) -> None:
+    """Put one more file of the bundle into its place. Processes run from what is there already."""
+    path = target / name
+    if path.exists() and _sha256(path) == sha:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.copyfile(bundle / name, temporary)
+        temporary.chmod(0o755)
+        if _sha256(temporary) != sha:
+            raise FormatError(f"{bundle / name} is not what the manifest says")
+        os.rename(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _install_init(target: Path, manifest: Manifest, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from architect.api import names
 from architect.core.errors import ArchitectError, NodeError
-from architect.daemon import engine, install, keeper_link, standin_certificate
+from architect.daemon import containerd, engine, install, keeper_link, standin_certificate
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.settings import DaemonSettings, Engine
@@ -33,13 +33,15 @@ class Installer:
         self._next_try = 0.0
         self.problem = "not installed yet"
         """What went wrong last; empty: all is in place."""
+        self.engine: Engine | None = None
+        """The node's engine, once all is in place."""
 
     def ensure(self) -> None:
         """Install unless it is done, or failed a short while ago."""
         if not self.problem or time.monotonic() < self._next_try:
             return
         try:
-            install_all(self._settings, self._host, self._layout)
+            self.engine = install_all(self._settings, self._host, self._layout)
         except (ArchitectError, OSError) as error:
             wait = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
             self._failures += 1
@@ -50,16 +52,20 @@ class Installer:
         self.problem, self._failures = "", 0
 
 
-def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> None:
+def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> Engine:
     """Install everything, in the order in which each part needs the one before.
 
-    A second time nothing changes and the engine is not restarted. Raises ArchitectError or OSError.
+    A second time nothing changes and the engine, which is returned, is not restarted. Raises
+    ArchitectError or OSError.
     """
     for path, mode in ((layout.run, 0o755), (names.STATE, 0o700), (layout.pods, 0o700)):
         path.mkdir(mode=mode, parents=True, exist_ok=True)
     # The kubelet makes a hostPath directory with mode 0755.
     names.STATE.chmod(0o700)
-    version = install.install(install.find_bundle(settings.bundle), layout)
+    # Without the handler a container of a pod that runs could not be replaced.
+    has_gvisor = settings.has_gvisor or install.gvisor_containers(layout) > 0
+    bundle = install.find_bundle(settings.bundle)
+    version = install.install(bundle, layout, has_gvisor=has_gvisor)
     runtime = install.find_lower_runtime(
         host,
         configured=settings.lower_runtime,
@@ -67,7 +73,8 @@ def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> None:
     )
     install.write_runtime_conf(layout, runtime)
     standin_certificate.ensure(names.STANDIN_CERTIFICATE)
-    outcome = engine.configure(settings, host)
+    handlers = containerd.OURS if has_gvisor else (names.RUNTIME_CLASS,)
+    outcome = engine.configure(settings, host, handlers=handlers)
     is_upgrade = install.upgrade_keeper(host, layout)
     if not is_upgrade:
         keeper_link.start(host, current=layout.current)
@@ -76,8 +83,9 @@ def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> None:
         version,
         runtime,
         outcome.engine.value,
-        "has been told of the handler" if outcome.is_changed else "knows the handler",
+        "has been told of the handlers" if outcome.is_changed else "knows the handlers",
     )
+    return outcome.engine
 
 
 def uninstall_all(settings: DaemonSettings, host: Host, layout: Layout) -> int:

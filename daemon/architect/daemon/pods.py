@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +10,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.policy import Policy, PolicyError
+from architect.api.policy import Migrate, Policy, PolicyError
 from architect.core.errors import Rejected
 
 RESOURCES: Final = ("cpu", "memory")
 """The resources that an in-place resize may change."""
 
-_TERMINAL: Final = frozenset({"Succeeded", "Failed"})
+TERMINAL: Final = frozenset({"Succeeded", "Failed"})
+"""Phases in which no container of a pod will ever run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,8 @@ class ManagedPod:
     is_terminating: bool = False
     has_pod_resources: bool = False
     """``spec.resources``: requests of the pod as a whole, which container requests do not lower."""
+    is_gvisor: bool = False
+    """It runs under gVisor, which the keeper knows nothing of."""
     debug_containers: tuple[str, ...] = ()
     """Running ephemeral containers: somebody is looking at the pod."""
 
@@ -80,7 +84,7 @@ class ManagedPod:
     @property
     def is_terminal(self) -> bool:
         """Whether no container of it will ever run again."""
-        return self.phase in _TERMINAL
+        return self.phase in TERMINAL
 
 
 def read(value: Mapping[str, Any]) -> ManagedPod | None:
@@ -105,6 +109,10 @@ def read(value: Mapping[str, Any]) -> ManagedPod | None:
     if not policy.containers:
         return None
     spec, status = value.get("spec") or {}, value.get("status") or {}
+    is_gvisor = spec.get("runtimeClassName") == names.RUNTIME_CLASS_GVISOR
+    if is_gvisor:
+        # As the webhook writes it; but whoever may change the pod may change that.
+        policy = dataclasses.replace(policy, migrate=Migrate.NEVER)
     statuses = {s["name"]: s for s in status.get("containerStatuses") or ()}
     return ManagedPod(
         uid=metadata["uid"],
@@ -139,6 +147,7 @@ def read(value: Mapping[str, Any]) -> ManagedPod | None:
         qos_class=status.get("qosClass") or "Burstable",
         is_terminating=bool(metadata.get("deletionTimestamp")),
         has_pod_resources=bool((spec.get("resources") or {}).get("requests")),
+        is_gvisor=is_gvisor,
         debug_containers=tuple(
             s["name"]
             for s in status.get("ephemeralContainerStatuses") or ()

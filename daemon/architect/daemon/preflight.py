@@ -7,7 +7,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -202,15 +202,17 @@ def probe_packet_queue() -> str:
 
 
 def node_labels(
-    standing: Standing, *, existing: Mapping[str, str], is_used: bool
+    wanted: Mapping[str, bool], *, existing: Mapping[str, str], used: Collection[str]
 ) -> dict[str, str | None]:
-    """Return the node labels that must change.
+    """Return the node labels that must change, of those that *wanted* has.
 
-    A managed pod has the label in its nodeSelector, from its runtime class. Kubelet checks that
+    A pod of ours has the label in its nodeSelector, from its runtime class. Kubelet checks that
     again when it restarts (and would fail the pod) and at every resize (and would not give a woken
-    pod its requests back), so a label that is there stays while *is_used* says that such pods are.
+    pod its requests back), so a label that is there stays while it is among the *used* ones.
     """
-    wanted = "true" if standing.is_ready else None
-    if existing.get(names.NODE_READY_LABEL) == wanted or (wanted is None and is_used):
-        return {}
-    return {names.NODE_READY_LABEL: wanted}
+    changed: dict[str, str | None] = {}
+    for label, is_wanted in wanted.items():
+        value = "true" if is_wanted else None
+        if existing.get(label) != value and not (value is None and label in used):
+            changed[label] = value
+    return changed

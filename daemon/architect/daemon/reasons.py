@@ -15,6 +15,7 @@ class Kind(enum.Enum):
     TERMINATING = "Terminating"
     NOT_RUNNING = "NotRunning"
     SLEEP_FAILED = "SleepFailed"
+    GVISOR = "Gvisor"
     NEVER = "NeverByItself"
     UNINSTALLING = "Uninstalling"
     NODE_NOT_READY = "NodeNotReady"

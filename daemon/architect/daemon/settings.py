@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -72,6 +73,12 @@ class DaemonSettings(StoreOptions):
 
     lower_runtime: str = ""
     """Path on the host of the runc below ours; empty: found in the engine's settings or PATH."""
+
+    has_gvisor: bool = False
+    """Whether pods of gVisor may run on the node: its runtime and handler are installed, too."""
+
+    gvisor_flags: str = ""
+    """Flags of its runtime, split like a shell line; empty: found out by running a container."""
 
     metrics_address: str = "0.0.0.0:9464"
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` are served."""
@@ -151,6 +158,8 @@ _HELP: Final = {
     "crio_config_directory": "CRI-O's drop-in directory on the host",
     "engine_restart_command": "command that restarts the engine on the host",
     "lower_runtime": "path of the host's runc or crun",
+    "has_gvisor": "install gVisor's runtime and its handler, too",
+    "gvisor_flags": "flags of gVisor's runtime (empty: found out)",
     "metrics_address": "address:port of metrics and health",
     "peer_address": "address:port for other nodes' daemons",
     "daemon_selector": "label selector of the daemons' pods",
@@ -265,6 +274,10 @@ def _check(settings: DaemonSettings) -> None:
             "sample_max_seconds must not be below sample_min_seconds",
         ),
         (settings.host_root.is_absolute(), "host_root must be an absolute path"),
+        (
+            all(word.startswith("--") for word in shlex.split(settings.gvisor_flags)),
+            f"gvisor_flags: {settings.gvisor_flags!r} are not flags such as --platform=kvm",
+        ),
         (
             settings.log_level.upper() in ("DEBUG", "INFO", "WARNING", "ERROR"),
             f"log_level: {settings.log_level!r} is not DEBUG, INFO, WARNING or ERROR",

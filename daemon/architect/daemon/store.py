@@ -22,6 +22,7 @@ class PodStore:
         self._lock = threading.Lock()
         self._pods: dict[str, ManagedPod] = {}
         self._versions: dict[str, int] = {}
+        self._classes: dict[str, str] = {}
         self._is_synced = False
 
     @property
@@ -44,6 +45,11 @@ class PodStore:
         with self._lock:
             return frozenset(self._versions)
 
+    def runtime_classes(self) -> frozenset[str]:
+        """Return the runtime classes of the node's pods that have not ended, managed or not."""
+        with self._lock:
+            return frozenset(self._classes.values())
+
     def take(self, item: Snapshot | Change) -> set[str]:
         """Take in what the watch says; returns the uids of managed pods that changed or went."""
         if isinstance(item, Snapshot):
@@ -52,6 +58,7 @@ class PodStore:
             uid = item.object["metadata"]["uid"]
             with self._lock:
                 self._versions.pop(uid, None)
+                self._classes.pop(uid, None)
                 return {uid} if self._pods.pop(uid, None) is not None else set()
         return self.update(item.object)
 
@@ -63,6 +70,8 @@ class PodStore:
             if version and version < self._versions.get(uid, 0):
                 return set()
             self._versions[uid] = version
+            self._classes.pop(uid, None)
+            self._classes |= _class_of(value)
             before = self._pods.pop(uid, None)
             if read is not None:
                 self._pods[uid] = read
@@ -70,12 +79,21 @@ class PodStore:
 
     def _replace(self, snapshot: Snapshot) -> set[str]:
         versions = {v["metadata"]["uid"]: pods.version_of(v) for v in snapshot.objects}
+        classes = {uid: name for v in snapshot.objects for uid, name in _class_of(v).items()}
         read = {uid: pod for v in snapshot.objects if (pod := _read(v)) for uid in (pod.uid,)}
         with self._lock:
             changed = self._pods.keys() | read.keys()
-            self._pods, self._versions = read, versions
+            self._pods, self._versions, self._classes = read, versions, classes
             self._is_synced = True
         return set(changed)
+
+
+def _class_of(value: Mapping[str, Any]) -> dict[str, str]:
+    """Return a pod's uid and runtime class; nothing if it has none, or has ended."""
+    name = (value.get("spec") or {}).get("runtimeClassName")
+    if not name or (value.get("status") or {}).get("phase") in pods.TERMINAL:
+        return {}
+    return {value["metadata"]["uid"]: name}
 
 
 def _read(value: Mapping[str, Any]) -> ManagedPod | None:

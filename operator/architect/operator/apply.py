@@ -67,9 +67,9 @@ class Applier:
                 checkpoints.set_status(self._api, value, *said, fields=fields)
             case plan.Report():
                 return self._report(action)
-            case plan.Unlabel(node=ref, why=why):
-                patches.set_metadata(self._api, ref, labels={names.NODE_READY_LABEL: None})
-                log.warning("took label %s off %s: %s", names.NODE_READY_LABEL, ref, why)
+            case plan.Unlabel(node=ref, labels=labels, why=why):
+                patches.set_metadata(self._api, ref, labels=dict.fromkeys(labels))
+                log.warning("took label %s off %s: %s", ", ".join(labels), ref, why)
         return True
 
     def _report(self, action: plan.Report) -> bool:

@@ -23,8 +23,6 @@ JsonObject = dict[str, Any]
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 """Nothing of such a pod runs again; Kubernetes does not leave these phases."""
 
-RUNTIME_CLASSES: Final = (names.RUNTIME_CLASS, names.RUNTIME_CLASS_GVISOR)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Collect:
@@ -65,9 +63,10 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Unlabel:
-    """Take the ready label off a node that nobody serves."""
+    """Take labels of ours off a node that nobody serves."""
 
     node: ObjectRef
+    labels: tuple[str, ...]
     why: str
 
 
@@ -115,13 +114,16 @@ def is_settled(pod: JsonObject) -> bool:
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in FINISHED_PHASES
 
 
-def for_pod(pod: JsonObject) -> Report | None:
-    """Decide about one pod: whether its owner wants it managed and it is not, or not so."""
+def for_pod(pod: JsonObject, *, has_gvisor: bool = True) -> Report | None:
+    """Decide about one pod: whether its owner wants it managed and it is not, or not so.
+
+    *has_gvisor*: this cluster has the runtime class of gVisor.
+    """
     if is_settled(pod) or not is_of_interest(pod):
         return None
     ref = ObjectRef.of(PODS, pod)
     try:
-        verdict = admission.check_admitted(pod)
+        verdict = admission.check_admitted(pod, has_gvisor=has_gvisor)
     except FormatError as error:
         return _report(ref, names.EVENT_UNMANAGED, f"runs as without Architect: {error}")
     match verdict:
@@ -173,19 +175,19 @@ def for_nodes(
     pods: Iterable[JsonObject],
     suspects: frozenset[str],
 ) -> NodesView:
-    """Decide about the ready labels of all nodes.
+    """Decide about our labels of all nodes.
 
-    A node without a daemon keeps no promise to new pods, so its label goes if the last look found
-    the same: a DaemonSet that is rolled out leaves a node without a pod for moments. The label
-    stays where pods run in our runtime classes, which copied it into their nodeSelector: a kubelet
+    A node without a daemon keeps no promise to new pods, so its labels go if the last look found
+    the same: a DaemonSet that is rolled out leaves a node without a pod for moments. A label
+    stays where pods run in its runtime class, which copied it into their nodeSelector: a kubelet
     that restarts would fail them. And where there is no daemon at all, somebody has changed its
     labels or is uninstalling: nothing is touched.
     """
     serving = {(p.get("spec") or {}).get("nodeName") for p in daemons}
     used = {
-        (p.get("spec") or {}).get("nodeName")
+        (spec.get("nodeName"), spec.get("runtimeClassName"))
         for p in pods
-        if (p.get("spec") or {}).get("runtimeClassName") in RUNTIME_CLASSES and not is_settled(p)
+        if (spec := p.get("spec") or {}) and not is_settled(p)
     }
     actions: list[Unlabel | Report] = []
     unserved: set[str] = set()
@@ -193,7 +195,9 @@ def for_nodes(
     for node in nodes:
         metadata = node["metadata"]
         name = metadata["name"]
-        if (metadata.get("labels") or {}).get(names.NODE_READY_LABEL) != "true":
+        existing = metadata.get("labels") or {}
+        labels = [label for label in names.NODE_LABELS if existing.get(label) == "true"]
+        if not labels:
             continue
         labelled += 1
         if name in serving:
@@ -202,14 +206,15 @@ def for_nodes(
         if name not in suspects or not serving:
             continue
         ref = ObjectRef.of(NODES, node)
-        if name in used:
+        kept = [label for label in labels if (name, names.NODE_LABELS[label]) in used]
+        if kept:
             note = (
-                f"has no daemon: its managed pods run and wake, but do not sleep. Label "
-                f"{names.NODE_READY_LABEL} stays while they run"
+                "has no daemon: its managed pods run and wake, but do not sleep. While they run, "
+                f"this stays: label {', '.join(kept)}"
             )
             actions.append(_report(ref, names.EVENT_NODE_UNSERVED, note))
-        else:
-            actions.append(Unlabel(node=ref, why="no daemon runs there"))
+        if gone := tuple(label for label in labels if label not in kept):
+            actions.append(Unlabel(node=ref, labels=gone, why="no daemon runs there"))
     return NodesView(actions=tuple(actions), labelled=labelled, unserved=frozenset(unserved))
 
 

@@ -79,7 +79,9 @@ class Operator:
         api = Api(connection, field_manager=FIELD_MANAGER)
         recorder = Recorder(api, component="operator", instance=settings.identity)
         self._applier = Applier(api, recorder, self._metrics)
-        self._unmanaged = UnmanagedPods(self._applier, self._metrics)
+        self._unmanaged = UnmanagedPods(
+            self._applier, self._metrics, has_gvisor=settings.has_gvisor
+        )
         self._registrar = Registrar(
             api,
             self._applier,

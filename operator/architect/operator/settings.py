@@ -57,6 +57,9 @@ class OperatorSettings(KmsOptions):
     key_config_map: str = "architect-checkpoint-key"
     """Name of the ConfigMap with the public half of the current one, for the daemons."""
 
+    has_gvisor: bool = False
+    """Whether the cluster has the runtime class of gVisor."""
+
     store_max_count: int = 0
     """Most PersistentCheckpoints that are kept in the store; 0: no limit."""
 
@@ -107,6 +110,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "ca_secret": "name of the Secret with the daemons' certificate authority",
     "key_secret": "name of the Secret with the keys of checkpoints in the object store",
     "key_config_map": "name of the ConfigMap with the public key for daemons",
+    "has_gvisor": "whether there is the runtime class of gVisor",
     **options.HELP,
     **kms.HELP,
     "store_max_count": "PersistentCheckpoints that are kept (0: no limit)",
@@ -149,7 +153,7 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = Path(text)
         elif name.endswith(("_max_count", "_max_bytes")):
             given[name] = _limit(name, text)
-        elif name in ("store_path_style", "kms_unseal"):
+        elif name in ("has_gvisor", "store_path_style", "kms_unseal"):
             given[name] = _switch(name, text)
         else:
             given[name] = text

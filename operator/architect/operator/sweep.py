@@ -137,8 +137,12 @@ class Sweeper:
         daemons = self._api.list(
             PODS, namespace=self._daemon_namespace, labels=self._daemon_selector
         ).items
-        nodes = self._api.list(NODES, labels=f"{names.NODE_READY_LABEL}=true").items
-        view = plan.for_nodes(nodes, daemons=daemons, pods=pods, suspects=self._suspects)
+        nodes = {
+            node["metadata"]["name"]: node
+            for label in names.NODE_LABELS
+            for node in self._api.list(NODES, labels=f"{label}=true").items
+        }
+        view = plan.for_nodes(nodes.values(), daemons=daemons, pods=pods, suspects=self._suspects)
         self._suspects = view.unserved
         self._metrics.set(metrics.NODES, view.labelled - len(view.unserved), served="true")
         self._metrics.set(metrics.NODES, len(view.unserved), served="false")

@@ -14,15 +14,16 @@ from architect.operator.metrics import Metrics
 class UnmanagedPods:
     """The uids of such pods; events and sweeps, from different threads, keep it."""
 
-    def __init__(self, applier: Applier, numbers: Metrics) -> None:
+    def __init__(self, applier: Applier, numbers: Metrics, *, has_gvisor: bool = True) -> None:
         self._applier = applier
         self._metrics = numbers
+        self._has_gvisor = has_gvisor
         self._lock = threading.Lock()
         self._uids: set[str] = set()
 
     def look_at(self, pod: dict[str, Any]) -> None:
         """Judge a pod, report it if it is not as its owner wants it, and count it."""
-        report = plan.for_pod(pod)
+        report = plan.for_pod(pod, has_gvisor=self._has_gvisor)
         is_unmanaged = report is not None and report.reason == names.EVENT_UNMANAGED
         uid = pod["metadata"]["uid"]
         with self._lock:

@@ -69,6 +69,20 @@ def runsc() -> Path:
     return own if os.access(own, os.X_OK) else _lower("runsc")
 
 
+def runsc_flags() -> list[str]:
+    """Return what runsc needs on this node, as the daemon found out or was told.
+
+    For what makes or ends containers; the launcher passes anything else to runsc without them.
+    """
+    try:
+        lines = (
+            (version_directory().resolve().parent / names.RUNSC_CONF.name).read_text().splitlines()
+        )
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if line.startswith("--")]
+
+
 def _lower(name: str) -> Path:
     root = version_directory().resolve().parent
     configuration = root / "runtime.conf"

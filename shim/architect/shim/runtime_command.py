@@ -73,7 +73,13 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
-    answer = keeper_client.ask("why", timeout_seconds=QUICK_SECONDS, pod=options.pod)
+    from architect.shim.gvisor import pods
+    from architect.shim.gvisor import records as gvisor
+
+    if gvisor.is_of_pod(options.pod):
+        answer: dict[str, Any] = {"why": [pods.NEVER_SLEEPS]}
+    else:
+        answer = keeper_client.ask("why", timeout_seconds=QUICK_SECONDS, pod=options.pod)
     return _show(options, answer, lambda: "\n".join(answer["why"]) or "nothing keeps it awake")
 
 
@@ -133,6 +139,13 @@ def _save_files(options: argparse.Namespace) -> int:
     mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
     size = luggage.save(options.pod, options.into, mounts)
     return _show(options, {"bytes": size}, lambda: f"{size} bytes")
+
+
+def _try_gvisor(options: argparse.Namespace) -> int:
+    from architect.shim.gvisor import trial
+
+    found = trial.flags(options.flags)
+    return _show(options, {"flags": list(found)}, lambda: " ".join(["a container runs", *found]))
 
 
 def _version(options: argparse.Namespace) -> int:
@@ -199,6 +212,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar=("NAME", "CONTAINER", "PATH"),
         help="a volume that goes along by itself, and where a container has it: told what it holds",
     )
+    text = "run a container under gVisor, and say with which flags of runsc that works"
+    attempt = add("try-gvisor", _try_gvisor, text, needs_pod=False)
+    text = "flags to try, behind --; without any they are found out"
+    attempt.add_argument("flags", nargs="*", metavar="FLAG", help=text)
     add("version", _version, "versions of the bundle, the keeper and the runtime", needs_pod=False)
     return parser.parse_args(arguments)
 

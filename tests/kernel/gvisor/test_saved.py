@@ -281,7 +281,7 @@ def test_the_keeper_knows_the_pod_and_says_that_it_does_not_sleep(
     assert (listed["namespace"], listed["state"]) == ("default", "awake")
     assert listed["containers"]["web"]["id"] == pod.containers["web"]
     said = pod.node.run(RUNTIME, "why", f"default/{pod.name}")
-    assert "a gVisor pod does not sleep" in said
+    assert "such a pod does not sleep and does not move" in said
     with pytest.raises(Rejected) as caught:
         saver.ask("sleep", pod=pod.name)
     assert caught.value.reason == "Gvisor"

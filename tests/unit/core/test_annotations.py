@@ -308,7 +308,27 @@ def test_a_gvisor_pod_neither_sleeps_by_itself_nor_moves() -> None:
     assert reading.policy is not None
     assert reading.policy.containers["app"].idle_seconds is None
     assert reading.policy.migrate is Migrate.NEVER
-    assert len(reading.warnings) == 1
+    assert reading.warnings == (
+        f"{names.IDLE} has no effect: a gVisor pod does not sleep by itself",
+        f"{names.MIGRATE} has no effect: a gVisor pod does not move",
+    )
+
+
+def test_what_a_gvisor_pod_does_not_have_is_named_unless_it_is_switched_off() -> None:
+    asked = {names.RUNTIME: "runsc", names.START_FROM: "warm"}
+    idle = {names.CONTAINERS: "app", names.WAKE_ON: "exec", names.WARMUP: "5s"}
+    reading = annotation_reading.read(
+        {**asked, **idle, names.SHADOW_PORTS: "9090", names.MIGRATE: "eviction"}, BOTH
+    )
+    assert [text.partition(" ")[0] for text in reading.warnings] == [
+        *idle,
+        names.SHADOW_PORTS,
+        names.MIGRATE,
+    ]
+    assert reading.policy is not None
+    assert set(reading.policy.containers) == {"app", "db"}, "a sandbox is saved as a whole"
+    off = {names.IDLE: "never", names.MIGRATE: "false"}
+    assert annotation_reading.read({**asked, **off}, BOTH).warnings == ()
 
 
 # The vendor's family.
@@ -376,6 +396,16 @@ def test_the_vendors_whole_pod_runs_under_gvisor() -> None:
     assert reading.policy is not None
     assert set(reading.policy.containers) == {"app", "db"}
     assert reading.policy.migrate is Migrate.NEVER
+
+
+def test_the_vendors_keys_of_sleep_mean_nothing_for_the_whole_pod() -> None:
+    given = {f"{VENDOR}scaledown-durations": '{"app": "30s"}'}
+    given |= {f"{VENDOR}network-monitor": '{"app": "packets"}'}
+    reading = annotation_reading.read({f"{VENDOR}managed-pod": "true", **given}, BOTH)
+    assert [text.partition(" ")[0] for text in reading.warnings] == list(given)
+    assert reading.policy is not None
+    assert {c.idle_seconds for c in reading.policy.containers.values()} == {None}
+    assert reading.policy.containers["app"].wake_on is WakeOn.EXEC
 
 
 def test_a_pod_that_is_not_managed_as_a_whole_is_managed_by_its_containers() -> None:

@@ -117,7 +117,6 @@ OBSTACLES: list[tuple[str, Json]] = [
     ("Windows", {"os": {"name": "windows"}}),
     ("RuntimeClass", {"runtimeClassName": "kata"}),
     ("RuntimeClass", {"runtimeClassName": "runc"}),
-    ("Gvisor", {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}),
     ("Device", {"resourceClaims": [{"name": "gpu"}]}),
     ("Device", container(volumeDevices=[{"name": "v", "devicePath": "/dev/x"}])),
     ("Tty", container(tty=True)),
@@ -171,6 +170,40 @@ def test_what_cannot_be_managed_is_said_with_a_reason(reason: str, spec: Json) -
 )
 def test_what_can_be_managed_has_nothing_in_its_way(spec: Json) -> None:
     assert pods.why_unmanageable(pod(**spec)) == []
+
+
+UNDER_GVISOR: Json = {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}
+NOT_IN_ITS_SANDBOX = {
+    *("HostNetwork", "HostPID", "HostIPC", "Windows", "RuntimeClass", "Device", "HostDevice"),
+    "Gpu",
+}
+
+
+@pytest.mark.parametrize(("reason", "spec"), OBSTACLES)
+def test_only_what_is_not_in_its_sandbox_is_in_the_way_of_a_gvisor_pod(
+    reason: str, spec: Json
+) -> None:
+    value = pod(**{**UNDER_GVISOR, **spec})
+    if reason == "RuntimeClass":
+        value["metadata"]["annotations"][names.RUNTIME] = "runsc"
+    expected = [reason] if reason in NOT_IN_ITS_SANDBOX else []
+    assert [o.reason for o in pods.judge(value).obstacles] == expected
+
+
+@pytest.mark.parametrize("spec", [UNDER_GVISOR, {}])
+def test_a_gvisor_pod_is_managed_where_there_is_gvisor(spec: Json) -> None:
+    value = pod(annotations={names.START_FROM: "warm", names.RUNTIME: "runsc"}, **spec)
+    assert pods.judge(value).policy is not None
+    judgement = pods.judge(value, has_gvisor=False)
+    assert judgement.policy is None
+    assert [o.reason for o in judgement.obstacles] == ["NoGvisor"]
+    assert pods.check_admitted(value, has_gvisor=False) == Unmanaged(obstacles=judgement.obstacles)
+
+
+def test_a_gvisor_pod_without_annotations_is_none_of_our_business() -> None:
+    value = pod(annotations={}, **UNDER_GVISOR)
+    assert pods.judge(value, has_gvisor=False) == pods.judge(value)
+    assert pods.expected_pod(value, pods.judge(value).policy) == value
 
 
 def test_every_obstacle_is_listed() -> None:

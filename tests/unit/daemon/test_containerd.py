@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
 from architect.core.errors import ConfigError
 from architect.daemon import containerd, crio
-from architect.daemon.containerd import BINARY, ConfigFile
+from architect.daemon.containerd import ConfigFile
 
+BINARY = "/opt/architect/current/bin/runc-architect"
 MAIN = Path("/etc/containerd/config.toml")
 
 V2_KUBEADM = """\
@@ -66,6 +68,10 @@ def handlers(text: str) -> dict[str, Any]:
     section = plugins.get("io.containerd.cri.v1.runtime") or plugins["io.containerd.grpc.v1.cri"]
     found: dict[str, Any] = section["containerd"]["runtimes"]
     return found
+
+
+def file_of(edit: containerd.Edit) -> ConfigFile:
+    return ConfigFile(path=edit.path, text=edit.text or "")
 
 
 def only_edit(main: str, *imported: ConfigFile) -> containerd.Edit:
@@ -224,9 +230,40 @@ def test_a_handler_that_a_node_image_brought_is_left_alone() -> None:
 def test_a_dump_is_compared_without_our_handler() -> None:
     edit = only_edit(V3_PLAIN)
     assert edit.text is not None
-    assert containerd.has_handler(edit.text)
-    assert not containerd.has_handler(V3_PLAIN)
-    assert containerd.without_handler(edit.text) == containerd.without_handler(V3_PLAIN)
+    assert containerd.handlers_of(edit.text) == {names.RUNTIME_CLASS}
+    assert containerd.handlers_of(V3_PLAIN) == frozenset()
+    assert containerd.without_handlers(edit.text) == containerd.without_handlers(V3_PLAIN)
+
+
+@pytest.mark.parametrize("main", [V2_KUBEADM, V3_PLAIN, V3_DEBIAN, NVIDIA, ""])
+def test_the_handler_of_gvisor_comes_and_goes_beside_the_other(main: str) -> None:
+    (both,) = containerd.install(ConfigFile(path=MAIN, text=main), wanted=containerd.OURS).edits
+    assert both.text is not None
+    assert containerd.handlers_of(both.text) == set(containerd.OURS)
+    found = handlers(both.text)
+    for name in containerd.OURS:
+        assert found[name]["options"].pop("BinaryName") == f"/opt/architect/current/bin/{name}"
+    assert found[names.RUNTIME_CLASS] == found[names.RUNTIME_CLASS_GVISOR]
+    before = [] if both.path == MAIN else [ConfigFile(path=MAIN, text=main)]
+    now = [*before, file_of(both)]
+    assert containerd.install(now[0], now[1:], wanted=containerd.OURS).edits == ()
+    (one,) = containerd.install(now[0], now[1:]).edits
+    assert one.text is not None
+    assert containerd.handlers_of(one.text) == {names.RUNTIME_CLASS}
+    assert one == only_edit(main)
+    (none,) = containerd.remove(now)
+    assert (none.text or "").rstrip("\n") == (main.rstrip("\n") if both.path == MAIN else "")
+
+
+def test_a_handler_of_gvisor_that_somebody_configured_is_not_touched() -> None:
+    theirs = V3_PLAIN + (
+        "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runsc-architect]\n"
+        "runtime_type = 'io.containerd.runsc.v1'\n"
+    )
+    main = ConfigFile(path=MAIN, text=theirs)
+    with pytest.raises(ConfigError, match="configures runsc-architect otherwise"):
+        containerd.install(main, wanted=containerd.OURS)
+    assert len(containerd.install(main).edits) == 1
 
 
 def test_crio_gets_one_file_and_loses_it_again() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
 from architect.core.errors import FormatError, NodeError
 from architect.daemon import engine, install, standin_certificate
 from architect.daemon.containerd import Edit
@@ -26,6 +27,7 @@ def bundle(parent: Path, version: str, *, init: bytes = b"init-1") -> Path:
     contents = {
         "bin/runc-architect": b"\x7fELF runc",
         "bin/architect-init": init,
+        "bin/runsc": b"gvisor",
         "lib/ld-linux.so": b"loader",
         "init.sha256": hashlib.sha256(init).hexdigest().encode() + b"\n",
     }
@@ -101,6 +103,48 @@ def test_a_bundle_that_is_not_what_its_manifest_says_is_refused(
         install.install(source, layout)
     assert not layout.current.exists()
     assert not [p for p in layout.install.iterdir() if p.name != "init"]
+
+
+def test_gvisors_runtime_comes_and_goes_and_nothing_else_is_touched(
+    tmp_path: Path, layout: Layout
+) -> None:
+    source, runsc = bundle(tmp_path / "image", "1.0.0"), layout.current / "bin/runsc"
+    install.install(source, layout)
+    before = (layout.install / "1.0.0").stat().st_ino
+    assert not runsc.exists()
+    for _ in range(2):
+        install.install(source, layout, has_gvisor=True)
+        assert runsc.read_bytes() == b"gvisor"
+        assert stat.S_IMODE(runsc.stat().st_mode) == 0o755
+    runsc.write_bytes(b"half")
+    install.install(source, layout, has_gvisor=True)
+    assert runsc.read_bytes() == b"gvisor"
+    (source / "bin/runsc").write_bytes(b"another")
+    runsc.unlink()
+    with pytest.raises(FormatError, match="not what the manifest says"):
+        install.install(source, layout, has_gvisor=True)
+    install.install(source, layout)
+    assert [p.name for p in runsc.parent.iterdir() if "runsc" in p.name] == []
+    assert (layout.install / "1.0.0").stat().st_ino == before
+
+
+def test_the_flags_of_gvisors_runtime_are_written_one_a_line(layout: Layout) -> None:
+    layout.install.mkdir()
+    install.write_runsc_conf(layout, ["--platform=kvm", "--debug"])
+    path = layout.install / names.RUNSC_CONF.name
+    assert path.read_text().splitlines()[1:] == ["--platform=kvm", "--debug"]
+    before = path.stat().st_mtime_ns
+    install.write_runsc_conf(layout, ["--platform=kvm", "--debug"])
+    assert path.stat().st_mtime_ns == before
+    install.write_runsc_conf(layout, [])
+    assert path.read_text().splitlines()[1:] == []
+
+
+def test_containers_of_gvisor_keep_the_runtime_too(layout: Layout) -> None:
+    records = layout.run / "gvisor"
+    records.mkdir()
+    (records / "box.json").write_text("{}")
+    assert (install.gvisor_containers(layout), install.living_containers(layout)) == (1, 1)
 
 
 def _change(**fields: Any) -> Any:

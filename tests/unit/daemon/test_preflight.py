@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
 from architect.api.keeper import PodState
 from architect.core.errors import ConfigError
 from architect.daemon import __main__ as command
@@ -57,20 +58,26 @@ def test_a_ready_node_is_not_taken_down_by_one_failed_check() -> None:
     assert not preflight.settle(standing, leaving).is_ready
 
 
+NODE, GVISOR = names.NODE_READY_LABEL, names.NODE_GVISOR_LABEL
+
+
 def test_labels_change_only_when_they_must() -> None:
-    ready = Standing(report=preflight.assess(GOOD))
-    label = {"architect.dev/node": "true"}
-    assert preflight.node_labels(ready, existing={}, is_used=False) == label
-    assert preflight.node_labels(ready, existing=label, is_used=False) == {}
-    assert preflight.node_labels(Standing(), existing=label, is_used=False) == {
-        "architect.dev/node": None
-    }
+    ready, label = {NODE: True, GVISOR: False}, {NODE: "true"}
+    assert preflight.node_labels(ready, existing={}, used=()) == label
+    assert preflight.node_labels(ready, existing=label, used=()) == {}
+    assert preflight.node_labels({NODE: False}, existing=label, used=()) == {NODE: None}
+    assert preflight.node_labels(ready, existing={NODE: "false"}, used=()) == label
+    swapped = {NODE: False, GVISOR: True}
+    expected = {NODE: None, GVISOR: "true"}
+    assert preflight.node_labels(swapped, existing=label, used=()) == expected
 
 
 def test_a_label_that_managed_pods_depend_on_stays_and_none_is_set_for_them() -> None:
-    label = {"architect.dev/node": "true"}
-    assert preflight.node_labels(Standing(), existing=label, is_used=True) == {}
-    assert preflight.node_labels(Standing(), existing={}, is_used=True) == {}
+    labels = {NODE: "true", GVISOR: "true"}
+    wanted = dict.fromkeys(labels, False)
+    assert preflight.node_labels(wanted, existing=labels, used={NODE}) == {GVISOR: None}
+    assert preflight.node_labels(wanted, existing=labels, used=labels) == {}
+    assert preflight.node_labels(wanted, existing={}, used=labels) == {}
 
 
 def test_the_file_system_is_that_of_the_innermost_mount() -> None:
@@ -102,14 +109,14 @@ def keeper_pod(uid: str, state: PodState = PodState.ASLEEP, **fields: Any) -> Ke
 
 
 def test_only_unknown_pods_without_living_containers_are_asked_about(tmp_path: Path) -> None:
-    for uid, names in (
+    for uid, named in (
         ("known", {"namespace": "d", "name": "known"}),
         ("living", {"namespace": "d", "name": "living"}),
         ("gone", {"namespace": "d", "name": "gone"}),
         ("alone", {"namespace": "", "name": ""}),
     ):
         (tmp_path / uid).mkdir()
-        (tmp_path / uid / "pod.json").write_text(json.dumps({"version": 1, **names}))
+        (tmp_path / uid / "pod.json").write_text(json.dumps({"version": 1, **named}))
     (tmp_path / "nameless").mkdir()
     (tmp_path / "spoilt").mkdir()
     (tmp_path / "spoilt/pod.json").write_text("{")

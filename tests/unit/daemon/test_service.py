@@ -16,7 +16,7 @@ import pytest
 from architect.api import names
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import Rejected, Unavailable
-from architect.daemon import housekeeping, install, keeper_link, preflight
+from architect.daemon import gvisor, housekeeping, install, keeper_link, preflight
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.installer import Installer
@@ -342,6 +342,38 @@ def test_a_node_that_is_not_ready_is_looked_at_again_soon(
     assert chores._due["preflight"] - time.monotonic() <= housekeeping.RECHECK_SECONDS
 
 
+def test_gvisor_is_tried_until_it_works_and_the_node_says_how_it_went(
+    tmp_path: Path,
+    api: Api,
+    keeper: Any,
+    cluster: Any,
+    layout: Layout,
+    nodes: None,
+    monkeypatch: Any,
+) -> None:
+    trials = [gvisor.Trial(problem="no CAP_SYS_ADMIN"), gvisor.Trial()]
+    monkeypatch.setattr(gvisor, "attempt", lambda *_: trials.pop(0))
+    monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
+    chores = make_chores(tmp_path, api, keeper, layout, has_gvisor=True)
+
+    def told() -> tuple[str | None, str, str]:
+        chores.check()
+        node = cluster.objects[NODE]
+        (found,) = [
+            c for c in node["status"]["conditions"] if c["type"] == names.NODE_GVISOR_CONDITION
+        ]
+        label = node["metadata"].get("labels", {}).get(names.NODE_GVISOR_LABEL)
+        return label, found["status"], found["reason"]
+
+    assert told() == (None, "False", "RunscFails")
+    assert told() == (None, "False", "RunscFails"), "not tried again at once"
+    monkeypatch.setattr(housekeeping, "GVISOR_TRIAL_SECONDS", 0.0)
+    assert told() == ("true", "True", "Ready")
+    assert told() == ("true", "True", "Ready"), "what worked is not tried again"
+    assert trials == []
+    assert cluster.events().count(names.NODE_GVISOR_CONDITION) == 2
+
+
 def make_chores(
     tmp_path: Path,
     api: Api,
@@ -349,11 +381,12 @@ def make_chores(
     layout: Layout,
     *,
     pods: tuple[dict[str, Any], ...] = (),
+    **settings: Any,
 ) -> housekeeping.Housekeeping:
     store = PodStore()
     store.take(Snapshot(objects=pods))
     return housekeeping.Housekeeping(
-        config(tmp_path),
+        config(tmp_path, **settings),
         api=api,
         host=Host(root=tmp_path, is_entered=False, proc=tmp_path),
         layout=layout,

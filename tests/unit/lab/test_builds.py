@@ -7,7 +7,7 @@ import json
 import tarfile
 from pathlib import Path
 
-from lab import gomodules, oci, relay
+from lab import dockerfiles, gomodules, oci, relay
 
 PUBLISHED = """\
 module k8s.io/kubernetes
@@ -31,6 +31,14 @@ def test_kubernetes_is_built_with_the_libraries_of_its_own_version() -> None:
 def test_the_programs_report_their_version() -> None:
     assert "gitMinor=36" in gomodules.kubernetes_flags("v1.36.3")
     assert "version.gitVersion=v1.36.3" in gomodules.kubernetes_flags("v1.36.3")
+
+
+def test_the_dockerfile_of_gvisors_runtime_builds_what_the_lab_does() -> None:
+    text = (dockerfiles.CHECKOUT / "shim/gvisor/Dockerfile").read_text()
+    tool = gomodules.RUNSC
+    assert f"ARG GVISOR={tool.version}\n" in text
+    assert f'"{tool.package}@${{GVISOR}}"' in text
+    assert f'-ldflags "{tool.flags.replace(tool.version, "${GVISOR}")}"' in text
 
 
 def test_an_archive_is_consistent_in_its_digests(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_a_label_without_a_daemon_goes_at_the_second_look():
     second = plan.for_nodes(nodes, daemons=daemons, pods=[], suspects=first.unserved)
     (action,) = second.actions
     assert isinstance(action, Unlabel)
-    assert action.node.name == "b"
+    assert (action.node.name, action.labels) == ("b", (names.NODE_READY_LABEL,))
 
 
 def test_a_label_that_managed_pods_need_stays():
@@ -161,6 +161,30 @@ def test_a_label_that_managed_pods_need_stays():
     )
     (action,) = view.actions
     assert isinstance(action, Report)
+
+
+def test_each_label_goes_or_stays_with_the_pods_of_its_class():
+    value = node("b")
+    value["metadata"]["labels"][names.NODE_GVISOR_LABEL] = "true"
+    view = plan.for_nodes(
+        [node("a"), value],
+        daemons=[on("a")],
+        pods=[on("b", names.RUNTIME_CLASS_GVISOR)],
+        suspects=frozenset("b"),
+    )
+    report, unlabel = view.actions
+    assert isinstance(report, Report)
+    assert names.NODE_GVISOR_LABEL in report.note
+    assert names.NODE_READY_LABEL not in report.note
+    assert isinstance(unlabel, Unlabel)
+    assert unlabel.labels == (names.NODE_READY_LABEL,)
+
+
+def test_a_pod_that_wants_gvisor_is_reported_where_there_is_none():
+    value = pod(annotations={names.START_FROM: "warm", names.RUNTIME: "runsc"})
+    report = plan.for_pod(value, has_gvisor=False)
+    assert report is not None
+    assert "NoGvisor" in report.note
 
 
 def test_no_daemon_at_all_changes_no_label():

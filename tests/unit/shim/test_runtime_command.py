@@ -10,6 +10,7 @@ import pytest
 
 from architect.api import names
 from architect.shim import preflight, record_files, records, runtime_command
+from architect.shim.gvisor import records as gvisor
 from support.runtime import KeeperDouble
 
 POD = {
@@ -34,6 +35,7 @@ Run = Callable[..., tuple[int, str, str]]
 def keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeeperDouble]:
     monkeypatch.setattr(names, "KEEPER_SOCKET", tmp_path / "keeper.sock")
     monkeypatch.setattr(record_files, "UNMANAGED", tmp_path / "unmanaged")
+    monkeypatch.setattr(gvisor, "DIRECTORY", tmp_path / "gvisor")
     double = KeeperDouble(tmp_path)
     yield double
     double.close()
@@ -176,3 +178,28 @@ def note_of(*, pod_name: str, reason: str, message: str) -> None:
             created=0.0,
         )
     )
+
+
+def test_a_pod_of_gvisor_does_not_sleep_and_the_keeper_is_not_asked(
+    run: Run, keeper: KeeperDouble
+) -> None:
+    record = gvisor.Record(
+        sandbox="box",
+        pod="uid-2",
+        namespace="shop",
+        pod_name="safe-0",
+        pid_file=None,
+        oom_score=None,
+        has_terminal=False,
+        anchor=0,
+        anchor_ticks=0,
+        is_started=True,
+    )
+    gvisor.write("c2", record)
+    (gvisor.DIRECTORY / "odd.json").write_text('{"version": 99}')
+    for pod in ("uid-2", "shop/safe-0", "c2"):
+        code, out, _ = run("why", pod)
+        assert (code, out) == (0, "it runs under gVisor: such a pod does not sleep\n")
+    assert keeper.calls == []
+    keeper.answers["why"] = {"ok": True, "why": ["app: 3 packets 2s ago"]}
+    assert run("why", "shop/web-0")[1] == "app: 3 packets 2s ago\n"

@@ -160,9 +160,22 @@ def test_unreadable_annotations_are_refused_with_every_problem() -> None:
 def test_a_pod_for_which_there_is_no_handler_is_not_given_the_class(
     annotations: dict[str, str],
 ) -> None:
-    answer = admission.mutate(asked(pod(annotations)))
+    answer = admission.mutate(asked(pod(annotations)), has_gvisor=False)
     assert (answer.result, answer.message, answer.patch) == (admission.UNMANAGED, "", [])
-    assert answer.warnings[0].startswith("not managed by Architect (Gvisor): ")
+    assert answer.warnings[0].startswith("not managed by Architect (NoGvisor): ")
+    found = admission.validate(asked(pod(annotations)), has_gvisor=False)
+    assert (found.result, found.message) == (admission.UNMANAGED, "")
+    answer = admission.mutate(asked(pod(annotations)), has_gvisor=True)
+    assert answer.result == admission.MANAGED
+    given = after(pod(annotations), answer)
+    assert given["spec"]["runtimeClassName"] == names.RUNTIME_CLASS_GVISOR
+
+
+def test_a_pod_that_names_the_class_of_gvisor_is_admitted_as_it_is() -> None:
+    value = pod(runtimeClassName=names.RUNTIME_CLASS_GVISOR)
+    answer = admission.mutate(asked(value), has_gvisor=True)
+    assert (answer.result, answer.message, answer.warnings) == (admission.IGNORED, "", ())
+    assert after(value, answer) == value
 
 
 def test_an_unmanageable_pod_is_allowed_with_a_warning() -> None:

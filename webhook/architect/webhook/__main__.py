@@ -69,6 +69,12 @@ def parse(arguments: Sequence[str] | None = None) -> Settings:
             help=f"{kind} webhook configuration whose CA bundle is kept up to date; empty: none "
             "(default %(default)s)",
         )
+    parser.add_argument(
+        "--has-gvisor",
+        type=_switch,
+        default=default.has_gvisor,
+        help="true where there is the runtime class of gVisor (default false)",
+    )
     parser.add_argument("--kubeconfig", type=Path, help="(default: the pod's service account)")
     for name, text in (
         ("sync", "between two looks at the certificate"),
@@ -128,6 +134,12 @@ def _port(text: str) -> int:
     if not 0 <= port < 65536:
         raise argparse.ArgumentTypeError(f"{text} is not a port (0-65535)")
     return port
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text} is not true or false")
+    return text == "true"
 
 
 def _seconds(text: str) -> float:

@@ -25,15 +25,16 @@ REFUSED: Final = "refused"
 RESULTS: Final = (IGNORED, MANAGED, UNMANAGED, REFUSED)
 
 
-def mutate(request: Request) -> Answer:
+def mutate(request: Request, *, has_gvisor: bool = True) -> Answer:
     """Return the patch that makes a pod that is created what it must be.
 
-    Raises FormatError if the object is not what its kind says.
+    *has_gvisor*: this cluster has the runtime class of gVisor. Raises FormatError if the object is
+    not what its kind says.
     """
     if request.kind != "Pod" or request.operation != "CREATE":
         return Answer(result=IGNORED)
     try:
-        judgement = pods.judge(request.object)
+        judgement = pods.judge(request.object, has_gvisor=has_gvisor)
     except AnnotationErrors as error:
         return Answer(result=REFUSED, message=_refusal(error))
     expected = pods.expected_pod(
@@ -52,12 +53,12 @@ def mutate(request: Request) -> Answer:
     )
 
 
-def validate(request: Request) -> Answer:
+def validate(request: Request, *, has_gvisor: bool = True) -> Answer:
     """Return whether the pods of a workload could be created.
 
     An update that leaves the template's annotations and containers alone is never refused: a
-    workload older than the webhook can be scaled and deleted. Raises FormatError if the object is
-    not what its kind says.
+    workload older than the webhook can be scaled and deleted. *has_gvisor* as above. Raises
+    FormatError if the object is not what its kind says.
     """
     template = _template(request.object)
     if request.operation not in ("CREATE", "UPDATE") or template is None:
@@ -67,7 +68,7 @@ def validate(request: Request) -> Answer:
         return Answer(result=IGNORED)
     misplaced = [] if request.kind == "Pod" else _misplaced(request, template)
     try:
-        judgement = pods.judge(template)
+        judgement = pods.judge(template, has_gvisor=has_gvisor)
     except AnnotationErrors as error:
         if request.operation == "UPDATE" and _same(template, _template(request.old_object)):
             return Answer(result=UNMANAGED, warnings=(*misplaced, _refusal(error)))

@@ -17,7 +17,7 @@ from architect.webhook import admission, metrics, review
 
 log = logging.getLogger(__name__)
 
-Decide = Callable[[review.Request], review.Answer]
+Decide = Callable[..., review.Answer]
 
 _DECISIONS: Final[dict[str, Decide]] = {
     "mutate": admission.mutate,
@@ -34,6 +34,8 @@ class Service:
     """What the routes share with the process around them."""
 
     why_not_ready: Callable[[], str | None]
+    has_gvisor: bool = False
+    """Whether the cluster has the runtime class of gVisor."""
     metrics: metrics.Metrics = field(default_factory=metrics.Metrics)
     draining: bool = False
     """Set at the end: not ready, and every answer closes its connection, so that the API server
@@ -92,7 +94,7 @@ async def _answer(service: Service, path: str, request: Request) -> Response:
     started = time.perf_counter()
     try:
         asked = review.parse(body)
-        answer = _DECISIONS[path](asked)
+        answer = _DECISIONS[path](asked, has_gvisor=service.has_gvisor)
         rendered = review.render(asked, answer)
     except FormatError as error:
         counted.labels(path, metrics.MALFORMED).inc()

@@ -43,7 +43,7 @@ class Webhook:
         self.settings = settings
         self.source = source
         self.tls = ServingContext()
-        self.service = Service(why_not_ready=self.tls.why_not_ready)
+        self.service = Service(why_not_ready=self.tls.why_not_ready, has_gvisor=settings.has_gvisor)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self.listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -60,6 +60,10 @@ class Settings:
     IdleConnTimeout as client-go sets it): if this side closed first, a review sent in that moment
     would be lost, and with failurePolicy Ignore its pod would start unmanaged."""
 
+    has_gvisor: bool = False
+    """Whether the cluster has the runtime class of gVisor: pods must not be given one that is not
+    there, with which they would not be created."""
+
     log_level: str = "info"
     """``debug`` adds the pods that are none of our business."""
 

@@ -60,7 +60,7 @@ def _record(call: Call, found: dict[str, Any], sandbox: str | None) -> Record:
         pod_name=identity.pod_name,
         name=identity.container,
         policy=None if policy is None else policy.to_dict(),
-        runsc=str(installation.runsc().resolve()),
+        runsc=[str(installation.runsc().resolve()), *installation.runsc_flags()],
         root=call.global_options.get("root", DEFAULT_ROOT),
         bundle=os.path.realpath(call.bundle),
         pid_file=None if sandbox else _absolute(call.options.get("pid-file")),

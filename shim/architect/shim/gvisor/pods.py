@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from architect.api.policy import Policy
 from architect.core.errors import NodeError
 from architect.shim.gvisor import anchors, records
 from architect.shim.gvisor.records import Record
+
+NEVER_SLEEPS: Final = (
+    "it runs under gVisor: such a pod does not sleep and does not move; it starts from a "
+    "PersistentCheckpoint, or fresh"
+)
 
 
 class Member(NamedTuple):
@@ -45,7 +50,7 @@ class Pod(NamedTuple):
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Return *words* as a command line of the runsc that made the sandbox."""
-        return [self.record.runsc, "--root", self.record.root, *words]
+        return [*self.record.runsc, "--root", self.record.root, *words]
 
     def sandbox_pid(self) -> int:
         """Return the process id of the sandbox. Raises NodeError if it has ended."""

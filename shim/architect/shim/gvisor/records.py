@@ -14,7 +14,7 @@ from architect.core.errors import FormatError
 from architect.shim import record_files
 
 VERSION: Final = 1
-DIRECTORY: Final = names.RUN / "gvisor"
+DIRECTORY: Final = names.GVISOR_RECORDS
 
 
 class Record(NamedTuple):
@@ -30,8 +30,8 @@ class Record(NamedTuple):
     """The container's name in its pod; empty for a root."""
     policy: dict[str, Any] | None
     """:meth:`architect.api.policy.Policy.to_dict`; None: nobody wants the pod managed."""
-    runsc: str
-    """The program that created it."""
+    runsc: list[str]
+    """The program that created it, with the node's flags."""
     root: str
     """runsc's state: ``--root``."""
     bundle: str
@@ -98,6 +98,14 @@ def everything() -> dict[str, Record]:
 def of_sandbox(sandbox: str) -> dict[str, Record]:
     """Return the records of all containers of *sandbox* but its root, by id."""
     return {id: record for id, record in everything().items() if record.sandbox == sandbox}
+
+
+def is_of_pod(pod: str) -> bool:
+    """Whether *pod* (uid, namespace/name or a container's id) runs under gVisor on this node."""
+    return any(
+        pod in (record.pod, f"{record.namespace}/{record.pod_name}", id)
+        for id, record in everything().items()
+    )
 
 
 def remove(container: str) -> None:

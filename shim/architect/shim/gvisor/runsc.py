@@ -15,8 +15,9 @@ MAX_SAID_CHARS: Final = 600
 
 
 def command(call: Call, words: Sequence[str]) -> list[str]:
-    """Return *words* as a command line of runsc with the global options of *call*."""
-    return [str(installation.runsc()), *call.words[: call.command_at], *words]
+    """Return *words* as a command line of runsc: the node's flags, and those of *call*."""
+    flags = installation.runsc_flags()
+    return [str(installation.runsc()), *flags, *call.words[: call.command_at], *words]
 
 
 def become(call: Call) -> NoReturn:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from architect.api import saved
 from architect.api.keeper import Event, PodState
@@ -19,7 +19,7 @@ from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.core.wire import text
 from architect.shim.gvisor import pods, records
-from architect.shim.gvisor.pods import Pod
+from architect.shim.gvisor.pods import NEVER_SLEEPS, Pod
 from architect.shim.keeper import hooks, images
 from architect.shim.keeper.arguments import Arguments
 from architect.shim.keeper.control import Peer
@@ -27,10 +27,6 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task
 
 log = logging.getLogger(__name__)
-
-NEVER_SLEEPS: Final = (
-    "a gVisor pod does not sleep and does not move: it starts from a PersistentCheckpoint, or fresh"
-)
 
 Answer = dict[str, Any]
 Emit = Callable[[Event, dict[str, Any]], None]
