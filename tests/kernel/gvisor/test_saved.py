@@ -22,7 +22,7 @@ SAVED = "/var/lib/architect/requests"
 
 
 def policy(*names_: str, start_from: str | None = "warm", **more: Any) -> dict[str, Any]:
-    containers = {name: {} for name in names_ or ("web",)}
+    containers: dict[str, Any] = {name: {} for name in names_ or ("web",)}
     fixed = {"version": 1, "migrate": "false", "start_from": start_from}
     return {**fixed, "containers": containers, **more}
 
