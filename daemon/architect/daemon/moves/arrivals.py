@@ -123,12 +123,13 @@ class Arrivals:
         is_there = outcome.is_restored and not self._depot.began_without_us(ref.uid)
         said: Outcome | Misfit = outcome
         # Of a pod of gVisor its sandbox asks first, then each container whether it fits in there.
-        container = arguments.get("container") or None
+        is_of_sandbox = not arguments.get("container")
+        container = "" if is_of_sandbox else text(arguments, "container")
         if is_there and self._depot.has_sandbox_come(ref.uid):
-            misfit = None if container is None else self._misfit(ref, str(container))
+            misfit = None if is_of_sandbox else self._misfit(ref, container)
             is_there, said = misfit is None, misfit or outcome
         elif is_there:
-            is_there = self._depot.has_come(ref.uid, text(arguments, "container"))
+            is_there = not is_of_sandbox and self._depot.has_come(ref.uid, container)
         return {
             "restore": is_there,
             "hold": outcome.is_held,
@@ -302,7 +303,8 @@ class Arrivals:
             if views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
             source = starts.source_of(value)
-            if is_held and newcomer.wish is not None:
+            # One that names its source does not move: that is no wish to start without it.
+            if is_held and source is None and newcomer.wish is not None:
                 return self._let_go(ref, known, newcomer.wish, decided)
             if decided is not None and is_held and _policy(known) is OnRestoreFailure.FAIL:
                 return _held(decided)
