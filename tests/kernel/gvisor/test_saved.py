@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,7 @@ def test_a_hook_runs_and_it_is_told_that_the_pod_goes_on(
     assert new.get()["identity"] == old.get()["identity"]
 
 
-@pytest.mark.parametrize("wish", ["fresh", "retry"])
+@pytest.mark.parametrize("wish", ["fresh", pytest.param("retry", marks=pytest.mark.long)])
 def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_next_one_does(
     saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any], wish: str
 ) -> None:
@@ -183,6 +185,7 @@ def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_
     assert (new.get()["identity"] == old.get()["identity"]) is (wish == "retry")
 
 
+@pytest.mark.long
 def test_another_command_than_the_saved_one_is_refused_by_name(
     saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any]
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_container_with_another_image_is_not_created_in_a_sandbox_that_goes_on
     eventually(lambda: new.inspect()["status"]["state"] == "SANDBOX_NOTREADY", what="its end")
 
 
+@pytest.mark.long
 def test_one_that_waits_for_the_rest_of_its_pod_can_be_ended(
     saver: Saver, new_pod: Callable[..., Any]
 ) -> None:
@@ -256,6 +260,7 @@ def test_a_keeper_that_is_killed_while_a_pod_is_copied_lets_it_go_on(
             client.call("go_on", pod=pod.name)
 
 
+@pytest.mark.long
 def test_what_cannot_be_in_an_image_is_refused_by_name(
     saver: Saver, new_pod: Callable[..., Any]
 ) -> None:
@@ -285,6 +290,63 @@ def test_the_keeper_knows_the_pod_and_says_that_it_does_not_sleep(
     with pytest.raises(Rejected) as caught:
         saver.ask("sleep", pod=pod.name)
     assert caught.value.reason == "Gvisor"
+
+
+TALKS = """
+import http.client, sys
+server = http.client.HTTPConnection(sys.argv[1], 8080, timeout=60)
+for _ in range(2):
+    server.request("GET", "/")
+    print(server.getresponse().read().decode().strip(), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.long
+def test_connections_go_on_in_the_saved_pod_and_have_ended_in_the_others(
+    saver: Saver, pod_of_its_own: Any, new_pod: Callable[..., Any]
+) -> None:
+    old = pod_of_its_own
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with saver.node.machine.popen(["python3", "-c", TALKS, old.address], **pipes) as client:
+        first = json.loads(client.stdout.readline())
+        saver.bring(saver.save(old))
+        client.stdin.write("\n")
+        assert json.loads(client.stdout.readline())["identity"] == first["identity"]
+        client.stdin.write("\n")
+    new = new_pod(policy=policy())
+    new.server("web")
+    assert new.get()["identity"] == first["identity"]
+    assert _established(new) == 0
+
+
+def _established(pod: Any) -> int:
+    table = pod.exec("web", "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+    return sum(line.split()[3:4] == ["01"] for line in table)
+
+
+@pytest.mark.long
+def test_an_open_file_that_the_new_pod_has_under_another_name_is_refused(
+    saver: Saver, new_pod: Callable[..., Any]
+) -> None:
+    """As kubelet names what it writes for ConfigMaps, Secrets and tokens."""
+
+    def mounted(name: str, at: str) -> dict[str, Any]:
+        saver.node.run("mkdir", "-p", f"/etc/{name}")
+        saver.node.write(f"/etc/{name}/{at}", "text")
+        return {"mounts": [{"host_path": f"/etc/{name}", "container_path": "/etc/conf"}]}
+
+    opening = "exec 3<$(echo /etc/conf/*); touch /root/is-open; exec sleep 1000"
+    command = ("sh", "-c", opening)
+    old = new_pod(policy=policy(start_from=None))
+    old.start("web", *command, **mounted("conf-old", "before"))
+    eventually(lambda: "is-open" in old.exec("web", "ls", "/root"), what="the file is open")
+    saver.bring(saver.save(old))
+    new = new_pod(policy=policy())
+    new.create("web", *command, **mounted("conf-new", "after"))
+    said = new.node.fails("crictl", "start", new.containers["web"])
+    assert "RestoreFailed" in said
+    assert "before" in said
 
 
 @pytest.fixture
