@@ -177,6 +177,9 @@ def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_
     assert saver.node.run("sh", "-c", f"ls {kept} 2>/dev/null || true") == (
         "failed-1" if wish == "fresh" else ""
     )
+    if wish == "fresh":
+        whose = json.loads(saver.node.run("cat", f"{names.PODS}/{new.name}/pod.json"))
+        assert (whose["namespace"], whose["name"]) == ("default", new.name)
     if wish == "retry":
         arrived = f"{names.ARRIVALS}/{new.name}/sandbox/image/checkpoint.img"
         saver.node.run("cp", f"{state}.good", arrived)

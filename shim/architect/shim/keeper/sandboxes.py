@@ -210,6 +210,11 @@ class Sandboxes:
         """Learn that the pod cannot go on with what came for it; its sandbox ends."""
         policy = pod.policy.on_restore_failure
         if policy is OnRestoreFailure.FRESH:
+            # First whose it is, by which it is removed once its pod is gone.
+            record = pod.record
+            whose = {"namespace": record.namespace, "name": record.pod_name}
+            state = {"phase": PodState.AWAKE.value, "since": time.time()}
+            images.write_pod(pod.uid, {**whose, **state})
             images.refuse(
                 images.pod_directory(pod.uid) / saved.SANDBOX,
                 arrival=images.arrival_of_pod(pod.uid) / saved.SANDBOX,
