@@ -153,6 +153,25 @@ def test_a_hook_runs_and_it_is_told_that_the_pod_goes_on(
     assert new.get()["identity"] == old.get()["identity"]
 
 
+@pytest.mark.long
+def test_one_that_went_on_is_saved_and_its_container_replaced_as_any_others(
+    saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any]
+) -> None:
+    old, directory = saved
+    saver.bring(directory)
+    second = new_pod(policy=policy())
+    second.server("web")
+    saver.bring(saver.save(second))
+    third = new_pod(policy=policy())
+    third.server("web")
+    assert third.get()["identity"] == old.get()["identity"]
+    assert third.stop("web") == 7
+    third.node.crictl("rm", third.containers["web"])
+    third.server("web")
+    assert third.get()["identity"] != old.get()["identity"], "memory is used once"
+    assert third.get()["host"] == third.name
+
+
 @pytest.mark.parametrize("wish", ["fresh", pytest.param("retry", marks=pytest.mark.long)])
 def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_next_one_does(
     saver: Saver, saved: tuple[Any, str], new_pod: Callable[..., Any], wish: str
