@@ -49,7 +49,9 @@ def _nodes(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def test_two_containers_of_a_sandbox_are_a_pod_like_any_other(pair: Workload) -> None:
-    assert pair.pod()["spec"]["runtimeClassName"] == names.RUNTIME_CLASS_GVISOR
+    spec = pair.pod()["spec"]
+    assert spec["runtimeClassName"] == names.RUNTIME_CLASS_GVISOR
+    assert spec["overhead"].keys() == {"memory"}, "what gVisor itself needs counts"
     assert _in(pair, "app", "uname", "-r").endswith("gvisor")
     first, second = pair.get(), pair.get(port=8081, host=pair.pod_ip())
     assert first["host"] == second["host"] == pair.pod_name()

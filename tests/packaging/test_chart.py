@@ -587,6 +587,9 @@ def test_runtime_classes_lead_to_ready_nodes_and_outlive_the_release(render):
         assert value["handler"] == name
         assert value["scheduling"] == {"nodeSelector": {label: "true"}}
         assert value["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    sandboxed = classes[names.RUNTIME_CLASS_GVISOR]
+    assert sandboxed["overhead"] == {"podFixed": VALUES["gvisor"]["overhead"]}
+    assert "overhead" not in classes[names.RUNTIME_CLASS]
 
 
 def test_without_gvisor_there_is_no_class_and_each_part_knows(render):

@@ -218,11 +218,13 @@ class Housekeeping:
         assert report is not None
         node = self._api.get(NODES, self._settings.node_name)
         ref = resources.node(self._settings.node_name)
+        wanted = {names.NODE_READY_LABEL: report.is_ready}
+        # An earlier daemon's word holds until it is known anew.
+        is_known = under_gvisor.reason != gvisor.UNTRIED
+        if is_known:
+            wanted[names.NODE_GVISOR_LABEL] = under_gvisor.is_ready
         labels = preflight.node_labels(
-            {
-                names.NODE_READY_LABEL: report.is_ready,
-                names.NODE_GVISOR_LABEL: under_gvisor.is_ready,
-            },
+            wanted,
             existing=node["metadata"].get("labels") or {},
             used=self._used_labels(),
         )
@@ -230,13 +232,11 @@ class Housekeeping:
         existing = (node.get("status") or {}).get("conditions") or []
         patches.set_condition(self._api, ref, existing, _condition(names.NODE_CONDITION, report))
         is_told = any(c.get("type") == names.NODE_GVISOR_CONDITION for c in existing)
-        if self._settings.has_gvisor or is_told:
+        if is_known and (self._settings.has_gvisor or is_told):
             condition = _condition(names.NODE_GVISOR_CONDITION, under_gvisor)
             patches.set_condition(self._api, ref, existing, condition)
-        if self._settings.has_gvisor and under_gvisor.reason not in (
-            self._gvisor_reason,
-            gvisor.UNTRIED,
-        ):
+        has_changed = is_known and under_gvisor.reason != self._gvisor_reason
+        if self._settings.has_gvisor and has_changed:
             self._gvisor_reason = under_gvisor.reason
             self._tell_node(
                 names.NODE_GVISOR_CONDITION,
@@ -356,6 +356,7 @@ class Housekeeping:
             if not token and self._is_removed:
                 self._is_removed = False
                 self._installer = Installer(self._settings, host=self._host, layout=self._layout)
+                self._gvisor_trial, self._gvisor_at = None, -GVISOR_TRIAL_SECONDS
             self._touch_all()
         if self._has_synced_done:
             return
