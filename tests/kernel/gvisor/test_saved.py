@@ -13,7 +13,6 @@ import pytest
 from architect.api import names
 from architect.core import wire
 from architect.core.errors import Rejected, Unavailable
-from lab.errors import CommandFailed
 from support.runtime import DEADLINE_SECONDS, DaemonDouble, eventually
 
 ANSWERS = names.RUN / "daemon.sock"
@@ -288,16 +287,26 @@ def test_what_cannot_be_in_an_image_is_refused_by_name(
 ) -> None:
     pod = new_pod(policy=policy("web", "side", start_from=None))
     pod.start("web", "sleep", "1000")
-    reasons = [_refused(saver, pod)]
+    refusals = [_refusal(saver, pod)]
     pod.start("side", "sh", "-c", "exec sleep 1000", tty=True, stdin=True)
-    reasons.append(_refused(saver, pod))
+    refusals.append(_refusal(saver, pod))
     pod.start("debug", "sleep", "1000")
-    reasons.append(_refused(saver, pod))
-    assert reasons == [
-        "container side of pod default/{} does not run",
-        "container side of pod default/{} has a terminal",
-        "container debug of pod default/{} is not among side, web",
+    refusals.append(_refusal(saver, pod))
+    assert refusals == [
+        ("NotReady", "container side of pod default/POD does not run"),
+        ("Terminal", "container side of pod default/POD has a terminal, which no image holds"),
+        (
+            "OtherContainers",
+            "container debug of pod default/POD is not among side, web: a sandbox is saved as a "
+            "whole",
+        ),
     ]
+
+
+def _refusal(saver: Saver, pod: Any) -> tuple[str, str]:
+    with pytest.raises(Rejected) as caught:
+        saver.ask("copy", pod=pod.name, reason="test")
+    return caught.value.reason, caught.value.message.replace(pod.name, "POD")
 
 
 def test_the_keeper_knows_the_pod_and_says_that_it_does_not_sleep(
@@ -383,11 +392,3 @@ def until(events: wire.Client, kind: str) -> dict[str, Any]:
     while (told := events.receive()).get("event") != kind:
         pass
     return told
-
-
-def _refused(saver: Saver, pod: Any) -> str:
-    directory = f"{SAVED}/refused"
-    with pytest.raises(CommandFailed) as caught:
-        saver.pack(pod, directory)
-    text = str(caught.value).partition("architect-runtime: ")[2].replace(pod.name, "{}")
-    return text.split(",")[0] if "terminal" in text else text.split(":")[0].split(" (")[0].strip()

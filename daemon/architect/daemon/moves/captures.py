@@ -190,10 +190,11 @@ class Captures:
         within_seconds: float,
     ) -> About:
         """Put files and images of a pod that is asleep into *directory*; return what they are."""
-        self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
         if pod.is_gvisor:
+            self._save_sandbox(pod.uid, directory, within_seconds=within_seconds)
             containers, requirements = self._sandboxed(directory, pod, images)
         else:
+            self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
             containers, requirements = self._hollow(directory, pod, images)
         return About(
             id=id,
@@ -260,6 +261,13 @@ class Captures:
             step_seconds=KEEPER_STEP_SECONDS,
             again=(Unavailable,),
         )
+
+    def _save_sandbox(self, uid: str, directory: Path, *, within_seconds: float) -> None:
+        """Write a sandbox of gVisor beside its files. Raises NodeError, by a name of its own."""
+        try:
+            self._pack(uid, directory, (), within_seconds=within_seconds)
+        except NodeError as error:
+            raise NodeError(error.message, reason="SandboxNotSaved") from error
 
     def _pack(
         self, uid: str, directory: Path, mounts: Sequence[Mount], *, within_seconds: float

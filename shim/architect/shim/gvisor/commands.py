@@ -202,7 +202,7 @@ def _forget(call: Call, container: str) -> None:
 
 def _tell_keeper(call: Call, op: str, record: Record) -> None:
     """Have those who follow the node's managed pods look at this one."""
-    if record.policy is None or not record.name:
+    if record.policy is None:
         return
     try:
         keeper_client.ask(
@@ -250,7 +250,7 @@ def _set_oom_score(call: Call, record: Record) -> None:
 
 def _sandbox_pid(sandbox: str) -> int | None:
     record = records.find(sandbox)
-    return None if record is None else pods.sandbox_pid(record)
+    return None if record is None else pods.sandbox_pid(sandbox, record)
 
 
 def _without_pid_file(call: Call) -> list[str]:

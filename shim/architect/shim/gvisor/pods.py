@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from architect.api.policy import Policy
-from architect.core.errors import NodeError
+from architect.core.errors import Rejected
 from architect.shim.gvisor import anchors, records
 from architect.shim.gvisor.records import Record
 
@@ -52,18 +53,33 @@ class Pod(NamedTuple):
         """Return *words* as a command line of the runsc that made the sandbox."""
         return [*self.record.runsc, "--root", self.record.root, *words]
 
-    def sandbox_pid(self) -> int:
-        """Return the process id of the sandbox. Raises NodeError if it has ended."""
-        pid = sandbox_pid(self.record)
-        if pid is None:
-            raise NodeError(f"the sandbox of {self} has ended", reason="SandboxGone")
-        return pid
-
     @property
     def is_whole(self) -> bool:
         """Whether each container that its owner wants managed has been started."""
         started = {n for n, m in self.members.items() if m.record.is_started}
         return self.policy.containers.keys() <= started
+
+    def check(self) -> None:
+        """Return if another pod can be what this one is. Raises Rejected, by name."""
+        wanted = set(self.policy.containers)
+        if self.record.image is not None:
+            raise Rejected(f"{self} has not gone on itself yet", reason="NotReady")
+        if others := sorted(self.members.keys() - wanted):
+            raise Rejected(
+                f"container {', '.join(others)} of {self} is not among "
+                f"{', '.join(sorted(wanted))}: a sandbox is saved as a whole",
+                reason="OtherContainers",
+            )
+        running = {name for name, member in self.members.items() if member.is_running}
+        if missing := sorted(wanted - running):
+            text = f"container {', '.join(missing)} of {self} does not run"
+            raise Rejected(text, reason="NotReady")
+        terminals = sorted(n for n, m in self.members.items() if m.record.has_terminal)
+        if terminals:
+            raise Rejected(
+                f"container {', '.join(terminals)} of {self} has a terminal, which no image holds",
+                reason="Terminal",
+            )
 
 
 def everyone() -> dict[str, Pod]:
@@ -71,7 +87,9 @@ def everyone() -> dict[str, Pod]:
     found = records.everything()
     pods = {}
     for id, root in found.items():
-        if root.sandbox is None and root.pod and root.policy is not None and sandbox_pid(root):
+        if root.sandbox is not None or not root.pod or root.policy is None:
+            continue
+        if sandbox_pid(id, root) is not None:
             own = [Member(i, r) for i, r in found.items() if r.sandbox == id]
             # Of one that ended and the one that follows it the latter counts.
             members = {m.record.name: m for m in sorted(own, key=lambda m: m.is_running)}
@@ -90,12 +108,15 @@ def of_container(container: str) -> Pod | None:
     return None if record is None else find(record.pod)
 
 
-def sandbox_pid(root: Record) -> int | None:
-    """Return the process id of the sandbox of *root*; None if it does not run."""
+def sandbox_pid(root_id: str, root: Record) -> int | None:
+    """Return the process id of the sandbox of a root; None if it does not run."""
     if root.pid_file is None:
         return None
     try:
         pid = int(Path(root.pid_file).read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (OSError, ValueError):
         return None
-    return pid if pid > 1 and anchors.start_ticks(pid) is not None else None
+    # Process ids are used again.
+    is_ours = pid > 1 and os.fsencode(root_id) in command.split(b"\0")
+    return pid if is_ours and anchors.start_ticks(pid) is not None else None

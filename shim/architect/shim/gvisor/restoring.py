@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import Final
 
 from architect.core.errors import ArchitectError, Rejected
@@ -32,8 +33,10 @@ def image_of(sandbox: str) -> str | None:
 
 
 def fits(call: Call, record: Record) -> bool:
-    """Whether a container may be created in a sandbox that goes on: its image may not be there
-    before, and must be the one that was saved."""
+    """Whether a container may join a sandbox that goes on.
+
+    Its image must be the saved one, and need not have been on the node when the sandbox was made.
+    """
     identity = Identity(
         pod=record.pod,
         namespace=record.namespace,
@@ -67,9 +70,13 @@ def has_files(call: Call, record: Record, root_id: str) -> bool:
 def went_on(call: Call, root_id: str) -> None:
     """Note that the sandbox goes on if that was the last of its containers, and have it told."""
     pod = pods.of_container(root_id)
-    if pod is None or not pod.is_whole:
+    if pod is None or pod.record.image is None or not pod.is_whole:
         return
     records.write(root_id, pod.record._replace(image=None))
+    # Before anybody is told: memory is used once.
+    image = Path(pod.record.image)
+    with contextlib.suppress(FileNotFoundError):  # the pod is being deleted, and gave it back
+        image.rename(image.with_name("used"))
     try:
         keeper_client.ask("adopt", timeout_seconds=TOLD_SECONDS, container=root_id)
     except ArchitectError as error:
@@ -96,7 +103,7 @@ def failed(call: Call, root_id: str, *, message: str, reason: str = RESTORE_FAIL
 def end(root_id: str) -> None:
     """Kill a sandbox: its engine sees it end, with all of its containers."""
     root = records.find(root_id)
-    pid = None if root is None else pods.sandbox_pid(root)
+    pid = None if root is None else pods.sandbox_pid(root_id, root)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

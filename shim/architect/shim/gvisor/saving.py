@@ -36,7 +36,7 @@ def save(uid: str, into: Path) -> int:
     pod = pods.find(uid)
     if pod is None:
         raise NodeError(f"no gVisor pod {uid!r:.80} on this node", reason="UnknownPod")
-    check(pod)
+    pod.check()
     platform = _platform(pod)
     volumes: dict[str, Path] = {}
     for member in pod.members.values():
@@ -46,7 +46,7 @@ def save(uid: str, into: Path) -> int:
     target.mkdir(mode=0o700, parents=True)
     # Uncompressed: pages are in a file of their own, which is read in parallel.
     words = ["checkpoint", "--image-path", str(target), "--compression", "none"]
-    # It dies of this otherwise; who has paused it lets it go on.
+    # Without the option it would end.
     status, said = runsc.run(pod.command([*words, "--leave-running", pod.root_id]))
     if status != 0:
         raise NodeError(
@@ -71,31 +71,12 @@ def save(uid: str, into: Path) -> int:
     return total
 
 
-def check(pod: Pod) -> None:
-    """Return if a pod of the same template can be what *pod* is. Raises Rejected, by name."""
-    wanted = set(pod.policy.containers)
-    if pod.record.image is not None:
-        raise Rejected(f"{pod} has not gone on itself yet", reason="NotReady")
-    if others := sorted(pod.members.keys() - wanted):
-        raise Rejected(
-            f"container {', '.join(others)} of {pod} is not among {', '.join(sorted(wanted))}: a "
-            "sandbox is saved as a whole",
-            reason="OtherContainers",
-            hint="all containers of a gVisor pod are managed, or it is not saved",
-        )
-    ended = {n for n, m in pod.members.items() if not m.is_running}
-    if missing := sorted(wanted - pod.members.keys() | ended):
-        raise Rejected(f"container {', '.join(missing)} of {pod} does not run", reason="NotReady")
-    if terminals := sorted(n for n, m in pod.members.items() if m.record.has_terminal):
-        raise Rejected(
-            f"container {', '.join(terminals)} of {pod} has a terminal, which is not in an image",
-            reason="Terminal",
-        )
-
-
 def _platform(pod: Pod) -> str:
     """Return what the sandbox runs on: its command line names all that is not runsc's default."""
-    return platform_in(Path(f"/proc/{pod.sandbox_pid()}/cmdline").read_bytes())
+    pid = pods.sandbox_pid(pod.root_id, pod.record)
+    if pid is None:
+        raise NodeError(f"the sandbox of {pod} has ended", reason="SandboxGone")
+    return platform_in(Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 def platform_in(cmdline: bytes) -> str:

@@ -42,7 +42,6 @@ class Sandboxes:
         self._notes: dict[str, list[str]] = {}
         self._simple: dict[str, Callable[[Pod, Arguments], Answer]] = {
             "register": self._register,
-            "removed": self._removed,
             "status": lambda pod, _: {"status": self.status(pod)},
             "note": self._note,
             "why": self._why,
@@ -54,6 +53,8 @@ class Sandboxes:
 
     def call(self, op: str, arguments: Arguments, peer: Peer) -> Future[Answer] | None:
         """Begin *op* if its pod or container is one of gVisor; None if it is not."""
+        if op == "removed" and isinstance(uid := arguments.get("pod"), str):
+            return _done(lambda: self._removed(uid, arguments))  # its sandbox may be gone by now
         pod = self._named(arguments)
         if pod is None:
             return None
@@ -63,12 +64,7 @@ class Sandboxes:
             return self._loop.spawn(self._go_on(pod.uid), name=op)
         if (simple := self._simple.get(op)) is None:
             raise Rejected(f"{pod}: {NEVER_SLEEPS}", reason="Gvisor")
-        future: Future[Answer] = Future()
-        try:
-            future.set_result(simple(pod, arguments))
-        except OSError as error:
-            future.set_error(error)
-        return future
+        return _done(lambda: simple(pod, arguments))
 
     def statuses(self) -> list[Answer]:
         """Return the status of each of them."""
@@ -123,8 +119,9 @@ class Sandboxes:
         self._tell(Event.REGISTERED, pod, container=text(arguments, "container"))
         return {"pod": pod.uid}
 
-    def _removed(self, pod: Pod, arguments: Arguments) -> Answer:
-        self._tell(Event.REMOVED, pod, container=text(arguments, "container"))
+    def _removed(self, uid: str, arguments: Arguments) -> Answer:
+        told = {"pod": uid, "at": time.time(), "container": text(arguments, "container")}
+        self._emit(Event.REMOVED, told)
         return {}
 
     def _note(self, pod: Pod, arguments: Arguments) -> Answer:
@@ -148,6 +145,7 @@ class Sandboxes:
         """Have the sandbox stand still until ``go_on``, or until who asked is gone."""
         if pod.record.is_paused:
             raise Rejected(f"{pod} is being copied already", reason="Busy", hint="ask again later")
+        pod.check()
         # First the note: a keeper that is killed between the two lets it go on.
         records.write(pod.root_id, pod.record._replace(is_paused=True))
         try:
@@ -189,10 +187,7 @@ class Sandboxes:
             )
 
     def _adopt(self, pod: Pod, _: Arguments) -> Answer:
-        """Learn that the pod goes on with what came for it, which is of no use any more."""
-        arrival = images.arrival_of_pod(pod.uid) / saved.SANDBOX_IMAGE
-        if arrival.exists():
-            arrival.rename(arrival.with_name("used"))
+        """Learn that the pod goes on with what came for it."""
         self._tell(Event.RESTORED, pod)
         for name, container in pod.policy.containers.items():
             if container.after_restore and name in pod.members:
@@ -230,6 +225,16 @@ class Sandboxes:
             policy=policy.value,
         )
         return {"state": PodState.AWAKE.value}
+
+
+def _done(work: Callable[[], Answer]) -> Future[Answer]:
+    """Return the answer of what is done at once."""
+    future: Future[Answer] = Future()
+    try:
+        future.set_result(work())
+    except OSError as error:
+        future.set_error(error)
+    return future
 
 
 def _log_failure(done: Future[Any]) -> None:
