@@ -8,16 +8,14 @@ from architect.api import names
 from lab.cluster import Cluster
 from support import moves
 from support.objectstore import in_store
-from support.persistent import allow, ask, condition, saved, start_from
+from support.persistent import allow, ask, begin_from, condition, saved, start_from
 from support.workloads import Workload, eventually, memory_server, workload
 
 pytestmark = pytest.mark.timeout(400)
 
 MIB = 24
 GVISOR = {names.RUNTIME: "runsc", names.IDLE: "never"}
-ON_EACH_NODE = {
-    "strategy": {"type": "Recreate", "rollingUpdate": None},
-}
+ONE_AFTER_THE_OTHER = {"strategy": {"type": "Recreate", "rollingUpdate": None}}
 
 
 def apart(app: str) -> dict[str, object]:
@@ -53,7 +51,7 @@ def test_pods_of_both_nodes_start_with_the_memory_of_one(
         (told,) = moves.events(app, pod, names.EVENT_CAPTURED)
         assert "stood still" in told
         allow(app)
-        start_from(app, replicas=2, spec=ON_EACH_NODE)
+        start_from(app, replicas=2, spec=ONE_AFTER_THE_OTHER)
         new = moves.ready(app, 2, apart_from=[pod], seconds=240)
         assert len({p["spec"]["nodeName"] for p in new}) == 2
         for one in new:
@@ -89,6 +87,32 @@ def test_what_cannot_go_on_starts_fresh_and_says_why(architect: Cluster, namespa
             lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
         )
         assert "NotAllowed" in told
+
+
+@pytest.mark.long
+def test_one_that_must_have_its_memory_is_not_made_before(
+    architect: Cluster, namespace: str
+) -> None:
+    wish = {names.ON_RESTORE_FAILURE: "retry"}
+    with workload(
+        architect, namespace, "held", mebibytes=MIB, annotations={**GVISOR, **wish}
+    ) as app:
+        (pod,) = moves.ready(app)
+        identity = moves.answer(app, pod)["identity"]
+        saved(app)
+        begin_from(app, replicas=1, spec=ONE_AFTER_THE_OTHER)
+
+        def refused() -> list[str]:
+            living = [p for p in moves.pods(app) if p["metadata"]["uid"] != pod["metadata"]["uid"]]
+            return [
+                text for p in living for text in moves.events(app, p, names.EVENT_RESTORE_FAILED)
+            ]
+
+        told = eventually(refused, what="event RestoreFailed")
+        assert "is not started" in told[0] and "NotAllowed" in told[0]
+        allow(app)
+        (new,) = moves.ready(app, apart_from=[pod], seconds=240)
+        assert moves.answer(app, new)["identity"] == identity
 
 
 def test_one_with_an_init_container_is_not_saved(architect: Cluster, namespace: str) -> None:

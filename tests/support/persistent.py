@@ -53,12 +53,19 @@ def start_from(
     app: Workload, name: str = "warm", *, replicas: int, spec: dict[str, Any] | None = None
 ) -> None:
     """Roll the Deployment out with pods that start from *name*; *spec* is merged into its own."""
-    template = {"metadata": {"annotations": {names.START_FROM: name}}}
-    patch = {"spec": {**(spec or {}), "replicas": replicas, "template": template}}
-    app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
+    begin_from(app, name, replicas=replicas, spec=spec)
     # The Deployment makes more of the old pods first.
     app.cluster.kubectl(
         *("-n", app.namespace, "rollout", "status", f"deploy/{app.name}"),
         f"--timeout={ROLLOUT_SECONDS}s",
         timeout_seconds=ROLLOUT_SECONDS + 30,
     )
+
+
+def begin_from(
+    app: Workload, name: str = "warm", *, replicas: int, spec: dict[str, Any] | None = None
+) -> None:
+    """As :func:`start_from`, without waiting for the end."""
+    template = {"metadata": {"annotations": {names.START_FROM: name}}}
+    patch = {"spec": {**(spec or {}), "replicas": replicas, "template": template}}
+    app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
