@@ -93,7 +93,8 @@ class Service:
         """Begin *op*. Raises Rejected for unknown operations and malformed arguments."""
         if op == "subscribe":
             return self._subscribe(peer)
-        if arguments.get("pod") not in self._pods:
+        named = arguments.get("pod")
+        if not isinstance(named, str) or named not in self._pods:
             of_gvisor = self._sandboxes.call(op, arguments, peer)
             if of_gvisor is not None:
                 return of_gvisor
