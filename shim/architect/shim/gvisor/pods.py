@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from architect.api.policy import Policy
-from architect.core.errors import Rejected
+from architect.api.policy import Policy, PolicyError
+from architect.core.errors import FormatError, Rejected
 from architect.shim.gvisor import anchors, records
 from architect.shim.gvisor.records import Record
 
@@ -46,8 +46,11 @@ class Pod(NamedTuple):
 
     @property
     def policy(self) -> Policy:
-        """What its owner wants. Raises PolicyError."""
-        return Policy.from_dict(self.record.policy)
+        """What its owner wants. Raises FormatError: it is another version's."""
+        try:
+            return Policy.from_dict(self.record.policy)
+        except PolicyError as error:
+            raise FormatError(f"record of container {self.root_id:.12}: {error}") from error
 
     def command(self, words: Sequence[str]) -> list[str]:
         """Return *words* as a command line of the runsc that made the sandbox."""
