@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 COMMAND = "/opt/architect/current/bin/architect-runtime try-gvisor -o json"
@@ -40,3 +41,16 @@ def test_where_it_does_not_run_the_reason_is_what_runsc_says(node: Any) -> None:
     assert "runsc cannot run a container here: " in said
     assert "CAP_SYS_ADMIN" in said
     assert leftovers(node) == ""
+
+
+def test_the_flags_of_the_node_are_those_of_its_sandboxes(
+    node: Any, new_pod: Callable[[], Any]
+) -> None:
+    conf = node.write("/opt/architect/runsc.conf", "# as the daemon writes it\n--ignore-cgroups\n")
+    try:
+        pod = new_pod()
+        pod.start("web", "sleep", "1000")
+        assert pod.exec("web", "echo", "here") == "here"
+        assert len(node.processes("runsc-sandbox", "--ignore-cgroups", pod.id)) == 1
+    finally:
+        node.run("rm", conf)
