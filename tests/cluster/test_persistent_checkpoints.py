@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -14,6 +12,7 @@ from lab.cluster import Cluster
 from support import moves
 from support.moves import Pod
 from support.objectstore import in_store
+from support.persistent import allow, ask, condition, saved, start_from
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
@@ -24,43 +23,6 @@ STARTED = sized(3, 10)
 ROLLOUT_SECONDS = 240
 
 
-def _saved(app: Workload, name: str = "warm") -> dict[str, Any]:
-    """Save the workload's pod; return the object once pods can start from it."""
-    app.kubectl(
-        "apply",
-        "-f",
-        "-",
-        input=json.dumps(
-            {
-                "apiVersion": "architect.dev/v1alpha1",
-                "kind": "PersistentCheckpoint",
-                "metadata": {"name": name},
-                "spec": {"selector": {"matchLabels": {"app": app.name}}},
-            }
-        ),
-    )
-
-    def available() -> dict[str, Any] | None:
-        found = app.get_json("persistentcheckpoints.architect.dev", name)
-        is_there = _condition(found, "Available") == "True"
-        return found if is_there else None
-
-    found: dict[str, Any] = eventually(available, what="pods can start from it")
-    return found
-
-
-def _condition(value: dict[str, Any], kind: str) -> str:
-    listed = value.get("status", {}).get("conditions", [])
-    return next((str(c["status"]) for c in listed if c["type"] == kind), "")
-
-
-def _allow(app: Workload) -> None:
-    app.kubectl(
-        *("create", "rolebinding", "restores", "--clusterrole=architect-restorer"),
-        f"--serviceaccount={app.namespace}:default",
-    )
-
-
 @contextmanager
 def _warm(cluster: Cluster, namespace: str, name: str) -> Iterator[tuple[Workload, Pod, str]]:
     with workload(cluster, namespace, name, mebibytes=MIB) as app:
@@ -68,31 +30,19 @@ def _warm(cluster: Cluster, namespace: str, name: str) -> Iterator[tuple[Workloa
         yield app, pod, str(moves.answer(app, pod)["identity"])
 
 
-def _start_from(app: Workload, name: str = "warm", *, replicas: int = STARTED) -> None:
-    template = {"metadata": {"annotations": {names.START_FROM: name}}}
-    patch = {"spec": {"replicas": replicas, "template": template}}
-    app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
-    # The Deployment makes more of the old pods first.
-    app.cluster.kubectl(
-        *("-n", app.namespace, "rollout", "status", f"deploy/{app.name}"),
-        f"--timeout={ROLLOUT_SECONDS}s",
-        timeout_seconds=ROLLOUT_SECONDS + 30,
-    )
-
-
 def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: str) -> None:
     with _warm(architect, namespace, "model") as (app, pod, identity):
-        saved = _saved(app)
+        made = saved(app)
         assert moves.answer(app, pod)["identity"] == identity, "the saved pod goes on"
         assert app.restarts() == 0
         assert app.state() == "awake"
-        status = saved["status"]
+        status = made["status"]
         assert status["podRef"]["uid"] == pod["metadata"]["uid"]
         assert status["bytes"] > MIB << 20
-        uid = saved["metadata"]["uid"]
+        uid = made["metadata"]["uid"]
         assert in_store(architect, uid)
-        _allow(app)
-        _start_from(app)
+        allow(app)
+        start_from(app, replicas=STARTED)
         new = moves.ready(app, STARTED, apart_from=[pod], seconds=240)
         assert moves.identities(app, new) == [identity] * STARTED
         # Later ones as well: it restores many.
@@ -120,8 +70,8 @@ def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: st
 
 def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, namespace: str) -> None:
     with _warm(architect, namespace, "private") as (app, pod, identity):
-        _saved(app)
-        _start_from(app, replicas=1)
+        saved(app)
+        start_from(app, replicas=1)
         (new,) = moves.ready(app, apart_from=[pod], seconds=240)
         assert moves.answer(app, new)["identity"] != identity
         (told,) = eventually(
@@ -132,10 +82,10 @@ def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, names
 
 def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:
     with _warm(architect, namespace, "changed") as (app, _, identity):
-        _saved(app)
-        _allow(app)
+        saved(app)
+        allow(app)
         app.kubectl("set", "env", f"deploy/{app.name}", "COLOUR=blue")
-        _start_from(app, replicas=1)
+        start_from(app, replicas=1)
 
         def newest() -> Pod | None:
             living = [p for p in moves.pods(app) if moves.is_ready(p)]
@@ -155,27 +105,14 @@ def test_a_pod_that_is_not_there_yet_is_waited_for(architect: Cluster, namespace
     with workload(architect, namespace, "early", mebibytes=MIB) as app:
         app.kubectl("scale", "deploy/early", "--replicas=0")
         eventually(lambda: not moves.pods(app), what="there is no pod")
-        app.kubectl(
-            "apply",
-            "-f",
-            "-",
-            input=json.dumps(
-                {
-                    "apiVersion": "architect.dev/v1alpha1",
-                    "kind": "PersistentCheckpoint",
-                    "metadata": {"name": "warm"},
-                    "spec": {"selector": {"matchLabels": {"app": "early"}}},
-                }
-            ),
-        )
-        eventually(
-            lambda: (
-                _condition(app.get_json("persistentcheckpoints.architect.dev", "warm"), "Accepted")
-                == "Unknown"
-            ),
-            what="it waits for a pod",
-        )
+        ask(app)
+
+        def accepted() -> str:
+            found = app.get_json("persistentcheckpoints.architect.dev", "warm")
+            return condition(found, "Accepted")["status"]
+
+        eventually(lambda: accepted() == "Unknown", what="it waits for a pod")
         app.kubectl("scale", "deploy/early", "--replicas=1")
         (pod,) = moves.ready(app)
-        saved = _saved(app)
-        assert saved["status"]["podRef"]["uid"] == pod["metadata"]["uid"]
+        made = saved(app)
+        assert made["status"]["podRef"]["uid"] == pod["metadata"]["uid"]

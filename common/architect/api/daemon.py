@@ -17,6 +17,9 @@ Operations (arguments → answer besides ``ok``):
                                                    now; ``reason``, ``message``: why (not)
 =============  ==================================  ================================================
 
+Where a sandbox of gVisor asks, before its containers, ``arriving`` has an empty ``container``; each
+of them asks after it, and ``restore`` says whether it may join what goes on.
+
 Both may take as long as the work takes; the daemon bounds it by the pod's grace period and by its
 own settings. What is asked twice is answered twice, and done once.
 """

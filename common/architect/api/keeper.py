@@ -65,6 +65,10 @@ Operations (arguments → answer besides ``ok``):
 ``subscribe``  –                                              then a stream of events
 =============  =============================================  =====================================
 
+Pods of gVisor are listed, and take ``status``, ``why``, ``check``, ``note``, ``copy`` and ``go_on``
+as others do; ``adopt`` and ``refuse``, with the id of their sandbox, tell that they go on, or that
+their sandbox ends. Anything else is rejected with the reason ``Gvisor``.
+
 Failures: ``error.code`` is ``rejected`` (nothing was changed: unknown pod, malformed, busy) or
 ``failed`` (tried, undone); ``error.reason`` is a stable CamelCase word for conditions and metrics.
 

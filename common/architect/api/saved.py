@@ -11,6 +11,12 @@ the target::
     data.json                           what volumes that go along by themselves hold: their stamps
     asleep.json                         the pod slept, and not only to be saved
     shm.tar                             the pod's /dev/shm
+
+Of a gVisor pod, whose containers are saved as one::
+
+    sandbox/image/                      what runsc wrote
+    sandbox/meta.json                   which runsc, on which platform
+    volumes/<volume>.tar                as above
 """
 
 from __future__ import annotations
@@ -22,6 +28,11 @@ META: Final = "meta.json"
 SHARED_MEMORY: Final = "shm.tar"
 DATA: Final = "data.json"
 ASLEEP: Final = "asleep.json"
+
+SANDBOX: Final = "sandbox"
+"""Directory of the sandbox of a gVisor pod."""
+SANDBOX_IMAGE: Final = f"{SANDBOX}/{IMAGE}"
+SANDBOX_META_VERSION: Final = 1
 
 
 def container(name: str) -> str:

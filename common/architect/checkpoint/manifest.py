@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from architect.checkpoint import strict
 from architect.core.errors import FormatError
-from architect.kube.checkpoints import Owner, Requirements
+from architect.kube.checkpoints import Gvisor, Owner, Requirements
 
 NAME: Final = "manifest.json"
 VERSION: Final = 1
@@ -75,10 +75,11 @@ class Container:
 
     image_digest: str
     """Of the image that it ran, ``sha256:…``; empty where the engine told none."""
-    init_sha256: str
-    """Of the init to which the processes' image refers."""
+    init_sha256: str | None
+    """Of the init to which the processes' image refers; None under gVisor, which needs none."""
     tree: str
-    """Directory of the processes' images; at least one piece lies below it."""
+    """Directory of the processes' images; at least one piece lies below it. Containers of gVisor
+    share that of their sandbox."""
     layer: str | None
     """The piece with the packed writable layer, if it travels."""
 
@@ -169,7 +170,7 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 def _value(manifest: Manifest) -> dict[str, Any]:
     about, needs = manifest.about, manifest.about.requirements
-    owner = about.owner
+    owner, gvisor = about.owner, needs.gvisor
     return {
         "version": VERSION,
         "id": about.id,
@@ -203,6 +204,8 @@ def _value(manifest: Manifest) -> dict[str, Any]:
             "kernel": needs.kernel,
             "criu": needs.criu,
             "formatVersion": about.format_version,
+            # No key for others: what they are is read by earlier versions.
+            **({} if gvisor is None else {"gvisor": _gvisor_value(gvisor)}),
         },
         "segmentBytes": SEGMENT_BYTES,
         "pieces": [
@@ -210,6 +213,10 @@ def _value(manifest: Manifest) -> dict[str, Any]:
             for p in manifest.pieces
         ],
     }
+
+
+def _gvisor_value(gvisor: Gvisor) -> dict[str, str]:
+    return {"version": gvisor.version, "platform": gvisor.platform}
 
 
 def from_bytes(raw: bytes) -> Manifest:
@@ -242,6 +249,7 @@ def _manifest(value: strict.Object) -> Manifest:
             cpu_features=needs.take("cpuFeatures", strict.list_of(strict.text(64), MAX_FEATURES)),
             kernel=needs.take("kernel", strict.text(128, least=0)),
             criu=needs.take("criu", strict.text(64, least=0)),
+            gvisor=needs.take_if_there("gvisor", _gvisor),
         ),
         format_version=needs.take("formatVersion", strict.integer(1, 2**31 - 1)),
     )
@@ -271,7 +279,10 @@ def _check_pieces(manifest: Manifest) -> None:
         raise FormatError(
             f"manifest.pieces: {manifest.total_bytes} bytes in all, more than {MAX_TOTAL_BYTES}"
         )
+    is_gvisor = manifest.about.requirements.gvisor is not None
     for name, container in manifest.about.containers.items():
+        if (container.init_sha256 is None) != is_gvisor:
+            raise FormatError(f"manifest.containers.{name}.initSha256: gVisor alone has none")
         if container.tree not in directories:
             raise FormatError(f"manifest.containers.{name}.tree holds no piece")
         if container.layer is not None and container.layer not in known:
@@ -317,12 +328,24 @@ def _containers(value: Any, where: str) -> dict[str, Container]:
         item = strict.Object(raw, f"{where}.{name}")
         found[name] = Container(
             image_digest=item.take("imageDigest", _optional_digest),
-            init_sha256=item.take("initSha256", strict.sha256),
+            init_sha256=item.take(
+                "initSha256", lambda v, w: None if v is None else strict.sha256(v, w)
+            ),
             tree=item.take("tree", _piece_name),
             layer=item.take("layer", lambda v, w: None if v is None else _piece_name(v, w)),
         )
         item.end()
     return found
+
+
+def _gvisor(value: Any, where: str) -> Gvisor:
+    item = strict.Object(value, where)
+    gvisor = Gvisor(
+        version=item.take("version", strict.text(128)),
+        platform=item.take("platform", strict.text(32)),
+    )
+    item.end()
+    return gvisor
 
 
 def _optional_digest(value: Any, where: str) -> str:

@@ -78,6 +78,10 @@ class Object:
             raise FormatError(f"{where} is missing")
         return check(self._left.pop(key), where)
 
+    def take_if_there(self, key: str, check: Callable[[Any, str], T]) -> T | None:
+        """Return what *check* makes of the value at *key*; None if there is no such key."""
+        return self.take(key, check) if key in self._left else None
+
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:

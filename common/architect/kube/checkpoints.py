@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -70,6 +70,16 @@ class Owner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gvisor:
+    """What has saved, and restores, a sandbox of gVisor."""
+
+    version: str
+    """Of runsc: it restores what the same version has saved, and no other."""
+    platform: str
+    """How it intercepts system calls: ``systrap``, ``kvm``."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Requirements:
     """What the restoring node must have."""
 
@@ -78,6 +88,8 @@ class Requirements:
     cpu_features: tuple[str, ...] = ()
     kernel: str = ""
     criu: str = ""
+    gvisor: Gvisor | None = None
+    """Of a gVisor pod, instead of CRIU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +235,8 @@ def captured_status(capture: Capture) -> dict[str, Any]:
         requirements["kernel"] = needs.kernel
     if needs.criu:
         requirements["criu"] = needs.criu
+    if needs.gvisor is not None:
+        requirements["gvisor"] = asdict(needs.gvisor)
     if capture.images:
         requirements["images"] = dict(capture.images)
     return {

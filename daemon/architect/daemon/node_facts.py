@@ -9,9 +9,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from architect.api import names
 from architect.core.errors import NodeError
 from architect.daemon.host import Host
-from architect.kube.checkpoints import Requirements
+from architect.kube.checkpoints import Gvisor, Requirements
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,10 @@ CPUINFO: Final = Path("/proc/cpuinfo")
 _CPU_FLAGS: Final = ("flags", "Features")
 """Of /proc/cpuinfo, on x86 and on ARM."""
 _VERSION: Final = re.compile(r"^Version: ([0-9][0-9A-Za-z.]*)", re.MULTILINE)
+_RUNSC_VERSION: Final = re.compile(r"^runsc version (\S+)", re.MULTILINE)
+_PLATFORM: Final = re.compile(r"^--?platform=(\w+)$", re.MULTILINE)
+PLATFORM: Final = "systrap"
+"""runsc's default."""
 _VERSION_SECONDS: Final = 10.0
 
 
@@ -41,6 +46,21 @@ class NodeFacts:
             kernel=os.uname().release,
             criu=self._criu(),
         )
+
+    @functools.cached_property
+    def gvisor(self) -> Gvisor | None:
+        """What restores pods of gVisor here; None if nothing does."""
+        program = self._current / "bin" / "runsc-architect"
+        try:
+            said = self._host.run([str(program), "--version"], timeout_seconds=_VERSION_SECONDS)
+            flags = self._host.read(names.RUNSC_CONF) or ""
+        except NodeError as error:
+            log.warning("gVisor's version is not known: %s", error)
+            return None
+        version, platform = _RUNSC_VERSION.search(said), _PLATFORM.search(flags)
+        if version is None:
+            return None
+        return Gvisor(version=version[1], platform=platform[1] if platform else PLATFORM)
 
     def _criu(self) -> str:
         """Return the version of the bundle's CRIU; empty if it does not tell."""

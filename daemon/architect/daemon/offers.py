@@ -6,6 +6,7 @@ What a node must have is compared as follows. The *architecture* is equal. The *
 the checkpoint names are all there: a program that found AVX-512 at its start goes on using it. The
 *CRIU* that restores has the major and minor version of the one that dumped, since its images have
 no version of their own that tells more. The *format* of the image is one that this version knows.
+A *sandbox of gVisor* needs no CRIU, but the very version of runsc that saved it, on its platform.
 The *kernel* is recorded and not compared: images hold what any kernel can be asked to do again,
 CRIU itself refuses what this one cannot, by name and with the image kept, and nodes are drained
 first of all to get a new kernel. What is not recorded is not guessed: such a checkpoint does not
@@ -28,7 +29,7 @@ from architect.core.errors import FormatError
 from architect.core.podspec import Object
 from architect.daemon import owners
 from architect.kube import checkpoints
-from architect.kube.checkpoints import Trigger
+from architect.kube.checkpoints import Gvisor, Trigger
 
 MIGRATIONS: Final = frozenset(
     {
@@ -51,7 +52,10 @@ MISFITS: Final = frozenset(
         "CpuFeatures",
         "CriuVersion",
         "FormatVersion",
+        "GvisorPlatform",
+        "GvisorVersion",
         "ImageDiffers",
+        "NoGvisor",
         "RequirementsUnknown",
     }
 )
@@ -81,6 +85,8 @@ class Node:
     cpu_features: frozenset[str]
     criu: str
     """Version, such as ``4.2.1``."""
+    gvisor: Gvisor | None = None
+    """None: pods of gVisor do not run here."""
     format_versions: frozenset[int] = frozenset({checkpoints.FORMAT_VERSION})
 
 
@@ -242,14 +248,22 @@ def template_misfit(
         what = _listed(sorted(offer.containers ^ containers))
         return Misfit("ContainersDiffer", f"other containers are managed: {what}")
     ran = podspec.texts(offer.requirements.get("images"), "requirements.images")
-    for name, digest in sorted(ran.items()):
-        if digest not in (here := images.get(name, frozenset((digest,)))):
-            return Misfit(
-                "ImageDiffers",
-                f"container {name} ran image {digest:.71}, and here its name is that of "
-                f"{_listed(sorted(here))}",
-            )
-    return None
+    found = (image_misfit(name, ran=ran[name], here=images.get(name)) for name in sorted(ran))
+    return next((misfit for misfit in found if misfit is not None), None)
+
+
+def image_misfit(name: str, *, ran: str, here: frozenset[str] | None) -> Misfit | None:
+    """Return how the image that a container *ran* differs from what its name is here; None if not.
+
+    None, or what the engine does not tell (*here* is None, *ran* is empty), is not compared.
+    """
+    if not ran or here is None or ran in here:
+        return None
+    return Misfit(
+        "ImageDiffers",
+        f"container {name} ran image {ran:.71}, and here its name is that of "
+        f"{_listed(sorted(here))}",
+    )
 
 
 def node_misfit(offer: Offer, node: Node) -> Misfit | None:
@@ -277,6 +291,8 @@ def node_misfit(offer: Offer, node: Node) -> Misfit | None:
             return _unknown("the CPU features it needs")
     elif lacking := sorted(features - node.cpu_features):
         return Misfit("CpuFeatures", f"this node's CPU lacks {_listed(lacking)}")
+    if gvisor := podspec.fields(needs.get("gvisor"), "requirements.gvisor"):
+        return _gvisor_misfit(_text(gvisor, "version"), _text(gvisor, "platform"), node.gvisor)
     criu = podspec.text(needs.get("criu"), "requirements.criu")
     if criu is None:
         if is_final:
@@ -286,6 +302,22 @@ def node_misfit(offer: Offer, node: Node) -> Misfit | None:
             "CriuVersion",
             f"CRIU {criu:.40} took it, this node has {node.criu:.40}: the major and minor version "
             "must be equal",
+        )
+    return None
+
+
+def _gvisor_misfit(version: str, platform: str, here: Gvisor | None) -> Misfit | None:
+    if here is None:
+        return Misfit("NoGvisor", "gVisor took it, which does not run on this node")
+    if version != here.version:
+        return Misfit(
+            "GvisorVersion",
+            f"runsc {version:.80} took it, this node has {here.version:.80}: both must be equal",
+        )
+    if platform != here.platform:
+        return Misfit(
+            "GvisorPlatform",
+            f"it is of gVisor's platform {platform:.32}, this node's is {here.platform:.32}",
         )
     return None
 

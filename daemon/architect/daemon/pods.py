@@ -67,7 +67,7 @@ class ManagedPod:
     has_pod_resources: bool = False
     """``spec.resources``: requests of the pod as a whole, which container requests do not lower."""
     is_gvisor: bool = False
-    """It runs under gVisor, which the keeper knows nothing of."""
+    """It runs under gVisor, does not sleep, and starts from a PersistentCheckpoint or fresh."""
     debug_containers: tuple[str, ...] = ()
     """Running ephemeral containers: somebody is looking at the pod."""
 

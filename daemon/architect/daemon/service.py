@@ -382,9 +382,8 @@ class Daemon:
         if event is Event.RESTORED:
             is_asleep = message.get("state") == PodState.ASLEEP.value
             self._try(uid, lambda: self._arrivals.restored(uid, pod=pod, is_asleep=is_asleep))
-        elif event is Event.WAKE_FAILED and message.get("policy") == OnRestoreFailure.FRESH.value:
-            why = f"{message.get('reason')}: {message.get('message')}"
-            self._try(uid, lambda: self._arrivals.not_restored(uid, why))
+        elif event is Event.WAKE_FAILED:
+            self._try(uid, lambda: self._wake_failed(uid, message, pod=pod))
         if pod is not None:
             keeper = self._registry.keeper_pod(uid)
             note = status.note_of(
@@ -400,6 +399,15 @@ class Daemon:
             self._housekeeping.sweep_soon()
         self._writer.touch(uid)
         self._sampler.poke()
+
+    def _wake_failed(self, uid: str, message: dict[str, Any], *, pod: ManagedPod | None) -> None:
+        reason, text = str(message.get("reason")), str(message.get("message"))
+        policy = message.get("policy")
+        if policy == OnRestoreFailure.FRESH.value:
+            self._arrivals.not_restored(uid, f"{reason}: {text}")
+        elif policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
+            # A container of others stays, hollow, until somebody looks; a sandbox does not.
+            self._arrivals.hold(uid, reason=reason, message=text)
 
     def _refresh(self, uid: str) -> None:
         try:

@@ -37,6 +37,9 @@ NO_STORE: Final = "NoObjectStore"
 POD_GONE: Final = "PodGone"
 STAYS_ON_NODE: Final = "StaysOnNode"
 
+RUNTIME_CLASSES: Final = frozenset(names.NODE_LABELS.values())
+"""Those whose pods can be saved."""
+
 _LABEL_NAME: Final = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY: Final = re.compile(rf"([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
 _LABEL_VALUE: Final = re.compile(rf"({_LABEL_NAME})?")
@@ -273,6 +276,14 @@ def _against(value: JsonObject, pod: JsonObject) -> Iterator[_Verdict]:
                 f"pod {name} is not for the object store, where alone it would be kept: its "
                 f"{names.STORAGE} is {policy.storage.value}",
             )
+    if podspec.runtime_class(pod) == names.RUNTIME_CLASS_GVISOR and (
+        first := podspec.items(podspec.spec(pod).get("initContainers"), "initContainers")
+    ):
+        yield _refused(
+            "InitContainers",
+            f"pod {name} has init container {first[0].get('name')}: a gVisor pod goes on with all "
+            "its containers at once, and none can run before",
+        )
     if data := volumes.named(pod):
         yield _refused(
             volumes.PERSISTENT_VOLUME,
@@ -340,7 +351,7 @@ def _declare(
 def _policy_of(pod: Mapping[str, Any]) -> Policy | None:
     """Return the policy that the pod was created with, if it runs in our runtime class."""
     text = podspec.annotations_of(pod).get(names.POLICY)
-    if text is None or podspec.runtime_class(pod) != names.RUNTIME_CLASS:
+    if text is None or podspec.runtime_class(pod) not in RUNTIME_CLASSES:
         return None
     try:
         policy = Policy.from_json(text)

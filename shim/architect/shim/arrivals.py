@@ -7,15 +7,18 @@ asked for pods of Kubernetes only, and where nobody answers the container starts
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from architect.api import daemon, names
-from architect.api.policy import Migrate, OnRestoreFailure
+from architect.api import daemon, names, saved
+from architect.api.policy import Migrate, OnRestoreFailure, Policy
 from architect.core.errors import ArchitectError, Rejected, Unavailable
 from architect.shim import daemon_client, engine_log, installation, keeper_client, records
 from architect.shim.cli import Call
-from architect.shim.oci import Wanted
+from architect.shim.oci import Identity, Wanted
+
+T = TypeVar("T")
 
 ADOPT_SECONDS: Final = 660.0
 """The keeper gives up on a restore after 600 s; its answer must arrive."""
@@ -34,7 +37,52 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
     Raises Rejected or Unavailable where the pod's policy is not to start without them: the engine
     makes no container then, and kubelet has it try again.
     """
-    identity, policy = found.identity, found.policy
+    return _asked(call, found.identity, found.policy, _init_of)
+
+
+def wait_for_sandbox(call: Call, identity: Identity, policy: Policy) -> Path | None:
+    """Return the directory of the image from which a gVisor pod goes on; None: start fresh.
+
+    Asked for its sandbox, before any of its containers. Raises as :func:`wait`.
+    """
+    return _asked(call, identity, policy, _sandbox_image_of)
+
+
+def check(identity: Identity) -> None:
+    """Return if a container may join a sandbox that goes on. Raises Rejected: why not; Unavailable.
+
+    What its image is was not known on this node when its sandbox was made.
+    """
+    answer = daemon_client.ask(
+        daemon.ARRIVING,
+        timeout_seconds=daemon.ARRIVING_SECONDS,
+        is_awaited=lambda: True,
+        pod=identity.pod,
+        namespace=identity.namespace,
+        pod_name=identity.pod_name,
+        container=identity.container,
+    )
+    if answer.get("restore") is not True:
+        raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
+
+
+def _init_of(identity: Identity) -> tuple[str, Path]:
+    from architect.shim.keeper import images  # the others are not to pay for it
+
+    meta = images.Meta.read(images.arrival(identity.pod, identity.container))
+    return meta.init_sha, installation.init_of(meta.init_sha)
+
+
+def _sandbox_image_of(identity: Identity) -> Path:
+    from architect.shim.keeper import images
+
+    return images.arrival_of_pod(identity.pod) / saved.SANDBOX_IMAGE
+
+
+def _asked(
+    call: Call, identity: Identity, policy: Policy, use: Callable[[Identity], T]
+) -> T | None:
+    """Return what *use* makes of what the daemon has brought; None: nothing came."""
     has_source = policy.migrate is not Migrate.NEVER or policy.start_from is not None
     if not has_source or not identity.namespace:
         return None
@@ -50,12 +98,7 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
         )
         if answer.get("hold") is True:
             raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
-        if answer.get("restore") is not True:
-            return None
-        from architect.shim.keeper import images  # the others are not to pay for it
-
-        meta = images.Meta.read(images.arrival(identity.pod, identity.container))
-        return meta.init_sha, installation.init_of(meta.init_sha)
+        return use(identity) if answer.get("restore") is True else None
     except (ArchitectError, OSError) as error:
         wish = policy.on_restore_failure
         if wish is not OnRestoreFailure.FRESH:

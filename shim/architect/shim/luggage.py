@@ -65,8 +65,7 @@ def save(pod: str, into: Path, mounts: Sequence[Mount] = ()) -> int:
             total += _pack(upper, into / saved.layer(record.container), Kind.LAYER)
         volumes |= places.volumes(spec, pod)
         shared = shared or places.shared_memory(spec, pod)
-    for name, source in sorted(volumes.items()):
-        total += _pack(source, into / saved.volume(name), Kind.VOLUME)
+    total += pack_volumes(volumes, into)
     if shared is not None:
         total += _pack(shared, into / saved.SHARED_MEMORY, Kind.VOLUME)
     if mounts:
@@ -137,10 +136,27 @@ def unpack(record: Record) -> None:
         root = Path(f"/proc/{_init_pid(record)}/root")
         has_devices = "CAP_MKNOD" in oci.held_capabilities(spec)
         _apply(layer, root, Kind.LAYER, are_devices_allowed=has_devices)
-    for name, target in sorted(places.volumes(spec, record.pod).items()):
-        _apply_once(arrival / saved.volume(name), target)
+    apply_volumes(spec, record.pod)
     if (shared := places.shared_memory(spec, record.pod)) is not None:
         _apply_once(arrival / saved.SHARED_MEMORY, shared)
+
+
+def pack_volumes(volumes: Mapping[str, Path], into: Path) -> int:
+    """Pack emptyDirs, by name; return the archives' bytes. Raises whatever packing meets."""
+    return sum(
+        _pack(source, into / saved.volume(name), Kind.VOLUME)
+        for name, source in sorted(volumes.items())
+    )
+
+
+def apply_volumes(spec: Mapping[str, Any], pod: str) -> None:
+    """Bring back what came for the emptyDirs of the container of *spec*, each of the pod's once.
+
+    Raises NodeError or FormatError; part of it may then be there already.
+    """
+    arrival = images.arrival_of_pod(pod)
+    for name, target in sorted(places.volumes(spec, pod).items()):
+        _apply_once(arrival / saved.volume(name), target)
 
 
 def _grouped(mounts: Sequence[Mount]) -> Iterator[list[Mount]]:
@@ -184,7 +200,12 @@ def _records() -> Iterator[Record]:
 
 
 def _spec(record: Record) -> dict[str, Any]:
-    file = Path(record.bundle) / "config.json"
+    return spec_in(record.bundle)
+
+
+def spec_in(bundle: str) -> dict[str, Any]:
+    """Return the ``config.json`` of a bundle. Raises NodeError or FormatError."""
+    file = Path(bundle) / "config.json"
     try:
         value = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -27,8 +27,6 @@ REFUSED_STATUS: Final = 2
 TRANSITION_SECONDS: Final = 660.0
 """The keeper gives up on a dump or a restore after 600 s; its answer must arrive."""
 
-NOT_UNDER_GVISOR: Final = "it runs under gVisor: such a pod does not sleep"
-
 QUIET_SECONDS: Final = 7 * 86400.0
 """How long ``events`` waits for one."""
 
@@ -76,10 +74,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _why(options: argparse.Namespace) -> int:
+    from architect.shim.gvisor import pods
     from architect.shim.gvisor import records as gvisor
 
     if gvisor.is_of_pod(options.pod):
-        answer: dict[str, Any] = {"why": [NOT_UNDER_GVISOR]}
+        answer: dict[str, Any] = {"why": [pods.NEVER_SLEEPS]}
     else:
         answer = keeper_client.ask("why", timeout_seconds=QUICK_SECONDS, pod=options.pod)
     return _show(options, answer, lambda: "\n".join(answer["why"]) or "nothing keeps it awake")
@@ -133,7 +132,11 @@ def _events(options: argparse.Namespace) -> int:
 
 def _save_files(options: argparse.Namespace) -> int:
     from architect.shim import luggage
+    from architect.shim.gvisor import pods, saving
 
+    if pods.find(options.pod) is not None:
+        size = saving.save(options.pod, options.into)
+        return _show(options, {"bytes": size}, lambda: f"{size} bytes")
     mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
     size = luggage.save(options.pod, options.into, mounts)
     return _show(options, {"bytes": size}, lambda: f"{size} bytes")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from architect.api import names
 from lab import addresses, errors, gomodules, images, netns, rootfs
 from lab import node as lab_node
 from lab.cache import Cache
@@ -23,6 +24,7 @@ from support.runtime import CHECKOUT, SYSTEM_PYTHON, eventually
 RUNTIME = "/opt/architect/current/bin/runsc-architect"
 RECORDS = "/run/architect/gvisor"
 RUNSC_STATE = "/run/containerd/runc/k8s.io"
+SERVER = ("python3", "-u", "/opt/memory.py", "4")
 SOCKET = "/run/containerd/containerd.sock"
 HANDLER = f"""
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runsc-architect]
@@ -75,7 +77,7 @@ class Node:
 class Pod:
     """One pod by way of the CRI."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, policy: dict[str, Any] | None = None) -> None:
         self.node = node
         self.name = f"pod-{uuid.uuid4().hex[:8]}"
         self.logs = f"/var/log/pods/{self.name}"
@@ -85,10 +87,19 @@ class Pod:
             "hostname": self.name,
             "log_directory": self.logs,
             "linux": {"cgroup_parent": f"/{self.name}"},
+            "annotations": {} if policy is None else {names.POLICY: json.dumps(policy)},
         }
         self.file = node.write(f"/run/{self.name}.json", json.dumps(config))
-        self.id = node.crictl("runp", "--runtime", "runsc-architect", self.file)
         self.containers: dict[str, str] = {}
+        self.id = ""
+        self.run()
+
+    def run(self) -> None:
+        """Make its sandbox, as kubelet does once more where one has ended."""
+        if self.id:
+            self.remove()
+        self.containers = {}
+        self.id = self.node.crictl("runp", "--runtime", "runsc-architect", self.file)
 
     @property
     def address(self) -> str:
@@ -116,19 +127,23 @@ class Pod:
         self.create(name, *command, **more)
         self.node.crictl("start", self.containers[name])
 
-    def server(self, name: str, *, port: int = 8080) -> None:
+    def server(self, name: str, *, port: int = 8080, **more: Any) -> None:
         """Start a server of memory and wait for its first answer."""
-        self.start(name, "python3", "-u", "/opt/memory.py", "4", str(port))
+        self.start(name, *SERVER, str(port), **more)
         eventually(lambda: self.answers(port), what=f"an answer of {name}")
 
-    def get(self, path: str = "/", *, port: int = 8080) -> dict[str, Any]:
+    def get(
+        self, path: str = "/", *, port: int = 8080, within_seconds: float = 20
+    ) -> dict[str, Any]:
         """Ask a server by the pod's address, from the node."""
         url = f"http://{self.address}:{port}{path}"
-        return dict(json.loads(self.node.run("curl", "-sS", "--max-time", "20", url)))
+        return dict(
+            json.loads(self.node.run("curl", "-sS", "--max-time", str(within_seconds), url))
+        )
 
-    def answers(self, port: int = 8080) -> bool:
+    def answers(self, port: int = 8080, *, within_seconds: float = 20) -> bool:
         try:
-            return bool(self.get(port=port))
+            return bool(self.get(port=port, within_seconds=within_seconds))
         except errors.CommandFailed:
             return False
 
@@ -216,12 +231,12 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def new_pod(node: Node) -> Iterator[Callable[[], Pod]]:
+def new_pod(node: Node) -> Iterator[Callable[..., Pod]]:
     """Make pods; at the end nothing of them may be left."""
     made: list[Pod] = []
 
-    def make() -> Pod:
-        made.append(Pod(node))
+    def make(**more: Any) -> Pod:
+        made.append(Pod(node, **more))
         return made[-1]
 
     yield make
@@ -231,5 +246,5 @@ def new_pod(node: Node) -> Iterator[Callable[[], Pod]]:
 
 
 @pytest.fixture
-def pod(new_pod: Callable[[], Pod]) -> Pod:
+def pod(new_pod: Callable[..., Pod]) -> Pod:
     return new_pod()

@@ -25,6 +25,7 @@ from architect.checkpoint.manifest import (
 )
 from architect.core.errors import FormatError
 from architect.daemon.checkpoint import contents
+from architect.kube.checkpoints import Gvisor
 from support.checkpointdirs import about, fill
 from support.jsonvalues import JSON, paths, replace
 
@@ -337,3 +338,26 @@ def test_a_manifest_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
         file.truncate(1 << 40)
     with pytest.raises(FormatError, match="at most"):
         contents.read(tmp_path)
+
+
+def sandboxed() -> manifest.About:
+    """What a manifest says of a pod of gVisor."""
+    container = dataclasses.replace(about().containers["app"], init_sha256=None, layer=None)
+    needs = dataclasses.replace(
+        about().requirements, criu="", gvisor=Gvisor(version="v1", platform="systrap")
+    )
+    return dataclasses.replace(about(), containers={"app": container}, requirements=needs)
+
+
+def test_one_of_gvisor_comes_back_and_others_have_no_word_of_it() -> None:
+    one = make(sandboxed(), PIECES)
+    assert from_bytes(to_bytes(one)) == one
+    assert b"gvisor" not in to_bytes(good())
+
+
+@pytest.mark.parametrize("init", [None, "b" * 64])
+def test_gvisor_alone_has_no_init(init: str | None) -> None:
+    whose = about() if init is None else sandboxed()
+    container = dataclasses.replace(whose.containers["app"], init_sha256=init)
+    with pytest.raises(FormatError, match="gVisor alone has none"):
+        make(dataclasses.replace(whose, containers={"app": container}), PIECES)

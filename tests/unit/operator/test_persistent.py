@@ -68,7 +68,9 @@ def pod(
             **spec,
         },
     }  # fmt: skip
-    found = dict(admission.expected_pod(bare, admission.judge(bare).policy))
+    judged = admission.judge(bare)
+    chosen = spec.get("runtimeClassName", names.RUNTIME_CLASS)
+    found = dict(admission.expected_pod(bare, judged.policy, runtime_class=chosen))
     found["status"] = {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}
     return found
 
@@ -373,3 +375,25 @@ def test_what_is_being_deleted_is_not_deleted_again():
     value = kept({"ttl": "1h"}, capturedAt=ago(days=1))
     value["metadata"]["deletionTimestamp"] = ago(hours=1)
     assert persistent.expire(value, now=NOW) is None
+
+
+def sandboxed(**spec: Any) -> Object:
+    return pod(runtimeClassName=names.RUNTIME_CLASS_GVISOR, **spec)
+
+
+def test_a_pod_of_gvisor_is_chosen_as_any_other():
+    made = persistent.choose(wanted(), pods=[sandboxed()], has_store=True, now=NOW)
+    assert made is not None
+    assert verdict(made) == (Status.TRUE, "PodChosen")
+
+
+def test_one_of_gvisor_with_an_init_container_is_refused_by_name():
+    begun = sandboxed(initContainers=[{"name": "first", "image": "x"}])
+    made = persistent.choose(wanted(), pods=[begun], has_store=True, now=NOW)
+    assert made is not None
+    assert verdict(made) == (Status.FALSE, "InitContainers")
+    assert "first" in made.conditions[0].message
+
+
+def verdict(made: Declare) -> tuple[Status, str]:
+    return made.conditions[0].status, made.conditions[0].reason

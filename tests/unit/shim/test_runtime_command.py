@@ -188,11 +188,14 @@ def test_a_pod_of_gvisor_does_not_sleep_and_the_keeper_is_not_asked(
         pod="uid-2",
         namespace="shop",
         pod_name="safe-0",
+        name="app",
+        policy=None,
+        runsc=["/bin/runsc"],
+        root="/run/runsc",
+        bundle="/b",
         pid_file=None,
         oom_score=None,
         has_terminal=False,
-        anchor=0,
-        anchor_ticks=0,
         is_started=True,
     )
     gvisor.write("c2", record)

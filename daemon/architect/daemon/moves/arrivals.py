@@ -15,10 +15,11 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import OnRestoreFailure
-from architect.core import durations
+from architect.core import durations, podspec
 from architect.core.errors import ArchitectError, Retryable
 from architect.core.wire import text
 from architect.daemon import claims, images, offers, starts, status
+from architect.daemon.checkpoint import contents
 from architect.daemon.claims import Fresh, Newcomer
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.metrics import Metrics
@@ -28,7 +29,7 @@ from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.node_facts import NodeFacts
-from architect.daemon.offers import Node
+from architect.daemon.offers import Misfit, Node
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
@@ -120,17 +121,50 @@ class Arrivals:
                 pod.outcome = outcome
         # Once it was adopted there is nothing left for a container that comes again; and where one
         # began without us, memory from before must not come beside it, or after it.
-        is_there = (
-            outcome.is_restored
-            and not self._depot.began_without_us(ref.uid)
-            and self._depot.has_come(ref.uid, text(arguments, "container"))
-        )
+        is_there = outcome.is_restored and not self._depot.began_without_us(ref.uid)
+        said: Outcome | Misfit = outcome
+        # Of a pod of gVisor its sandbox asks first, then each container whether it fits in there.
+        is_of_sandbox = not arguments.get("container")
+        container = "" if is_of_sandbox else text(arguments, "container")
+        if is_there and self._depot.has_sandbox_come(ref.uid):
+            misfit = None if is_of_sandbox else self._misfit(ref, container)
+            is_there, said = misfit is None, misfit or outcome
+        elif is_there:
+            is_there = not is_of_sandbox and self._depot.has_come(ref.uid, container)
         return {
             "restore": is_there,
             "hold": outcome.is_held,
-            "reason": outcome.reason,
-            "message": outcome.message,
+            "reason": said.reason,
+            "message": said.message,
         }
+
+    def _misfit(self, ref: ObjectRef, container: str) -> Misfit | None:
+        """Return how a container's image differs from the saved one, by a sandbox's side.
+
+        The engine has it by now; when the sandbox was made, it may not have. Raises ArchitectError,
+        OSError.
+        """
+        value = self._api.find(ref)
+        if value is None:
+            return Misfit("PodGone", "the pod is gone")
+        images = {c["name"]: c["image"] for c in value["spec"]["containers"]}
+        saved = contents.read(self._depot.arrival_of(ref.uid)).about.containers
+        if container not in images or container not in saved:
+            return Misfit("ContainersDiffer", f"container {container:.80} was not saved")
+        here = self._images.names({container: images[container]})
+        return offers.image_misfit(
+            container, ran=saved[container].image_digest, here=here.get(container)
+        )
+
+    def hold(self, uid: str, *, reason: str, message: str) -> None:
+        """Learn that a sandbox could not go on, and that its pod is not to start without it."""
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
+            return
+        self._depot.note(uid, replace(decided, is_held=True, reason=reason, message=message))
+        with self._lock:
+            if (pod := self._pods.get(uid)) is not None:
+                pod.outcome = None
 
     def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
         """Learn that a container of the pod goes on with what came, or sleeps on with it."""
@@ -258,11 +292,12 @@ class Arrivals:
         known = self._store.get(ref.uid)
         deadline = time.monotonic() + ANSWER_SECONDS
         claimed: Decided | None = None
+        is_held = decided is not None and decided.is_held
         try:
-            if decided is not None and self._depot.arrival(ref.uid) is not None:
+            if decided is not None and not is_held and self._depot.arrival(ref.uid) is not None:
                 claimed = replace(decided, has_come=True)
                 return self._go_on(ref, claimed, ends_at=deadline)
-            if decided is not None and decided.has_come:
+            if decided is not None and not is_held and decided.has_come:
                 text = "it has run since"
                 return Outcome(is_restored=False, reason="AlreadyRestored", message=text)
             if known is not None and known.owner is None and known.policy.start_from is None:
@@ -275,8 +310,8 @@ class Arrivals:
             if views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
             source = starts.source_of(value)
-            is_held = decided is not None and decided.is_held
-            if is_held and newcomer.wish is not None:
+            # One that names its source does not move: that is no wish to start without it.
+            if is_held and source is None and newcomer.wish is not None:
                 return self._let_go(ref, known, newcomer.wish, decided)
             if decided is not None and is_held and _policy(known) is OnRestoreFailure.FAIL:
                 return _held(decided)
@@ -407,21 +442,23 @@ class Arrivals:
                 message=f"PersistentCheckpoint {source}: this node is configured for no object "
                 "store",
             )
+        is_gvisor = podspec.runtime_class(value) == names.RUNTIME_CLASS_GVISOR
         return self._starting.claim(
             ref,
             value,
             newcomer,
             name=source,
-            node=self._this_node(),
+            node=self._this_node(is_gvisor=is_gvisor),
             is_leaving=lambda: pod.is_leaving,
         )
 
-    def _this_node(self) -> Node:
+    def _this_node(self, *, is_gvisor: bool = False) -> Node:
         needs = self._node_facts.requirements
         return Node(
             architecture=needs.architecture,
             cpu_features=frozenset(needs.cpu_features),
             criu=needs.criu,
+            gvisor=self._node_facts.gvisor if is_gvisor else None,
         )
 
     def _give_back(self, uid: str) -> bool:

@@ -7,6 +7,7 @@ soon as nothing of what it could change is needed any more, however that ends.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import logging
 import time
@@ -35,7 +36,7 @@ from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.kube import checkpoints
 from architect.kube.api import JsonObject
-from architect.kube.checkpoints import Owner, Trigger
+from architect.kube.checkpoints import Gvisor, Owner, Requirements, Trigger
 
 log = logging.getLogger(__name__)
 
@@ -194,13 +195,63 @@ class Captures:
         within_seconds: float,
     ) -> About:
         """Put files and images of a pod that is asleep into *directory*; return what they are."""
-        self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
-        about = self._about(
-            pod, id=id, template_hash=template_hash, owner=owner, images=images, directory=directory
+        if pod.is_gvisor:
+            self._save_sandbox(pod.uid, directory, within_seconds=within_seconds)
+            containers, requirements = self._sandboxed(directory, pod, images)
+        else:
+            self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
+            containers, requirements = self._hollow(directory, pod, images)
+        return About(
+            id=id,
+            namespace=pod.namespace,
+            pod_name=pod.name,
+            pod_uid=pod.uid,
+            node=self._node,
+            created=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
+            template_hash=template_hash,
+            owner=owner,
+            containers=containers,
+            requirements=requirements,
+            format_version=checkpoints.FORMAT_VERSION,
         )
+
+    def _hollow(
+        self, directory: Path, pod: ManagedPod, images: Mapping[str, str]
+    ) -> tuple[dict[str, Container], Requirements]:
+        """Add the images of a pod's containers and the inits to which they refer."""
+        inits = {name: self._depot.init_of(pod.uid, name) for name in pod.managed}
+        containers = {
+            name: Container(
+                image_digest=images.get(name, ""),
+                init_sha256=inits[name],
+                tree=saved.image(name),
+                layer=_layer_in(directory, name),
+            )
+            for name in pod.managed
+        }
         self._depot.link_images(pod.uid, pod.managed, into=directory)
-        self._inits.put_into(directory, (c.init_sha256 for c in about.containers.values()))
-        return about
+        self._inits.put_into(directory, inits.values())
+        return containers, self._node_facts.requirements
+
+    def _sandboxed(
+        self, directory: Path, pod: ManagedPod, images: Mapping[str, str]
+    ) -> tuple[dict[str, Container], Requirements]:
+        """Describe a pod of gVisor: its sandbox, which is saved as a whole, says what it needs."""
+        file = directory / saved.SANDBOX / saved.META
+        meta = files.read_json(file, version=saved.SANDBOX_META_VERSION)
+        gvisor = Gvisor(version=str(meta["runsc"]), platform=str(meta["platform"]))
+        containers = {
+            name: Container(
+                image_digest=images.get(name, ""),
+                init_sha256=None,
+                tree=saved.SANDBOX_IMAGE,
+                layer=None,
+            )
+            for name in pod.managed
+        }
+        return containers, dataclasses.replace(
+            self._node_facts.requirements, criu="", gvisor=gvisor
+        )
 
     def _images_of(self, value: JsonObject) -> dict[str, str]:
         """Return what each container runs. Asked before anything stands still."""
@@ -215,6 +266,13 @@ class Captures:
             step_seconds=KEEPER_STEP_SECONDS,
             again=(Unavailable,),
         )
+
+    def _save_sandbox(self, uid: str, directory: Path, *, within_seconds: float) -> None:
+        """Write a sandbox of gVisor beside its files. Raises NodeError, by a name of its own."""
+        try:
+            self._pack(uid, directory, (), within_seconds=within_seconds)
+        except NodeError as error:
+            raise NodeError(error.message, reason="SandboxNotSaved") from error
 
     def _pack(
         self, uid: str, directory: Path, mounts: Sequence[Mount], *, within_seconds: float
@@ -239,38 +297,6 @@ class Captures:
             # An answer is one: a restore that failed went as the pod's policy says.
             log.error("%s is not woken: %s", pod.full_name, error)
         self._depot.give_up_departure(pod.uid)
-
-    def _about(
-        self,
-        pod: ManagedPod,
-        *,
-        id: str,
-        template_hash: str,
-        owner: Owner | None,
-        images: Mapping[str, str],
-        directory: Path,
-    ) -> About:
-        return About(
-            id=id,
-            namespace=pod.namespace,
-            pod_name=pod.name,
-            pod_uid=pod.uid,
-            node=self._node,
-            created=datetime.datetime.now(tz=datetime.UTC).replace(microsecond=0),
-            template_hash=template_hash,
-            owner=owner,
-            containers={
-                name: Container(
-                    image_digest=images.get(name, ""),
-                    init_sha256=self._depot.init_of(pod.uid, name),
-                    tree=saved.image(name),
-                    layer=_layer_in(directory, name),
-                )
-                for name in pod.managed
-            },
-            requirements=self._node_facts.requirements,
-            format_version=checkpoints.FORMAT_VERSION,
-        )
 
 
 def _tried(once: Callable[[], T], *, pod: ManagedPod, again: frozenset[str]) -> T:

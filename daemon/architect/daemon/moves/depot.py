@@ -212,6 +212,10 @@ class Depot:
         """Whether something came for a container of pod *uid* that it has not taken yet."""
         return (self._arrivals / safe_name(uid) / saved.image(safe_name(container))).is_dir()
 
+    def has_sandbox_come(self, uid: str) -> bool:
+        """Whether a sandbox of gVisor came for pod *uid*, which it has not taken yet."""
+        return (self._arrivals / safe_name(uid) / saved.SANDBOX_IMAGE).is_dir()
+
     def arrival_of(self, uid: str) -> Path:
         """Return where what comes for pod *uid* is to lie once it is whole."""
         self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -237,9 +241,10 @@ class Depot:
         return _is_untouched(self._arrivals / safe_name(uid))
 
     def is_used_up(self, uid: str) -> bool:
-        """Whether every container of pod *uid* has taken what came for it."""
+        """Whether every container of pod *uid*, or its sandbox, has taken what came for it."""
         whole = self._arrivals / safe_name(uid)
-        return whole.is_dir() and not any(whole.glob("containers/*/image"))
+        left = [*whole.glob(saved.image("*")), *whole.glob(saved.SANDBOX_IMAGE)]
+        return whole.is_dir() and not left
 
     def has_refused(self, uid: str) -> bool:
         """Whether a container of pod *uid* keeps an image of its predecessor that failed."""
@@ -363,8 +368,8 @@ def _whole(directory: Path) -> list[str]:
 
 
 def _is_untouched(whole: Path) -> bool:
-    found = list(whole.glob("containers/*"))
-    return bool(found) and all((container / "image").is_dir() for container in found)
+    found = [*whole.glob(saved.container("*")), *whole.glob(saved.SANDBOX)]
+    return bool(found) and all((directory / saved.IMAGE).is_dir() for directory in found)
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -6,19 +6,23 @@ import contextlib
 import json
 import os
 import signal
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from architect.core.errors import ArchitectError
 from architect.core.files import write_atomic
-from architect.shim import engine_log, oci
+from architect.shim import arrivals, engine_log, installation, keeper_client, oci
 from architect.shim.cli import Call
-from architect.shim.gvisor import anchors, records, runsc, spec, texts
+from architect.shim.gvisor import anchors, pods, records, restoring, runsc, spec, texts
 from architect.shim.gvisor.records import Record
 from architect.shim.keeper import cgroups
 
 DEFAULT_ROOT: Final = "/var/run/runsc"
 """runsc's own default for ``--root`` as root."""
+
+TOLD_SECONDS: Final = 2.0
+"""For the keeper, which lists its pods anew when it is asked."""
 
 _ENDING: Final = {
     **dict.fromkeys(("9", "KILL", "SIGKILL"), signal.SIGKILL),
@@ -32,25 +36,47 @@ def create(call: Call) -> int:
     file = Path(call.bundle) / "config.json"
     found = json.loads(file.read_bytes())
     sandbox = spec.sandbox_of(found)
-    identity = oci.identity_of(found.get("annotations") or {})
     prepared = json.dumps(spec.prepared(found)).encode()
     write_atomic(file, prepared, mode=file.stat().st_mode & 0o777, durable=False)
-    record = Record(
+    record = _record(call, found, sandbox)
+    if sandbox is None:
+        try:
+            image = _image(call, found)
+        except (ArchitectError, OSError):
+            sys.exit(1)  # it was told
+        records.write(call.container, record._replace(image=image))
+        runsc.become(call)
+    if restoring.image_of(sandbox) is not None and not restoring.fits(call, record):
+        return 1
+    return _create_in(call, record, sandbox)
+
+
+def _record(call: Call, found: dict[str, Any], sandbox: str | None) -> Record:
+    identity, policy = oci.identity_of(found.get("annotations") or {}), spec.policy_of(found)
+    return Record(
         sandbox=sandbox,
         pod=identity.pod,
         namespace=identity.namespace,
         pod_name=identity.pod_name,
+        name=identity.container,
+        policy=None if policy is None else policy.to_dict(),
+        runsc=[str(installation.runsc().resolve()), *installation.runsc_flags()],
+        root=call.global_options.get("root", DEFAULT_ROOT),
+        bundle=os.path.realpath(call.bundle),
         pid_file=None if sandbox else _absolute(call.options.get("pid-file")),
         oom_score=spec.oom_score(found),
         has_terminal=spec.has_terminal(found),
-        anchor=0,
-        anchor_ticks=0,
-        is_started=False,
     )
-    if sandbox is None:
-        records.write(call.container, record)
-        runsc.become(call)
-    return _create_in(call, record, sandbox)
+
+
+def _image(call: Call, found: dict[str, Any]) -> str | None:
+    """Return from what image the sandbox goes on. Raises where it may not start without one."""
+    policy = spec.policy_of(found)
+    if policy is None:
+        return None
+    identity = oci.identity_of(found.get("annotations") or {})
+    image = arrivals.wait_for_sandbox(call, identity, policy)
+    return None if image is None else str(image)
 
 
 def _create_in(call: Call, record: Record, sandbox: str) -> int:
@@ -62,6 +88,7 @@ def _create_in(call: Call, record: Record, sandbox: str) -> int:
             _place(pid, sandbox=sandbox, container=call.container)
             record = record._replace(anchor=pid, anchor_ticks=ticks)
             records.write(call.container, record)
+            _tell_keeper(call, "register", record)
             if (name := call.options.get("pid-file")) is not None:
                 write_atomic(Path(name), str(pid).encode(), mode=0o644, durable=False)
             return 0
@@ -74,21 +101,39 @@ def _create_in(call: Call, record: Record, sandbox: str) -> int:
 
 
 def start(call: Call) -> int:
-    """``start``: a container with an anchor is given the stdio that the anchor holds."""
+    """``start``: from its image where there is one, with the stdio that the anchor holds."""
     record = records.find(call.container)
-    words = runsc.command(call, call.words[call.command_at :])
     if record is None or not record.anchor:
-        status, said = runsc.run(words)  # its output may not be the engine's, as below
-        _say(said)
-        return status
-    if record.has_terminal:
-        status, said = runsc.run(words)
+        return _start_root(call, None if record is None else record.image)
+    return _start_member(call, record)
+
+
+def _start_root(call: Call, image: str | None) -> int:
+    # Its output may not be the engine's, which reads that to its end: the sandbox would hold it.
+    status, said = runsc.run(runsc.command(call, _start_words(call, image)))
+    if status != 0 and image is not None:
+        restoring.failed(call, call.container, message=runsc.complaint(said))
+    _say(said)
+    return status
+
+
+def _start_member(call: Call, record: Record) -> int:
+    root_id = str(record.sandbox)
+    image = restoring.image_of(root_id)
+    if image is not None and not restoring.has_files(call, record, root_id):
+        status, said = 1, ""
     else:
-        status, said = runsc.run(words, stdio=anchors.stdio(record.anchor))
+        words = runsc.command(call, _start_words(call, image))
+        stdio = () if record.has_terminal else anchors.stdio(record.anchor)
+        status, said = runsc.run(words, stdio=stdio)
+        if status != 0 and image is not None:
+            restoring.failed(call, root_id, message=runsc.complaint(said or runsc.logged(call)))
     if status == 0:
         records.write(call.container, record._replace(is_started=True))
         anchors.started(record.anchor, record.anchor_ticks)
         _set_oom_score(call, record)
+        if image is not None:
+            restoring.went_on(call, root_id)
     else:
         _say(said)
         # Its hold on the stdio would keep the engine waiting.
@@ -96,11 +141,23 @@ def start(call: Call) -> int:
     return status
 
 
+def _start_words(call: Call, image: str | None) -> list[str]:
+    if image is None:
+        return list(call.words[call.command_at :])
+    return ["restore", "--image-path", image, "--detach", call.container]
+
+
 def kill(call: Call) -> int:
     """``kill``: what has ended is told in runc's words."""
-    status, said = runsc.run(runsc.command(call, call.words[call.command_at :]))
     record = _known(call.container)
     ending = _ENDING.get(call.signal.upper())
+    if record is not None and ending is not None:
+        root = call.container if record.sandbox is None else record.sandbox
+        if (not record.anchor or record.is_started) and restoring.image_of(root) is not None:
+            # No process could hear of it yet, and what was given to a sandbox is never given back.
+            restoring.end(root)
+            return 0
+    status, said = runsc.run(runsc.command(call, call.words[call.command_at :]))
     if record is not None and record.anchor and not record.is_started and ending is not None:
         anchors.send(record.anchor, record.anchor_ticks, ending)  # nothing else would end it
     if status == 0:
@@ -115,6 +172,7 @@ def delete(call: Call) -> int:
     After the end of its shim the engine asks for the root alone.
     """
     others = records.of_sandbox(call.container)
+    record = _known(call.container)
     status, said = runsc.run(runsc.command(call, call.words[call.command_at :]))
     if status != 0:
         _say(said)
@@ -124,6 +182,8 @@ def delete(call: Call) -> int:
         runsc.run(runsc.command(call, ["delete", "--force", container]))
         _forget(call, container)
     _forget(call, call.container)
+    if record is not None:
+        _tell_keeper(call, "removed", record)
     return 0
 
 
@@ -140,6 +200,18 @@ def _forget(call: Call, container: str) -> None:
             lock.unlink(missing_ok=True)
 
 
+def _tell_keeper(call: Call, op: str, record: Record) -> None:
+    """Have those who follow the node's managed pods look at this one."""
+    if record.policy is None:
+        return
+    try:
+        keeper_client.ask(
+            op, timeout_seconds=TOLD_SECONDS, container=call.container, pod=record.pod
+        )
+    except ArchitectError as error:
+        engine_log.warning(call, f"{op} of {call.container} was not heard: {error}")
+
+
 def _known(container: str) -> Record | None:
     try:
         return records.find(container)
@@ -152,8 +224,7 @@ def _place(anchor: int, *, sandbox: str, container: str) -> None:
 
     Everything is used by the sandbox: its cgroup's figures go to the first container of the pod.
     """
-    pid = _sandbox_pid(sandbox)
-    if pid is None:
+    if (pid := _sandbox_pid(sandbox)) is None:
         return
     is_first = not records.of_sandbox(sandbox)
     for directory in set(cgroups.of_process(pid).values()):
@@ -179,13 +250,7 @@ def _set_oom_score(call: Call, record: Record) -> None:
 
 def _sandbox_pid(sandbox: str) -> int | None:
     record = records.find(sandbox)
-    if record is None or record.pid_file is None:
-        return None
-    try:
-        pid = int(Path(record.pid_file).read_text())
-    except (OSError, ValueError):
-        return None
-    return pid if pid > 1 and anchors.start_ticks(pid) is not None else None
+    return None if record is None else pods.sandbox_pid(sandbox, record)
 
 
 def _without_pid_file(call: Call) -> list[str]:

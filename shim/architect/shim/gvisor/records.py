@@ -6,7 +6,7 @@ Written before runsc creates the container, removed when the engine has deleted 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from architect.api import names
 from architect.core import files
@@ -26,15 +26,29 @@ class Record(NamedTuple):
     """The pod's uid; empty where the engine names none."""
     namespace: str
     pod_name: str
+    name: str
+    """The container's name in its pod; empty for a root."""
+    policy: dict[str, Any] | None
+    """:meth:`architect.api.policy.Policy.to_dict`; None: nobody wants the pod managed."""
+    runsc: list[str]
+    """The program that created it, with the node's flags."""
+    root: str
+    """runsc's state: ``--root``."""
+    bundle: str
     pid_file: str | None
     """Of a root, where runsc leaves the sandbox's process id."""
     oom_score: int | None
     has_terminal: bool
-    anchor: int
+    anchor: int = 0
     """Process id; 0: none."""
-    anchor_ticks: int
+    anchor_ticks: int = 0
     """When it started, in clock ticks after boot: process ids are used again."""
-    is_started: bool
+    is_started: bool = False
+    image: str | None = None
+    """Of a root, the directory of the image with which its sandbox waits for all containers of the
+    pod, and goes on; None: it has gone on, or is an ordinary one."""
+    is_paused: bool = False
+    """Of a root, its sandbox stands still while it is copied."""
 
 
 def path(container: str) -> Path:
@@ -52,6 +66,11 @@ def write(container: str, record: Record) -> None:
     files.write_json(file, {"version": VERSION, **record._asdict()}, durable=False)
 
 
+def is_known(container: str) -> bool:
+    """Whether *container* is the id of a container of gVisor that lives."""
+    return record_files.is_identity(container) and path(container).exists()
+
+
 def find(container: str) -> Record | None:
     """Return the record of *container*; None if there is none. Raises FormatError."""
     try:
@@ -63,29 +82,30 @@ def find(container: str) -> Record | None:
     return Record(**{name: value[name] for name in Record._fields})
 
 
-def of_sandbox(sandbox: str) -> dict[str, Record]:
-    """Return the records of all containers of *sandbox* but its root, by id."""
+def everything() -> dict[str, Record]:
+    """Return all records that can be read, by id."""
     found: dict[str, Record] = {}
     for file in sorted(DIRECTORY.glob("*.json")):
         try:
             record = find(file.stem)
         except FormatError:
             continue  # another version's
-        if record is not None and record.sandbox == sandbox:
+        if record is not None:
             found[file.stem] = record
     return found
 
 
+def of_sandbox(sandbox: str) -> dict[str, Record]:
+    """Return the records of all containers of *sandbox* but its root, by id."""
+    return {id: record for id, record in everything().items() if record.sandbox == sandbox}
+
+
 def is_of_pod(pod: str) -> bool:
     """Whether *pod* (uid, namespace/name or a container's id) runs under gVisor on this node."""
-    for file in DIRECTORY.glob("*.json"):
-        try:
-            record = find(file.stem)
-        except FormatError:
-            continue  # another version's
-        if record and pod in (record.pod, f"{record.namespace}/{record.pod_name}", file.stem):
-            return True
-    return False
+    return any(
+        pod in (record.pod, f"{record.namespace}/{record.pod_name}", id)
+        for id, record in everything().items()
+    )
 
 
 def remove(container: str) -> None:

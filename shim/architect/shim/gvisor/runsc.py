@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Final, NoReturn
 
 from architect.shim import installation
 from architect.shim.cli import Call
+
+MAX_SAID_CHARS: Final = 600
 
 
 def command(call: Call, words: Sequence[str]) -> list[str]:
@@ -20,6 +24,33 @@ def become(call: Call) -> NoReturn:
     """Become runsc with *call* as it came."""
     words = command(call, call.words[call.command_at :])
     os.execv(words[0], words)
+
+
+def complaint(said: str) -> str:
+    """Return what is wrong, of what runsc *said*.
+
+    That is its first line, bounded: it quotes whole specs, and the stack of its sandbox.
+    """
+    lines = said.strip().splitlines()
+    return lines[0][:MAX_SAID_CHARS] if lines else "runsc did not say why"
+
+
+def logged(call: Call) -> str:
+    """Return the last error in the engine's log, where runsc writes it as well."""
+    try:
+        text = Path(call.global_options["log"]).read_text(errors="replace")
+    except (KeyError, OSError):
+        return ""
+    found, decoder = "", json.JSONDecoder()
+    while text := text.lstrip():
+        try:
+            entry, end = decoder.raw_decode(text)
+        except ValueError:
+            break
+        text = text[end:]
+        if isinstance(entry, dict) and entry.get("level") == "error":
+            found = str(entry.get("msg"))
+    return found
 
 
 def run(words: Sequence[str], *, stdio: Sequence[int] = ()) -> tuple[int, str]:

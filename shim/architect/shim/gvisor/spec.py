@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from architect.api import names
+from architect.api.policy import Policy, PolicyError
 
 Spec = dict[str, Any]
 
@@ -18,6 +19,21 @@ def sandbox_of(spec: Spec) -> str | None:
     if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
     return _first(annotations, names.CRI_SANDBOX_ID)
+
+
+def policy_of(spec: Spec) -> Policy | None:
+    """Return what the pod's owner wants; None: nothing, or what cannot be read.
+
+    The webhook wrote it, for a pod of an engine of Kubernetes.
+    """
+    annotations = spec.get("annotations") or {}
+    text = annotations.get(names.POLICY)
+    if text is None or _first(annotations, names.CRI_CONTAINER_TYPE) is None:
+        return None
+    try:
+        return Policy.from_json(text)
+    except PolicyError:
+        return None
 
 
 def has_terminal(spec: Spec) -> bool:

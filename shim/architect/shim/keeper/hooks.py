@@ -8,8 +8,9 @@ the container's is run by us.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from architect.core.errors import NodeError
 from architect.shim.keeper.loop import Task
 from architect.shim.keeper.programs import Ended, Programs
 from architect.shim.records import Record
@@ -30,11 +31,29 @@ class Hooks:
 
         The lower runtime's own failures have the status 255.
         """
+        return (yield from self.run_command(_exec(record, argv)))
+
+    def run_command(self, command: list[str]) -> Task[Ended]:
+        """Run what executes a hook elsewhere, as :meth:`run` does."""
         return (
             yield from self._programs.run(
-                _exec(record, argv), limit_seconds=self._limit_seconds, reason="HookNotRun"
+                command, limit_seconds=self._limit_seconds, reason="HookNotRun"
             )
         )
+
+
+def told(running: Task[Ended]) -> Task[dict[str, Any]]:
+    """Return what the event of a hook tells once it has run, or could not."""
+    try:
+        ended = yield from running
+    except NodeError as error:
+        return {"reason": error.reason, "message": str(error)}
+    return {
+        "status": ended.status,
+        "duration_seconds": ended.seconds,
+        "message": ended.output,
+        "is_late": ended.is_late,
+    }
 
 
 def _exec(record: Record, argv: Sequence[str]) -> list[str]:

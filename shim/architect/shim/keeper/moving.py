@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, NodeError, Rejected
-from architect.shim.keeper import images, lifecycle
+from architect.core.errors import ArchitectError, Rejected
+from architect.shim.keeper import hooks, images, lifecycle
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
@@ -268,17 +268,8 @@ class MovingPod(Pod):
 
     def _run_hook(self, container: Container) -> Task[None]:
         """Run what the user wants done once memory has moved, and tell how it ended."""
-        try:
-            ended = yield from self.hooks.run(container.record, container.policy.after_restore)
-        except NodeError as error:
-            said: dict[str, Any] = {"reason": error.reason, "message": str(error)}
-        else:
-            said = {
-                "status": ended.status,
-                "duration_seconds": ended.seconds,
-                "message": ended.output,
-                "is_late": ended.is_late,
-            }
+        argv = container.policy.after_restore
+        said = yield from hooks.told(self.hooks.run(container.record, argv))
         log.info("%s: hook of container %s: %s", self, container.name, said)
         self._tell(Event.HOOK, container=container.name, **said)
 

@@ -33,6 +33,7 @@ from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.programs import Programs
 from architect.shim.keeper.recovery import Recovery
+from architect.shim.keeper.sandboxes import Sandboxes
 from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ class Service:
         self._pods: dict[str, MovingPod] = {}
         self._subscribers: set[Peer] = set()
         self._notes: dict[str, list[str]] = {}
+        self._sandboxes = Sandboxes(
+            loop=loop, programs=programs, hooks=self._hooks, emit=self._emit
+        )
         self._simple: dict[str, Callable[[Arguments], Answer]] = {
             "version": self._version_op,
             "register": self._register_op,
@@ -100,6 +104,11 @@ class Service:
         """Begin *op*. Raises Rejected for unknown operations and malformed arguments."""
         if op == "subscribe":
             return self._subscribe(peer)
+        named = arguments.get("pod")
+        if not isinstance(named, str) or named not in self._pods:
+            of_gvisor = self._sandboxes.call(op, arguments, peer)
+            if of_gvisor is not None:
+                return of_gvisor
         if op == "copy":
             return self._loop.spawn(self._copy_op(arguments, peer), name=op)
         if (lasting := self._lasting.get(op)) is not None:
@@ -150,7 +159,8 @@ class Service:
         return {}
 
     def _list_op(self, _: Arguments) -> Answer:
-        return {"pods": [pod.status() for pod in self._pods.values()]}
+        hollow = [pod.status() for pod in self._pods.values()]
+        return {"pods": hollow + self._sandboxes.statuses()}
 
     def _status_op(self, arguments: Arguments) -> Answer:
         return {"status": self._pod(arguments).status()}
@@ -453,6 +463,7 @@ class Service:
     def recover(self) -> None:
         """Take in every container that has a record, and pick up each pod where it was."""
         cpuquota.recover()
+        self._sandboxes.recover()
         for identity in records.identities():
             try:
                 self.register(identity)

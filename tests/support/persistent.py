@@ -1,0 +1,71 @@
+"""PersistentCheckpoints in the cluster tests: made, allowed, and started from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from architect.api import names
+from support.workloads import Workload, eventually
+
+ROLLOUT_SECONDS: Final = 240
+
+
+def ask(app: Workload, name: str = "warm") -> None:
+    """Have the workload's pod saved."""
+    value = {
+        "apiVersion": "architect.dev/v1alpha1",
+        "kind": "PersistentCheckpoint",
+        "metadata": {"name": name},
+        "spec": {"selector": {"matchLabels": {"app": app.name}}},
+    }
+    app.kubectl("apply", "-f", "-", input=json.dumps(value))
+
+
+def saved(app: Workload, name: str = "warm") -> dict[str, Any]:
+    """Save the workload's pod; return the object once pods can start from it."""
+    ask(app, name)
+
+    def available() -> dict[str, Any] | None:
+        found = app.get_json("persistentcheckpoints.architect.dev", name)
+        return found if condition(found, "Available")["status"] == "True" else None
+
+    found: dict[str, Any] = eventually(available, what="pods can start from it")
+    return found
+
+
+def condition(value: dict[str, Any], kind: str) -> dict[str, str]:
+    """Return a condition; one without a status where it is not told yet."""
+    listed: list[dict[str, str]] = value.get("status", {}).get("conditions", [])
+    nothing = {"type": kind, "status": "", "reason": "", "message": ""}
+    return next((c for c in listed if c["type"] == kind), nothing)
+
+
+def allow(app: Workload) -> None:
+    """Let the workload's pods start from what was saved in their namespace."""
+    app.kubectl(
+        *("create", "rolebinding", "restores", "--clusterrole=architect-restorer"),
+        f"--serviceaccount={app.namespace}:default",
+    )
+
+
+def start_from(
+    app: Workload, name: str = "warm", *, replicas: int, spec: dict[str, Any] | None = None
+) -> None:
+    """Roll the Deployment out with pods that start from *name*; *spec* is merged into its own."""
+    begin_from(app, name, replicas=replicas, spec=spec)
+    # The Deployment makes more of the old pods first.
+    app.cluster.kubectl(
+        *("-n", app.namespace, "rollout", "status", f"deploy/{app.name}"),
+        f"--timeout={ROLLOUT_SECONDS}s",
+        timeout_seconds=ROLLOUT_SECONDS + 30,
+    )
+
+
+def begin_from(
+    app: Workload, name: str = "warm", *, replicas: int, spec: dict[str, Any] | None = None
+) -> None:
+    """As :func:`start_from`, without waiting for the end."""
+    template = {"metadata": {"annotations": {names.START_FROM: name}}}
+    patch = {"spec": {**(spec or {}), "replicas": replicas, "template": template}}
+    app.kubectl("patch", "deploy", app.name, "--type=merge", "-p", json.dumps(patch))
