@@ -11,6 +11,7 @@ import pytest
 from architect.api import names
 from architect.shim import preflight, record_files, records, runtime_command
 from architect.shim.gvisor import records as gvisor
+from architect.shim.gvisor.pods import NEVER_SLEEPS
 from support.runtime import KeeperDouble
 
 POD = {
@@ -202,7 +203,7 @@ def test_a_pod_of_gvisor_does_not_sleep_and_the_keeper_is_not_asked(
     (gvisor.DIRECTORY / "odd.json").write_text('{"version": 99}')
     for pod in ("uid-2", "shop/safe-0", "c2"):
         code, out, _ = run("why", pod)
-        assert (code, out) == (0, "it runs under gVisor: such a pod does not sleep\n")
+        assert (code, out) == (0, f"{NEVER_SLEEPS}\n")
     assert keeper.calls == []
     keeper.answers["why"] = {"ok": True, "why": ["app: 3 packets 2s ago"]}
     assert run("why", "shop/web-0")[1] == "app: 3 packets 2s ago\n"
