@@ -13,6 +13,8 @@ from lab import errors
 from lab.cluster import Cluster
 from support.workloads import Workload, apply, eventually, memory_server, workload
 
+pytestmark = pytest.mark.concurrent
+
 SANDBOXED = {"runtimeClassName": names.RUNTIME_CLASS_GVISOR}
 ASKS_IN_VAIN = {names.RUNTIME: "runsc", names.IDLE: "1s", names.MIGRATE: "true"}
 

@@ -11,7 +11,7 @@ from support.objectstore import in_store
 from support.persistent import allow, ask, begin_from, condition, saved, start_from
 from support.workloads import Workload, eventually, memory_server, workload
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
 
 MIB = 24
 GVISOR = {names.RUNTIME: "runsc", names.IDLE: "never"}
