@@ -283,7 +283,8 @@ def partial(vaults: Vaults) -> Path:
 
 def noted(vaults: Vaults) -> list[int]:
     """Return the shards that have come, as the next daemon reads it."""
-    raw = (partial(vaults) / ".notes").read_text() if partial(vaults).exists() else ""
+    notes = partial(vaults) / ".notes"
+    raw = notes.read_text() if notes.exists() else ""
     return [json.loads(line)["n"] for line in raw.splitlines()[1:]]
 
 

@@ -7,7 +7,6 @@
     stream      the pieces of a checkpoint as one row of bytes
     progress    an upload on this node's disk: another daemon goes on with it
     received    a download, likewise
-    buffers     memory for shards, used again
     journal     lines that one daemon writes, and the one that comes after it reads
     upload      a checkpoint of this node: shards in parallel, the envelope last
     download    a checkpoint from the store into a directory that appears whole or not at all

@@ -83,37 +83,25 @@ def seal_shard(plain: Data, *, key: bytes, about: ShardName) -> SealedShard:
     return SealedShard(data=nonce + text, codec=codec)
 
 
-def open_shard(
-    data: Data,
-    *,
-    key: bytes,
-    about: ShardName,
-    codec: Codec,
-    length: int,
-    into: bytearray | None = None,
-) -> memoryview:
+def open_shard(data: Data, *, key: bytes, about: ShardName, codec: Codec, length: int) -> bytes:
     """Return the *length* bytes that :func:`seal_shard` was given with the same *key* and *about*.
 
     Nothing is decompressed before it was found to be what that call made, and nothing that would
-    have another length than *length*. What is returned may lie in *into*, which is written over: at
-    least ``SHARD_BYTES`` that are used for one shard after the other, since fresh memory costs as
-    much as the decryption. Raises FormatError, which names the shard.
+    have another length than *length*. Raises FormatError, which names the shard.
     """
     _check_length(length, about)
     if not OVERHEAD_BYTES < len(data) <= OVERHEAD_BYTES + length:
         raise FormatError(f"{about} has {len(data)} bytes, sealed, for {length} bytes of text")
     view = memoryview(data)
-    size = len(data) - OVERHEAD_BYTES
-    packed = memoryview(bytearray(size) if into is None else into)[:size]
     try:
-        _cipher(key).decrypt_into(
-            view[:_NONCE_BYTES], view[_NONCE_BYTES:], _authenticated(about, codec, length), packed
+        packed = _cipher(key).decrypt(
+            view[:_NONCE_BYTES], view[_NONCE_BYTES:], _authenticated(about, codec, length)
         )
     except InvalidTag as error:
         raise FormatError(
             f"{about} is damaged, or was sealed as another shard or with another key"
         ) from error
-    plain = packed if codec is Codec.NONE else memoryview(_decompress(packed, length, about))
+    plain = packed if codec is Codec.NONE else _decompress(packed, length, about)
     if len(plain) != length:
         raise FormatError(f"{about} has {len(plain)} bytes of text instead of {length}")
     return plain
@@ -170,7 +158,7 @@ def _compress(plain: Data) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(plain)
 
 
-def _decompress(packed: Data, length: int, about: ShardName) -> bytes:
+def _decompress(packed: bytes, length: int, about: ShardName) -> bytes:
     """Return what the one frame in *packed* holds.
 
     The frame's own word for its length decides how much memory is taken, so it is looked at first;

@@ -31,9 +31,9 @@ MAX_OBJECT_BYTES: Final = envelope.MAX_BYTES
 PART_BYTES: Final = 9 * 1024**2
 """What a larger object is got in: a sealed shard of 8 MiB comes in one request."""
 
-CONCURRENCY: Final = 5
+CONCURRENCY: Final = 4
 """Requests in flight; who asks for more waits. Each takes a part's memory in awscrt besides what
-the caller holds: 41 MB for four and 65 MB for eight."""
+the caller holds: 41 MB for four and 65 MB for eight, which were no faster on two cores."""
 
 MEMORY_BYTES: Final = 256 * 1024**2
 """What awscrt's pool of buffers may hold: a bound that is not met, with so few in flight."""

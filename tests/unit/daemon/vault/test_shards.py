@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from architect.checkpoint.envelope import OVERHEAD_BYTES, SHARD_BYTES, Codec, Shard
 from architect.core.errors import FormatError
 from architect.daemon.vault import shards
-from architect.daemon.vault.shards import SealedShard, ShardName, seal_shard
+from architect.daemon.vault.shards import SealedShard, ShardName, open_shard, seal_shard
 
 KEY = b"k" * 32
 ABOUT = ShardName(id="web-1234", attempt="0123456789abcdef", number=7)
@@ -31,10 +31,6 @@ def opened(
     sealed: SealedShard, length: int, *, key: bytes = KEY, about: ShardName = ABOUT
 ) -> bytes:
     return open_shard(sealed.data, key=key, about=about, codec=sealed.codec, length=length)
-
-
-def open_shard(data: shards.Data, **more: Any) -> bytes:
-    return bytes(shards.open_shard(data, **more))
 
 
 def forged(packed: bytes, length: int, *, codec: Codec = Codec.ZSTD) -> bytes:
@@ -103,15 +99,6 @@ def test_what_the_sample_promised_in_vain_is_stored_as_it_is() -> None:
     sealed = seal_shard(plain, key=KEY, about=ABOUT)
     assert sealed.codec is Codec.NONE
     assert opened(sealed, SHARD_BYTES) == plain
-
-
-def test_one_buffer_serves_one_shard_after_the_other() -> None:
-    into = bytearray(SHARD_BYTES)
-    for plain in (os.urandom(SHARD_BYTES), WORDS, os.urandom(300_000), b"x"):
-        sealed = seal_shard(plain, key=KEY, about=ABOUT)
-        assert plain == shards.open_shard(
-            sealed.data, key=KEY, about=ABOUT, codec=sealed.codec, length=len(plain), into=into
-        )
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
