@@ -11,6 +11,7 @@ import pytest
 from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
+from support import moves
 from support.workloads import Workload, apply, eventually, memory_server, workload
 
 pytestmark = pytest.mark.concurrent
@@ -100,9 +101,9 @@ def test_its_owner_is_told_what_means_nothing_for_it(pair: Workload) -> None:
 
 
 def test_it_starts_fresh_after_its_end_and_nothing_of_it_is_saved(pair: Workload) -> None:
-    old, before = pair.pod_name(), pair.get_when_reachable()["identity"]
-    pair.kubectl("delete", "pod", old, "--wait=false")
-    eventually(lambda: pair.pod_name() != old and pair.is_ready(), what="its successor is ready")
+    old, before = pair.pod(), pair.get_when_reachable()["identity"]
+    pair.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+    moves.ready(pair, apart_from=[old])
     assert pair.get_when_reachable()["identity"] != before
     assert pair.get_json("checkpoints.architect.dev")["items"] == []
     events = pair.get_json("events")["items"]
