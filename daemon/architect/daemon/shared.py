@@ -7,15 +7,23 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from architect.core.errors import ArchitectError
 
 T = TypeVar("T")
 
+REST: Final = 3.0
+"""How many times as long as a read took nobody reads: a quarter of the time at most is spent on
+reads, by us and by an API server that is slow because many ask it."""
+REST_SECONDS: Final = 2.0
+"""The longest rest: a read that took so long was one of a server that was away."""
+
 
 class SharedReads(Generic[T]):
     """Reads by key, one of each at a time, their beginnings *apart_seconds* from each other.
+
+    Farther where they take long: see :data:`REST`.
 
     Who asks gets the outcome, or the error, of a read that began *after* they asked, as of one of
     their own. What is returned is others' as well, and must not be changed.
@@ -33,7 +41,8 @@ class SharedReads(Generic[T]):
             with slot.lock:
                 if slot.begun == before:
                     # Whoever comes while this sleeps is served as well: it has not begun.
-                    time.sleep(max(0.0, slot.begun_at + self._apart_seconds - time.monotonic()))
+                    due = max(slot.begun_at + self._apart_seconds, slot.rested_at)
+                    time.sleep(max(0.0, due - time.monotonic()))
                     slot.begin(ask)
                 outcome = slot.latest
         return outcome.result()
@@ -60,6 +69,7 @@ class _Slot(Generic[T]):
         self.users = 0
         self.begun = 0
         self.begun_at = float("-inf")
+        self.rested_at = float("-inf")
         self.latest: Future[T] = Future()
 
     def begin(self, ask: Callable[[], T]) -> None:
@@ -72,3 +82,6 @@ class _Slot(Generic[T]):
             self.latest.set_exception(error)
         finally:
             self.latest.cancel()  # after a bug, which is the asker's: nobody waits for ever
+            ended_at = time.monotonic()
+            rest = min(REST * (ended_at - self.begun_at), REST_SECONDS)
+            self.rested_at = ended_at + rest

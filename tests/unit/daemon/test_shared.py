@@ -92,6 +92,25 @@ def test_reads_that_follow_each_other_keep_their_distance(
     assert time.monotonic() - begun >= 0.2
 
 
+def test_reads_that_take_long_are_farther_from_each_other(
+    source: Source, eventually: Eventually
+) -> None:
+    reads = SharedReads[int](apart_seconds=0)
+
+    def slow() -> int:
+        time.sleep(0.1)
+        return source.read()
+
+    with ThreadPoolExecutor(2) as pool:
+        begun = time.monotonic()
+        first = pool.submit(reads.read, "a", slow)
+        eventually(lambda: waiting(reads) == 1)
+        second = pool.submit(reads.read, "a", slow)
+        assert {first.result(20), second.result(20)} <= {1, 2}
+    # Two of 0.1 s and the rest between them, or one for both.
+    assert source.begun == 1 or time.monotonic() - begun >= 0.5
+
+
 def test_an_error_is_everybodys_and_the_next_read_begins_anew(
     source: Source, eventually: Eventually
 ) -> None:
