@@ -42,7 +42,7 @@ def _after(prelude: str) -> list[str]:
     return ["python3", "-u", "-c", f"{prelude}; {run}"]
 
 
-@pytest.mark.parametrize("reason", sorted(UNDUMPABLE))
+@pytest.mark.parametrize("reason", sized(["Socket"], sorted(UNDUMPABLE)))
 def test_a_pod_that_cannot_be_dumped_goes_on_and_the_reason_is_told(
     architect: Cluster, theme: str, reason: str
 ) -> None:

@@ -187,7 +187,6 @@ ALL = [
     *(("daemon", step) for step in AT_THE_TARGET),
 ]
 SAMPLE = [
-    ("daemon", "between dump and departure"),
     ("keeper", "between dump and departure"),
     ("daemon", "during the transfer"),
 ]
