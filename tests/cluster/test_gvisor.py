@@ -103,8 +103,8 @@ def test_its_owner_is_told_what_means_nothing_for_it(pair: Workload) -> None:
 def test_it_starts_fresh_after_its_end_and_nothing_of_it_is_saved(pair: Workload) -> None:
     old, before = pair.pod(), pair.get_when_reachable()["identity"]
     pair.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
-    moves.ready(pair, apart_from=[old])
-    assert pair.get_when_reachable()["identity"] != before
+    (new,) = moves.ready(pair, apart_from=[old])
+    assert moves.answer(pair, new)["identity"] != before
     assert pair.get_json("checkpoints.architect.dev")["items"] == []
     events = pair.get_json("events")["items"]
     ours = {e["reason"] for e in events if "architect" in str(e.get("reportingComponent"))}
