@@ -8,7 +8,15 @@ from architect.api import names
 from lab.cluster import Cluster
 from support import moves
 from support.objectstore import in_store
-from support.persistent import allow, ask, begin_from, condition, saved, start_from
+from support.persistent import (
+    allow,
+    ask,
+    begin_from,
+    condition,
+    saved,
+    start_from,
+    starts_fresh_without_the_right,
+)
 from support.workloads import Workload, eventually, memory_server, workload
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
@@ -78,15 +86,7 @@ def test_pods_of_both_nodes_start_with_the_memory_of_one(
 def test_what_cannot_go_on_starts_fresh_and_says_why(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "changed", mebibytes=MIB, annotations=GVISOR) as app:
         (pod,) = moves.ready(app)
-        identity = moves.answer(app, pod)["identity"]
-        saved(app)
-        start_from(app, replicas=1)
-        (new,) = moves.ready(app, apart_from=[pod], seconds=240)
-        assert moves.answer(app, new)["identity"] != identity
-        (told,) = eventually(
-            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
-        )
-        assert "NotAllowed" in told
+        starts_fresh_without_the_right(app, pod)
 
 
 @pytest.mark.long

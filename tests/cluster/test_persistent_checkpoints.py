@@ -12,7 +12,14 @@ from lab.cluster import Cluster
 from support import moves
 from support.moves import Pod
 from support.objectstore import in_store
-from support.persistent import allow, ask, condition, saved, start_from
+from support.persistent import (
+    allow,
+    ask,
+    condition,
+    saved,
+    start_from,
+    starts_fresh_without_the_right,
+)
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
@@ -20,7 +27,6 @@ pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
 
 MIB = 24
 STARTED = sized(3, 10)
-ROLLOUT_SECONDS = 240
 
 
 @contextmanager
@@ -69,15 +75,8 @@ def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: st
 
 
 def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, namespace: str) -> None:
-    with _warm(architect, namespace, "private") as (app, pod, identity):
-        saved(app)
-        start_from(app, replicas=1)
-        (new,) = moves.ready(app, apart_from=[pod], seconds=240)
-        assert moves.answer(app, new)["identity"] != identity
-        (told,) = eventually(
-            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
-        )
-        assert "NotAllowed" in told
+    with _warm(architect, namespace, "private") as (app, pod, _):
+        starts_fresh_without_the_right(app, pod)
 
 
 def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:

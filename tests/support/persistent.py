@@ -6,6 +6,8 @@ import json
 from typing import Any, Final
 
 from architect.api import names
+from support import moves
+from support.moves import Pod
 from support.workloads import Workload, eventually
 
 ROLLOUT_SECONDS: Final = 240
@@ -47,6 +49,19 @@ def allow(app: Workload) -> None:
         *("create", "rolebinding", "restores", "--clusterrole=architect-restorer"),
         f"--serviceaccount={app.namespace}:default",
     )
+
+
+def starts_fresh_without_the_right(app: Workload, old: Pod) -> None:
+    """Save the pod, and have its replacement, which may not restore it, start anew and say so."""
+    identity = moves.answer(app, old)["identity"]
+    saved(app)
+    start_from(app, replicas=1)
+    (new,) = moves.ready(app, apart_from=[old], seconds=ROLLOUT_SECONDS)
+    assert moves.answer(app, new)["identity"] != identity
+    (told,) = eventually(
+        lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event RestoreFailed"
+    )
+    assert "NotAllowed" in told
 
 
 def start_from(

@@ -32,6 +32,7 @@ from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.endpoint import Endpoint
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
@@ -137,6 +138,7 @@ class Daemon:
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
             )
+        self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
             api,
             node=config.node_name,
@@ -156,6 +158,7 @@ class Daemon:
                 fetch=self._peer.fetch,
                 retrieve=None if retrieving is None else retrieving.retrieve,
             ),
+            endings=self._endings,
             metrics=self._metrics,
             tell=self._tell,
         )
@@ -204,6 +207,7 @@ class Daemon:
             registry=self._registry,
             departures=self._departures,
             arrivals=self._arrivals,
+            endings=self._endings,
             storing=self._storing,
             requests=self._requests,
             ttl_seconds=config.checkpoint_ttl_seconds,
@@ -381,7 +385,7 @@ class Daemon:
         pod = self._store.get(uid)
         if event is Event.RESTORED:
             is_asleep = message.get("state") == PodState.ASLEEP.value
-            self._try(uid, lambda: self._arrivals.restored(uid, pod=pod, is_asleep=is_asleep))
+            self._try(uid, lambda: self._endings.restored(uid, pod=pod, is_asleep=is_asleep))
         elif event is Event.WAKE_FAILED:
             self._try(uid, lambda: self._wake_failed(uid, message, pod=pod))
         if pod is not None:
@@ -404,7 +408,7 @@ class Daemon:
         reason, text = str(message.get("reason")), str(message.get("message"))
         policy = message.get("policy")
         if policy == OnRestoreFailure.FRESH.value:
-            self._arrivals.not_restored(uid, f"{reason}: {text}")
+            self._endings.not_restored(uid, f"{reason}: {text}")
         elif policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
             # A container of others stays, hollow, until somebody looks; a sandbox does not.
             self._arrivals.hold(uid, reason=reason, message=text)

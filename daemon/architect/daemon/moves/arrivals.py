@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import OnRestoreFailure
-from architect.core import durations, podspec
+from architect.core import podspec
 from architect.core.errors import ArchitectError, Retryable
 from architect.core.wire import text
 from architect.daemon import claims, images, offers, starts, status
@@ -26,6 +26,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, views
 from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.depot import Decided, Depot
+from architect.daemon.moves.endings import Endings, Tell, where_of
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.node_facts import NodeFacts
@@ -38,7 +39,7 @@ from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Trigger
 from architect.kube.events import EventType
-from architect.kube.resources import CHECKPOINTS, ObjectRef
+from architect.kube.resources import ObjectRef
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,6 @@ EXPECTED: Final = frozenset(
     }
 )
 """Reasons of a fresh start that nobody wonders about."""
-
-Tell = Callable[[ManagedPod, status.Note], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,7 @@ class Arrivals:
         succeeding: Succeeding,
         starting: Starting | None,
         bringing: Bringing,
+        endings: Endings,
         metrics: Metrics,
         tell: Tell,
     ) -> None:
@@ -103,6 +103,7 @@ class Arrivals:
         self._succeeding = succeeding
         self._starting = starting
         self._bringing = bringing
+        self._endings = endings
         self._metrics = metrics
         self._tell = tell
         self._lock = threading.Lock()
@@ -166,35 +167,6 @@ class Arrivals:
             if (pod := self._pods.get(uid)) is not None:
                 pod.outcome = None
 
-    def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
-        """Learn that a container of the pod goes on with what came, or sleeps on with it."""
-        decided = self._depot.decided(uid)
-        if decided is None or not decided.checkpoint or decided.is_told:
-            return
-        arrival = self._depot.arrival(uid)
-        if arrival is not None and not self._depot.is_used_up(uid):
-            return  # other containers are still to come
-        took = max(0.0, time.time() - decided.asked_at)
-        self._depot.drop_arrival(uid)
-        said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
-        self._tell_end(uid, decided, said)
-        if pod is not None:
-            self._tell(
-                pod,
-                status.Note(
-                    reason=names.EVENT_RESTORED,
-                    text=f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod "
-                    f"{decided.predecessor}, {durations.render(took)} after its start",
-                    action="Restore",
-                ),
-            )
-
-    def not_restored(self, uid: str, message: str) -> None:
-        """Learn that the pod starts fresh after all, and why."""
-        decided = self._depot.decided(uid)
-        if decided is not None and decided.checkpoint and not decided.is_told:
-            self._tell_end(uid, decided, objects.not_restored(message))
-
     def _is_gone(self, uid: str) -> bool:
         decided = self._depot.decided(uid)
         if decided is None:
@@ -205,28 +177,6 @@ class Arrivals:
             log.warning("whether pod %s is gone is looked at later: %s", uid, error)
             return False
         return images.is_gone(found, node=self._node)
-
-    def settle(self, uid: str) -> None:
-        """Say how it ended for a pod that has taken what came, or never will, if nobody has yet.
-
-        A daemon that was away when the keeper told it finds it on the disk.
-        """
-        decided = self._depot.decided(uid)
-        if decided is None or not decided.checkpoint or decided.is_told:
-            return
-        if decided.has_given_up:
-            said = objects.not_restored(decided.message)
-        elif not decided.has_come or not self._has_taken(uid):
-            return
-        elif self._depot.has_refused(uid):
-            said = objects.not_restored(f"node {self._node} keeps the image that failed")
-        else:
-            said = objects.restored(self._node, after_seconds=None)
-        self._depot.drop_arrival(uid)
-        self._tell_end(uid, decided, said)
-
-    def _has_taken(self, uid: str) -> bool:
-        return self._depot.arrival(uid) is None or self._depot.is_used_up(uid)
 
     def hand_on(self, ref: ObjectRef) -> bool:
         """Give back what came for a pod that leaves; False if there is nothing, or it has run.
@@ -241,7 +191,7 @@ class Arrivals:
                 return True  # whoever is at it sees that the pod leaves, and gives back
             pod.lock.acquire()
         try:
-            return self._give_back(ref.uid)
+            return self._endings.give_back(ref.uid)
         finally:
             pod.lock.release()
 
@@ -259,8 +209,8 @@ class Arrivals:
             if not pod.lock.acquire(blocking=False):
                 return  # it is being decided; upkeep removes what is left
             pod.lock.release()
-        if not self._give_back(uid):
-            self.settle(uid)
+        if not self._endings.give_back(uid):
+            self._endings.settle(uid)
         self._depot.drop_arrival(uid)
         self._depot.forget_decision(uid)
 
@@ -279,7 +229,7 @@ class Arrivals:
 
     def _decide(self, ref: ObjectRef, pod: _Pod) -> Outcome:
         outcome = self._begin(ref, pod)
-        if pod.is_leaving and outcome.is_restored and self._give_back(ref.uid):
+        if pod.is_leaving and outcome.is_restored and self._endings.give_back(ref.uid):
             return Outcome(is_restored=False, reason="Leaving", message="the pod is being deleted")
         return outcome
 
@@ -350,7 +300,7 @@ class Arrivals:
         """
         self._depot.note(ref.uid, decided)
         if not decided.is_announced:
-            where = _where(decided)
+            where = where_of(decided)
             patiently(
                 lambda: objects.change(self._api, where, objects.restoring(self._node)),
                 seconds=min(ANNOUNCE_SECONDS, ends_at - time.monotonic()),
@@ -366,10 +316,7 @@ class Arrivals:
         """Start the pod fresh; what it claimed is no use to it."""
         decided = _given_up(ref, why, claimed)
         outcome = self._fresh(ref, pod, decided)
-        self._depot.drop_half_arrival(ref.uid)
-        if decided.checkpoint:
-            self._depot.drop_arrival(ref.uid)
-            self._tell_end(ref.uid, decided, objects.not_restored(why.message))
+        self._endings.give_up(ref.uid, decided)
         return outcome
 
     def _hold(
@@ -461,37 +408,6 @@ class Arrivals:
             gvisor=self._node_facts.gvisor if is_gvisor else None,
         )
 
-    def _give_back(self, uid: str) -> bool:
-        """Take back what has not run, and let others claim it; whether there was something."""
-        decided = self._depot.decided(uid)
-        if decided is None or not decided.checkpoint or decided.is_told:
-            return False
-        if decided.has_given_up:
-            return False  # that is what is still to be told
-        departed = decided.departed if decided.is_local else None
-        has_nothing = decided.is_held and not decided.has_come
-        if not self._depot.give_back(uid, departed=departed) and not has_nothing:
-            return False
-        said, fields = objects.given_back(decided.name)
-        self._tell_end(uid, decided, said, fields=fields)
-        return True
-
-    def _tell_end(
-        self,
-        uid: str,
-        decided: Decided,
-        said: objects.Said,
-        *,
-        fields: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
-        where = _where(decided)
-        try:
-            objects.change(self._api, where, said, fields=fields)
-            self._depot.note(uid, replace(decided, is_told=True))
-        except (ArchitectError, OSError) as error:
-            log.error("%s does not say yet how it ended: %s", where, error)
-
 
 class _Pod:
     """What is known of one pod that comes."""
@@ -520,11 +436,6 @@ def _given_up(ref: ObjectRef, why: Fresh, claimed: Decided | None = None) -> Dec
 
 def _held(decided: Decided) -> Outcome:
     return Outcome(is_restored=False, reason=decided.reason, message=decided.message, is_held=True)
-
-
-def _where(decided: Decided) -> ObjectRef:
-    """Return the Checkpoint that was claimed."""
-    return ObjectRef(resource=CHECKPOINTS, namespace=decided.namespace, name=decided.checkpoint)
 
 
 def _images_of(value: JsonObject, newcomer: Newcomer) -> dict[str, str]:

@@ -71,7 +71,7 @@ class Endpoint:
             except OSError as error:
                 if self._socket is not listener:
                     return  # closed
-                # Such as no descriptor left, for now: else everybody would wait for an answer.
+                # No descriptor is free, say: once one is, whoever has waited is answered.
                 log.error("nobody can ask at %s: %s", self._path, error)
                 time.sleep(ACCEPT_PAUSE_SECONDS)
                 continue

@@ -24,6 +24,7 @@ from architect.daemon.moves import objects
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.storing import Storing
 from architect.daemon.registry import Registry
@@ -138,6 +139,7 @@ class Upkeep:
         registry: Registry,
         departures: Departures,
         arrivals: Arrivals,
+        endings: Endings,
         storing: Storing | None,
         requests: Requests | None,
         ttl_seconds: float,
@@ -151,6 +153,7 @@ class Upkeep:
         self._registry = registry
         self._departures = departures
         self._arrivals = arrivals
+        self._endings = endings
         self._storing = storing
         self._requests = requests
         self._ttl_seconds = ttl_seconds
@@ -304,6 +307,6 @@ class Upkeep:
                 continue
             if uid in known:
                 if self._registry.state(uid) in SETTLED:
-                    self._arrivals.settle(uid)
+                    self._endings.settle(uid)
             else:
                 self._arrivals.forget(uid)

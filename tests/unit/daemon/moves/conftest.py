@@ -30,6 +30,7 @@ from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
@@ -245,6 +246,7 @@ class Node:
             fetch=lambda *a, **k: self.fetch(*a, **k),
             retrieve=lambda *a, **k: self.retrieve(*a, **k),
         )
+        self.endings = Endings(self.api, node="node1", depot=self.depot, tell=self._tell)
         self.arrivals = Arrivals(
             self.api,
             node="node1",
@@ -255,6 +257,7 @@ class Node:
             succeeding=Succeeding(self.api, node="node1", patience_seconds=20),
             starting=Starting(self.api, node="node1", patience_seconds=5),
             bringing=self.bringing,
+            endings=self.endings,
             metrics=self.metrics,
             tell=self._tell,
         )
@@ -267,6 +270,7 @@ class Node:
             registry=self.registry,
             departures=self.departures,
             arrivals=self.arrivals,
+            endings=self.endings,
             storing=self.storing,
             requests=self.requests,
             ttl_seconds=3600,

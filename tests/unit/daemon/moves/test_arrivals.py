@@ -28,7 +28,7 @@ def test_it_goes_on_with_what_was_saved_before_it(node: Any) -> None:
     assert node.claimant("old") == "uid-new"
     assert node.files() == ["arrivals/uid-new", "arrivals/uid-new.json"]
     node.adopt("new")
-    node.arrivals.restored("uid-new", pod=node.make.pod("new"))
+    node.endings.restored("uid-new", pod=node.make.pod("new"))
     assert node.conditions("old")["Restored"] == "True Restored"
     assert node.conditions("old")["Available"] == "False Restored"
     assert node.notes[-1] == ("new", "Restored")
@@ -46,7 +46,7 @@ def test_a_container_that_comes_again_starts_fresh(
     node.adopt("new")
     if not is_told:  # the API server was away just then
         node.cluster.failures.append(lambda request: _no_status(request))
-    node.arrivals.restored("uid-new", pod=None)
+    node.endings.restored("uid-new", pod=None)
     node.cluster.failures.clear()
     if is_restarted:
         node.restart()
@@ -247,10 +247,10 @@ def test_a_restore_that_failed_for_good_is_said_in_the_checkpoint(node: Any) -> 
     node.saved()
     node.pod("new", is_running=False)
     assert node.arriving("new")["restore"] is True
-    node.arrivals.not_restored("uid-new", "Unknown: restore ended with status 1")
+    node.endings.not_restored("uid-new", "Unknown: restore ended with status 1")
     assert node.conditions("old")["Failed"] == "True RestoreFailed"
     node.adopt("new")
-    node.arrivals.restored("uid-new", pod=None)
+    node.endings.restored("uid-new", pod=None)
     assert node.conditions("old")["Restored"] == "False RestoreFailed"
 
 
@@ -431,7 +431,7 @@ def test_that_a_pod_slept_goes_along_and_that_it_sleeps_on_is_told(node: Any) ->
     assert (node.state / "arrivals/uid-new" / saved.ASLEEP).exists()
     assert node.conditions("old")["Restored"] == "Unknown Restoring", "nobody is asked at its wake"
     node.adopt("new")
-    node.arrivals.restored("uid-new", pod=node.make.pod("new"), is_asleep=True)
+    node.endings.restored("uid-new", pod=node.make.pod("new"), is_asleep=True)
     assert node.conditions("old")["Restored"] == "True Restored"
     restored = next(
         c for c in node.checkpoint("old")["status"]["conditions"] if c["type"] == "Restored"

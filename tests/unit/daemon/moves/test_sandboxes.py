@@ -115,7 +115,7 @@ def test_its_sandbox_asks_first_and_then_each_of_its_containers(story: Story) ->
     assert story.ask("one")["restore"] is True
     assert story.ask("one", "app")["restore"] is True
     story.image("one").rename(story.image("one").with_name("used"))
-    story.node.arrivals.restored("uid-one", pod=story.node.make.pod("one"))
+    story.node.endings.restored("uid-one", pod=story.node.make.pod("one"))
     assert story.node.notes[-1] == ("one", "Restored")
     assert story.node.files() == ["arrivals/uid-one.json"]
     assert story.ask("one")["restore"] is False, "a second sandbox starts fresh"

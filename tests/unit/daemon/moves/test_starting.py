@@ -106,7 +106,7 @@ def test_what_became_of_it_is_said(story: Story) -> None:
     story.source(story.pod("one"))
     assert story.node.arriving("one")["restore"] is True
     story.node.adopt("one")
-    story.node.arrivals.restored("uid-one", pod=story.node.make.pod("one"))
+    story.node.endings.restored("uid-one", pod=story.node.make.pod("one"))
     found = conditions.find(story.checkpoint("one")["status"]["conditions"], "Restored")
     assert found is not None and found["status"] == "True"
     assert story.node.notes[-1] == ("one", "Restored")

@@ -1,0 +1,129 @@
+"""How it ended for a pod that came: said once in its Checkpoint, and what came for it is removed.
+
+What nobody could be told, since nobody listened, is found on the disk and told later.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from architect.api import names
+from architect.core import durations
+from architect.core.errors import ArchitectError
+from architect.daemon import status
+from architect.daemon.moves import objects
+from architect.daemon.moves.depot import Decided, Depot
+from architect.daemon.pods import ManagedPod
+from architect.kube.api import Api
+from architect.kube.resources import CHECKPOINTS, ObjectRef
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[ManagedPod, status.Note], None]
+
+
+class Endings:
+    """Of one node. Safe to use from several threads, one pod a thread."""
+
+    def __init__(self, api: Api, *, node: str, depot: Depot, tell: Tell) -> None:
+        self._api = api
+        self._node = node
+        self._depot = depot
+        self._tell = tell
+
+    def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
+        """Learn that a container of the pod goes on with what came, or sleeps on with it."""
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
+            return
+        if not self._has_taken(uid):
+            return  # other containers are still to come
+        took = max(0.0, time.time() - decided.asked_at)
+        self._depot.drop_arrival(uid)
+        said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
+        self._tell_end(uid, decided, said)
+        if pod is not None:
+            self._tell(
+                pod,
+                status.Note(
+                    reason=names.EVENT_RESTORED,
+                    text=f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod "
+                    f"{decided.predecessor}, {durations.render(took)} after its start",
+                    action="Restore",
+                ),
+            )
+
+    def not_restored(self, uid: str, message: str) -> None:
+        """Learn that the pod starts fresh after all, and why."""
+        decided = self._depot.decided(uid)
+        if decided is not None and decided.checkpoint and not decided.is_told:
+            self._tell_end(uid, decided, objects.not_restored(message))
+
+    def give_up(self, uid: str, decided: Decided) -> None:
+        """Say that the pod starts fresh in spite of what it claimed, of which nothing stays."""
+        self._depot.drop_half_arrival(uid)
+        if decided.checkpoint:
+            self._depot.drop_arrival(uid)
+            self._tell_end(uid, decided, objects.not_restored(decided.message))
+
+    def settle(self, uid: str) -> None:
+        """Say how it ended for a pod that has taken what came, or never will, if nobody has yet.
+
+        A daemon that was away when the keeper told it finds it on the disk.
+        """
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
+            return
+        if decided.has_given_up:
+            said = objects.not_restored(decided.message)
+        elif not decided.has_come or not self._has_taken(uid):
+            return
+        elif self._depot.has_refused(uid):
+            said = objects.not_restored(f"node {self._node} keeps the image that failed")
+        else:
+            said = objects.restored(self._node, after_seconds=None)
+        self._depot.drop_arrival(uid)
+        self._tell_end(uid, decided, said)
+
+    def give_back(self, uid: str) -> bool:
+        """Take back what has not run, and let others claim it; whether there was something."""
+        decided = self._depot.decided(uid)
+        if decided is None or not decided.checkpoint or decided.is_told:
+            return False
+        if decided.has_given_up:
+            return False  # that is what is still to be told
+        departed = decided.departed if decided.is_local else None
+        has_nothing = decided.is_held and not decided.has_come
+        if not self._depot.give_back(uid, departed=departed) and not has_nothing:
+            return False
+        said, fields = objects.given_back(decided.name)
+        self._tell_end(uid, decided, said, fields=fields)
+        return True
+
+    def _has_taken(self, uid: str) -> bool:
+        return self._depot.arrival(uid) is None or self._depot.is_used_up(uid)
+
+    def _tell_end(
+        self,
+        uid: str,
+        decided: Decided,
+        said: objects.Said,
+        *,
+        fields: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
+        where = where_of(decided)
+        try:
+            objects.change(self._api, where, said, fields=fields)
+            self._depot.note(uid, replace(decided, is_told=True))
+        except (ArchitectError, OSError) as error:
+            log.error("%s does not say yet how it ended: %s", where, error)
+
+
+def where_of(decided: Decided) -> ObjectRef:
+    """Return the Checkpoint that was claimed."""
+    return ObjectRef(resource=CHECKPOINTS, namespace=decided.namespace, name=decided.checkpoint)
