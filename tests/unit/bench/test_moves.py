@@ -13,9 +13,10 @@ from bench import conditions, herd, plan, podwatch
 from bench.conditions import Host
 from bench.errors import BenchError
 from bench.herd import HerdSpec
-from bench.moves import Move, _Run
+from bench.moves import _Run
 from bench.plan import MoveScenario
 from bench.podwatch import PodWatch
+from bench.timeline import Move
 
 MOVE = Move(
     asked=100.0,
