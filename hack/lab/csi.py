@@ -126,18 +126,18 @@ def image(cache: Cache) -> Image:
 
 @contextmanager
 def installed(cluster: Cluster) -> Iterator[None]:
-    """Have the driver on every node for the ``with`` block. Its disks are gone at the end."""
-    with cluster.progress.step("installing the CSI driver"):
-        cluster.load_image(image(cluster.cache).archive)
-        _kubectl(cluster, "apply", objects())
-        waiting.until(
-            lambda: not _not_ready(cluster),
-            what="the CSI driver on every node",
-            timeout_seconds=READY_SECONDS,
-            interval_seconds=0.5,
-            last_seen=lambda: ", ".join(_not_ready(cluster)),
-        )
+    """Have the driver on every node for the ``with`` block. Disks are who made them to delete."""
     try:
+        with cluster.progress.step("installing the CSI driver"):
+            cluster.load_image(image(cluster.cache).archive)
+            _kubectl(cluster, "apply", objects())
+            waiting.until(
+                lambda: not _not_ready(cluster),
+                what="the CSI driver on every node",
+                timeout_seconds=READY_SECONDS,
+                interval_seconds=0.5,
+                last_seen=lambda: ", ".join(_not_ready(cluster)),
+            )
         yield
     finally:
         _kubectl(cluster, "delete", objects(), "--wait=false", "--ignore-not-found")

@@ -40,7 +40,8 @@ def architect(
             shared = shared.parent
         with open(shared / "installed", "a") as mark:
             fcntl.flock(mark, fcntl.LOCK_EX)
-            if mark.tell() == 0:
+            # Of the file, not of this process, which opened it before it had the lock.
+            if os.fstat(mark.fileno()).st_size == 0:
                 # Nobody is to wait here for what many nodes would have to save on.
                 release.install(cluster, values=("daemon.conditionIntervalSeconds=3",))
                 mark.write("yes")

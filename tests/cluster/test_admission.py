@@ -1,4 +1,4 @@
-"""The webhook at the door, and the operator for those who came past it."""
+"""The webhook at the door: what it refuses, what it warns of, and what it lets be."""
 
 from __future__ import annotations
 

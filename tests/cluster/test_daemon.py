@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-import pytest
-
 from architect.api import names
 from architect.daemon.reasons import Kind
 from lab import addresses
@@ -18,8 +16,6 @@ from lab.cluster import Cluster
 from support import parts
 from support.loads import load
 from support.workloads import Workload, bare_pod, eventually, workload
-
-pytestmark = pytest.mark.concurrent
 
 CLIENT = re.escape(addresses.CONTROL_PLANE_V4)
 """Where the clients of `load` ask from."""

@@ -11,8 +11,6 @@ from demo.stage import EXAMPLES, Example
 from lab.cluster import Cluster
 from support.tiers import sized
 
-pytestmark = pytest.mark.concurrent
-
 
 @pytest.fixture(scope="module")
 def stocked(architect: Cluster) -> Cluster:
@@ -20,11 +18,13 @@ def stocked(architect: Cluster) -> Cluster:
     return architect
 
 
+@pytest.mark.concurrent
 def test_every_directory_with_a_manifest_is_shown() -> None:
     found = {path.parent.name for path in EXAMPLES.glob("*/manifest.yaml")}
     assert found == {stage.COUNTERS, *(example.directory for example in stage.ALL)}
 
 
+@pytest.mark.concurrent
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("example", stage.ALL, ids=lambda example: example.directory)
 def test_the_example_sleeps_by_itself_and_wakes_with_its_state(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from lab.cluster import Cluster
 from lab.csi import Call, Disk
 from lab.node import SHARED
 from support.moves import alone, draining
+from support.persistent import ask, condition
 from support.workloads import (
     BarePod,
     Workload,
@@ -288,18 +288,12 @@ def test_a_sleeping_pod_with_a_claim_goes_on_too(architect: Cluster, namespace: 
 
 def persistent_checkpoint_of(app: Ledger) -> dict[str, Any]:
     """Ask for a PersistentCheckpoint of the pod; return whether that is accepted once told."""
-    wanted = {
-        "apiVersion": "architect.dev/v1alpha1",
-        "kind": "PersistentCheckpoint",
-        "metadata": {"name": app.name},
-        "spec": {"selector": {"matchLabels": {"app": app.name}}},
-    }
-    app.kubectl("apply", "-f", "-", input=json.dumps(wanted))
+    ask(app, app.name)
 
-    def told() -> dict[str, Any]:
-        found = app.get_json("persistentcheckpoints.architect.dev", app.name)
-        listed = found.get("status", {}).get("conditions", [])
-        return next((c for c in listed if c["type"] == "Accepted"), {})
+    def told() -> dict[str, str] | None:
+        value = app.get_json("persistentcheckpoints.architect.dev", app.name)
+        found = condition(value, "Accepted")
+        return found if found["status"] else None
 
     found: dict[str, Any] = eventually(told, what="whether it is accepted")
     return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from architect.shim.keeper import programs
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.programs import Children, Programs
 
@@ -35,14 +35,7 @@ class ProgramLoop:
             signal.set_wakeup_fd(-1)
 
     def _reap(self, _: int, __: FrameType | None) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            self._children.reaped(pid, status)
+        programs.reap(self._children.reaped)
 
     def finish(self, task: Task[T]) -> T:
         """Run *task* to its end, and return its result."""

@@ -109,7 +109,7 @@ def test_several_pods_go_on_from_one_that_goes_on_itself(
         saver.node.run("mkdir", "-p", target)
         mount["host_path"] = target
         new.start("web", *SERVER, "8080", **journal)
-        assert not new.answers(), "it waits for the other one"
+        assert not new.answers(within_seconds=1), "it waits for the other one"
         new.start("side", *SERVER, "9090")
         eventually(new.answers, what="an answer of the one that goes on")
         after = new.get("/digest")

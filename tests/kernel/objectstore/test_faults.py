@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from architect.daemon.vault.store import Store
 from support import s3server
 from support.faultproxy import FaultProxy
 from support.patience import patient
+from support.vaults import until
 
 SECONDS = patient(30)
 SIZE = 8 << 20
@@ -38,13 +38,6 @@ def put(store: Store, body: bytes, *, is_new: bool = False, seconds: float = SEC
 
 def get(store: Store, *, seconds: float = SECONDS) -> bytes:
     return store.get(KEY, most_bytes=SIZE, timeout_seconds=seconds)
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, "it does not come about"
-        time.sleep(0.01)
 
 
 def test_a_server_that_is_killed_and_comes_back(server: s3server.Server, store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -67,10 +68,10 @@ class Disk:
         file = self._image.with_name("spare")
         file.touch()
         words = ["losetup", "--find", "--show", str(file)]
-        done = subprocess.run(words, check=True, capture_output=True, text=True)
-        self._spares.callback(
-            subprocess.run, ["losetup", "--detach", done.stdout.strip()], check=True
-        )
+        device = subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+        # Detached while it is open it goes with whoever has it open, killed or not.
+        self._spares.callback(os.close, os.open(device, os.O_RDONLY | os.O_CLOEXEC))
+        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from types import FrameType
 
 from architect.api import names
 from architect.core.errors import ArchitectError
-from architect.shim.keeper import criu
+from architect.shim.keeper import criu, programs
 from architect.shim.keeper.control import Server
 from architect.shim.keeper.loop import Loop
 from architect.shim.keeper.network import NodeNetwork
@@ -86,16 +86,12 @@ def _serve(options: Options, log: logging.Logger) -> int:
 
 
 def _handle_signals(loop: Loop, server: criu.Server, children: Children) -> None:
+    def reaped(pid: int, status: int) -> None:
+        server.reaped(pid)
+        children.reaped(pid, status)
+
     def on_child(_: int, __: FrameType | None) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            server.reaped(pid)
-            children.reaped(pid, status)
+        programs.reap(reaped)
 
     def on_end(_: int, __: FrameType | None) -> None:
         loop.stop()

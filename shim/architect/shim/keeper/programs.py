@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,18 @@ class Ended:
     """The end of what it wrote to standard output and standard error."""
     is_late: bool
     """Killed, for it took too long."""
+
+
+def reap(told: Callable[[int, int], None]) -> None:
+    """Reap every child that has ended, and tell its pid and wait status; for a signal handler."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        told(pid, status)
 
 
 class Children:
