@@ -13,6 +13,7 @@ Everything is limited and refused by name, since a manifest may come from anothe
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import re
@@ -205,7 +206,7 @@ def _value(manifest: Manifest) -> dict[str, Any]:
             "criu": needs.criu,
             "formatVersion": about.format_version,
             # No key for others: what they are is read by earlier versions.
-            **({} if gvisor is None else {"gvisor": _gvisor_value(gvisor)}),
+            **({} if gvisor is None else {"gvisor": dataclasses.asdict(gvisor)}),
         },
         "segmentBytes": SEGMENT_BYTES,
         "pieces": [
@@ -213,10 +214,6 @@ def _value(manifest: Manifest) -> dict[str, Any]:
             for p in manifest.pieces
         ],
     }
-
-
-def _gvisor_value(gvisor: Gvisor) -> dict[str, str]:
-    return {"version": gvisor.version, "platform": gvisor.platform}
 
 
 def from_bytes(raw: bytes) -> Manifest:

@@ -374,13 +374,14 @@ def stored_in(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return _location(value, "s3")
 
 
-def storage_of(value: Mapping[str, Any]) -> Storage:
-    """Return where what a checkpoint stands for may lie.
+def storage_of(value: Mapping[str, Any]) -> Storage | None:
+    """Return where what a checkpoint stands for may lie; None: it does not say.
 
-    That of an earlier version of ours does not say it, and may lie in the object store.
+    So is one of an earlier version of ours, and one whose definition in the cluster is older than
+    its daemon: whether its pod wanted to stay with nodes is not known.
     """
     said = (value.get("spec") or {}).get("storage")
-    return Storage.NODE if said == _STORAGE[Storage.NODE] else Storage.OBJECT_STORE
+    return next((storage for storage, text in _STORAGE.items() if text == said), None)
 
 
 def _location(value: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Final
 
 from architect.api import names
 from architect.api.policy import Migrate, Policy, PolicyError
@@ -78,6 +79,10 @@ class Fresh:
     reason: str
     """A stable CamelCase word for events, conditions and metrics."""
     message: str
+
+
+LEAVING: Final = Fresh(reason="Leaving", message="the pod is being deleted")
+"""Of a pod that is gone before it has begun: what it could have had is another one's."""
 
 
 Decision = Claim | Wait | Fresh

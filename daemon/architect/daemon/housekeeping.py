@@ -90,6 +90,7 @@ class Housekeeping:
         self._gvisor_trial: gvisor.Trial | None = None
         self._gvisor_at = -GVISOR_TRIAL_SECONDS
         self._gvisor_reason = ""
+        self._gvisor_trying: threading.Thread | None = None
         self._token = ""
         self._is_removed = False
         self._has_synced_done = False
@@ -151,9 +152,13 @@ class Housekeeping:
         if not self._standing.is_ready and not self._token:
             self._due["preflight"] = time.monotonic() + RECHECK_SECONDS
         self._write_node(before)
-        # Apart: where it hangs it is given up after minutes, and other pods wait for the label.
-        if self._try_gvisor():
-            self._write_node(self._standing)
+        if self._is_gvisor_due():
+            self._gvisor_at = time.monotonic()
+            # Where it hangs it is given up after minutes, and all else here would wait.
+            self._gvisor_trying = threading.Thread(
+                target=self._try_gvisor, name="try-gvisor", daemon=True
+            )
+            self._gvisor_trying.start()
 
     def _check_keeper(self) -> str:
         if self._is_removed:
@@ -193,16 +198,22 @@ class Housekeeping:
             self._criu_at = time.monotonic()
         return self._criu
 
-    def _try_gvisor(self) -> bool:
-        """Try whether a container of gVisor runs, if that is due; returns whether it was."""
+    def _is_gvisor_due(self) -> bool:
+        """Whether a container of gVisor is to be tried now."""
+        if self._gvisor_trying is not None and self._gvisor_trying.is_alive():
+            return False
         is_due = time.monotonic() - self._gvisor_at >= GVISOR_TRIAL_SECONDS
         has_worked = self._gvisor_trial is not None and not self._gvisor_trial.problem
         is_possible = self._settings.has_gvisor and self._installer.engine is not Engine.CRIO
-        if self._installer.problem or self._token or has_worked or not is_due or not is_possible:
-            return False
-        self._gvisor_at = time.monotonic()
-        self._gvisor_trial = gvisor.attempt(self._settings, self._host, self._layout)
-        return True
+        is_installed = not (self._installer.problem or self._token)
+        return is_due and is_possible and is_installed and not has_worked
+
+    def _try_gvisor(self) -> None:
+        try:
+            self._gvisor_trial = gvisor.attempt(self._settings, self._host, self._layout)
+        except OSError as error:
+            self._gvisor_trial = gvisor.Trial(problem=str(error))
+        self._due["preflight"] = 0.0  # which says on the node how it went
 
     def _under_gvisor(self) -> Report:
         return gvisor.assess(

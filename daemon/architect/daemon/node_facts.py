@@ -31,7 +31,7 @@ _VERSION_SECONDS: Final = 10.0
 
 
 class NodeFacts:
-    """Of the node that the daemon runs on; read once, when they are first asked for."""
+    """Of the node that the daemon runs on."""
 
     def __init__(self, host: Host, *, current: Path) -> None:
         self._host = host
@@ -39,7 +39,7 @@ class NodeFacts:
 
     @functools.cached_property
     def requirements(self) -> Requirements:
-        """What a node must have to go on with what runs on this one. Raises OSError."""
+        """What a node must have to go on with what runs on this one; read once. Raises OSError."""
         return Requirements(
             architecture=architecture(),
             cpu_features=cpu_features(CPUINFO.read_text()),
@@ -47,9 +47,9 @@ class NodeFacts:
             criu=self._criu(),
         )
 
-    @functools.cached_property
+    @property
     def gvisor(self) -> Gvisor | None:
-        """What restores pods of gVisor here; None if nothing does."""
+        """What restores pods of gVisor here; None: nothing. Read anew: it is installed late."""
         program = self._current / "bin" / "runsc-architect"
         try:
             said = self._host.run([str(program), "--version"], timeout_seconds=_VERSION_SECONDS)

@@ -280,7 +280,7 @@ def _check(settings: DaemonSettings) -> None:
         ),
         (settings.host_root.is_absolute(), "host_root must be an absolute path"),
         (
-            all(word.startswith("--") for word in shlex.split(settings.gvisor_flags)),
+            all(word.startswith("--") for word in _words(settings.gvisor_flags)),
             f"gvisor_flags: {settings.gvisor_flags!r} are not flags such as --platform=kvm",
         ),
         (
@@ -290,6 +290,13 @@ def _check(settings: DaemonSettings) -> None:
     ):
         if not condition:
             raise ConfigError(text)
+
+
+def _words(flags: str) -> list[str]:
+    try:
+        return shlex.split(flags)
+    except ValueError as error:  # such as a quote without its end
+        raise ConfigError(f"gvisor_flags: {flags!r} cannot be read: {error}") from error
 
 
 def host_port(address: str, *, name: str = "metrics_address") -> tuple[str, int]:

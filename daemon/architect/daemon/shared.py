@@ -14,8 +14,8 @@ from architect.core.errors import ArchitectError
 T = TypeVar("T")
 
 REST: Final = 3.0
-"""How many times as long as a read took nobody reads: a quarter of the time at most is spent on
-reads, by us and by an API server that is slow because many ask it."""
+"""While others wait for the same key, how many times as long as its last read took nobody reads it:
+an API server that is slow because many ask it is asked less often."""
 REST_SECONDS: Final = 2.0
 """The longest rest: a read that took so long was one of a server that was away."""
 

@@ -365,6 +365,9 @@ def test_gvisor_is_tried_until_it_works_and_the_node_says_how_it_went(
 
     def told() -> tuple[str | None, str, str]:
         chores.check()
+        assert chores._gvisor_trying is not None
+        chores._gvisor_trying.join()
+        chores.check()
         node = cluster.objects[NODE]
         (found,) = [
             c for c in node["status"]["conditions"] if c["type"] == names.NODE_GVISOR_CONDITION

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -17,7 +17,13 @@ from architect.webhook import admission, metrics, review
 
 log = logging.getLogger(__name__)
 
-Decide = Callable[..., review.Answer]
+
+class Decide(Protocol):
+    """What is done with what the API server asks."""
+
+    def __call__(self, request: review.Request, /, *, has_gvisor: bool) -> review.Answer:
+        """Return the answer."""
+
 
 _DECISIONS: Final[dict[str, Decide]] = {
     "mutate": admission.mutate,

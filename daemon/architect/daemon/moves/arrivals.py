@@ -230,7 +230,8 @@ class Arrivals:
     def _decide(self, ref: ObjectRef, pod: _Pod) -> Outcome:
         outcome = self._begin(ref, pod)
         if pod.is_leaving and outcome.is_restored and self._endings.give_back(ref.uid):
-            return Outcome(is_restored=False, reason="Leaving", message="the pod is being deleted")
+            gone = claims.LEAVING
+            return Outcome(is_restored=False, reason=gone.reason, message=gone.message)
         return outcome
 
     def _begin(self, ref: ObjectRef, pod: _Pod) -> Outcome:
@@ -241,8 +242,8 @@ class Arrivals:
             return Outcome(is_restored=False, reason=decided.reason, message=decided.message)
         known = self._store.get(ref.uid)
         deadline = time.monotonic() + ANSWER_SECONDS
-        claimed: Decided | None = None
         is_held = decided is not None and decided.is_held
+        claimed = decided if is_held and decided is not None and decided.checkpoint else None
         try:
             if decided is not None and not is_held and self._depot.arrival(ref.uid) is not None:
                 claimed = replace(decided, has_come=True)
@@ -276,9 +277,11 @@ class Arrivals:
                     value, newcomer, node=self._this_node(), is_leaving=lambda: pod.is_leaving
                 )
             if isinstance(found, Fresh):
+                if found is claims.LEAVING and self._endings.give_back(ref.uid):
+                    return Outcome(is_restored=False, reason=found.reason, message=found.message)
                 if found.reason in offers.MISFITS and _policy(known) is not OnRestoreFailure.FRESH:
-                    return self._hold(ref, known, found, None)
-                return self._fresh(ref, known, _given_up(ref, found))
+                    return self._hold(ref, known, found, claimed)
+                return self._let_go(ref, known, found, claimed)
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
             self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
@@ -287,6 +290,8 @@ class Arrivals:
         except (ArchitectError, OSError) as error:
             reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("restore", reason).inc()
+            if known is None:
+                raise  # its policy is not known here: the runtime knows it, and follows it
             failed = Fresh(reason=reason, message=str(error))
             if _policy(known) is not OnRestoreFailure.FRESH:
                 return self._hold(ref, known, failed, claimed)

@@ -291,6 +291,8 @@ class Depot:
         """Write down what was decided for pod *uid*. Raises OSError."""
         self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
         value = {"version": DECISION_VERSION, **asdict(decision)}
+        if not decision.has_given_up:
+            del value["has_given_up"]  # which an earlier daemon cannot read
         files.write_json(self._arrivals / f"{safe_name(uid)}.json", value, durable=False)
 
     def decided(self, uid: str) -> Decided | None:
@@ -339,7 +341,8 @@ class Depot:
         return (
             found is not None
             and bool(found.checkpoint)
-            and not (found.has_come or found.is_told or self.began_without_us(uid))
+            and not (found.is_fresh or found.has_come or found.is_told)
+            and not self.began_without_us(uid)
         )
 
 

@@ -83,7 +83,7 @@ def capturing(node: str) -> Said:
     return _captured(Status.UNKNOWN, "Capturing", text)
 
 
-def captured(node: str, storage: Storage, *, has_store: bool) -> Said:
+def captured(node: str, storage: Storage | None, *, has_store: bool) -> Said:
     """Return what is said once the pod can be restored."""
     return (
         *unstored(storage, has_store=has_store),
@@ -144,7 +144,7 @@ def not_stored(reason: str, message: str) -> Said:
     )
 
 
-def unstored(storage: Storage, *, has_store: bool) -> Said:
+def unstored(storage: Storage | None, *, has_store: bool) -> Said:
     """Return what is said of a pod that will not lie in an object store, where one may ask why."""
     if storage is Storage.OBJECT_STORE and not has_store:
         text = (

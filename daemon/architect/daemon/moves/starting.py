@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from architect.core.errors import Rejected
-from architect.daemon import starts
+from architect.daemon import claims, starts
 from architect.daemon.claims import Fresh, Newcomer, Wait
 from architect.daemon.moves import objects
 from architect.daemon.moves.waiting import until_decided
@@ -54,7 +54,7 @@ class Starting:
 
         def look(waited: float) -> JsonObject | Fresh | Wait:
             if is_leaving():
-                return Fresh(reason="Leaving", message="the pod is being deleted")
+                return claims.LEAVING
             source = self._looks.read(where, lambda: self._api.find(where))
             decision = starts.decide(
                 pod,

@@ -50,7 +50,7 @@ class Succeeding:
         def look(waited: float) -> JsonObject | Fresh | Wait:
             beside, found = self._looks.read(family, lambda: self._look(family))
             if is_leaving() or views.is_leaving(pod, beside):
-                return Fresh(reason="Leaving", message="the pod is being deleted")
+                return claims.LEAVING
             decision = claims.decide(
                 newcomer,
                 node=node,

@@ -234,7 +234,7 @@ class Upkeep:
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
         )
-        storage = Storage.NODE if checkpoint is None else checkpoints.storage_of(checkpoint)
+        storage = None if checkpoint is None else checkpoints.storage_of(checkpoint)
         if decision is Saved.PUBLISH:
             log.info("%s is published, which an earlier daemon left undone", where)
             fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=None))

@@ -31,8 +31,8 @@ def until_decided(
 ) -> JsonObject | Fresh:
     """Return what *look* gives, called with the seconds waited so far, once that is no Wait.
 
-    At first it is called every *look_seconds*. An API server that is away is waited for as long as
-    *patience_seconds*; then what *look* raises is raised.
+    At first it is called every *look_seconds*. An API server that is away, and others that are
+    faster, are waited for as long as *patience_seconds*; then what *look* raises is raised.
     """
     started, told = time.monotonic(), ""
     while True:
@@ -40,6 +40,8 @@ def until_decided(
         try:
             found = look(waited)
         except Conflict:
+            if waited > patience_seconds:
+                raise
             time.sleep(random.uniform(0, CONFLICT_SECONDS))
             continue
         except Retryable as error:

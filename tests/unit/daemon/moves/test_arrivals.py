@@ -650,6 +650,46 @@ def test_one_that_is_held_and_deleted_hands_on_what_it_claimed(node: Any) -> Non
     assert node.arriving("next")["restore"] is True
 
 
+def test_one_that_is_held_keeps_its_claim_while_nobody_can_be_asked(node: Any) -> None:
+    Source(node, leaves=".notes")
+    wanting(node, OnRestoreFailure.RETRY)
+    assert node.arriving("new")["hold"] is True
+    node.watched()
+    node.cluster.failures.append(lambda _: Unavailable("503"))
+    assert node.arriving("new")["hold"] is True
+    node.cluster.failures.clear()
+    node.watched()
+    node.upkeep.run()
+    assert (node.state / "arrivals/uid-new.partial/.notes").exists()
+    node.gone("new")
+    node.watched()
+    node.upkeep.run()
+    assert node.claimant("old") == ""
+
+
+def test_one_that_is_held_and_deleted_while_it_is_tried_again_hands_on_its_claim(node: Any) -> None:
+    Source(node)
+    wanting(node, OnRestoreFailure.RETRY)
+    assert node.arriving("new")["hold"] is True
+    node.arrivals._pods["uid-new"].is_leaving = True
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["hold"], answer["reason"]) == (False, False, "Leaving")
+    assert node.claimant("old") == ""
+
+
+def test_a_pod_whose_policy_nobody_knows_here_is_left_to_its_runtime(node: Any) -> None:
+    Source(node)
+    wanting(node, OnRestoreFailure.FAIL)
+    assert node.arriving("new")["hold"] is True
+    node.restart()  # and its watch has told nothing yet
+    node.cluster.failures.append(lambda _: Unavailable("503"))
+    with pytest.raises(Unavailable):
+        node.arriving("new")
+    node.cluster.failures.clear()
+    assert node.arriving("new")["hold"] is True
+    assert node.claimant("old") == "uid-new"
+
+
 def test_a_pod_of_another_version_brings_its_init_along(node: Any) -> None:
     node.saved()
     (init,) = (node.state / "init").glob("*/init")
