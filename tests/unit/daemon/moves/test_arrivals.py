@@ -654,7 +654,7 @@ def test_one_that_is_held_keeps_its_claim_while_nobody_can_be_asked(node: Any) -
     Source(node, leaves=".notes")
     wanting(node, OnRestoreFailure.RETRY)
     assert node.arriving("new")["hold"] is True
-    node.watched()
+    node.watched("new")
     node.cluster.failures.append(lambda _: Unavailable("503"))
     assert node.arriving("new")["hold"] is True
     node.cluster.failures.clear()
