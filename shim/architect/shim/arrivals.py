@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from architect.api import daemon, names, saved
 from architect.api.policy import Migrate, OnRestoreFailure, Policy
@@ -53,15 +53,7 @@ def check(identity: Identity) -> None:
 
     What its image is was not known on this node when its sandbox was made.
     """
-    answer = daemon_client.ask(
-        daemon.ARRIVING,
-        timeout_seconds=daemon.ARRIVING_SECONDS,
-        is_awaited=lambda: True,
-        pod=identity.pod,
-        namespace=identity.namespace,
-        pod_name=identity.pod_name,
-        container=identity.container,
-    )
+    answer = _ask(identity, is_awaited=True)
     if answer.get("restore") is not True:
         raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
 
@@ -79,6 +71,19 @@ def _sandbox_image_of(identity: Identity) -> Path:
     return images.arrival_of_pod(identity.pod) / saved.SANDBOX_IMAGE
 
 
+def _ask(identity: Identity, *, is_awaited: bool) -> dict[str, Any]:
+    """Return the daemon's answer; *is_awaited*: a daemon that does not answer is waited for."""
+    return daemon_client.ask(
+        daemon.ARRIVING,
+        timeout_seconds=daemon.ARRIVING_SECONDS,
+        is_awaited=lambda: is_awaited,
+        pod=identity.pod,
+        namespace=identity.namespace,
+        pod_name=identity.pod_name,
+        container=identity.container,
+    )
+
+
 def _asked(
     call: Call, identity: Identity, policy: Policy, use: Callable[[Identity], T]
 ) -> T | None:
@@ -87,15 +92,8 @@ def _asked(
     if not has_source or not identity.namespace:
         return None
     try:
-        answer = daemon_client.ask(
-            daemon.ARRIVING,
-            timeout_seconds=daemon.ARRIVING_SECONDS,
-            is_awaited=lambda: policy.on_restore_failure is not OnRestoreFailure.FRESH,
-            pod=identity.pod,
-            namespace=identity.namespace,
-            pod_name=identity.pod_name,
-            container=identity.container,
-        )
+        is_awaited = policy.on_restore_failure is not OnRestoreFailure.FRESH
+        answer = _ask(identity, is_awaited=is_awaited)
         if answer.get("hold") is True:
             raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
         return use(identity) if answer.get("restore") is True else None

@@ -102,15 +102,16 @@ def check(record: Record) -> None:
 
 
 def check_kept(pod: str) -> None:
-    """See the same of the volumes of a sleeping *pod* that came asleep, before it wakes."""
+    """See the same of the volumes of a sleeping *pod* that came asleep, before it wakes.
+
+    Those of a container that is not there yet are looked at when that one starts (:func:`check`).
+    Raises as it does, and OSError.
+    """
     members = {record.container: record for record in _records() if record.pod == pod}
     for volume in _read_data(images.kept_data(pod)):
         mounts = [(members[name], at) for name, at in volume["mounts"].items() if name in members]
-        if not mounts:
-            raise NodeError(
-                f"no container has volume {volume['name']}", reason=places.VOLUME_NOT_MOUNTED
-            )
-        _compare(volume, *mounts[0])
+        if mounts:
+            _compare(volume, *mounts[0])
 
 
 def _compare(volume: Mapping[str, Any], record: Record, path: str) -> None:

@@ -72,7 +72,7 @@ class Refused:
 def wanted(spec: Spec, *, container_id: str) -> Wanted | Refused | None:
     """Return what the annotations of *spec* ask for; None: nothing, as of sandboxes."""
     annotations: Mapping[str, str] = spec.get("annotations") or {}
-    kind = _first(annotations, names.CRI_CONTAINER_TYPE)
+    kind = first(annotations, names.CRI_CONTAINER_TYPE)
     if kind is None:
         return _stand_alone(annotations, container_id=container_id)
     if kind != _CONTAINER:
@@ -106,7 +106,7 @@ def tracer(spec: Spec) -> Refused | None:
     capability that reaches CRIU.
     """
     annotations: Mapping[str, str] = spec.get("annotations") or {}
-    if _first(annotations, names.CRI_CONTAINER_TYPE) != _CONTAINER:
+    if first(annotations, names.CRI_CONTAINER_TYPE) != _CONTAINER:
         return None
     joined = any(n.get("type") == "pid" and n.get("path") for n in _namespaces(spec))
     refused = capabilities.refused(held_capabilities(spec)) if joined else []
@@ -123,11 +123,11 @@ def tracer(spec: Spec) -> Refused | None:
 def identity_of(annotations: Mapping[str, str]) -> Identity:
     """Return which container of which pod an engine of Kubernetes annotates so."""
     return Identity(
-        pod=_first(annotations, names.CRI_POD_UID) or "",
-        namespace=_first(annotations, names.CRI_POD_NAMESPACE) or "",
-        pod_name=_first(annotations, names.CRI_POD_NAME) or "",
-        container=_first(annotations, names.CRI_CONTAINER_NAME) or "",
-        sandbox_id=_first(annotations, names.CRI_SANDBOX_ID),
+        pod=first(annotations, names.CRI_POD_UID) or "",
+        namespace=first(annotations, names.CRI_POD_NAMESPACE) or "",
+        pod_name=first(annotations, names.CRI_POD_NAME) or "",
+        container=first(annotations, names.CRI_CONTAINER_NAME) or "",
+        sandbox_id=first(annotations, names.CRI_SANDBOX_ID),
     )
 
 
@@ -281,5 +281,6 @@ def _type_at(spec: Spec, path: str) -> str | None:
     return found
 
 
-def _first(annotations: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
+def first(annotations: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
+    """Return the first annotation of *keys* that is there: each engine has its own."""
     return next((annotations[key] for key in keys if key in annotations), None)

@@ -153,12 +153,15 @@ def _check_volumes(options: argparse.Namespace) -> int:
     from architect.shim import luggage
 
     try:
-        luggage.check_kept(options.pod)
-    except (ArchitectError, OSError) as error:
+        try:
+            luggage.check_kept(options.pod)
+        except OSError as error:  # of a network's file system, say: nothing is known of the volume
+            raise NodeError(str(error), reason="VolumeUnknown", errno=error.errno) from error
+    except ArchitectError as error:
         if options.output != "json":
             raise
         print(json.dumps(wire.failure(error)))
-        return error.exit_code if isinstance(error, ArchitectError) else NodeError.exit_code
+        return error.exit_code
     return _show(options, {"ok": True}, lambda: "the volumes hold what the pod's memory knows")
 
 

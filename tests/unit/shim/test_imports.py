@@ -40,10 +40,8 @@ def run(code: str) -> str:
             ALWAYS_SLOW - {"dataclasses", "inspect"},
         ),
         ("architect.shim.keeper.__main__", LARGE),
-        (
-            "architect.shim.gvisor.__main__",
-            ALWAYS_SLOW - {"dataclasses", "inspect"},
-        ),
+        ("architect.shim.gvisor.__main__", ALWAYS_SLOW),
+        ("architect.shim.gvisor.create", ALWAYS_SLOW - {"dataclasses", "inspect"}),
     ],
 )
 def test_what_engines_and_nodes_wait_for_imports_nothing_slow_or_large(

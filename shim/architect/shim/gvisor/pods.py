@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from architect.api.policy import Policy, PolicyError
 from architect.core.errors import FormatError, Rejected
 from architect.shim.gvisor import anchors, records
 from architect.shim.gvisor.records import Record
+
+if TYPE_CHECKING:
+    from architect.api.policy import Policy
 
 NEVER_SLEEPS: Final = (
     "it runs under gVisor: such a pod does not sleep and does not move; it starts from a "
@@ -47,6 +49,8 @@ class Pod(NamedTuple):
     @property
     def policy(self) -> Policy:
         """What its owner wants. Raises FormatError: it is another version's."""
+        from architect.api.policy import Policy, PolicyError  # who only ends it does without
+
         try:
             return Policy.from_dict(self.record.policy)
         except PolicyError as error:
@@ -88,16 +92,15 @@ class Pod(NamedTuple):
 def everyone() -> dict[str, Pod]:
     """Return the managed pods with a living sandbox, by uid."""
     found = records.everything()
-    pods = {}
-    for id, root in found.items():
-        if root.sandbox is not None or not root.pod or root.policy is None:
-            continue
-        if sandbox_pid(id, root) is not None:
-            own = [Member(i, r) for i, r in found.items() if r.sandbox == id]
-            # Of one that ended and the one that follows it the latter counts.
-            members = {m.record.name: m for m in sorted(own, key=lambda m: m.is_running)}
-            pods[root.pod] = Pod(root.pod, id, root, members)
-    return pods
+    members: dict[str, list[Member]] = {}
+    for id, record in found.items():
+        if record.sandbox is not None:
+            members.setdefault(record.sandbox, []).append(Member(id, record))
+    return {
+        root.pod: _pod(id, root, members.get(id, []))
+        for id, root in found.items()
+        if _is_root(root) and sandbox_pid(id, root) is not None
+    }
 
 
 def find(uid: str) -> Pod | None:
@@ -105,10 +108,30 @@ def find(uid: str) -> Pod | None:
     return everyone().get(uid)
 
 
-def of_container(container: str) -> Pod | None:
-    """Return the pod of a container, by id; None if it is no managed one."""
+def of_container(container: str, *, is_alive: bool = True) -> Pod | None:
+    """Return the pod of a container, by id; None if it is no managed one.
+
+    *is_alive*: only while its sandbox lives.
+    """
     record = records.find(container)
-    return None if record is None else find(record.pod)
+    if record is None or is_alive:
+        return None if record is None else find(record.pod)
+    root_id = record.sandbox or container
+    root = records.find(root_id)
+    if root is None or not _is_root(root):
+        return None
+    return _pod(root_id, root, [Member(i, r) for i, r in records.of_sandbox(root_id).items()])
+
+
+def _is_root(record: Record) -> bool:
+    """Whether it is that of a managed pod's sandbox."""
+    return record.sandbox is None and bool(record.pod) and record.policy is not None
+
+
+def _pod(root_id: str, root: Record, members: Sequence[Member]) -> Pod:
+    # Of one that ended and the one that follows it the latter counts.
+    ordered = sorted(members, key=lambda member: member.is_running)
+    return Pod(root.pod, root_id, root, {member.record.name: member for member in ordered})
 
 
 def sandbox_pid(root_id: str, root: Record) -> int | None:

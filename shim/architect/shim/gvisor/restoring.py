@@ -14,12 +14,11 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from architect.core.errors import ArchitectError, Rejected
-from architect.shim import arrivals, engine_log, keeper_client
+from architect.core.errors import ArchitectError
+from architect.shim import engine_log, keeper_client
 from architect.shim.cli import Call
 from architect.shim.gvisor import pods, records
 from architect.shim.gvisor.records import Record
-from architect.shim.oci import Identity
 
 TOLD_SECONDS: Final = 30.0
 """For the keeper, which has to write a few names."""
@@ -30,29 +29,6 @@ def image_of(sandbox: str) -> str | None:
     """Return the image from which a sandbox is to go on; None: it has, or is an ordinary one."""
     root = records.find(sandbox)
     return None if root is None else root.image
-
-
-def fits(call: Call, record: Record) -> bool:
-    """Whether a container may join a sandbox that goes on.
-
-    Its image must be the saved one, and need not have been on the node when the sandbox was made.
-    """
-    identity = Identity(
-        pod=record.pod,
-        namespace=record.namespace,
-        pod_name=record.pod_name,
-        container=record.name,
-        sandbox_id=record.sandbox,
-    )
-    try:
-        arrivals.check(identity)
-    except Rejected as error:
-        failed(call, str(record.sandbox), reason=error.reason, message=error.message)
-    except ArchitectError as error:
-        engine_log.error(call, f"container {call.container}: is its image right? {error}")
-    else:
-        return True
-    return False
 
 
 def has_files(call: Call, record: Record, root_id: str) -> bool:
@@ -72,11 +48,11 @@ def went_on(call: Call, root_id: str) -> None:
     pod = pods.of_container(root_id)
     if pod is None or pod.record.image is None or not pod.is_whole:
         return
-    records.write(root_id, pod.record._replace(image=None))
-    # Before anybody is told: memory is used once.
+    # First of all: memory is used once. Without the image a restore fails, and the sandbox ends.
     image = Path(pod.record.image)
     with contextlib.suppress(FileNotFoundError):  # the pod is being deleted, and gave it back
         image.rename(image.with_name("used"))
+    records.write(root_id, pod.record._replace(image=None))
     try:
         keeper_client.ask("adopt", timeout_seconds=TOLD_SECONDS, container=root_id)
     except ArchitectError as error:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import Policy, PolicyError
+from architect.shim import oci
 
 Spec = dict[str, Any]
 
@@ -16,9 +17,9 @@ _SHM: Final = "/dev/shm"
 def sandbox_of(spec: Spec) -> str | None:
     """Return the id of the sandbox that the container joins; None: it is a sandbox's root."""
     annotations = spec.get("annotations") or {}
-    if _first(annotations, names.CRI_CONTAINER_TYPE) != "container":
+    if oci.first(annotations, names.CRI_CONTAINER_TYPE) != "container":
         return None
-    return _first(annotations, names.CRI_SANDBOX_ID)
+    return oci.first(annotations, names.CRI_SANDBOX_ID)
 
 
 def policy_of(spec: Spec) -> Policy | None:
@@ -28,7 +29,7 @@ def policy_of(spec: Spec) -> Policy | None:
     """
     annotations = spec.get("annotations") or {}
     text = annotations.get(names.POLICY)
-    if text is None or _first(annotations, names.CRI_CONTAINER_TYPE) is None:
+    if text is None or oci.first(annotations, names.CRI_CONTAINER_TYPE) is None:
         return None
     try:
         return Policy.from_json(text)
@@ -77,7 +78,3 @@ def prepared(spec: Spec) -> Spec:
             **{f"{_HINT}{key}": value for key, value in hints.items()},
         }
     return changed
-
-
-def _first(annotations: dict[str, str], keys: tuple[str, ...]) -> str | None:
-    return next((annotations[key] for key in keys if key in annotations), None)

@@ -18,6 +18,10 @@ _KNOWN: Final = ("does not exist",)
 """Also known to engines, as the end of a container that was deleted."""
 
 
+GOES_ON: Final = "in state running"
+"""In what it says of a ``resume`` of what is not paused."""
+
+
 def of_kill(said: str) -> str:
     """Return what to tell the engine of a ``kill`` that failed and *said* so."""
     if any(text in said for text in _KNOWN):

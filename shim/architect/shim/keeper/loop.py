@@ -268,3 +268,21 @@ class Loop:
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+
+def done_at_once(work: Callable[[], T]) -> Future[T]:
+    """Return the result of what needs no waiting; an OSError is its error, all else is raised."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work())
+    except OSError as error:
+        future.set_error(error)
+    return future
+
+
+def log_failure(done: Future[Any]) -> None:
+    """Log what went wrong where nobody waits for it."""
+    try:
+        done.result()
+    except (ArchitectError, OSError) as error:
+        log.error("%s", error)

@@ -227,8 +227,8 @@ class MovingPod(Pod):
 
     def _tell_once_safe(self, name: str) -> Task[None]:
         # What lies elsewhere is removed once this is told.
-        yield self._sync_in_background()
-        self._tell(Event.RESTORED, container=name)
+        if (yield self._sync_in_background()):
+            self._tell(Event.RESTORED, container=name)
 
     def _stays_asleep(self, newcomer: Container) -> bool:
         return lifecycle.stays_asleep(
@@ -256,8 +256,19 @@ class MovingPod(Pod):
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
 
     def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
-        if newcomers and images.kept_data(self.uid).exists():
+        # Once one of them runs, what is written there is the pod's own.
+        has_begun = any(c.is_newcomer and c.is_running() for c in self.containers.values())
+        if newcomers and not has_begun and images.kept_data(self.uid).exists():
             yield from self.volumes.check(self.uid)
+
+    def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
+        super()._wake_failed(members, error)
+        has_begun = any(c.is_running() for c in self.containers.values())
+        is_newcomer = any(c.is_newcomer for c in members) and not has_begun
+        if self.state is PodState.FAILED and is_newcomer:
+            # It may be woken much later, and others may write to its volumes until then.
+            with contextlib.suppress(ArchitectError, OSError):
+                images.keep_data(self.uid)
 
     def _after_first_run(self, newcomers: list[Container]) -> None:
         if newcomers:

@@ -515,17 +515,19 @@ class Pod:
         except OSError as error:
             log.error("%s: its state cannot be written: %s", self, error)
 
-    def _sync_in_background(self) -> Future[None]:
-        """Have the images safe against a power cut, some time after this returns."""
+    def _sync_in_background(self) -> Future[bool]:
+        """Have the images safe against a power cut, some time later; whether they are."""
         directory = images.pod_directory(self.uid)
-        synced: Future[None] = Future()
+        synced: Future[bool] = Future()
 
         def sync() -> None:
             try:
                 images.sync(directory)
+                is_safe = True
             except OSError as error:
                 log.error("%s: the image is not safe against a power cut yet: %s", self, error)
-            self._loop.call_from_thread(lambda: synced.set_result(None))
+                is_safe = False
+            self._loop.call_from_thread(lambda: synced.set_result(is_safe))
 
         threading.Thread(target=sync, name=f"sync {self.uid}", daemon=True).start()
         return synced

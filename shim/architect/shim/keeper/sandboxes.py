@@ -16,15 +16,15 @@ from typing import Any, Final
 from architect.api import saved
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, NodeError, Rejected
+from architect.core.errors import NodeError, Rejected
 from architect.core.wire import text
-from architect.shim.gvisor import pods, records
+from architect.shim.gvisor import pods, records, texts
 from architect.shim.gvisor.pods import NEVER_SLEEPS, Pod
 from architect.shim.keeper import hooks, images
 from architect.shim.keeper.arguments import Arguments
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.hooks import Hooks
-from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
 from architect.shim.keeper.programs import Programs
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,12 @@ class Sandboxes:
         self._programs = programs
         self._hooks = hooks
         self._emit = emit
-        self._notes: dict[str, list[str]] = {}
+        self._copies: dict[str, object] = {}
+        """By uid the copy for which a sandbox stands still."""
         self._simple: dict[str, Callable[[Pod, Arguments], Answer]] = {
             "register": self._register,
             "status": lambda pod, _: {"status": self.status(pod)},
-            "note": self._note,
+            "note": lambda _, __: {},  # what is said of it is always the same
             "why": self._why,
             "check": self._check,
             "ready": lambda _, __: {},  # nobody stands in for it
@@ -59,8 +60,10 @@ class Sandboxes:
     def call(self, op: str, arguments: Arguments, peer: Peer) -> Future[Answer] | None:
         """Begin *op* if its pod or container is one of gVisor; None if it is not."""
         if op == "removed" and isinstance(uid := arguments.get("pod"), str):
-            return _done(lambda: self._removed(uid, arguments))  # its sandbox may be gone by now
-        pod = self._named(arguments)
+            return done_at_once(
+                lambda: self._removed(uid, arguments)
+            )  # its sandbox may be gone by now
+        pod = self._refused(arguments) if op == "refuse" else self._named(arguments)
         if pod is None:
             return None
         if op == "copy":
@@ -69,7 +72,7 @@ class Sandboxes:
             return self._loop.spawn(self._go_on(pod.uid), name=op)
         if (simple := self._simple.get(op)) is None:
             raise Rejected(f"{pod}: {NEVER_SLEEPS}", reason="Gvisor")
-        return _done(lambda: simple(pod, arguments))
+        return done_at_once(lambda: simple(pod, arguments))
 
     def statuses(self) -> list[Answer]:
         """Return the status of each of them."""
@@ -102,6 +105,13 @@ class Sandboxes:
             if pod.record.is_paused:
                 self._resume_later(pod.uid)
 
+    def _refused(self, arguments: Arguments) -> Pod | None:
+        """Return the pod that cannot go on. Its sandbox may have ended at that."""
+        if not isinstance(container := arguments.get("container"), str):
+            return None
+        is_known = records.is_known(container)
+        return pods.of_container(container, is_alive=False) if is_known else None
+
     def _named(self, arguments: Arguments) -> Pod | None:
         if isinstance(container := arguments.get("container"), str) and "pod" not in arguments:
             return pods.of_container(container) if records.is_known(container) else None
@@ -125,22 +135,14 @@ class Sandboxes:
         return {"pod": pod.uid}
 
     def _removed(self, uid: str, arguments: Arguments) -> Answer:
+        self._copies.pop(uid, None)
         told = {"pod": uid, "at": time.time(), "container": text(arguments, "container")}
         self._emit(Event.REMOVED, told)
         return {}
 
-    def _note(self, pod: Pod, arguments: Arguments) -> Answer:
-        why = arguments.get("why")
-        if not isinstance(why, list) or not all(isinstance(w, str) for w in why):
-            raise Rejected("'why' is not a list of texts", reason="Protocol")
-        self._notes = {uid: self._notes[uid] for uid in self._notes.keys() & pods.everyone().keys()}
-        self._notes[pod.uid] = why
-        return {}
-
     def _why(self, pod: Pod, _: Arguments) -> Answer:
         status = self.status(pod)
-        why = self._notes.get(pod.uid) or [NEVER_SLEEPS]
-        return {"state": status["state"], "why": why, "status": status}
+        return {"state": status["state"], "why": [NEVER_SLEEPS], "status": status}
 
     def _check(self, pod: Pod, _: Arguments) -> Answer:
         finding = {"container": "", "reason": "Gvisor", "message": NEVER_SLEEPS}
@@ -151,17 +153,23 @@ class Sandboxes:
         if pod.record.is_paused:
             raise Rejected(f"{pod} is being copied already", reason="Busy", hint="ask again later")
         pod.check()
-        # First the note: a keeper that is killed between the two lets it go on.
-        records.write(pod.root_id, pod.record._replace(is_paused=True))
+        # First the note: the next keeper has it go on.
+        _note_pause(pod.root_id, is_paused=True)
         try:
             yield from self._runsc(pod, "pause")
         except BaseException:
-            records.write(pod.root_id, pod.record)
-            raise
-        if peer.is_open:
-            peer.on_close.append(lambda: self._resume_later(pod.uid))
-        else:
             self._resume_later(pod.uid)
+            raise
+        copy = self._copies[pod.uid] = object()
+
+        def ended() -> None:
+            if self._copies.get(pod.uid) is copy:  # else it has gone on, and may be another one's
+                self._resume_later(pod.uid)
+
+        if peer.is_open:
+            peer.on_close.append(ended)
+        else:
+            ended()
         return {"status": self.status(pod)}
 
     def _go_on(self, uid: str) -> Task[Answer]:
@@ -172,16 +180,20 @@ class Sandboxes:
                 reason="NotCaptured",
                 hint="it went on in between: copy it again",
             )
-        yield from self._runsc(pod, "resume")
-        pod = pod._replace(record=pod.record._replace(is_paused=False))
-        records.write(pod.root_id, pod.record)
-        return {"status": self.status(pod)}
+        self._copies.pop(uid, None)
+        try:
+            yield from self._runsc(pod, "resume")
+        except NodeError as error:
+            if texts.GOES_ON not in error.message:  # so an earlier keeper had come this far
+                raise
+        _note_pause(pod.root_id, is_paused=False)
+        return {"status": self.status(pods.find(uid) or pod)}
 
     def _resume_later(self, uid: str) -> None:
         pod = pods.find(uid)
         if pod is not None and pod.record.is_paused:
             log.warning("%s goes on: nobody copies it any more", pod)
-            self._loop.spawn(self._go_on(uid), name=f"go on {pod}").when_done(_log_failure)
+            self._loop.spawn(self._go_on(uid), name=f"go on {pod}").when_done(log_failure)
 
     def _runsc(self, pod: Pod, command: str) -> Task[None]:
         ended = yield from self._programs.run(
@@ -236,18 +248,7 @@ class Sandboxes:
         return {"state": PodState.AWAKE.value}
 
 
-def _done(work: Callable[[], Answer]) -> Future[Answer]:
-    """Return the answer of what is done at once."""
-    future: Future[Answer] = Future()
-    try:
-        future.set_result(work())
-    except OSError as error:
-        future.set_error(error)
-    return future
-
-
-def _log_failure(done: Future[Any]) -> None:
-    try:
-        done.result()
-    except (ArchitectError, OSError) as error:
-        log.error("%s", error)
+def _note_pause(root_id: str, *, is_paused: bool) -> None:
+    root = records.find(root_id)
+    if root is not None:  # else it was deleted meanwhile
+        records.write(root_id, root._replace(is_paused=is_paused))

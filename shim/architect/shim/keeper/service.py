@@ -28,7 +28,7 @@ from architect.shim.keeper.arguments import Arguments, commands, patience, reaso
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.hooks import Hooks
-from architect.shim.keeper.loop import Future, Loop, Task
+from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
 from architect.shim.keeper.programs import Programs
@@ -119,12 +119,7 @@ class Service:
             raise Rejected(
                 f"unknown operation {op!r:.80}", reason="Protocol", hint=f"known are {known}"
             )
-        future: Future[Answer] = Future()
-        try:
-            future.set_result(simple(arguments))
-        except OSError as error:
-            future.set_error(error)
-        return future
+        return done_at_once(lambda: simple(arguments))
 
     def _subscribe(self, peer: Peer) -> Future[Answer]:
         self._subscribers.add(peer)
@@ -270,7 +265,7 @@ class Service:
             # Who does not hear of it any more cannot end it: a daemon that was killed.
             if not copying.is_done:
                 log.warning("%s goes on: nobody copies it any more", pod)
-                self._loop.spawn(pod.go_on(copying), name=f"go on {pod}").when_done(_log_failure)
+                self._loop.spawn(pod.go_on(copying), name=f"go on {pod}").when_done(log_failure)
 
         if peer.is_open:
             peer.on_close.append(go_on)
@@ -323,7 +318,7 @@ class Service:
         wake = pod.wake(reason=reason(arguments, "a command"))
         if pod.state is not PodState.AWAKE and pod.is_paused:
             # A signal waits in the frozen init; the wake goes on when the engine resumes it.
-            self._loop.spawn(wake, name=f"wake {pod}").when_done(_log_failure)
+            self._loop.spawn(wake, name=f"wake {pod}").when_done(log_failure)
             return {"state": pod.state.value}
         yield from wake
         return {"state": pod.state.value}
@@ -544,13 +539,6 @@ def _saved(uid: str) -> _Saved:
     except (FormatError, KeyError, TypeError, ValueError) as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
     return _Saved(phase=None, since=time.time(), network=None, signalled={})
-
-
-def _log_failure(done: Future[Any]) -> None:
-    try:
-        done.result()
-    except (ArchitectError, OSError) as error:
-        log.error("%s", error)
 
 
 def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:

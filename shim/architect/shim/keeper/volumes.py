@@ -40,7 +40,7 @@ class Volumes:
             return
         try:
             error = wire.error_of(json.loads(ended.output.rpartition("\n")[2]))
-        except ValueError:
+        except (ValueError, AttributeError):  # no JSON, or no object
             what = f"has no answer after {ended.seconds:.0f} s" if ended.is_late else "has failed"
             error = NodeError(
                 f"the look at the pod's volumes {what} (status {ended.status}): {ended.output}",
