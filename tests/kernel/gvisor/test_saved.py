@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -279,6 +280,29 @@ def test_a_keeper_that_is_killed_while_a_pod_is_copied_lets_it_go_on(
         eventually(pod.answers, what="an answer once another keeper is there")
         with pytest.raises(Unavailable):
             client.call("go_on", pod=pod.name)
+
+
+@pytest.mark.long
+def test_a_keeper_that_was_killed_before_the_pod_stood_still_copies_it_later(
+    saver: Saver, pod_of_its_own: Any
+) -> None:
+    pod = pod_of_its_own
+    note = f"/run/architect/gvisor/{pod.id}.json"
+    saver.node.run("sed", "-i", 's/"is_paused": *false/"is_paused": true/', note)
+    assert saver.ask("status", pod=pod.name)["status"]["state"] == "falling"
+    with saver.keeper() as client:
+        saver.node.run("kill", "-9", str(client.call("version")["pid"]))
+
+    def is_awake() -> bool:
+        with contextlib.suppress(Unavailable):
+            return bool(saver.ask("status", pod=pod.name)["status"]["state"] == "awake")
+        return False
+
+    eventually(is_awake, what="another keeper lets it go on")
+    with saver.keeper() as client:
+        client.call("copy", pod=pod.name, reason="test")
+        client.call("go_on", pod=pod.name)
+    assert pod.answers()
 
 
 @pytest.mark.long

@@ -223,11 +223,13 @@ def network() -> Iterator[Path]:
             process.kill()
 
 
-def pair(mover: Mover, uid: str, netns: Path) -> list[Container]:
-    """Return the containers of a pod with two, not created yet."""
+def pair(mover: Mover, uid: str, netns: Path, data: Path | None = None) -> list[Container]:
+    """Return the containers of a pod with two, not created yet; the second has volume *data*."""
     script = ["sh", "-c", COUNTING]
+    mounts = [] if data is None else [volume(data)]
     return [
-        mover.pod(uid, script, policy=PAIR, container=name, netns=netns) for name in ("app", "more")
+        mover.pod(uid, script, policy=PAIR, container=name, netns=netns, mounts=has)
+        for name, has in (("app", []), ("more", mounts))
     ]
 
 
@@ -255,6 +257,27 @@ def test_all_containers_of_a_pod_sleep_on_and_wake_as_one(mover: Mover, wakes: s
             assert first.output() == second.output() == ""
             assert second.exec("true") == 0
         assert mover.state("uid-b") == "awake"
+        for before, after in zip(old, new, strict=True):
+            assert_goes_on(after, after=before)
+        for container in (*old, *new):
+            container.remove()
+
+
+def test_one_that_wakes_before_the_container_of_a_volume_is_there_keeps_its_memory(
+    mover: Mover, data: Path
+) -> None:
+    with network() as here, network() as there:
+        old = pair(mover, "uid-a", here, data)
+        for container in old:
+            container.start().until("3\n")
+        mover.ask("sleep", pod="uid-a", reason="test")
+        mover.leave(old[0], with_data=True, container="more")
+        mover.leave(old[1])
+        mover.bring("uid-a", to="uid-b")
+        first, second = new = pair(mover, "uid-b", there, data)
+        first.start()
+        assert first.exec("true") == 0
+        second.start()
         for before, after in zip(old, new, strict=True):
             assert_goes_on(after, after=before)
         for container in (*old, *new):

@@ -126,6 +126,10 @@ class Depot:
                     f"pod {uid} has no image of container {name}: {error}", reason="ImageMissing"
                 ) from error
 
+    def images_of(self, uid: str, containers: Iterable[str]) -> list[Path]:
+        """Return where the keeper writes, or has written, the images of a pod's containers."""
+        return [self._pods / safe_name(uid) / safe_name(name) / "image" for name in containers]
+
     def init_of(self, uid: str, container: str) -> str:
         """Return the SHA-256 of the init to which a sleeping container's image refers.
 

@@ -166,7 +166,21 @@ class VaultDouble:
 
 
 class HostDouble:
-    def run(self, *_: Any, **__: Any) -> str:
+    @contextlib.contextmanager
+    def on_cue(self, argv: list[str]) -> Iterator[CuedDouble]:
+        yield CuedDouble(self.cued, argv)
+
+    def cued(self, _: list[str]) -> None:
+        """Do what the program of that command line would."""
+
+
+class CuedDouble:
+    def __init__(self, cued: Callable[[list[str]], None], argv: list[str]) -> None:
+        self._cued, self._argv = cued, argv
+
+    def go(self, *, timeout_seconds: float) -> str:
+        assert timeout_seconds > 0
+        self._cued(self._argv)
         return ""
 
 
