@@ -8,8 +8,7 @@
 
     ASLEEP ──capture──▶ CAPTURED          AWAKE (hollow, in a successor) ──adopt──▶ ASLEEP
 
-A container that is adopted beside sleeping ones, or one that could not be restored, changes
-nothing: it sleeps as they do.
+Adopted beside sleeping containers, or in a pod that is FAILED, it changes no state.
 
 A request that the current state does not allow is refused or joined to the work under way; it
 never starts a second dump or restore of the same pod.
