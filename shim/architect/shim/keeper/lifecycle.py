@@ -8,7 +8,7 @@
 
     ASLEEP ──capture──▶ CAPTURED          AWAKE (hollow, in a successor) ──adopt──▶ ASLEEP
 
-Adopted beside sleeping containers, or in a pod that is FAILED, it changes no state.
+A container that is adopted beside sleeping ones, or in a pod that is FAILED, changes no state.
 
 A request that the current state does not allow is refused or joined to the work under way; it
 never starts a second dump or restore of the same pod.

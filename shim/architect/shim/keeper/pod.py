@@ -18,12 +18,13 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, Rejected
-from architect.shim.keeper import cpuquota, criu, images, lifecycle, runs
+from architect.shim.keeper import cpuquota, criu, images, lifecycle, podstate, runs
 from architect.shim.keeper.admission import Admission
 from architect.shim.keeper.container import Container, TreeLost
 from architect.shim.keeper.lifecycle import Answer, Refusal, Step
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
+from architect.shim.keeper.podstate import Remembered
 
 log = logging.getLogger(__name__)
 
@@ -493,25 +494,21 @@ class Pod:
 
     def _save(self) -> None:
         """Write the phase down; a full disk does not matter, processes and images tell as much."""
-        state = {
-            "namespace": self.namespace,
-            "name": self.name,
-            "phase": self.state.value,
-            "since": self.since,
-            "reason": self.reason,
-            "refused": self.refused.as_dict() if self.refused else None,
-            "network": self.network.state(),
-            "leaving": self.is_leaving,
-            "sleeps_to_leave": self.sleeps_to_leave,
-            "goes_on": self._sleeps_for_copy,
-            "signalled": {
-                name: container.record.id
-                for name, container in self.containers.items()
-                if name in self.signalled
-            },
-        }
+        remembered = Remembered(
+            namespace=self.namespace,
+            name=self.name,
+            phase=self.state,
+            since=self.since,
+            reason=self.reason,
+            refused=self.refused.as_dict() if self.refused else None,
+            network=self.network.state(),
+            is_leaving=self.is_leaving,
+            sleeps_to_leave=self.sleeps_to_leave,
+            goes_on=self._sleeps_for_copy,
+            signalled={n: c.record.id for n, c in self.containers.items() if n in self.signalled},
+        )
         try:
-            images.write_pod(self.uid, state)
+            podstate.write(self.uid, remembered)
         except OSError as error:
             log.error("%s: its state cannot be written: %s", self, error)
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
@@ -21,6 +20,7 @@ from architect.shim.keeper import (
     images,
     lifecycle,
     observe,
+    podstate,
     recovery,
     survey,
 )
@@ -31,6 +31,7 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
+from architect.shim.keeper.podstate import Remembered
 from architect.shim.keeper.programs import Programs
 from architect.shim.keeper.recovery import Recovery
 from architect.shim.keeper.sandboxes import Sandboxes
@@ -469,7 +470,7 @@ class Service:
             pod.recover(self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}"))
 
     def _recover_pod(self, pod: MovingPod) -> Task[None]:
-        saved = _saved(pod.uid)
+        saved = _recalled(pod.uid)
         phase = saved.phase
         pod.resume_signalled(saved.signalled)
         pod.sleeps_to_leave = saved.sleeps_to_leave
@@ -508,37 +509,14 @@ class Service:
                 pod.resume_waking(saved.network)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Saved:
-    """What an earlier keeper wrote of a pod."""
-
-    phase: PodState | None
-    since: float
-    network: dict[str, Any] | None
-    signalled: dict[str, str]
-    """Containers, name to id, to which a signal went."""
-    goes_on: bool = False
-    """It sleeps for a copy alone."""
-    sleeps_to_leave: bool = False
-
-
-def _saved(uid: str) -> _Saved:
+def _recalled(uid: str) -> Remembered:
     try:
-        found = images.read_pod(uid)
-        return _Saved(
-            phase=PodState(found["phase"]),
-            since=float(found["since"]),
-            network=found.get("network"),
-            signalled=dict(found.get("signalled") or {}),
-            goes_on=found.get("goes_on") is True,
-            # An earlier version wrote down only that it was to be saved.
-            sleeps_to_leave=found.get("sleeps_to_leave", found.get("leaving")) is True,
-        )
+        return podstate.read(uid)
     except FileNotFoundError:
         pass
-    except (FormatError, KeyError, TypeError, ValueError) as error:
+    except FormatError as error:
         log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
-    return _Saved(phase=None, since=time.time(), network=None, signalled={})
+    return Remembered(phase=None, since=time.time())
 
 
 def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:

@@ -13,7 +13,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
-from architect.shim.keeper import criu, images
+from architect.shim.keeper import criu, images, podstate
 from architect.shim.keeper.container import Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
@@ -121,7 +121,9 @@ class FakeNetwork:
 
     @staticmethod
     def saved() -> str:
-        return str(images.read_pod("uid")["phase"])
+        phase = podstate.read("uid").phase
+        assert phase is not None
+        return phase.value
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: self.node.done.append(name)
@@ -172,7 +174,7 @@ def test_a_wake_releases_before_it_writes_that_it_is_awake(
         *("forget one", "forget two"),
     ]
     assert node.pod.state is PodState.AWAKE
-    assert images.read_pod("uid")["phase"] == "awake"
+    assert podstate.read("uid").phase is PodState.AWAKE
 
 
 def test_a_failed_dump_is_undone(node: Node, pair: tuple[FakeContainer, FakeContainer]) -> None:
