@@ -11,7 +11,7 @@ from typing import Any, Final
 from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError, ProbeKind
-from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.core.wire import text
 from architect.shim import inspection, records
 from architect.shim.keeper import (
@@ -20,8 +20,7 @@ from architect.shim.keeper import (
     images,
     lifecycle,
     observe,
-    podstate,
-    recovery,
+    resuming,
     survey,
 )
 from architect.shim.keeper.arguments import Arguments, commands, patience, reason
@@ -31,15 +30,12 @@ from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
-from architect.shim.keeper.podstate import Remembered
 from architect.shim.keeper.programs import Programs
-from architect.shim.keeper.recovery import Recovery
 from architect.shim.keeper.sandboxes import Sandboxes
 from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
-RECOVERY_STEP_SECONDS: Final = 0.1
 SHORT_ID: Final = 12
 """Length of an id as engines shorten it; less is not enough to name a container."""
 
@@ -227,7 +223,7 @@ class Service:
         found = inspection.of_pod(
             facts,
             refused=pod.refused.as_dict() if pod.refused else None,
-            needed_bytes=0 if any(one.trouble for one in facts) else pod.needed_bytes(),
+            needed_bytes=0 if any(one.trouble for one in facts) else pod.admission.needed_bytes(),
             free_bytes=images.free_bytes(),
         )
         return {"status": pod.status(), "findings": [vars(one) for one in found]}
@@ -317,7 +313,7 @@ class Service:
         if pod is None:
             return {"state": "unmanaged"}
         wake = pod.wake(reason=reason(arguments, "a command"))
-        if pod.state is not PodState.AWAKE and pod.is_paused:
+        if pod.state is not PodState.AWAKE and pod.admission.is_paused:
             # A signal waits in the frozen init; the wake goes on when the engine resumes it.
             self._loop.spawn(wake, name=f"wake {pod}").when_done(log_failure)
             return {"state": pod.state.value}
@@ -339,7 +335,7 @@ class Service:
             if argv in pod.ends_with:
                 return {"state": pod.state.value, "probe": True}
             raise lifecycle.left()
-        if pod.is_paused:
+        if pod.admission.is_paused:
             return {"state": pod.state.value, "probe": False}  # the lower runtime refuses
         yield from pod.wake(reason="exec")
         return {"state": pod.state.value, "probe": False}
@@ -467,56 +463,7 @@ class Service:
                 log.error("container %.12s is not picked up: %s", identity, error)
         for pod in list(self._pods.values()):
             pod.network.is_between_keepers = True
-            pod.recover(self._loop.spawn(self._recover_pod(pod), name=f"recover {pod}"))
-
-    def _recover_pod(self, pod: MovingPod) -> Task[None]:
-        saved = _recalled(pod.uid)
-        phase = saved.phase
-        pod.resume_signalled(saved.signalled)
-        pod.sleeps_to_leave = saved.sleeps_to_leave
-        if phase is PodState.CAPTURED:
-            pod.resume_captured()
-            return
-        has_ended_lost = False
-        while True:
-            try:
-                facts = [container.facts() for container in pod.containers.values()]
-            except NodeError as error:
-                log.error("%s is not picked up: %s", pod, error)
-                return
-            decision = recovery.decide(phase, facts)
-            if decision is Recovery.LOST and not has_ended_lost:
-                has_ended_lost = True
-                pod.end_lost()
-            elif decision is not Recovery.WAIT and decision is not Recovery.LOST:
-                break
-            # CRIU is at work, or what is lost ends: what is left is decided on then.
-            yield self._loop.sleep(RECOVERY_STEP_SECONDS)
-        log.info("%s: was %s, %s", pod, phase.value if phase else "never asleep", decision.value)
-        match decision:
-            case Recovery.AWAKE | Recovery.GONE:
-                # Gone: created a moment ago (no init yet), or ended while no keeper ran; a later
-                # `removed` or `register` tells which. What is held goes to whom is there then.
-                pod.resume_awake(saved.network)
-            case Recovery.ASLEEP:
-                if saved.goes_on:  # who copied it is not connected to this keeper
-                    pod.resume_waking(saved.network)
-                else:
-                    pod.resume_asleep(
-                        saved.since, saved.network, has_failed=saved.phase is PodState.FAILED
-                    )
-            case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
-                pod.resume_waking(saved.network)
-
-
-def _recalled(uid: str) -> Remembered:
-    try:
-        return podstate.read(uid)
-    except FileNotFoundError:
-        pass
-    except FormatError as error:
-        log.error("pod %s: its saved state cannot be read, its processes tell: %s", uid, error)
-    return Remembered(phase=None, since=time.time())
+            pod.recover(self._loop.spawn(resuming.resume(pod), name=f"recover {pod}"))
 
 
 def _is_exec_probe(pod: MovingPod, identity: str, argv: Any) -> bool:

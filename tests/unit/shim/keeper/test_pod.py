@@ -14,10 +14,10 @@ from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
 from architect.shim.keeper import criu, images, podstate
-from architect.shim.keeper.container import Container, TreeLost
+from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
-from architect.shim.keeper.pod import FRESH_STATUS, Pod
+from architect.shim.keeper.pod import Pod
 
 
 class Node:
