@@ -5,8 +5,8 @@ by the warden. All it must not lose is on disk or, for packet queues, with the w
 killed at any time and picks up every pod.
 
 ``lifecycle`` says what a pod may do next, ``failures`` what follows if it cannot and ``recovery``
-what to do after a restart (all pure); ``falling``, ``waking`` and ``resuming`` do it with a ``pod``;
-``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
+what to do after a restart (all pure); ``falling``, ``waking`` and ``resuming`` do it with a ``pod``
+of the ``registry``; ``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
 
 It lives as long as its node, so what it imports counts as the memory that every node pays.
 """

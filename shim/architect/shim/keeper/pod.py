@@ -63,6 +63,8 @@ class Pod:
         self.network = network
         self.refused: Refusal | None = None
         """Why the last attempt to sleep failed: it is not made again until something changes."""
+        self.note: list[str] = []
+        """Why it does not sleep, in the daemon's words."""
         self.last_sleep_seconds: float | None = None
         self.last_wake_seconds: float | None = None
         self.failed_wakes = 0
