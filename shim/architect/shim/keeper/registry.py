@@ -70,7 +70,11 @@ class Registry:
         """
         if (found := self._pods.get(wanted)) is not None:
             return found
-        same = [p for p in self._pods.values() if wanted in (f"{p.namespace}/{p.name}", p.name)]
+        same = [
+            p
+            for p in self._pods.values()
+            if p.name and wanted in (f"{p.namespace}/{p.name}", p.name)
+        ]
         if (by_container := self.pod_of(wanted)) is not None:
             same.append(by_container)
         if not same and len(wanted) >= SHORT_ID:

@@ -138,7 +138,7 @@ def test_a_pod_is_found_by_all_that_people_call_it(node: Node) -> None:
         assert node.pods.find(wanted).uid == "uid-1"
     for wanted in ("fedcba9876543210", "fedcba987654"):
         assert node.pods.find(wanted).uid == "fedcba9876543210"
-    for wanted in ("web", "fedcba98765", "0123456789ab"):
+    for wanted in ("web", "fedcba98765", "0123456789ab", "/"):
         with pytest.raises(Rejected, match="no managed pod") as refused:
             node.pods.find(wanted)
         assert refused.value.reason == "UnknownPod"
