@@ -250,6 +250,8 @@ def test_only_what_cannot_be_restored_starts_fresh(
     assert f"end two {FRESH_STATUS}" in node.done
     assert f"end one {FRESH_STATUS}" not in node.done
     assert node.done[-1] == "release_now"
+    assert node.pod.state is PodState.AWAKE
+    assert podstate.read("uid").phase is PodState.AWAKE
 
 
 def test_what_came_from_elsewhere_and_cannot_be_restored_starts_where_it_is(
