@@ -18,6 +18,7 @@ from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
 from architect.shim.keeper.pod import Pod
+from support import syncing
 
 
 class Node:
@@ -147,6 +148,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         emit=made.tell,
     )
     yield made
+    syncing.finish()
     loop.close()
 
 
