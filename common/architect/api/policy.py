@@ -147,11 +147,17 @@ class Policy:
         return cls.from_dict(value)
 
     @classmethod
-    def from_dict(cls, value: Any) -> Policy:
-        """Read what :meth:`to_dict` gave. Unknown keys are errors. Raises PolicyError."""
+    def from_dict(cls, value: Any, *, is_followed: bool = False) -> Policy:
+        """Read what :meth:`to_dict` gave. Raises PolicyError.
+
+        A key that is not known is a wish that cannot be followed, and an error; but for a container
+        that a newer version has begun to follow it for (*is_followed*): what is known of it holds.
+        """
         fields = _object(value, "policy")
         if fields.get("version") != POLICY_VERSION:
             raise PolicyError(f"policy version {fields.get('version')!r} is not {POLICY_VERSION}")
+        if is_followed:
+            fields = _known(fields)
         _no_others(fields, _KEYS)
         containers = _object(fields.get("containers", {}), "containers")
         storage = fields.get("storage")
@@ -168,6 +174,9 @@ class Policy:
         )
 
 
+_CONTAINER_KEYS: Final = frozenset(
+    {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes", "after_restore"}
+)
 _KEYS: Final = frozenset(
     {
         "version",
@@ -180,6 +189,15 @@ _KEYS: Final = frozenset(
         "containers",
     }
 )
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a policy and of its containers' rules."""
+    containers = {
+        name: {key: rule[key] for key in _object(rule, name).keys() & _CONTAINER_KEYS}
+        for name, rule in _object(fields.get("containers", {}), "containers").items()
+    }
+    return {**{key: fields[key] for key in fields.keys() & _KEYS}, "containers": containers}
 
 
 def _container_dict(container: ContainerPolicy) -> dict[str, Any]:
@@ -203,8 +221,7 @@ def _probe_dict(probe: Probe) -> dict[str, Any]:
 
 def _container(value: Any, name: str) -> ContainerPolicy:
     fields = _object(value, f"containers.{name}")
-    known = {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes", "after_restore"}
-    _no_others(fields, known)
+    _no_others(fields, _CONTAINER_KEYS)
     idle = fields.get("idle_seconds")
     return ContainerPolicy(
         idle_seconds=None if idle is None else _seconds(idle, f"{name}.idle_seconds"),

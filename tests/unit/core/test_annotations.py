@@ -125,6 +125,20 @@ def test_a_pod_sleeps_on_where_it_moves_to_unless_told_otherwise() -> None:
         assert warnings(given) == (f"{names.MOVE_ASLEEP} has no effect: the pod does not move",)
 
 
+def test_of_a_policy_that_a_newer_version_follows_holds_what_is_known() -> None:
+    given = policy({names.IDLE: "60s"})
+    newer = {**given.to_dict(), "quiet_hours": "22-6"}
+    newer["containers"] = {n: {**c, "wake_slowly": True} for n, c in newer["containers"].items()}
+    assert Policy.from_dict(newer, is_followed=True) == given
+    with pytest.raises(PolicyError, match="unknown key 'quiet_hours'"):
+        Policy.from_dict(newer)
+    with pytest.raises(PolicyError, match="version 2"):
+        Policy.from_dict({**newer, "version": 2}, is_followed=True)
+    for key, broken in (("containers", []), ("containers", {"app": 1}), ("migrate", "sometimes")):
+        with pytest.raises(PolicyError):
+            Policy.from_dict({**newer, key: broken}, is_followed=True)
+
+
 def test_a_hook_of_a_pod_that_does_not_move_is_warned_about() -> None:
     hook = {names.AFTER_RESTORE: '["refresh"]'}
     (warning,) = warnings({names.IDLE: "60s", names.MIGRATE: "false", **hook})

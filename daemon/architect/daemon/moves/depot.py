@@ -30,7 +30,7 @@ from typing import Final
 from architect.api import names, saved
 from architect.api.keeper import PodState
 from architect.checkpoint import manifest as manifests
-from architect.core import files
+from architect.core import fields, files
 from architect.core.errors import FormatError, NodeError
 from architect.daemon.checkpoint import landing
 
@@ -303,12 +303,10 @@ class Depot:
         """Return what was decided for pod *uid*; None: nothing yet, or by another version."""
         path = self._arrivals / f"{safe_name(uid)}.json"
         try:
-            value = files.read_json(path, version=DECISION_VERSION)
-            value.pop("version")
-            return Decided(**value)
+            return fields.read(Decided, files.read_json(path, version=DECISION_VERSION), path)
         except FileNotFoundError:
             return None
-        except (FormatError, TypeError) as error:
+        except FormatError as error:
             log.error("what was decided for pod %s cannot be read: %s", uid, error)
             return None
 

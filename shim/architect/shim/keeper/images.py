@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api import names, saved
-from architect.core import files
+from architect.core import fields, files
 from architect.core.errors import FormatError, NodeError
 
 VERSION: Final = 1
@@ -60,12 +60,7 @@ class Meta:
     def read(cls, directory: Path) -> Meta:
         """Read ``meta.json``. Raises FileNotFoundError or FormatError."""
         path = directory / "meta.json"
-        value = files.read_json(path, version=VERSION)
-        value.pop("version")
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise FormatError(f"{path}: {error}") from error
+        return fields.read(cls, files.read_json(path, version=VERSION), path)
 
     def write(self, directory: Path) -> None:
         """Write ``meta.json`` beside the image."""

@@ -210,6 +210,6 @@ def _record(container: str) -> tuple[Record, Policy]:
             reason="UnknownContainer",
         ) from error
     try:
-        return record, Policy.from_dict(record.policy)
+        return record, Policy.from_dict(record.policy, is_followed=True)
     except PolicyError as error:
         raise FormatError(f"record of container {container:.12}: {error}") from error
