@@ -295,3 +295,25 @@ def test_the_keeper_remembers_why_a_pod_sleeps(mover: Mover) -> None:
             mover.kill_keeper()
         written = json.loads((mover.host.state / "architect/pods" / uid / "pod.json").read_text())
         assert written["sleeps_to_leave"] is not sleeps
+
+
+@pytest.mark.parametrize("op", ["capture", "copy"])
+def test_what_another_criu_has_dumped_is_dumped_anew_before_it_travels(
+    mover: Mover, op: str
+) -> None:
+    pod = mover.counting("uid-a")
+    mover.ask("sleep", pod="uid-a", reason="test")
+    meta = mover.host.state / "architect/pods/uid-a/app/meta.json"
+    ours = json.loads(meta.read_text())
+    assert ours["criu"], "it is known which CRIU wrote it"
+    before = numbers(pod)
+    meta.write_text(json.dumps({**ours, "criu": "3.17"}))
+    with mover.events() as events:
+        answer = mover.ask(op, pod="uid-a", reason="test", patience_seconds=0.2)
+        assert events.until("woke")["reason"] == "another CRIU wrote its image"
+    if op == "capture":
+        assert answer["has_slept"] is False
+    assert json.loads(meta.read_text())["criu"] == ours["criu"]
+    mover.ask("wake", pod="uid-a", reason="test")
+    eventually(lambda: len(numbers(pod)) > len(before) + 3, what="it goes on")
+    assert numbers(pod) == list(range(1, len(numbers(pod)) + 1))

@@ -241,7 +241,15 @@ class Captures:
         }
         self._depot.link_images(pod.uid, pod.managed, into=directory)
         self._inits.put_into(directory, inits.values())
-        return containers, self._node_facts.requirements
+        needs = self._node_facts.requirements
+        # A keeper of the version before may have done it, or an earlier keeper before that.
+        wrote = {self._depot.criu_of(pod.uid, name) for name in pod.managed} - {""}
+        if len(wrote) > 1:
+            raise NodeError(
+                f"CRIU {' and '.join(sorted(wrote))} wrote the images of {pod.full_name}",
+                reason="CriuVersion",
+            )
+        return containers, dataclasses.replace(needs, criu=wrote.pop() if wrote else needs.criu)
 
     def _sandboxed(
         self, directory: Path, pod: ManagedPod, images: Mapping[str, str]

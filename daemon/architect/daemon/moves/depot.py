@@ -135,11 +135,25 @@ class Depot:
 
         Raises FileNotFoundError if it has no image, FormatError.
         """
-        path = self._pods / safe_name(uid) / safe_name(container) / "meta.json"
+        path = self._meta_of(uid, container)
         found = files.read_json(path, version=IMAGE_VERSION).get("init_sha")
         if not isinstance(found, str):
             raise FormatError(f"{path} names no init")
         return found
+
+    def criu_of(self, uid: str, container: str) -> str:
+        """Return the version of the CRIU that wrote a sleeping container's image; empty: unknown.
+
+        Raises FileNotFoundError if it has no image, FormatError.
+        """
+        path = self._meta_of(uid, container)
+        found = files.read_json(path, version=IMAGE_VERSION).get("criu", "")
+        if not isinstance(found, str):
+            raise FormatError(f"{path} names no CRIU")
+        return found
+
+    def _meta_of(self, uid: str, container: str) -> Path:
+        return self._pods / safe_name(uid) / safe_name(container) / saved.META
 
     def finish_departure(self, uid: str) -> Path:
         """Make what was saved of pod *uid* whole; return where it lies. Raises OSError.

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
-from architect.core.errors import NodeError, Rejected
+from architect.core import releases
+from architect.core.errors import FormatError, NodeError, Rejected
+from architect.shim import installation
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
 from architect.shim.keeper.failures import ACCIDENTS
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
@@ -219,6 +221,7 @@ class Container:
             pipes=processes.stdio_pipes(init.pid),
             init_sha=self.record.init_sha,
             slept_at=time.time(),
+            criu=installation.criu_version(),
         ).write(self.directory)
         page.fall_asleep()
         try:
@@ -417,6 +420,16 @@ class Container:
     def is_newcomer(self) -> bool:
         """Whether its image came from another pod and has never run in this one."""
         return images.has_moved(self.record.pod, self.record.container)
+
+    @property
+    def is_of_other_criu(self) -> bool:
+        """Whether another release of CRIU than this keeper's is known to have written its image."""
+        try:
+            wrote = images.Meta.read(self.directory).criu
+        except (FileNotFoundError, FormatError):
+            return False
+        own = installation.criu_version()
+        return bool(wrote and own) and not releases.are_equal(wrote, own)
 
     def start_fresh(self) -> None:
         """Begin the application of a container that was created to be restored, after all."""

@@ -55,6 +55,8 @@ class Meta:
     """It was another pod's: its peers were told that their connections have ended."""
     addresses: list[str] = field(default_factory=list)
     """Of the pod that left, once it has: what its sockets may be bound to."""
+    criu: str = ""
+    """Version of the CRIU that wrote it; empty: not known."""
 
     @classmethod
     def read(cls, directory: Path) -> Meta:
@@ -66,7 +68,7 @@ class Meta:
         """Write ``meta.json`` beside the image."""
         value = asdict(self)
         # Without them it is what versions before this one wrote, and read.
-        for name in [key for key in ("is_moved", "addresses") if not value[key]]:
+        for name in [key for key in ("is_moved", "addresses", "criu") if not value[key]]:
             del value[name]
         files.write_json(directory / "meta.json", {"version": VERSION, **value}, durable=False)
 

@@ -59,6 +59,7 @@ class MovingPod(Pod):
         while self.copying is not None:
             yield self.copying
         self._refuse_signalled()
+        yield from self._renew_image()
         self.is_leaving = True
         self.ends_with = ends_with
         self.save()  # the runtime waits for a daemon that has begun this and was killed
@@ -82,6 +83,7 @@ class MovingPod(Pod):
             raise lifecycle.left()
         if self.copying is not None:
             raise Rejected(f"{self} is being copied already", reason="Busy", hint="ask again later")
+        yield from self._renew_image()
         copying = self.copying = Copying()
         try:
             yield from self._rest(reason, patience_seconds)
@@ -128,6 +130,17 @@ class MovingPod(Pod):
                 if container.is_starting():  # beside those that came asleep
                     raise self.not_running(container)
                 images.note_addresses(container.directory, self.network.addresses())
+
+    def _renew_image(self) -> Task[None]:
+        """Wake a pod that has slept since before CRIU was upgraded: it is saved as of today.
+
+        Its nodes restore what their own CRIU has written, and this one what an earlier one has.
+        Raises NodeError.
+        """
+        if self.state is PodState.ASLEEP and any(
+            c.is_of_other_criu for c in self.containers.values()
+        ):
+            yield from self.wake(reason="another CRIU wrote its image")
 
     def _refuse_signalled(self) -> None:
         if self.signalled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,16 @@ def test_a_job_under_way_is_not_forgotten(node: Any) -> None:
     assert node.departures._job(node.ref("old")) is job
     node.keeper.gate.set()
     assert job.result(20).is_captured
+
+
+def test_what_was_dumped_before_criu_was_upgraded_tells_the_criu_that_did_it(node: Any) -> None:
+    node.saved("new")
+    assert node.checkpoint("new")["status"]["requirements"]["criu"] == "4.2.1"
+    node.pod("old")
+    node.keeper.fall_asleep("uid-old")
+    meta = node.state / "pods/uid-old/app/meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "criu": "4.1"}))
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available", "")[:4] == "True")
+    assert node.checkpoint("old")["status"]["requirements"]["criu"] == "4.1"
