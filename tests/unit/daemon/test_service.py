@@ -527,3 +527,26 @@ def test_a_closed_queue_gives_nothing() -> None:
     queue.close()
     queue.add("a")
     assert queue.take(timeout_seconds=60) is None
+
+
+def test_a_node_is_ready_once_its_keeper_is_of_its_version(
+    tmp_path: Path, api: Api, keeper: Any, layout: Layout, nodes: None, monkeypatch: Any
+) -> None:
+    asked: list[Layout] = []
+    monkeypatch.setattr(install, "upgrade_keeper", lambda _, where: asked.append(where))
+    monkeypatch.setattr(preflight, "probe_criu", lambda *_, **__: "")
+    monkeypatch.setattr(preflight, "probe_packet_queue", lambda: "")
+    monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
+    layout.install.mkdir(parents=True, exist_ok=True)
+    layout.current.symlink_to("2")
+    chores = make_chores(tmp_path, api, keeper, layout)
+    for _ in range(2):
+        chores.check()
+        report = chores.standing.report
+        assert report is not None
+        assert (report.is_ready, report.reason) == (False, "KeeperUnavailable")
+        assert "the keeper is of version 1, and not of 2 yet" in report.message
+    assert asked == [layout], "asked once: each time anew it would get longer to end"
+    layout.current.unlink()
+    layout.current.symlink_to("1")
+    assert chores._check_keeper() == ""
