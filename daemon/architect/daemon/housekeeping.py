@@ -106,6 +106,11 @@ class Housekeeping:
         """What the node is called."""
         return self._standing
 
+    @property
+    def is_uninstalling(self) -> bool:
+        """Whether no daemon will come after this one."""
+        return bool(self._token)
+
     def extra_reasons(self) -> list[Reason]:
         """Return what keeps every pod of the node awake."""
         if self._token:
@@ -169,7 +174,7 @@ class Housekeeping:
         if self._is_removed:
             return ""
         try:
-            self._keeper.version()
+            found = self._keeper.version()
         except ArchitectError as error:
             problem = str(error)
         else:
@@ -178,16 +183,11 @@ class Housekeeping:
             return problem
         try:
             keeper_link.start(self._host, current=self._layout.current)
-            found = self._keeper.version()
+            self._keeper.version()
         except ArchitectError as error:
             return str(error)
         return ""
 
-    def start_keeper(self) -> None:
-        """Start the keeper if its parent is gone with it. Any thread may call it.
-
-        Packets to sleeping pods are dropped until it is back, so this does not wait for the next
-        check of the node.
     def _check_version(self, found: str) -> str:
         """Return what is wrong with a keeper of version *found*, which is replaced if need be.
 
@@ -204,6 +204,11 @@ class Housekeeping:
                 return str(error)
         return f"the keeper is of version {found}, and not of {wanted} yet"
 
+    def start_keeper(self) -> None:
+        """Start the keeper if its parent is gone with it. Any thread may call it.
+
+        Packets to sleeping pods are dropped until it is back, so this does not wait for the next
+        check of the node.
         """
         if self._is_removed or self._installer.problem:
             return

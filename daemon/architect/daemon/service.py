@@ -290,7 +290,7 @@ class Daemon:
             thread.start()
         self._stop.wait()
         log.info("stopping")
-        self._endpoint.close()
+        self._endpoint.close(is_for_good=self._housekeeping.is_uninstalling)
         self._departures.close()
         if self._storing is not None:
             self._storing.close()
