@@ -409,7 +409,9 @@ class Daemon:
         policy = message.get("policy")
         if policy == OnRestoreFailure.FRESH.value:
             self._endings.not_restored(uid, f"{reason}: {text}")
-        elif policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
+            return
+        self._endings.fails(uid, f"{reason}: {text}")
+        if policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
             # A container of others stays, hollow, until somebody looks; a sandbox does not.
             self._arrivals.hold(uid, reason=reason, message=text)
 

@@ -141,6 +141,24 @@ def test_a_daemon_that_ended_after_the_pod_had_left_is_finished(
     assert node.arriving("new")["restore"] is True
 
 
+def test_what_a_daemon_of_another_version_saved_is_published_as_it_is(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.departures, "_publish", lambda *_: None)
+    node.pod("old")
+    node.delete("old")
+    assert node.departures._job(node.ref("old")).result(20).is_captured
+    file = node.state / "checkpoints/uid-old/manifest.json"
+    file.write_text(file.read_text().replace('"formatVersion":1', '"formatVersion":7'))
+    node.restart()
+    node.gone("old")
+    node.watched()
+    node.upkeep.run()
+    assert node.checkpoint("old")["status"]["formatVersion"] == 7
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["reason"] == "FormatVersion"
+
+
 def test_a_daemon_that_ended_before_the_pod_had_left_says_so(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
