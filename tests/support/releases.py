@@ -37,7 +37,7 @@ NEXT: Final = OtherRelease(
         Edit("shim/native/init.c", '"architect-init: "', '"architect-init of the next: "'),
         # Files on the node.
         _with_more(f"{_KEEPER}/images.py", '"meta.json", {"version": VERSION, ', "**value"),
-        _with_more(f"{_KEEPER}/images.py", '"pod.json", {"version": VERSION, ', "**value"),
+        _with_more(f"{_KEEPER}/podstate.py", '"version": VERSION,\n        ', '"namespace"'),
         _with_more("shim/architect/shim/records.py", '{"version": record_files.VERSION, ', "**v"),
         _with_more("shim/architect/shim/luggage.py", '{"version": DATA_VERSION, ', '"volumes"'),
         _with_more(f"{_DAEMON}/moves/depot.py", '{"version": DECISION_VERSION, ', "**asdict"),
