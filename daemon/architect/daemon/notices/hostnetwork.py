@@ -44,8 +44,11 @@ class HostNetwork:
         except OSError as error:
             return self._from_here(error, host, port, seconds)
         try:
-            with _entered(there):
-                return connect_here(host, port, seconds)
+            with contextlib.ExitStack() as undo:
+                with _entered(there):
+                    link = undo.enter_context(connect_here(host, port, seconds))
+                undo.pop_all()
+                return link
         except _NotEntered as error:
             return self._from_here(error, host, port, seconds)
         finally:
@@ -69,7 +72,7 @@ class _NotEntered(Exception):
 def _entered(namespace: int) -> Iterator[None]:
     """Have this thread be in another network namespace; no other thread is.
 
-    A failing return raises: going on in the wrong network is worse than ending.
+    A failing return raises what nobody catches: going on in the wrong network is worse than ending.
     """
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -80,7 +83,10 @@ def _entered(namespace: int) -> Iterator[None]:
         try:
             yield
         finally:
-            _setns(home)
+            try:
+                _setns(home)
+            except OSError as error:
+                raise RuntimeError("this thread cannot leave the host's network") from error
     finally:
         os.close(home)
 
