@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from architect.api.policy import Storage
 from architect.cloud import addresses
-from architect.core import durations, quantity
+from architect.core import flags, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
 from architect.objectstore.options import StoreOptions
@@ -253,7 +253,7 @@ def from_arguments(
 def _read(name: str, text: str, *, like: Any) -> Any:
     reader: Callable[[str], Any]
     if isinstance(like, bool):
-        reader, allowed = _switch, "true or false"
+        reader, allowed = flags.switch, "true or false"
     elif isinstance(like, enum.Enum):
         reader, allowed = type(like), ", ".join(str(member.value) for member in type(like))
     elif isinstance(like, Path):
@@ -261,7 +261,7 @@ def _read(name: str, text: str, *, like: Any) -> Any:
     elif name.endswith("_bytes"):
         reader, allowed = quantity.to_int, "a quantity such as 2Gi"
     elif name.endswith("_seconds"):
-        reader, allowed = _seconds, "seconds or a duration such as 30s"
+        reader, allowed = flags.seconds, "seconds or a duration such as 30s"
     elif isinstance(like, int):
         reader, allowed = int, "a whole number"
     elif isinstance(like, float):
@@ -270,19 +270,8 @@ def _read(name: str, text: str, *, like: Any) -> Any:
         return text
     try:
         return reader(text)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ConfigError(f"{name}: {text!r} is not {allowed}") from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return durations.parse(text)
-
-
-def _switch(text: str) -> bool:
-    return {"true": True, "false": False}[text]
 
 
 def _check(settings: DaemonSettings) -> None:

@@ -136,8 +136,8 @@ def _save_files(options: argparse.Namespace) -> int:
 
     if options.on_cue and not sys.stdin.readline():
         return 0  # nobody wants it any more
-    if pods.find(options.pod) is not None:
-        size = saving.save(options.pod, options.into)
+    if (pod := pods.find(options.pod)) is not None:
+        size = saving.save(pod, options.into)
         return _show(options, {"bytes": size}, lambda: f"{size} bytes")
     mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
     size = luggage.save(options.pod, options.into, mounts)

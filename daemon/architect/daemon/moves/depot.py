@@ -45,7 +45,7 @@ APPLIED: Final = ".applied"
 IMAGE_VERSION: Final = 1
 """Of ``meta.json`` (``architect.shim.keeper.images.VERSION``)."""
 POD_VERSION: Final = 1
-"""Of ``pod.json``, which has the same."""
+"""Of ``pod.json`` (``architect.shim.keeper.podstate.VERSION``)."""
 DECISION_VERSION: Final = 1
 _OF_RESTORES: Final = frozenset({"restore.log", "restore.exit", "stats-restore"})
 """In an image, what a restore writes, over what an earlier one that was cut has left."""

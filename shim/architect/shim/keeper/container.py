@@ -15,6 +15,7 @@ from typing import Final
 from architect.api.policy import ContainerPolicy
 from architect.core.errors import NodeError, Rejected
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
+from architect.shim.keeper.failures import ACCIDENTS
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import AfterDump, Facts
@@ -47,10 +48,8 @@ PIDS_STEP_SECONDS: Final = 0.02
 RESTORE_ATTEMPTS: Final = 3
 """With the same image, as long as what fails is not the image."""
 
-
-KILLED_STATUS: Final = 128 + signal.SIGKILL
-CUT: Final = runs.ACCIDENTS | {"Timeout"}
-"""Reasons that mean that CRIU did not end by itself."""
+FRESH_STATUS: Final = 137
+"""Exit status of a container ended because its image cannot be restored: as if it was killed."""
 
 
 class TreeLost(NodeError):
@@ -271,9 +270,8 @@ class Container:
                     f"container {self.name} ended during its dump", reason="ContainerGone"
                 )
             yield loop.sleep(CLEAR_STEP_SECONDS)
-        # A CRIU that is killed while the application runs its code takes it along.
-        was_cut = problem is not None and problem.reason in CUT
-        if found.is_reaped and found.status != KILLED_STATUS and not was_cut:
+        why = "" if problem is None else problem.reason
+        if recovery.has_ended_itself(found.status if found.is_reaped else None, reason=why):
             return NodeError(
                 f"the application of container {self.name} ended with status {found.status} "
                 "when it was about to be dumped",
@@ -314,7 +312,7 @@ class Container:
                 # Since Linux 6.15 a reaped process is gone for everybody to see before its pid is
                 # free: whoever reaps it may lose the processor in between.
                 yield loop.sleep(PIDS_STEP_SECONDS)
-            elif problem.reason not in runs.ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
+            elif problem.reason not in ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
                 raise problem
             log.warning("container %s: restored once more: %s", self.name, problem)
         self.page().wake()
