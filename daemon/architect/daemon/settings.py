@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api.policy import Storage
+from architect.cloud import addresses
 from architect.core import flags, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
@@ -34,6 +35,18 @@ class Engine(enum.Enum):
     CRIO = "crio"
     NONE = "none"
     """The administrator configures the runtime handler."""
+
+
+class SpotProvider(enum.Enum):
+    """Whose metadata service tells of this machine's end."""
+
+    AUTO = "auto"
+    """Of the cloud that answers; none is fine."""
+    AWS = "aws"
+    GCP = "gcp"
+    AZURE = "azure"
+    NONE = "none"
+    """None is asked. What is on the Node object counts all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +146,14 @@ class DaemonSettings(StoreOptions):
     store_default: Storage = Storage.OBJECT_STORE
     """Where a saved pod lies whose policy does not say it, if there is an object store."""
 
+    spot_provider: SpotProvider = SpotProvider.AUTO
+
+    spot_endpoint: str = ""
+    """``http://host[:port]`` of the metadata service; empty: where each cloud has it."""
+
+    spot_notice_seconds: float = 30.0
+    """From the notice to the end, where the cloud does not say when: Google's."""
+
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
 
@@ -176,6 +197,9 @@ _HELP: Final = {
     **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "store_default": "node or object-store: where saved pods lie whose annotations do not say it",
+    "spot_provider": "whose metadata service is asked: auto, aws, gcp, azure or none",
+    "spot_endpoint": "URL of the metadata service (empty: where the cloud has it)",
+    "spot_notice_seconds": "from notice to end where it is not said (Google's preemptions)",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
@@ -268,6 +292,23 @@ def _check(settings: DaemonSettings) -> None:
             "sample_max_seconds must not be below sample_min_seconds",
         ),
         (settings.host_root.is_absolute(), "host_root must be an absolute path"),
+        (
+            not settings.spot_endpoint
+            or (
+                settings.spot_endpoint.startswith("http://")
+                and addresses.is_endpoint(settings.spot_endpoint)
+            ),
+            f"spot_endpoint: {settings.spot_endpoint!r:.300} is not http://host or "
+            "http://host:port, with no path or user",
+        ),
+        (
+            not settings.spot_endpoint or settings.spot_provider is not SpotProvider.NONE,
+            "spot_endpoint is set, and spot_provider is none: nobody would ask there",
+        ),
+        (
+            1 <= settings.spot_notice_seconds <= 3600,
+            "spot_notice_seconds must be 1 to 3600",
+        ),
         (
             all(word.startswith("--") for word in _words(settings.gvisor_flags)),
             f"gvisor_flags: {settings.gvisor_flags!r} are not flags such as --platform=kvm",
