@@ -142,6 +142,7 @@ class Upkeep:
         endings: Endings,
         storing: Storing | None,
         requests: Requests | None,
+        is_shutting_down: Callable[[], bool],
         ttl_seconds: float,
         list_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -156,6 +157,7 @@ class Upkeep:
         self._endings = endings
         self._storing = storing
         self._requests = requests
+        self._is_shutting_down = is_shutting_down
         self._ttl_seconds = ttl_seconds
         self._list_interval_seconds = list_interval_seconds
         self._clock = clock
@@ -258,12 +260,13 @@ class Upkeep:
         for value in self._api.list(CHECKPOINTS).items:
             uid = ((value.get("spec") or {}).get("podRef") or {}).get("uid", "")
             created = owners.unix_seconds(value["metadata"].get("creationTimestamp"))
+            is_undecided = not conditions.is_decided(value, checkpoints.CAPTURED)
             decision = decide_listed(
                 value,
                 node=self._node,
                 is_here=uid in here,
                 is_working=self._departures.is_working(uid),
-                is_leaving=self._is_leaving(uid),
+                is_leaving=is_undecided and self._is_leaving(uid),
                 age_seconds=0.0 if created is None else now - created,
                 ttl_seconds=self._ttl_seconds,
             )
@@ -271,7 +274,9 @@ class Upkeep:
 
     def _is_leaving(self, uid: str) -> bool:
         pod = self._store.get(uid)
-        return pod is not None and pod.is_terminating
+        if pod is None or pod.is_terminating:
+            return pod is not None
+        return not pod.is_terminal and self._is_shutting_down()
 
     def _apply(self, value: JsonObject, decision: Listed) -> None:
         if decision is Listed.KEEP:
@@ -301,7 +306,8 @@ class Upkeep:
     def _look_at_arrivals(self) -> None:
         for path in self._depot.sweep_arrivals():
             log.info("removed %s, an arrival that was interrupted", path)
-        known = self._store.known_uids()
+        over = {pod.uid for pod in self._store.all() if pod.is_terminal}
+        known = self._store.known_uids() - over
         for uid in {*self._depot.arrivals(), *self._depot.all_decided()}:
             if self._arrivals.is_working(uid):
                 continue

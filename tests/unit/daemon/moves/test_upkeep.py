@@ -182,6 +182,29 @@ def test_a_capture_that_an_earlier_daemon_began_waits_for_who_begins_it_again(
     assert node.leaving("old")["captured"] is True
 
 
+@pytest.mark.parametrize("becomes", ["ends with its node", "goes on"])
+def test_so_does_one_of_a_node_that_shuts_down(
+    node: Any, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    node.shuts_down = True
+    with monkeypatch.context() as patched:
+        patched.setattr(node.keeper, "depart", killed)
+        node.pod("old")
+        node.until(node.departures._job(node.ref("old")).done)
+    node.restart()
+    node.watched("old")
+    node.shuts_down = becomes == "ends with its node"
+    node.upkeep.run()
+    if node.shuts_down:
+        assert node.conditions("old") == {"Captured": "Unknown Capturing"}
+        assert node.leaving("old")["captured"] is True
+    else:
+        assert node.conditions("old")["Captured"] == "False DaemonEnded"
+
+
 def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     node.keeper.gate = threading.Event()
     node.pod("old")
@@ -266,6 +289,18 @@ def test_what_came_for_a_pod_that_is_gone_goes(node: Any) -> None:
     node.watched()
     node.upkeep.run()
     assert node.files() == ["checkpoints/uid-old"], "it has not run: another one may have it"
+    assert node.claimant("old") == ""
+
+
+def test_so_does_what_came_for_one_that_ended_before_it_began(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.restart()
+    node.end("new")
+    node.watched("new")
+    node.upkeep.run()
+    assert node.files() == ["checkpoints/uid-old"]
     assert node.claimant("old") == ""
 
 
