@@ -245,6 +245,19 @@ def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
     assert old.wait() == 143
 
 
+def test_a_captured_pod_whose_node_ended_too_soon_has_another_life(mover: Mover) -> None:
+    """Kubelet runs it again, since it could not tell anybody that it had ended it."""
+    old = mover.counting("uid-a")
+    mover.leave(old)
+    old.remove()
+    again = mover.counting("uid-a")
+    mover.kill_keeper()
+    assert mover.state("uid-a") == "awake"
+    del mover.daemon.answers["leaving"]
+    again.kill("TERM")
+    assert again.wait() == 5
+
+
 def test_a_broken_image_starts_the_application_in_the_successor(mover: Mover) -> None:
     _, arrived = mover.moved("uid-a", to="uid-b")
     os.truncate(arrived / "image" / "pstree.img", 12)

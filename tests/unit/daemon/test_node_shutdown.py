@@ -18,8 +18,22 @@ from architect.daemon.logind import Shutdown
 from architect.daemon.node_shutdown import NodeShutdown
 
 NODE = "/api/v1/nodes/node1"
-KUBELET: list[Any] = ["shutdown", "kubelet", "Kubelet needs time to handle node shutdown", "delay", 0, 812]
-UPGRADES: list[Any] = ["shutdown", "Unattended Upgrades Shutdown", "Stop ongoing upgrades", "delay", 0, 640]
+KUBELET: list[Any] = [
+    "shutdown",
+    "kubelet",
+    "Kubelet needs time to handle node shutdown",
+    "delay",
+    0,
+    812,
+]
+UPGRADES: list[Any] = [
+    "shutdown",
+    "Unattended Upgrades Shutdown",
+    "Stop ongoing upgrades",
+    "delay",
+    0,
+    640,
+]
 SLEEP: list[Any] = ["sleep", "NetworkManager", "needs to turn off networks", "delay", 0, 523]
 KEYS: list[Any] = ["handle-power-key:shutdown", "kubelet", "", "block", 0, 812]
 

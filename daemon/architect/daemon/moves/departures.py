@@ -242,6 +242,9 @@ class Departures:
             return Outcome(is_captured=False, reason="Unmanaged")
         if not pod.is_terminating and (pod.is_terminal or not _asked(self._is_shutting_down)):
             return Outcome(is_captured=False, reason="Stays", is_final=False)
+        if self._depot.runs_again(ref.uid):
+            text = "it was saved before its node ended, and has run again since"
+            return Outcome(is_captured=False, reason="RunsAgain", message=text)
         if self._depot.departure(ref.uid) is not None or self._depot.has_left(ref.uid):
             # By an earlier daemon; upkeep sees to what it left undone.
             return Outcome(is_captured=True, reason="Captured")

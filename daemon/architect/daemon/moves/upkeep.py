@@ -64,17 +64,29 @@ class Saved(enum.Enum):
     PUBLISH = "publish"
     EXPIRE = "expire"
     """Nobody has come for it; that is said."""
+    OVERTAKE = "overtake"
+    """Its pod runs again, without it; that is said."""
     REMOVE = "remove"
 
 
 def decide_saved(
-    checkpoint: JsonObject | None, *, age_seconds: float, ttl_seconds: float, is_working: bool
+    checkpoint: JsonObject | None,
+    *,
+    age_seconds: float,
+    ttl_seconds: float,
+    is_working: bool,
+    runs_again: bool = False,
 ) -> Saved:
-    """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*."""
+    """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*.
+
+    *runs_again*: so does that pod, which has gone on since, and so has what it works with.
+    """
     if is_working:
         return Saved.KEEP
     if checkpoint is None or conditions.is_true(checkpoint, checkpoints.RESTORED):
         return Saved.REMOVE
+    if runs_again and not (checkpoint.get("status") or {}).get("claimedBy"):
+        return Saved.OVERTAKE
     if age_seconds > ttl_seconds:
         return Saved.EXPIRE
     if not conditions.is_true(checkpoint, checkpoints.CAPTURED):
@@ -235,6 +247,7 @@ class Upkeep:
             age_seconds=self._clock() - manifest.about.created.timestamp(),
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
+            runs_again=self._depot.runs_again(uid),
         )
         storage = None if checkpoint is None else checkpoints.storage_of(checkpoint)
         if decision is Saved.PUBLISH:
@@ -246,7 +259,13 @@ class Upkeep:
             text = f"nobody has come for it within {self._ttl_seconds:.0f} s"
             log.info("%s goes: %s", where, text)
             objects.change(self._api, where, objects.over("Expired", text))
-        if decision in (Saved.EXPIRE, Saved.REMOVE):
+        if decision is Saved.OVERTAKE and checkpoint is not None:
+            text = f"the pod runs again on node {self._node}, without what was saved of it"
+            log.warning("%s goes: %s", where, text)
+            # As read: who has claimed it since has it.
+            said = objects.over("RunsAgain", text)
+            checkpoints.set_status(self._api, checkpoint, *said, now=self._now())
+        if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
         is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)

@@ -18,7 +18,7 @@ from typing import Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, Rejected
+from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.shim.keeper import hooks, images, lifecycle
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.hooks import Hooks
@@ -143,6 +143,17 @@ class MovingPod(Pod):
             reason="NotCaptured",
             hint="it was woken in between: capture it again",
         )
+
+    def begin_anew(self) -> None:
+        """Note that a container comes, whatever became of the pod in an earlier life.
+
+        A node that ended before kubelet could tell what it had ended runs the same pod again.
+        """
+        with contextlib.suppress(FileNotFoundError, FormatError):
+            phase = images.read_pod(self.uid).get("phase")
+            if phase == PodState.CAPTURED.value and self.state is not PodState.CAPTURED:
+                log.warning("%s was saved for its successor, and runs again", self)
+                self._save()
 
     def recovered(self) -> Task[None]:
         """Wait until it is known where an earlier keeper left the pod."""

@@ -125,6 +125,11 @@ class KeeperDouble:
         said = {"version": 1, "phase": PodState.CAPTURED.value}
         (self.pods / uid / "pod.json").write_text(json.dumps(said))
 
+    def begins_anew(self, uid: str) -> None:
+        self.states[uid] = PodState.AWAKE
+        said = {"version": 1, "phase": PodState.AWAKE.value}
+        (self.pods / uid / "pod.json").write_text(json.dumps(said))
+
     def wake(self, uid: str, **_: Any) -> None:
         self._begin("wake", uid)
         self.states[uid] = PodState.AWAKE

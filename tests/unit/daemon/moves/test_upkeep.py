@@ -220,6 +220,34 @@ def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     assert job.result(20).is_captured
 
 
+def test_what_was_saved_of_a_pod_that_runs_again_is_nobodys(node: Any) -> None:
+    """Its node ended before kubelet could tell that the pod had failed."""
+    node.shuts_down = True
+    node.pod("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    node.restart()
+    node.shuts_down = False
+    node.keeper.begins_anew("uid-old")
+    assert node.leaving("old")["reason"] == "Stays"
+    node.delete("old")
+    assert node.leaving("old")["reason"] == "RunsAgain"
+    node.watched("old")
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "False RunsAgain"
+    assert node.files() == []
+
+
+def test_unless_another_one_has_claimed_it(node: Any) -> None:
+    node.saved()
+    node.checkpoint("old")["status"]["claimedBy"] = {"name": "new", "uid": "uid-new", "node": "n"}
+    node.keeper.begins_anew("uid-old")
+    node.watched()
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    assert node.files() == ["checkpoints/uid-old"]
+
+
 @pytest.mark.parametrize("why", ["restored", "gone", "old"])
 def test_a_saved_pod_goes_when_nobody_will_ask_for_it(node: Any, why: str) -> None:
     node.saved()
