@@ -247,9 +247,9 @@ def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
 
 def test_a_captured_pod_whose_node_ended_too_soon_has_another_life(mover: Mover) -> None:
     """Kubelet runs it again, since it could not tell anybody that it had ended it."""
-    old = mover.counting("uid-a")
-    mover.leave(old)
+    old, _ = mover.moved("uid-a", to="uid-b")
     old.remove()
+    del mover.daemon.answers["arriving"]
     again = mover.counting("uid-a")
     mover.kill_keeper()
     assert mover.state("uid-a") == "awake"

@@ -95,7 +95,7 @@ class Outcome:
     reason: str
     message: str = ""
     is_final: bool = True
-    """False: the pod does not leave, which may change."""
+    """False: nothing says yet that the pod leaves for good, and then this may be another."""
     stays: Stay | None = None
     """Why its containers are not ended at once."""
 
@@ -250,7 +250,12 @@ class Departures:
             return Outcome(is_captured=True, reason="Captured")
         if self._hand_on(ref) or not self._has_begun(value):
             log.info("%s leaves before it has begun", ref)
-            return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
+            return Outcome(
+                is_captured=False,
+                reason="NotBegun",
+                message="it has not begun yet",
+                is_final=pod.is_terminating,
+            )
         who = identity.identity_of(value)
         if pod.is_terminating:
             trigger = succession.trigger_of(value)
@@ -260,7 +265,12 @@ class Departures:
         expected = _asked(lambda: self._judge(value, pod, who, trigger))
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
-            return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
+            return Outcome(
+                is_captured=False,
+                reason=expected.reason,
+                message=expected.message,
+                is_final=pod.is_terminating,
+            )
         assert who is not None  # nobody without an owner has a successor
         storage = self._storage_of(pod)
         spec = CheckpointSpec(

@@ -15,6 +15,8 @@ from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.daemon.moves import departures as departing
 
+OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
+
 
 def test_a_pod_is_saved_and_its_successor_told(node: Any) -> None:
     node.pod("old")
@@ -84,6 +86,17 @@ def test_a_pod_that_nobody_replaces_gets_its_signal_when_its_node_goes(node: Any
     answer = node.leaving("old")
     assert (answer["captured"], answer["reason"]) == (False, "NoController")
     assert node.checkpoint("old") is None
+
+
+def test_what_was_said_of_a_pod_as_its_node_went_is_not_kept(node: Any) -> None:
+    node.pod("old")
+    node.cluster.objects[OWNER_PATH]["spec"]["replicas"] = 0
+    node.shuts_down = True
+    assert node.leaving("old")["reason"] == "ScaledDown"
+    node.cluster.objects[OWNER_PATH]["spec"]["replicas"] = 1
+    node.shuts_down = False
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
 
 
 def test_where_nobody_can_tell_it_gets_its_signal(
