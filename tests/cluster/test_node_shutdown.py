@@ -51,10 +51,8 @@ def going_down(cluster: Cluster, node: Node) -> Iterator[Shutdowns]:
     if node.machine.pid is None:
         cluster.up(count)
         release.install(cluster)
-    # Failed pods stay until somebody removes them.
-    failed = ("delete", "pods", "--field-selector=status.phase=Failed", "--wait=false")
     for namespace in (release.NAMESPACE, "kube-system"):
-        cluster.kubectl("-n", namespace, *failed)
+        forget_the_ended(cluster, namespace)
     parts.wait_until_ready(cluster)
 
 
@@ -64,6 +62,13 @@ def kubelet_is_done(shutdowns: Shutdowns) -> None:
         what="kubelet has ended the node's pods",
         seconds=END_SECONDS,
     )
+
+
+def forget_the_ended(cluster: Cluster, namespace: str) -> None:
+    """Remove the pods that kubelet has ended, which stay until somebody does."""
+    for phase in ("Failed", "Succeeded"):
+        which = f"--field-selector=status.phase={phase}"
+        cluster.kubectl("-n", namespace, "delete", "pods", which)
 
 
 def teller(kind: str, name: str) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def test_pods_that_are_replaced_go_on_and_the_others_get_their_signal(
     for app in (deployed, stateful):
         assert moves.identities(app, moves.ready(app, 2)) == before[app]
     assert moves.ready(every, len(architect.nodes))
-    deployed.kubectl("delete", "pods", "--field-selector=status.phase=Failed")
+    forget_the_ended(architect, namespace)
     moves.nothing_left(deployed, [pod for pods in old.values() for pod in pods])
 
 
