@@ -24,9 +24,10 @@ Pod = dict[str, Any]
 
 
 def pods(app: Workload) -> list[Pod]:
-    """Return the workload's pods that are not going away."""
+    """Return the workload's pods that are not going away, and not over."""
     found = app.get_json("pods", "-l", f"app={app.name}")["items"]
-    return [p for p in found if "deletionTimestamp" not in p["metadata"]]
+    living = [p for p in found if "deletionTimestamp" not in p["metadata"]]
+    return [p for p in living if p["status"].get("phase") not in ("Failed", "Succeeded")]
 
 
 def is_ready(pod: Pod) -> bool:

@@ -206,7 +206,7 @@ def decide(
     """Return what *newcomer* does now.
 
     *found* are the Checkpoints of its namespace, *siblings* its owner's pods that leave, *living*
-    the uids of all pods of its owner.
+    the uids of all pods of its owner that are not over.
     *waited_seconds* is how long ago it asked first: by a monotonic clock, since those of the node
     and of the API server need not agree. Asked again it gives the same answer until something
     changes; a pod whose claim was written gets that checkpoint again until it is restored. Fresh is

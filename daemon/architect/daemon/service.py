@@ -34,6 +34,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.moves.handover import Handover
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
 from architect.daemon.moves.starting import Starting
@@ -42,6 +43,7 @@ from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
+from architect.daemon.node_shutdown import NodeShutdown
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
@@ -76,6 +78,8 @@ class Daemon:
     ) -> None:
         self._config = config
         self._api = api
+        self._ends = threading.Event()
+        """It was asked to end, or has to; its threads go on until :attr:`_stop`."""
         self._stop = threading.Event()
         self._failed = False
         self._store = PodStore()
@@ -110,6 +114,7 @@ class Daemon:
             uploads=layout.uploads,
         )
         node = NodeFacts(host, current=names.CURRENT)
+        self._shutdown = NodeShutdown(api, node=config.node_name, host=host)
         engine_images = EngineImages(host)
         inits = Inits(layout.install / "init")
         identity = Identity(api, node=config.node_name)
@@ -137,6 +142,7 @@ class Daemon:
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
+                is_late=lambda: self._shutdown.was_under_way,
             )
         self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
@@ -183,6 +189,7 @@ class Daemon:
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
+            is_shutting_down=self._shutdown.is_under_way,
             store=None if self._storing is None else self._storing.begin,
             default_storage=config.store_default,
         )
@@ -210,8 +217,17 @@ class Daemon:
             endings=self._endings,
             storing=self._storing,
             requests=self._requests,
+            is_shutting_down=self._shutdown.is_under_way,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
+        )
+        self._handover = Handover(
+            api,
+            depot=depot,
+            store=self._store,
+            departures=self._departures,
+            has_store=self._storing is not None,
+            is_serving=lambda: self._peer.is_serving,
         )
         self._housekeeping = Housekeeping(
             config,
@@ -258,7 +274,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask it to end. Safe in a signal handler."""
-        self._stop.set()
+        self._ends.set()
 
     def run(self) -> bool:
         """Run until :meth:`stop`; returns False if a thread ended by a defect.
@@ -288,8 +304,11 @@ class Daemon:
         self._endpoint.start()
         for thread in threads:
             thread.start()
-        self._stop.wait()
+        self._ends.wait()
+        if not self._failed and self._node_goes():
+            self._handover.run(self._stop)
         log.info("stopping")
+        self._stop.set()
         self._endpoint.close(is_for_good=self._housekeeping.is_uninstalling)
         self._departures.close()
         if self._storing is not None:
@@ -315,6 +334,14 @@ class Daemon:
         log.critical("thread %s ended by %r", name, error, exc_info=details)
         self._failed = True
         self._stop.set()
+        self._ends.set()
+
+    def _node_goes(self) -> bool:
+        try:
+            return self._shutdown.is_under_way()
+        except ArchitectError as error:
+            log.warning("whether the node shuts down is not known: %s", error)
+            return False
 
     # Threads
 
@@ -329,6 +356,9 @@ class Daemon:
                     self._housekeeping.sweep_soon()
                 elif pod.is_terminating:
                     self._departures.notice(pod)
+                elif pod.is_terminal:
+                    # Its object may stay for days, and what it claimed is another one's.
+                    self._try(uid, functools.partial(self._arrivals.forget, uid))
             self._sampler.poke()
 
     def _follow_keeper(self) -> None:

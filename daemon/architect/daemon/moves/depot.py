@@ -177,11 +177,21 @@ class Depot:
 
     def has_left(self, uid: str) -> bool:
         """Whether the keeper wrote down that pod *uid* never runs here again."""
+        return self._phase(uid) == PodState.CAPTURED.value
+
+    def runs_again(self, uid: str) -> bool:
+        """Whether pod *uid* is saved here, and began anew: its node ended before that was told."""
+        phase = self._phase(uid)
+        is_back = phase is not None and phase != PodState.CAPTURED.value
+        return is_back and self.departure(uid) is not None
+
+    def _phase(self, uid: str) -> str | None:
+        """Return where the keeper wrote down that pod *uid* is; None: it did not."""
+        path = self._pods / safe_name(uid) / "pod.json"
         try:
-            found = files.read_json(self._pods / safe_name(uid) / "pod.json", version=POD_VERSION)
+            return str(files.read_json(path, version=POD_VERSION).get("phase"))
         except (FileNotFoundError, FormatError):
-            return False
-        return found.get("phase") == PodState.CAPTURED.value
+            return None
 
     def give_up_departure(self, uid: str) -> None:
         """Remove half a departure."""

@@ -18,8 +18,8 @@ from typing import Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, Rejected
-from architect.shim.keeper import falling, hooks, images, lifecycle
+from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.shim.keeper import falling, hooks, images, lifecycle, podstate
 from architect.shim.keeper.container import FRESH_STATUS, Container
 from architect.shim.keeper.failures import Refusal
 from architect.shim.keeper.hooks import Hooks
@@ -156,6 +156,17 @@ class MovingPod(Pod):
             reason="NotCaptured",
             hint="it was woken in between: capture it again",
         )
+
+    def begin_anew(self) -> None:
+        """Note that a container comes, whatever became of the pod in an earlier life.
+
+        A node that ended before kubelet could tell what it had ended runs the same pod again.
+        """
+        with contextlib.suppress(FileNotFoundError, FormatError):
+            was = podstate.read(self.uid).phase
+            if was is PodState.CAPTURED and self.state is not PodState.CAPTURED:
+                log.warning("%s was saved for its successor, and runs again", self)
+                self.save()
 
     def depart(self, *, reason: str) -> None:
         """Leave the captured pod to its successor: it never runs here again, its peers are told.

@@ -290,8 +290,9 @@ class Pod:
 
     @property
     def _shown_state(self) -> PodState:
-        """What others act upon: who sleeps for a copy alone is not one that sleeps."""
-        if self.state is PodState.ASLEEP and self.sleeps_for_copy:
+        """What others act upon: who sleeps to be copied or saved alone is not one that sleeps."""
+        sleeps_to_leave = self.is_leaving and self.sleeps_to_leave
+        if self.state is PodState.ASLEEP and (self.sleeps_for_copy or sleeps_to_leave):
             return PodState.FALLING
         return self.state
 

@@ -125,6 +125,7 @@ class Service:
 
     def _register_op(self, arguments: Arguments) -> Answer:
         pod = self.pods.register(text(arguments, "container"))
+        pod.begin_anew()
         # A namespace that is made with the container is opened when it is first looked at.
         pod.network.open(None)
         return {"pod": pod.uid}

@@ -125,6 +125,11 @@ class KeeperDouble:
         said = {"version": 1, "phase": PodState.CAPTURED.value}
         (self.pods / uid / "pod.json").write_text(json.dumps(said))
 
+    def begins_anew(self, uid: str) -> None:
+        self.states[uid] = PodState.AWAKE
+        said = {"version": 1, "phase": PodState.AWAKE.value}
+        (self.pods / uid / "pod.json").write_text(json.dumps(said))
+
     def wake(self, uid: str, **_: Any) -> None:
         self._begin("wake", uid)
         self.states[uid] = PodState.AWAKE
@@ -232,6 +237,7 @@ class Node:
         self.default_storage = Storage.OBJECT_STORE
         self.storing: Any = None
         self.requests: Any = None
+        self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
         self.images = ImagesDouble()
@@ -287,6 +293,7 @@ class Node:
             endings=self.endings,
             storing=self.storing,
             requests=self.requests,
+            is_shutting_down=self._is_shutting_down,
             ttl_seconds=3600,
             list_interval_seconds=0,
             clock=lambda: self.now,
@@ -315,9 +322,15 @@ class Node:
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
+            is_shutting_down=self._is_shutting_down,
             store=self.to_store.append if self.has_store else None,
             default_storage=self.default_storage,
         )
+
+    def _is_shutting_down(self) -> bool:
+        if isinstance(self.shuts_down, ArchitectError):
+            raise self.shuts_down
+        return self.shuts_down
 
     def _tell(self, pod: Any, note: status.Note) -> None:
         self.notes.append((pod.name, note.reason))
@@ -348,6 +361,12 @@ class Node:
             "deletionTimestamp": "2026-01-01T00:00:40Z",
             "deletionGracePeriodSeconds": 30,
         }
+        self.cluster.put_pod(value)
+
+    def end(self, name: str) -> None:
+        """Do what kubelet does once it has ended a pod with its node: it stays there, Failed."""
+        value = self.cluster.pod(name)
+        value["status"] |= {"phase": "Failed", "reason": "Terminated"}
         self.cluster.put_pod(value)
 
     def gone(self, name: str) -> None:

@@ -190,6 +190,54 @@ def test_a_pod_that_is_gone_before_it_began_gives_back(node: Any) -> None:
     assert node.files() == ["checkpoints/uid-old"]
 
 
+def test_a_pod_that_ended_before_it_began_gives_back(node: Any) -> None:
+    """Its node shut down, or refused it; its object stays for days."""
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.end("new")
+    node.arrivals.forget("uid-new")
+    assert node.claimant("old") == ""
+    assert node.files() == ["checkpoints/uid-old"]
+    node.pod("newer", is_running=False)
+    assert node.arriving("newer")["restore"] is True
+
+
+def test_the_claim_of_a_pod_that_ended_is_waited_for(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.end("new")
+    node.pod("newer", is_running=False)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(node.arriving("newer")))
+    thread.start()
+    node.until(lambda: node.arrivals.is_working("uid-newer"))
+    node.arrivals.forget("uid-new")
+    thread.join(20)
+    assert found[0]["restore"] is True
+    assert node.claimant("old") == "uid-newer"
+
+
+def test_a_pod_that_ends_while_it_waits_claims_nothing(node: Any) -> None:
+    node.keeper.gate = threading.Event()
+    node.pod("old")
+    node.delete("old")
+    job = node.departures._job(node.ref("old"))
+    node.until(lambda: "Captured" in node.conditions("old"))
+    node.pod("new", is_running=False)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(node.arriving("new")))
+    thread.start()
+    node.until(lambda: node.arrivals.is_working("uid-new"))
+    node.end("new")
+    thread.join(20)
+    assert found[0]["reason"] == "Leaving"
+    node.keeper.gate.set()
+    assert job.result(20).is_captured
+    assert node.claimant("old") == ""
+
+
 @pytest.mark.parametrize("where", ["node1", "node2"])
 def test_another_manifest_than_the_claimed_one_is_refused(node: Any, where: str) -> None:
     node.saved()

@@ -200,6 +200,29 @@ def test_a_capture_that_an_earlier_daemon_began_waits_for_who_begins_it_again(
     assert node.leaving("old")["captured"] is True
 
 
+@pytest.mark.parametrize("becomes", ["ends with its node", "goes on"])
+def test_so_does_one_of_a_node_that_shuts_down(
+    node: Any, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    node.shuts_down = True
+    with monkeypatch.context() as patched:
+        patched.setattr(node.keeper, "depart", killed)
+        node.pod("old")
+        node.until(node.departures._job(node.ref("old")).done)
+    node.restart()
+    node.watched("old")
+    node.shuts_down = becomes == "ends with its node"
+    node.upkeep.run()
+    if node.shuts_down:
+        assert node.conditions("old") == {"Captured": "Unknown Capturing"}
+        assert node.leaving("old")["captured"] is True
+    else:
+        assert node.conditions("old")["Captured"] == "False DaemonEnded"
+
+
 def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     node.keeper.gate = threading.Event()
     node.pod("old")
@@ -213,6 +236,34 @@ def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     assert node.files() == ["checkpoints/uid-old.partial"]
     node.keeper.gate.set()
     assert job.result(20).is_captured
+
+
+def test_what_was_saved_of_a_pod_that_runs_again_is_nobodys(node: Any) -> None:
+    """Its node ended before kubelet could tell that the pod had failed."""
+    node.shuts_down = True
+    node.pod("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    node.restart()
+    node.shuts_down = False
+    node.keeper.begins_anew("uid-old")
+    assert node.leaving("old")["reason"] == "Stays"
+    node.delete("old")
+    assert node.leaving("old")["reason"] == "RunsAgain"
+    node.watched("old")
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "False RunsAgain"
+    assert node.files() == []
+
+
+def test_unless_another_one_has_claimed_it(node: Any) -> None:
+    node.saved()
+    node.checkpoint("old")["status"]["claimedBy"] = {"name": "new", "uid": "uid-new", "node": "n"}
+    node.keeper.begins_anew("uid-old")
+    node.watched()
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    assert node.files() == ["checkpoints/uid-old"]
 
 
 @pytest.mark.parametrize("why", ["restored", "gone", "old"])
@@ -284,6 +335,18 @@ def test_what_came_for_a_pod_that_is_gone_goes(node: Any) -> None:
     node.watched()
     node.upkeep.run()
     assert node.files() == ["checkpoints/uid-old"], "it has not run: another one may have it"
+    assert node.claimant("old") == ""
+
+
+def test_so_does_what_came_for_one_that_ended_before_it_began(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.restart()
+    node.end("new")
+    node.watched("new")
+    node.upkeep.run()
+    assert node.files() == ["checkpoints/uid-old"]
     assert node.claimant("old") == ""
 
 
