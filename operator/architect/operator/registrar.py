@@ -108,6 +108,7 @@ class Registrar:
         states = [persistent.state_of(value) for value in values]
         for state in persistent.STATES:
             self._metrics.set(metrics.PERSISTENT, states.count(state), state=state)
+        self._metrics.set(metrics.PERSISTENT_BYTES, retention.total_bytes(values))
         for value in values:
             self.look_at(value)
         now = self._clock()

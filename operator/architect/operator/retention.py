@@ -44,6 +44,11 @@ class _Kept:
     is_pinned: bool
 
 
+def total_bytes(values: Iterable[Mapping[str, Any]]) -> int:
+    """Return how much they have saved, as the limits count it."""
+    return sum(found.size for value in values if (found := _read(value)) is not None)
+
+
 def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
     """Return those that go, and why."""
     kept = [found for value in values if (found := _read(value)) is not None]

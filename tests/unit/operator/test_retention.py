@@ -90,6 +90,11 @@ def test_what_was_never_saved_counts_for_nothing() -> None:
     assert gone(values, count=3) == []
 
 
+def test_their_bytes_are_those_that_the_limits_count() -> None:
+    values = [*THREE, warm("d", size=7), warm("e", available="False")]
+    assert retention.total_bytes(values) == 3 * GIB + 7
+
+
 def test_the_reason_names_place_and_limit() -> None:
     (end,) = retention.excess(THREE, Limits(namespace_count=2))
     assert "namespace shop" in end.why
