@@ -44,6 +44,11 @@ PERSISTENT_BYTES: Final = Family(
     type="gauge",
     help="Bytes, before compression, of available PersistentCheckpoints at the last sweep.",
 )
+BEYOND: Final = Family(
+    name="architect_operator_beyond_limits",
+    type="gauge",
+    help="Namespaces, and the cluster, whose PersistentCheckpoints stay beyond objectStore.limits.",
+)
 UNMANAGED: Final = Family(
     name="architect_operator_unmanaged_pods",
     type="gauge",
@@ -119,6 +124,7 @@ FAMILIES: Final = (
     CHECKPOINTS,
     PERSISTENT,
     PERSISTENT_BYTES,
+    BEYOND,
     UNMANAGED,
     UNMANAGED_TOTAL,
     NODES,
