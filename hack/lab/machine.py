@@ -400,6 +400,10 @@ class Service:
         """End it and start it at once."""
         self.machine._ask({"op": "restart", "name": self.name})
 
+    def forget(self) -> None:
+        """End it, and let go of how it was defined."""
+        self.machine._ask({"op": "forget", "name": self.name})
+
     @property
     def pid(self) -> int | None:
         """Its process id inside the machine; None while it does not run."""

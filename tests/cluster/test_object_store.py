@@ -17,6 +17,7 @@ from lab.node import Node
 from support import moves
 from support.moves import Pod
 from support.objectstore import in_store, stored_bytes
+from support.storing import leave, lose_copy
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
@@ -24,8 +25,6 @@ pytestmark = pytest.mark.timeout(400)
 
 MIB = 24
 """Several shards, the last one short."""
-
-STORED_SECONDS = 90
 
 
 @contextmanager
@@ -40,12 +39,7 @@ def _left_and_stored(app: Workload, *, stored: str = "True") -> Iterator[tuple[P
     try:
         for name in nodes:
             app.kubectl("cordon", name)
-        app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
-        eventually(
-            lambda: _condition(app, old, "Stored") == stored,
-            what=f"whether the pod lies in the object store is said: {stored}",
-            seconds=STORED_SECONDS,
-        )
+        leave(app, stored=stored)
         yield old, identity, app.cluster.node(old["spec"]["nodeName"])
     finally:
         for name in nodes:
@@ -76,7 +70,7 @@ def test_a_pod_goes_on_without_its_node(architect: Cluster, namespace: str, lost
             if lost == "the machine":
                 node.machine.destroy()
             else:
-                node.machine.exec(["rm", "-rf", f"{names.CHECKPOINTS}/{uid}"])
+                lose_copy(app, old)
             for other in architect.nodes:
                 if other.name != node.name:
                     app.kubectl("uncordon", other.name)

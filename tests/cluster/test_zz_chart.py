@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +14,11 @@ from architect.daemon import containerd
 from lab import errors, release
 from lab.cluster import Cluster
 from lab.node import Node
-from support import nodefiles, parts, upgrades
+from support import chart, nodefiles, parts
 from support.tiers import IS_LONG
-from support.upgrades import upgrade
 from support.workloads import BarePod, Workload, ask_runtime, bare_pod, eventually, workload
 
+Values = dict[str, Any]
 QUOTA = "daemon.images.quota=1Mi"
 """A changed value whose effect is seen: no image is so small, so no pod falls asleep."""
 ONE_AT_A_TIME = "daemon.maxConcurrentSleeps=1"
@@ -29,15 +29,15 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def values(architect: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def values(architect: Cluster) -> Iterator[Values]:
     """Keep the values of the release; at the end it is installed with them, as it was found."""
-    file = upgrades.values_of(architect, tmp_path_factory.mktemp("values") / "values.json")
-    yield file
-    upgrade(architect, file)
+    given = chart.values(architect)
+    yield given
+    chart.install(architect, given)
 
 
 def test_an_upgrade_leaves_sleeping_pods_asleep_and_waking(
-    architect: Cluster, theme: str, values: Path
+    architect: Cluster, theme: str, values: Values
 ) -> None:
     nodes = [node.name for node in architect.nodes]
     with (
@@ -49,7 +49,7 @@ def test_an_upgrade_leaves_sleeping_pods_asleep_and_waking(
             pod.sleep()
         since = {pod.name: pod.status()["since"] for pod in (first, last)}
         daemons = {name: parts.daemon_pod(architect, name)["metadata"]["uid"] for name in nodes}
-        upgrade(architect, values, QUOTA)
+        chart.install(architect, values, QUOTA)
         for name in nodes:
             assert parts.daemon_pod(architect, name)["metadata"]["uid"] != daemons[name]
         assert {pod.name: pod.status()["since"] for pod in (first, last)} == since
@@ -76,9 +76,9 @@ def _is_awake_for_the_quota(app: Workload) -> None:
 if IS_LONG:  # two upgrades for one sentence of the reference
 
     def test_pods_that_are_idle_at_the_same_moment_fall_asleep_one_by_one(
-        architect: Cluster, theme: str, values: Path
+        architect: Cluster, theme: str, values: Values
     ) -> None:
-        upgrade(architect, values, QUOTA)
+        chart.install(architect, values, QUOTA)
         node = architect.nodes[0].name
         with contextlib.ExitStack() as stack:
             pods = [
@@ -92,7 +92,7 @@ if IS_LONG:  # two upgrades for one sentence of the reference
             # The quota keeps them awake until a daemon comes that sees all of them at once.
             for pod in pods:
                 _is_awake_for_the_quota(pod)
-            upgrade(architect, values, ONE_AT_A_TIME)
+            chart.install(architect, values, ONE_AT_A_TIME)
             for pod in pods:
                 _falls_asleep(pod)
             sleeps = sorted(_sleep_of(pod) for pod in pods)
@@ -112,7 +112,7 @@ def _sleep_of(pod: BarePod) -> tuple[float, float]:
 
 
 def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect(
-    architect: Cluster, theme: str, values: Path
+    architect: Cluster, theme: str, values: Values
 ) -> None:
     with (
         workload(architect, theme, "sleeper", mebibytes=32) as sleeper,
@@ -141,7 +141,7 @@ def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect
         spec = sleeper.pod()["spec"]["containers"][0]["resources"]["requests"]
         assert spec == requests
         eventually(lambda: sleeper.requests() == requests, what="requests are back")
-        upgrade(architect, values)
+        chart.install(architect, values)
         # The pods of before are managed again: the host never lost them.
         for app in (sleeper, runner):
             app.sleep()
@@ -153,7 +153,7 @@ def test_an_uninstall_wakes_what_sleeps_and_everything_goes_on_without_architect
 
 
 def test_the_runtime_leaves_a_node_without_managed_pods(
-    architect: Cluster, theme: str, values: Path
+    architect: Cluster, theme: str, values: Values
 ) -> None:
     eventually(lambda: not _under_gvisor(architect), what="the pods of gVisor have ended")
     with bare_pod(architect, theme, "keeps", node=architect.nodes[0].name) as kept:
@@ -165,7 +165,7 @@ def test_the_runtime_leaves_a_node_without_managed_pods(
             assert is_there == bool(managed[node.name]), node.name
             assert _handlers(node) == (set(containerd.OURS) if is_there else set()), node.name
         assert kept.get()["identity"] == identity
-        upgrade(architect, values)
+        chart.install(architect, values)
         kept.sleep()
         assert kept.get()["identity"] == identity
         _sleeps_on_every_node(architect, theme)
@@ -199,7 +199,7 @@ def _is_gone(cluster: Cluster) -> None:
     for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
         assert "architect" not in cluster.kubectl("get", kind, "-o", "name")
     with pytest.raises(errors.CommandFailed, match="not found"):
-        cluster.helm("status", release.NAME, *upgrades.WHERE)
+        cluster.helm("status", release.NAME, *chart.WHERE)
     # Kept, and said to be kept: managed pods still name their class, objects their kind.
     assert names.RUNTIME_CLASS in cluster.kubectl("get", "runtimeclasses", "-o", "name")
     assert "checkpoints.architect.dev" in cluster.kubectl("get", "crds", "-o", "name")

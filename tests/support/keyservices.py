@@ -40,6 +40,8 @@ def plain_box(numbers: Metrics | None = None) -> Strongbox:
 class MemoryService:
     """One that remembers what it made. *known* may be shared, as if two asked the same service."""
 
+    is_there = True
+
     def __init__(self, key: str = "one", known: dict[bytes, bytes] | None = None) -> None:
         self.keeper = Keeper(provider="memory", key=key)
         self.known = {} if known is None else known

@@ -20,3 +20,22 @@ def in_store(cluster: Cluster, uid: str) -> list[str]:
 def stored_bytes(cluster: Cluster, path: str) -> bytes:
     """Return an object as it lies on the store's disk."""
     return base64.b64decode(cluster.plane.machine.exec(["base64", f"{BUCKET}/{path}"]))
+
+
+def put(cluster: Cluster, path: str, *, age_hours: int = 0) -> None:
+    """Put an object of a few bytes into the bucket, last changed so long ago."""
+    script = f'mkdir -p "${{0%/*}}"; echo x > "$0"; touch -d "-{age_hours} hours" "$0"'
+    cluster.plane.machine.exec(["sh", "-ec", script, f"{BUCKET}/{path}"])
+
+
+def is_there(cluster: Cluster, path: str) -> bool:
+    """Whether the bucket has an object of that key."""
+    said = cluster.plane.machine.exec(
+        ["sh", "-c", '[ -f "$0" ] && echo yes || echo no', f"{BUCKET}/{path}"]
+    )
+    return said.strip() == "yes"
+
+
+def remove(cluster: Cluster, path: str) -> None:
+    """Remove what lies below *path* of the bucket."""
+    cluster.plane.machine.exec(["rm", "-rf", f"{BUCKET}/{path}"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from architect.api import names
-from lab import release
+from lab import errors, release
 from lab.cluster import Cluster
 from lab.node import Node
 from support.workloads import eventually
@@ -18,6 +18,7 @@ from support.workloads import eventually
 KEEPER_COMM: Final = "architect-keeper"[:15]
 """As the kernel cuts it."""
 DAEMON_PORT: Final = 9464
+OPERATOR_PORT: Final = 8081
 COMPONENT: Final = "app.kubernetes.io/component"
 NOWHERE: Final = {"tests.architect.dev/nowhere": "true"}
 """A node selector that no node has: takes the daemon off every node."""
@@ -83,11 +84,41 @@ class Numbers:
 def daemon_numbers(cluster: Cluster, node: str) -> Numbers:
     """Scrape the daemon of *node*, as Prometheus does: at its pod's address."""
     address = daemon_pod(cluster, node)["status"]["podIP"]
-    return Numbers(
-        cluster.in_control_plane(
-            ["curl", "-sS", "-m", "10", f"http://{address}:{DAEMON_PORT}/metrics"]
-        )
+    return _scrape(cluster, f"http://{address}:{DAEMON_PORT}/metrics")
+
+
+def operator_numbers(cluster: Cluster) -> Numbers:
+    """Scrape the operator that works, once one does."""
+
+    def found() -> Numbers | None:
+        for pod in pods(cluster, "operator"):
+            address = pod["status"].get("podIP")
+            with suppress(errors.CommandFailed):  # it is starting, or ends
+                numbers = _scrape(cluster, f"http://{address}:{OPERATOR_PORT}/metrics")
+                if numbers.value("architect_operator_leader") == 1:
+                    return numbers
+        return None
+
+    numbers: Numbers = eventually(found, what="an operator works")
+    return numbers
+
+
+def restart_operators(cluster: Cluster) -> None:
+    """Replace all of them at once, and wait until another one works."""
+    old = {pod["metadata"]["uid"] for pod in pods(cluster, "operator")}
+    cluster.kubectl(
+        *("-n", release.NAMESPACE, "delete", "pods", "-l", f"{COMPONENT}=operator"),
+        timeout_seconds=120,
     )
+    eventually(
+        lambda: not old & {pod["metadata"]["uid"] for pod in pods(cluster, "operator")},
+        what="the operators of before are gone",
+    )
+    operator_numbers(cluster)
+
+
+def _scrape(cluster: Cluster, url: str) -> Numbers:
+    return Numbers(cluster.in_control_plane(["curl", "-sS", "-m", "10", url]))
 
 
 @contextmanager

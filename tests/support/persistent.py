@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from architect.api import names
@@ -13,20 +14,29 @@ from support.workloads import Workload, eventually
 ROLLOUT_SECONDS: Final = 240
 
 
-def ask(app: Workload, name: str = "warm") -> None:
+def ask(
+    app: Workload,
+    name: str = "warm",
+    *,
+    annotations: Mapping[str, str] | None = None,
+    retention: Mapping[str, str] | None = None,
+) -> None:
     """Have the workload's pod saved."""
     value = {
         "apiVersion": "architect.dev/v1alpha1",
         "kind": "PersistentCheckpoint",
-        "metadata": {"name": name},
-        "spec": {"selector": {"matchLabels": {"app": app.name}}},
+        "metadata": {"name": name, "annotations": dict(annotations or {})},
+        "spec": {
+            "selector": {"matchLabels": {"app": app.name}},
+            **({"retention": dict(retention)} if retention else {}),
+        },
     }
     app.kubectl("apply", "-f", "-", input=json.dumps(value))
 
 
-def saved(app: Workload, name: str = "warm") -> dict[str, Any]:
-    """Save the workload's pod; return the object once pods can start from it."""
-    ask(app, name)
+def saved(app: Workload, name: str = "warm", **more: Mapping[str, str]) -> dict[str, Any]:
+    """Save the workload's pod as :func:`ask`; return the object once pods can start from it."""
+    ask(app, name, **more)
 
     def available() -> dict[str, Any] | None:
         found = app.get_json("persistentcheckpoints.architect.dev", name)

@@ -354,7 +354,9 @@ def workload(
     eventually(made.exists_and_is_ready, what=f"{name} is ready")
     wait_for_service(cluster.plane.machine, made.service_ip())
     yield made
-    made.kubectl("delete", "deployment,service,configmap", name, "--wait=false")
+    made.kubectl(
+        "delete", "deployment,service,configmap", name, "--wait=false", "--ignore-not-found"
+    )
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Removes from the object store what :mod:`architect.operator.stored` decided.
 
-A failure is said and left to the next look: nothing here is the last chance.
+A failure is said and left to the next look: nothing here is the last chance. What could not be
+removed when its object was deleted is remembered, and tried again in each round: for the looks
+through the store it would be nobody's, which they leave alone for an hour.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -30,6 +33,9 @@ JsonObject = dict[str, Any]
 LOOK_SECONDS: Final = 300.0
 """Between two looks at all that lies in the store: one request for a thousand objects."""
 
+MAX_LEFT: Final = 4096
+"""Of those that are remembered, one for each deleted object. The others are found as nobody's."""
+
 
 class Bucket(Protocol):
     """The store: see :class:`architect.objectstore.control.Control`."""
@@ -39,6 +45,15 @@ class Bucket(Protocol):
 
     def delete(self, keys: Iterable[str]) -> tuple[Undeleted, ...]:
         """Remove objects; return those that stay."""
+
+
+@dataclass
+class _Stored:
+    """What lies in one place."""
+
+    size: int
+    modified: datetime
+    """Of the latest object."""
 
 
 class Collector:
@@ -61,11 +76,14 @@ class Collector:
         self._lock = threading.Lock()
         self._bucket: Bucket | None = None
         self._looked_at = float("-inf")
+        self._left: dict[Place, Remove] = {}
 
     def changed(self, checkpoint: JsonObject) -> None:
         """Learn of a Checkpoint that was changed."""
         action = stored.for_checkpoint(checkpoint)
-        if action is None or self._is_wanted(action.place) or not self._remove(action):
+        if action is None or self._is_wanted(action.place) is not False:
+            return
+        if not self._remove(action):
             return
         try:
             checkpoints.set_status(self._api, checkpoint, stored.removed(action.why))
@@ -75,11 +93,12 @@ class Collector:
     def deleted(self, value: JsonObject) -> None:
         """Learn of a Checkpoint or PersistentCheckpoint that was deleted."""
         action = stored.for_deleted(value)
-        if action is not None and not self._is_wanted(action.place):
-            self._remove(action)
+        if action is not None and not self._settle(action):
+            self._remember(action)
 
     def sweep(self) -> None:
-        """Look at everything, now and then."""
+        """Remove what is left of deleted objects; now and then, look at everything."""
+        self._try_again()
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
             return
         try:
@@ -94,11 +113,43 @@ class Collector:
             return
         self._looked_at = time.monotonic()
         self._metrics.set(metrics.STORED, len(listed))
-        for action in stored.for_all(listed, known, now=self._clock()):
+        self._metrics.set(metrics.STORED_BYTES, sum(one.size for one in listed.values()))
+        for value in known:
+            self.changed(value)
+        latest = {place: one.modified for place, one in listed.items()}
+        for action in stored.for_all(latest, known, now=self._clock()):
             self._remove(action)
 
-    def _is_wanted(self, place: Place) -> bool:
-        """Whether another object than the one that is over needs it, or that is not known.
+    def _try_again(self) -> None:
+        """Try those that are left, until one fails: the store may still be away."""
+        with self._lock:
+            left = list(self._left.values())
+        for action in left:
+            is_settled = self._settle(action)
+            with self._lock:
+                self._left.pop(action.place, None)
+            if not is_settled:
+                self._remember(action)  # behind the others, which it shall not keep waiting
+                return
+            self._tell_left()
+
+    def _remember(self, action: Remove) -> None:
+        with self._lock:
+            if len(self._left) < MAX_LEFT:
+                self._left[action.place] = action
+        self._tell_left()
+
+    def _tell_left(self) -> None:
+        with self._lock:
+            self._metrics.set(metrics.REMOVALS_LEFT, len(self._left))
+
+    def _settle(self, action: Remove) -> bool:
+        """Remove it unless somebody needs it; False: it is to be tried again."""
+        is_wanted = self._is_wanted(action.place)
+        return is_wanted is not None and (is_wanted or self._remove(action))
+
+    def _is_wanted(self, place: Place) -> bool | None:
+        """Whether another object than the one that is over needs it; None: that is not known.
 
         Which place is an object's own is its word: who may write one kind may not delete the other.
         """
@@ -110,17 +161,22 @@ class Collector:
             ]
         except ArchitectError as error:
             log.warning("what lies in the store of %s/%s stays: %s", *place, error)
-            return True
+            return None
         return stored.is_wanted(place, known)
 
-    def _listed(self) -> dict[Place, datetime]:
-        found: dict[Place, datetime] = {}
+    def _listed(self) -> dict[Place, _Stored]:
+        found: dict[Place, _Stored] = {}
         below = f"{self._prefix}/" if self._prefix else ""
         for item in self._store().list(below):
             if (named := envelope.place_of(item.key, below=self._prefix)) is None:
                 continue  # nobody's whom we know
             place = Place(*named)
-            found[place] = max(item.modified, found.get(place, item.modified))
+            before = found.get(place)
+            if before is None:
+                found[place] = _Stored(size=item.size, modified=item.modified)
+            else:
+                before.size += item.size
+                before.modified = max(before.modified, item.modified)
         return found
 
     def _remove(self, action: Remove) -> bool:

@@ -42,12 +42,15 @@ def register(
     releaser: Releaser,
     collector: Collector | None,
     store_threads: ThreadPoolExecutor,
+    key_threads: ThreadPoolExecutor,
     credentials: Callable[[], Credentials],
 ) -> None:
     """Add our handlers to *registry*."""
 
-    async def in_store(work: Callable[[dict[str, Any]], None], value: dict[str, Any]) -> None:
-        await asyncio.get_running_loop().run_in_executor(store_threads, work, value)
+    async def in_threads(
+        threads: ThreadPoolExecutor, work: Callable[[dict[str, Any]], None], value: dict[str, Any]
+    ) -> None:
+        await asyncio.get_running_loop().run_in_executor(threads, work, value)
 
     @kopf.on.login(registry=registry)
     def login(**_: Any) -> kopf.ConnectionInfo:
@@ -69,13 +72,13 @@ def register(
         value = dict(event["object"])
         if event["type"] == "DELETED":
             if collector is not None:
-                await in_store(collector.deleted, value)
+                await in_threads(store_threads, collector.deleted, value)
             return
         # First who waits: a pod does not start before it has its key.
-        await asyncio.to_thread(releaser.look_at, value)
+        await in_threads(key_threads, releaser.look_at, value)
         await asyncio.to_thread(sweeper.collect, value)
         if collector is not None:
-            await in_store(collector.changed, value)
+            await in_threads(store_threads, collector.changed, value)
 
     @kopf.on.event(
         PERSISTENT_CHECKPOINTS.group,
@@ -90,7 +93,7 @@ def register(
             return
         registrar.deleted(value)
         if collector is not None:
-            await in_store(collector.deleted, value)
+            await in_threads(store_threads, collector.deleted, value)
 
     @kopf.on.event(
         SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry

@@ -39,6 +39,16 @@ PERSISTENT: Final = Family(
     type="gauge",
     help="PersistentCheckpoint objects at the last sweep, by how far they have come.",
 )
+PERSISTENT_BYTES: Final = Family(
+    name="architect_operator_persistent_checkpoint_bytes",
+    type="gauge",
+    help="Bytes, before compression, of available PersistentCheckpoints at the last sweep.",
+)
+BEYOND: Final = Family(
+    name="architect_operator_beyond_limits",
+    type="gauge",
+    help="Namespaces, and the cluster, whose PersistentCheckpoints stay beyond objectStore.limits.",
+)
 UNMANAGED: Final = Family(
     name="architect_operator_unmanaged_pods",
     type="gauge",
@@ -77,10 +87,20 @@ STORED: Final = Family(
     type="gauge",
     help="Checkpoints in the object store at the last look through it.",
 )
+STORED_BYTES: Final = Family(
+    name="architect_operator_stored_bytes",
+    type="gauge",
+    help="Bytes of checkpoints in the object store at the last look through it.",
+)
 REMOVALS: Final = Family(
     name="architect_operator_store_removals_total",
     type="counter",
     help="Checkpoints removed from the object store, by result.",
+)
+REMOVALS_LEFT: Final = Family(
+    name="architect_operator_store_removals_left",
+    type="gauge",
+    help="Deleted objects whose data could not be removed from the object store yet.",
 )
 KEY_RELEASES: Final = Family(
     name="architect_operator_key_releases_total",
@@ -103,6 +123,8 @@ FAMILIES: Final = (
     ACTIONS,
     CHECKPOINTS,
     PERSISTENT,
+    PERSISTENT_BYTES,
+    BEYOND,
     UNMANAGED,
     UNMANAGED_TOTAL,
     NODES,
@@ -111,7 +133,9 @@ FAMILIES: Final = (
     SWEPT_AT,
     CERTIFICATES,
     STORED,
+    STORED_BYTES,
     REMOVALS,
+    REMOVALS_LEFT,
     KEY_RELEASES,
     KEYS_SEALED,
     KEY_SERVICE,

@@ -56,6 +56,7 @@ class Registrar:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: dict[ObjectRef, JsonObject] = {}
+        self._beyond: tuple[str, ...] = ()
 
     def look_at(self, value: JsonObject) -> None:
         """Decide about one, by a read of the pods in question, and carry it out."""
@@ -108,13 +109,26 @@ class Registrar:
         states = [persistent.state_of(value) for value in values]
         for state in persistent.STATES:
             self._metrics.set(metrics.PERSISTENT, states.count(state), state=state)
+        self._metrics.set(metrics.PERSISTENT_BYTES, retention.total_bytes(values))
         for value in values:
             self.look_at(value)
         now = self._clock()
         # What goes by itself makes room, and costs no other one its place.
         staying = [value for value in values if persistent.expire(value, now=now) is None]
-        for end in retention.excess(staying, self._limits):
+        found = retention.excess(staying, self._limits)
+        for end in found.ends:
             self._applier.apply(end)
+        self._tell_beyond(found.beyond)
+
+    def _tell_beyond(self, beyond: tuple[str, ...]) -> None:
+        """Tell who holds more than the limits say, since nothing of it may go."""
+        self._metrics.set(metrics.BEYOND, len(beyond))
+        if beyond != self._beyond:
+            self._beyond = beyond
+            log.warning(
+                "more than objectStore.limits lets them keep have, as pinned or last good ones: %s",
+                ", ".join(beyond) or "none any more",
+            )
 
     def _pods(self, value: JsonObject) -> tuple[JsonObject, ...]:
         match persistent.query_of(value, has_store=self._has_store):

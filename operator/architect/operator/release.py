@@ -7,7 +7,8 @@ claim's private key only, which no other node has. Who starts from a PersistentC
 Checkpoint made for it: :mod:`architect.operator.starts`.
 
 Each public key is answered once: with the key, or with a refusal whose message begins with a mark
-of the public key. A new claim comes with a new one.
+of the public key. A new claim comes with a new one. What keeps an answer back for now is said in
+the same place, and is none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeAlias
 
 from architect.checkpoint import keys
 from architect.checkpoint.keys import Binding, Claimant, PublicKey
-from architect.core.errors import FormatError
+from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.kube import checkpoints, conditions
 from architect.kube.access import Question
 from architect.kube.conditions import Condition, Status
@@ -175,6 +176,20 @@ def said(decision: Release | Refuse) -> Condition:
         status=Status.TRUE,
         reason="Released",
         message=f"{keys.claim_mark(decision.public_text)}to node {decision.claimant.node}",
+    )
+
+
+def delayed(checkpoint: Mapping[str, Any], error: ArchitectError) -> Condition:
+    """Return the condition that tells why a claim has no answer yet.
+
+    The daemon that waits repeats it if it has to give up.
+    """
+    public_text = checkpoint["status"]["claimedBy"]["publicKey"]
+    return Condition(
+        type=checkpoints.KEY_RELEASED,
+        status=Status.UNKNOWN,
+        reason=error.reason if isinstance(error, Rejected) else type(error).__name__,
+        message=f"{keys.claim_mark(public_text)}{error}",
     )
 
 

@@ -1,11 +1,16 @@
-"""Give the keys of checkpoints in the object store to who claimed them."""
+"""Give the keys of checkpoints in the object store to who claimed them.
+
+A pod waits for each. So a claim that could not be answered, since the key management service or the
+API server was away, is looked at again within seconds, and says meanwhile what it waits for.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from cryptography import x509
 
@@ -23,12 +28,18 @@ log = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
 
+WAITING_SECONDS: Final = 5.0
+"""Between two looks at claims that wait: a daemon waits for its key for 45 s."""
+
+MAX_WAITING: Final = 1024
+"""That are remembered; the others are looked at in each sweep only."""
+
 
 class Releaser:
     """Carries decisions out; safe to use from several threads.
 
-    What fails is said and left to the next sweep. Two replicas at work for a moment do no harm:
-    every write names the version that was decided on.
+    What fails is said, and looked at again (:meth:`look_at_waiting`, :meth:`sweep`). Two replicas
+    at work for a moment do no harm: every write names the version that was decided on.
     """
 
     def __init__(
@@ -45,6 +56,23 @@ class Releaser:
         self._authorities = authorities
         self._metrics = numbers
         self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: dict[ObjectRef, None] = {}
+
+    def look_at_waiting(self) -> None:
+        """Look at those claims again that could not be answered."""
+        with self._lock:
+            refs = list(self._waiting)
+        for ref in refs:
+            try:
+                value = self._api.find(ref)
+            except (Rejected, Retryable) as error:
+                log.warning("%s: whether its key is still waited for is not known: %s", ref, error)
+                return
+            if value is None:
+                self._forget(ref)
+            else:
+                self.look_at(value)
 
     def sweep(self) -> None:
         """Renew the keys if that is due, publish the current one, and look at all claims."""
@@ -64,9 +92,10 @@ class Releaser:
     def look_at(self, value: JsonObject) -> None:
         """Decide about one Checkpoint, by a read of the claimant's pod, and carry it out."""
         who = release.claimant_of(value)
-        if who is None:
-            return
         where = ObjectRef.of(CHECKPOINTS, value)
+        if who is None:
+            self._forget(where)
+            return
         try:
             pod = self._api.find(who)
             source = starts.source_of(value)
@@ -82,17 +111,44 @@ class Releaser:
             if decision is None or isinstance(decision, Ask):
                 return
             result = self._do(decision, value)
+            self._forget(where)
             if result == "released" and persistent is not None:
                 self._note_use(persistent)
         except NotFound:
-            return  # it was deleted meanwhile
+            self._forget(where)  # it was deleted meanwhile
+            return
         except Conflict as error:
             log.info("%s; decided anew at its next event", error)
             return
         except (FormatError, Rejected, Retryable) as error:
-            log.warning("%s: its key is not given: %s", where, error)
+            self._delay(value, error)
             result = "error"
         self._metrics.add(metrics.KEY_RELEASES, result=result)
+
+    def _delay(self, value: JsonObject, error: FormatError | Rejected | Retryable) -> None:
+        """Say why a claim has no answer yet, and remember it."""
+        ref = ObjectRef.of(CHECKPOINTS, value)
+        with self._lock:
+            is_known = ref in self._waiting
+            if len(self._waiting) < MAX_WAITING:
+                self._waiting[ref] = None
+        # Once: it is tried again every few seconds.
+        log.log(
+            logging.DEBUG if is_known else logging.WARNING,
+            "%s: its key is not given: %s",
+            ref,
+            error,
+        )
+        try:
+            checkpoints.set_status(
+                self._api, value, release.delayed(value, error), now=self._clock()
+            )
+        except (Rejected, Retryable) as unsaid:
+            log.debug("%s: what it waits for is not said: %s", ref, unsaid)
+
+    def _forget(self, ref: ObjectRef) -> None:
+        with self._lock:
+            self._waiting.pop(ref, None)
 
     def _note_use(self, persistent: JsonObject) -> None:
         """Write when a PersistentCheckpoint was last used, whatever others write meanwhile."""

@@ -44,20 +44,37 @@ class _Kept:
     is_pinned: bool
 
 
-def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
-    """Return those that go, and why."""
+def total_bytes(values: Iterable[Mapping[str, Any]]) -> int:
+    """Return how much they have saved, as the limits count it."""
+    return sum(found.size for value in values if (found := _read(value)) is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excess:
+    """What is beyond the limits."""
+
+    ends: tuple[Expire, ...]
+    """Those that go, and why."""
+    beyond: tuple[str, ...]
+    """Who holds more than the limits say all the same, as pins or last good ones: ``the cluster``,
+    ``namespace …``."""
+
+
+def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> Excess:
+    """Return what is to go, and what stays too much."""
     kept = [found for value in values if (found := _read(value)) is not None]
     newest: dict[tuple[str, str], _Kept] = {}
     for one in sorted(kept, key=lambda k: k.captured):
         newest[one.namespace, one.asked] = one
     last_good = {id(one) for one in newest.values()}
     gone: dict[int, str] = {}
+    beyond: list[str] = []
 
     def shrink(group: Sequence[_Kept], count: int, size: int, where: str) -> None:
         left = [one for one in group if id(one) not in gone]
         for one in sorted(left, key=lambda k: (k.used, k.captured)):
             total = sum(k.size for k in left)
-            if not (count and len(left) > count) and not (size and total > size):
+            if not _is_beyond(left, count, size):
                 return
             if one.is_pinned or id(one) in last_good:
                 continue
@@ -67,12 +84,14 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
                 f"of {size or 'any number of'} bytes; this one was unused for longest"
             )
             left.remove(one)
+        if _is_beyond(left, count, size):
+            beyond.append(where)
 
     for namespace in sorted({one.namespace for one in kept}):
         group = [one for one in kept if one.namespace == namespace]
         shrink(group, limits.namespace_count, limits.namespace_size, f"namespace {namespace}")
     shrink(kept, limits.count, limits.size, "the cluster")
-    return [
+    ends = [
         Expire(
             persistent=ObjectRef.of(PERSISTENT_CHECKPOINTS, dict(one.value)),
             resource_version=one.value["metadata"].get("resourceVersion", ""),
@@ -81,6 +100,11 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> list[Expire]:
         for one in kept
         if id(one) in gone
     ]
+    return Excess(ends=tuple(ends), beyond=tuple(beyond))
+
+
+def _is_beyond(kept: Sequence[_Kept], count: int, size: int) -> bool:
+    return bool((count and len(kept) > count) or (size and sum(one.size for one in kept) > size))
 
 
 def _read(value: Mapping[str, Any]) -> _Kept | None:

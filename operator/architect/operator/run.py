@@ -20,7 +20,7 @@ from architect.kube.errors import NotFound
 from architect.kube.events import Recorder
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
 from architect.objectstore.control import Control
-from architect.operator import handlers, metrics
+from architect.operator import handlers, metrics, releaser
 from architect.operator.apply import Applier
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.collector import Collector
@@ -63,6 +63,9 @@ KINDS_TIMEOUT_SECONDS: Final = 60.0
 
 STORE_THREADS: Final = 2
 """That work in the object store at the same time, the sweep included."""
+
+KEY_THREADS: Final = 4
+"""That give keys at the same time. All of them wait while the key management service is asked."""
 
 
 class LeadershipLost(Retryable):
@@ -124,9 +127,10 @@ class Operator:
             authorities=lambda: authorities.fetch().trusted,
         )
         self._collector = _collector(api, settings, self._metrics)
-        # A store that hangs, and what waits for it, costs nobody else a thread, least of all the
-        # lease.
+        # A store or a key management service that hangs, and what waits for it, costs nobody else a
+        # thread, least of all the lease.
         self._store_threads = ThreadPoolExecutor(STORE_THREADS, "store")
+        self._key_threads = ThreadPoolExecutor(KEY_THREADS, "keys")
         self._lease_thread = ThreadPoolExecutor(1, "lease")
         self._elector = Elector(
             api,
@@ -218,6 +222,7 @@ class Operator:
             releaser=self._releaser,
             collector=self._collector,
             store_threads=self._store_threads,
+            key_threads=self._key_threads,
             credentials=self._connection.credentials,
         )
         return registry
@@ -246,7 +251,13 @@ class Operator:
         if self._collector is not None:
             # Without a store nothing is ever encrypted for our keys.
             found += [
-                Round(what="keys", look=self._releaser.sweep),
+                Round(what="keys", look=self._releaser.sweep, threads=self._key_threads),
+                Round(
+                    what="claims that wait",
+                    look=self._releaser.look_at_waiting,
+                    threads=self._key_threads,
+                    seconds=releaser.WAITING_SECONDS,
+                ),
                 Round(what="object store", look=self._collector.sweep, threads=self._store_threads),
             ]
         return found

@@ -97,18 +97,25 @@ class Strongbox:
         return made
 
     def _open(self, found: Seal) -> bytes:
-        if said := seal.difference(found.context, self._context):
-            raise self._named(
-                errors.refused(f"sealed for another one: {said}", errors.WRONG_CONTEXT)
-            )
-        if (known := self._opened.get(found.wrapped)) is not None:
+        if (known := self._known(found)) is not None:
             return known
         with self._one_at_a_time():
-            if (known := self._opened.get(found.wrapped)) is not None:
+            if (known := self._known(found)) is not None:
                 return known
-            data_key = self._ask("open", found.wrapped, lambda: self._service.open(found))
+            data_key = self._ask("open", found.wrapped, lambda: self._question(found))
             self._remember(found, data_key)
             return data_key
+
+    def _known(self, found: Seal) -> bytes | None:
+        is_ours = not seal.difference(found.context, self._context)
+        return self._opened.get(found.wrapped) if is_ours else None
+
+    def _question(self, found: Seal) -> bytes:
+        said = seal.difference(found.context, self._context)
+        # Where there is no service, nothing else of it is set either: that is what is to be said.
+        if said and self._service.is_there:
+            raise errors.refused(f"sealed for another one: {said}", errors.WRONG_CONTEXT)
+        return self._service.open(found)
 
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import pytest
 
 from architect.checkpoint import keys, strict
 from architect.checkpoint.keys import Binding, Claimant
-from architect.core.errors import FormatError
+from architect.core.errors import FormatError, Rejected, Unavailable
 from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import CheckpointSpec, Owner, Trigger
@@ -20,9 +20,11 @@ from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS, PODS
 from architect.operator import keyring, metrics, release
 from architect.operator.keyring_store import KeyringStore
+from architect.operator.kms import errors
 from architect.operator.metrics import Metrics
 from architect.operator.releaser import Releaser
-from support.keyservices import plain_box
+from architect.operator.strongbox import Strongbox
+from support.keyservices import CLUSTER, MemoryService, box_of, plain_box
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 OWNER = Owner(api_version="apps/v1", kind="ReplicaSet", name="web-1", uid="owner-uid")
@@ -331,11 +333,90 @@ def test_a_damaged_secret_refuses_nobody_for_good(world: World) -> None:
     world.server.put(secret, {**good, "data": {}})
     world.claim()
     world.releaser.sweep()
-    assert world.said() == ("", "")
+    assert world.said() == ("Unknown", "SecretUnreadable")
     assert world.numbers.get(metrics.KEY_RELEASES, result="error") == 1
     world.server.put(secret, good)
     world.releaser.sweep()
     assert world.received() == world.data_key
+
+
+class SealedWorld(World):
+    """One whose operator has just started: it has to ask the service for what it sealed."""
+
+    def __init__(self, api: Api, server: Any) -> None:
+        super().__init__(api, server)
+        self.service = MemoryService()
+        self.now = 1000.0
+        sealing = KeyringStore(
+            api, box_of(self.service, namespace="architect", secret="k"), namespace="architect",
+            name="k", config_map="k", clock=lambda: NOW,
+        )  # fmt: skip
+        sealing.publish([])
+        box = Strongbox(
+            self.service, self.numbers, cluster=CLUSTER, namespace="architect", secret="k",
+            clock=lambda: self.now,
+        )  # fmt: skip
+        self.store = KeyringStore(
+            api, box, namespace="architect", name="k", config_map="k", clock=lambda: NOW
+        )
+        self.releaser = Releaser(api, self.store, self.numbers, authorities=list, clock=lambda: NOW)
+
+
+@pytest.fixture
+def sealed(api: Api, server: Any) -> SealedWorld:
+    return SealedWorld(api, server)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (errors.unreachable("no route", what="have the data key decrypted"), "Unavailable"),
+        (errors.refused("not you", errors.ACCESS_DENIED), errors.ACCESS_DENIED),
+    ],
+)
+def test_a_claim_says_what_keeps_its_key_and_gets_it_within_seconds(
+    sealed: SealedWorld, failure: Rejected | Unavailable, reason: str
+) -> None:
+    sealed.service.failure = failure
+    sealed.releaser.look_at(sealed.claim())
+    assert sealed.said() == ("Unknown", reason)
+    (told,) = sealed.status()["conditions"]
+    assert told["message"].startswith(keys.claim_mark(sealed.public()))
+    assert failure.message in told["message"]
+    sealed.releaser.look_at_waiting()
+    assert sealed.status()["conditions"] == [told], "it is not written again"
+    sealed.service.failure = None
+    sealed.now += errors.RETRY_SECONDS
+    sealed.releaser.look_at_waiting()
+    assert sealed.said() == ("True", "Released")
+    assert sealed.received() == sealed.data_key
+    sealed.server.requests.clear()
+    sealed.releaser.look_at_waiting()
+    assert sealed.server.requests == [], "nobody waits any more"
+
+
+def test_who_waits_no_longer_is_forgotten(sealed: SealedWorld) -> None:
+    sealed.service.failure = errors.unreachable("no route", what="ask")
+    for end in ("the claim is given back", "the checkpoint is gone"):
+        sealed.releaser.look_at(sealed.claim())
+        if end == "the claim is given back":
+            sealed.releaser.look_at(sealed.change(claimedBy=None))
+        else:
+            del sealed.server.objects[PATH]
+            sealed.releaser.look_at_waiting()
+        sealed.server.requests.clear()
+        sealed.releaser.look_at_waiting()
+        assert sealed.server.requests == []
+
+
+def test_a_claim_waits_while_the_api_server_is_away(sealed: SealedWorld) -> None:
+    value = sealed.claim()
+    sealed.server.fail = lambda _: Unavailable("503")
+    sealed.releaser.look_at(value)
+    sealed.releaser.look_at_waiting()
+    sealed.server.fail = lambda _: None
+    sealed.releaser.look_at_waiting()
+    assert sealed.received() == sealed.data_key
 
 
 def test_a_checkpoint_that_changed_meanwhile_is_decided_anew(world: World) -> None:

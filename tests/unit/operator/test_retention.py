@@ -46,7 +46,11 @@ def warm(
 
 
 def gone(values: list[dict[str, Any]], **limits: int) -> list[str]:
-    return sorted(e.persistent.name for e in retention.excess(values, Limits(**limits)))
+    return sorted(e.persistent.name for e in retention.excess(values, Limits(**limits)).ends)
+
+
+def beyond(values: list[dict[str, Any]], **limits: int) -> tuple[str, ...]:
+    return retention.excess(values, Limits(**limits)).beyond
 
 
 THREE = [warm("a", captured=1), warm("b", captured=2), warm("c", captured=3)]
@@ -79,6 +83,18 @@ def test_what_is_pinned_stays() -> None:
     assert gone(values, count=1) == ["b"]
 
 
+def test_who_stays_beyond_the_limits_is_told() -> None:
+    pinned = [warm("a", captured=1, is_pinned=True), *THREE[1:]]
+    assert beyond(pinned, count=1) == ("the cluster",)
+    assert beyond(pinned, namespace_size=GIB) == ("namespace shop",)
+    assert beyond([warm("a", size=2)], size=1, namespace_size=1) == (
+        "namespace shop",
+        "the cluster",
+    )
+    assert beyond(THREE, count=1, namespace_count=1, size=GIB) == ()
+    assert beyond(THREE) == ()
+
+
 def test_a_namespaces_limit_is_its_own() -> None:
     values = [*THREE, warm("x", namespace="other"), warm("y", namespace="other", captured=2)]
     assert gone(values, namespace_count=2) == ["a"]
@@ -90,8 +106,13 @@ def test_what_was_never_saved_counts_for_nothing() -> None:
     assert gone(values, count=3) == []
 
 
+def test_their_bytes_are_those_that_the_limits_count() -> None:
+    values = [*THREE, warm("d", size=7), warm("e", available="False")]
+    assert retention.total_bytes(values) == 3 * GIB + 7
+
+
 def test_the_reason_names_place_and_limit() -> None:
-    (end,) = retention.excess(THREE, Limits(namespace_count=2))
+    (end,) = retention.excess(THREE, Limits(namespace_count=2)).ends
     assert "namespace shop" in end.why
     assert "3 of" in end.why
 
@@ -130,5 +151,8 @@ def test_nobody_ever_loses_their_last_or_what_is_pinned(
         and v["metadata"]["name"] in ends
     ]  # fmt: skip
     free = [v for v in left if names.PIN not in v["metadata"]["annotations"]]
+    told = beyond(values, count=count, size=size, namespace_count=count)
+    held = sum(v["status"]["bytes"] for v in left)
+    assert ("the cluster" in told) == bool((count and len(left) > count) or (size and held > size))
     if count and len(left) > count:
         assert len(free) <= len(asked), "only what must stay is beyond the limit"

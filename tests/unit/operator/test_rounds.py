@@ -43,3 +43,28 @@ def test_one_that_fails_comes_again_and_one_that_hangs_holds_up_nobody(caplog) -
     assert len(failures) == seen["failing"]
     assert "the look at this failed" in caplog.text
     assert "a defect" in caplog.text
+
+
+def test_one_may_come_more_often_than_the_others() -> None:
+    seen = {"often": 0, "seldom": 0}
+
+    def look(name: str) -> None:
+        seen[name] += 1
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        rounds = [
+            Round(what="often", look=lambda: look("often"), seconds=0.01),
+            Round(what="seldom", look=lambda: look("seldom")),
+        ]
+        tasks = [
+            asyncio.create_task(repeat(one, stop, seconds=3600, failed=lambda: None))
+            for one in rounds
+        ]
+        while seen["often"] < 3 or not seen["seldom"]:
+            await asyncio.sleep(0.01)
+        stop.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(asyncio.wait_for(work(), 60))
+    assert seen["seldom"] == 1

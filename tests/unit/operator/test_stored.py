@@ -13,7 +13,7 @@ from architect.kube import checkpoints, conditions
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS
 from architect.objectstore.control import Listed, Undeleted
 from architect.operator import collector as collecting
-from architect.operator import stored
+from architect.operator import metrics, stored
 from architect.operator.collector import Collector
 from architect.operator.metrics import Metrics
 from architect.operator.stored import Place
@@ -262,6 +262,70 @@ def test_what_cannot_be_removed_stays_for_the_next_look(
     assert bucket.keys == {}
 
 
+@pytest.mark.parametrize("kind", ["Checkpoint", "PersistentCheckpoint"])
+def test_what_could_not_go_with_its_object_goes_once_the_store_is_back(
+    collector, bucket, numbers, kind: str
+) -> None:
+    """And not an hour later, though it is young and nobody's by then."""
+    value, uid = (checkpoint(), "uid-old") if kind == "Checkpoint" else (persistent(), "pc-uid")
+    collector.sweep()
+    bucket.fill(f"one/default/{uid}", age=timedelta(0))
+    bucket.trouble = Unavailable("no route")
+    collector.deleted(value)
+    for _ in range(3):
+        collector.sweep()
+    assert len(bucket.keys) == 3
+    assert numbers.get(metrics.REMOVALS_LEFT) == 1
+    bucket.trouble = None
+    collector.sweep()
+    assert bucket.keys == {}
+    assert numbers.get(metrics.REMOVALS_LEFT) == 0
+    assert numbers.get(metrics.REMOVALS, result="done") == 1
+
+
+def test_one_that_stays_keeps_no_other_from_going(collector, bucket, numbers) -> None:
+    collector.sweep()
+    bucket.trouble = Unavailable("no route")
+    for uid in ("uid-1", "uid-2", "uid-3"):
+        bucket.fill(f"one/default/{uid}", age=timedelta(0))
+        collector.deleted(checkpoint(uid))
+    bucket.trouble = None
+    bucket.stubborn.add("one/default/uid-1/manifest.json")
+    for _ in range(3):
+        collector.sweep()
+    assert {key.split("/")[2] for key in bucket.keys} == {"uid-1"}
+    assert numbers.get(metrics.REMOVALS_LEFT) == 1
+
+
+def test_what_is_left_is_asked_about_again(server, collector, bucket, numbers) -> None:
+    """It may be another's by now, or the API server may not say."""
+    collector.sweep()
+    bucket.fill("one/default/pc-uid", age=timedelta(0))
+    server.fail = lambda _: Unavailable("503")
+    collector.deleted(persistent())
+    assert numbers.get(metrics.REMOVALS_LEFT) == 1
+    server.fail = lambda _: None
+    server.put(PERSISTENT_CHECKPOINTS.path(namespace="default", name="warm"), persistent())
+    collector.sweep()
+    assert len(bucket.keys) == 3
+    assert numbers.get(metrics.REMOVALS_LEFT) == 0
+
+
+def test_a_sweep_says_what_it_removed_of_a_checkpoint_that_is_over(
+    server, collector, bucket
+) -> None:
+    bucket.fill("one/default/uid-old")
+    bucket.trouble = Unavailable("no route")
+    collector.changed(put(server, checkpoint(Restored="True")))
+    bucket.trouble = None
+    collector.sweep()
+    assert bucket.keys == {}
+    (same,) = [v for p, v in server.objects.items() if "checkpoints" in p]
+    said = conditions.find(same["status"]["conditions"], checkpoints.STORED)
+    assert said is not None
+    assert (said["status"], said["reason"]) == ("False", "Removed")
+
+
 def test_a_sweep_removes_what_nobody_knows_and_nothing_else(
     server, collector, bucket, numbers
 ) -> None:
@@ -277,6 +341,7 @@ def test_a_sweep_removes_what_nobody_knows_and_nothing_else(
     gone = before - set(bucket.keys)
     assert gone == {k for k in before if "uid-orphan" in k}
     assert "architect_operator_stored_checkpoints 3" in numbers.render()
+    assert "architect_operator_stored_bytes 9" in numbers.render()
 
 
 def test_a_sweep_comes_now_and_then(server, collector, bucket, monkeypatch) -> None:

@@ -151,9 +151,12 @@ def test_nothing_is_sealed_by_who_does_not_open_it() -> None:
 def test_a_seal_of_another_place_is_named_and_nobody_is_asked() -> None:
     service = MemoryService()
     raw = boxed(service).write(RING)
-    service.asked = []
+    service.asked, numbers = [], Metrics()
     for box, said in (
-        (box_of(service, cluster="red", secret="keys"), "cluster is 'blue', and here 'red'"),
+        (
+            box_of(service, numbers, cluster="red", secret="keys"),
+            "cluster is 'blue', and here 'red'",
+        ),
         (box_of(service, namespace="n", secret="keys"), "namespace is 'architect', and here 'n'"),
         (box_of(service, secret="other"), "secret is 'keys', and here 'other'"),
     ):
@@ -161,14 +164,18 @@ def test_a_seal_of_another_place_is_named_and_nobody_is_asked() -> None:
             box.read(raw)
         assert caught.value.reason == errors.WRONG_CONTEXT
     assert service.asked == []
+    assert numbers.get(metrics.KEY_SERVICE, request="open", result=errors.WRONG_CONTEXT) == 1
 
 
 def test_what_is_sealed_needs_a_service() -> None:
     raw = boxed(MemoryService()).write(RING)
+    # As the chart starts an operator without one: the cluster has no name then either.
+    numbers = Metrics()
     with pytest.raises(Rejected, match="sealed by memory, key one") as caught:
-        boxed(SecretAlone()).read(raw)
+        box_of(SecretAlone(), numbers, cluster="", secret="keys").read(raw)
     assert caught.value.reason == errors.NOT_CONFIGURED
     assert "objectStore.kms" in caught.value.hint
+    assert numbers.get(metrics.KEY_SERVICE, request="open", result=errors.NOT_CONFIGURED) == 1
 
 
 def test_the_way_back_opens_and_seals_nothing() -> None:

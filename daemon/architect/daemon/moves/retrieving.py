@@ -116,12 +116,23 @@ class Retrieving:
                     f"{ref}: the operator gives no key: {said['message']}", reason=said["reason"]
                 )
             if time.monotonic() > ends_at:
-                raise Unavailable(f"{ref}: the operator gave no key", hint="does it run?")
+                raise _unanswered(ref, said, public)
             # Less often the longer it takes: a whole node's pods may wait for the operator.
             time.sleep(max(KEY_STEP_SECONDS, (time.monotonic() - began) / LOOKS_PER_WAIT))
 
 
 def is_refusal(said: Mapping[str, Any], public: str) -> bool:
     """Whether condition KeyReleased *said* refuses the key of the claim with key *public*."""
-    is_false = said.get("status") == Status.FALSE.value
-    return is_false and str(said.get("message")).startswith(keys.claim_mark(public))
+    return said.get("status") == Status.FALSE.value and _is_about(said, public)
+
+
+def _unanswered(ref: ObjectRef, said: Mapping[str, Any], public: str) -> Unavailable:
+    """Return that the operator gave no answer, with what kept it from that if it has said so."""
+    if said.get("status") == Status.UNKNOWN.value and _is_about(said, public):
+        text = f"the operator could give no key: {said['reason']}: {said['message']}"
+        return Unavailable(f"{ref}: {text}")
+    return Unavailable(f"{ref}: the operator gave no key", hint="does it run?")
+
+
+def _is_about(said: Mapping[str, Any], public: str) -> bool:
+    return str(said.get("message")).startswith(keys.claim_mark(public))

@@ -47,6 +47,8 @@ class Aws:
     Raises Rejected and Unavailable of :mod:`architect.operator.kms.errors`.
     """
 
+    is_there = True
+
     def __init__(self, settings: KmsSettings) -> None:
         self._settings = settings
         self._keeper = Keeper(provider=PROVIDER, key=settings.key_id)

@@ -34,8 +34,9 @@ DAMAGED: Final = "KmsDamaged"
 NOT_REVERSIBLE: Final = "KmsNotReversible"
 """What it encrypts it does not open: nothing is sealed so."""
 
-RETRY_SECONDS: Final = 30.0
-"""Nobody waits for the service but claims, and these come again with each sweep."""
+RETRY_SECONDS: Final = 10.0
+"""From a failure to the next question. A claim waits for 45 s at most, and is to have its key if
+the service comes back within that."""
 
 _REASONS: Final = {
     "AccessDenied": ACCESS_DENIED,

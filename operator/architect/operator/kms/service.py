@@ -29,6 +29,10 @@ class KeyService(Protocol):
     def keeper(self) -> Keeper:
         """Who seals what is written from now on."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anybody who opens anything."""
+
     def make(self, context: Mapping[str, str]) -> DataKey | None:
         """Return a new data key; None: what is written is plain."""
 
@@ -40,6 +44,7 @@ class SecretAlone:
     """No service: who may read the Secret has the keys."""
 
     keeper = PLAIN
+    is_there = False
 
     def make(self, context: Mapping[str, str]) -> DataKey | None:
         """Return None."""
@@ -54,6 +59,7 @@ class OpensOnly:
     """The way back from *service*: it is asked for what was sealed, and seals nothing more."""
 
     keeper = PLAIN
+    is_there = True
 
     def __init__(self, service: KeyService) -> None:
         self._service = service

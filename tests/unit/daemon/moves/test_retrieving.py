@@ -164,6 +164,27 @@ def test_an_operator_that_is_away_is_named(story: Story, monkeypatch: pytest.Mon
         story.retrieve()
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_what_kept_the_operator_from_an_answer_is_named(
+    story: Story, monkeypatch: pytest.MonkeyPatch, is_ours: bool
+) -> None:
+    monkeypatch.setattr(retrieving, "KEY_SECONDS", 0.0)
+
+    def delay(_: Any) -> None:
+        """Say it once it was asked."""
+        status = story.node.checkpoint("old")["status"]
+        mark = keys.claim_mark(status["claimedBy"]["publicKey"] if is_ours else "another's")
+        said = {
+            "type": "KeyReleased", "status": "Unknown", "reason": "KmsAccessDenied",
+            "message": f"{mark}not you",
+        }  # fmt: skip
+        status["conditions"] = conditions.replace(status["conditions"], said)
+
+    text = "could give no key: KmsAccessDenied: claim .*: not you" if is_ours else "does it run"
+    with pytest.raises(Unavailable, match=text):
+        story.retrieve(accept=delay)
+
+
 def test_a_claim_of_another_pod_is_not_touched(story: Story) -> None:
     story.node.checkpoint("old")["status"]["claimedBy"]["uid"] = "uid-other"
     with pytest.raises(Rejected, match="claimed by another pod"):

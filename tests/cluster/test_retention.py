@@ -1,0 +1,358 @@
+"""What is kept goes in its time, with its object, or when it is nobody's. What is wanted stays."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from architect.api import names
+from lab.cluster import Cluster
+from lab.node import Node
+from support import chart, moves, nodefiles, objectstore, parts
+from support.objectstore import in_store
+from support.patience import patient
+from support.persistent import ask, condition, saved
+from support.storing import Gate, leave
+from support.workloads import Workload, bare_pod, eventually, workload
+
+pytestmark = pytest.mark.timeout(600)
+
+SMALL_MIB, LARGE_MIB = 2, 96
+KEPT = 3
+KEPT_MIB = 90
+"""More than three small ones, which Python makes about 15 MiB each; less than a large one."""
+BRIEF = f"{patient(8):.0f}s"
+"""Longer than it takes to save a small one."""
+PINNED = {names.PIN: "true"}
+KIND = "persistentcheckpoints.architect.dev"
+
+
+@pytest.fixture(scope="module")
+def limited(architect: Cluster) -> Iterator[Cluster]:
+    """Have the operator look every other second, and keep little in each namespace."""
+    with chart.changed(
+        architect,
+        "operator.sweepIntervalSeconds=2",
+        f"objectStore.limits.namespaceCount={KEPT}",
+        f"objectStore.limits.namespaceBytes={KEPT_MIB}Mi",
+    ):
+        yield architect
+
+
+def _there(app: Workload) -> set[str]:
+    return {value["metadata"]["name"] for value in app.get_json(KIND)["items"]}
+
+
+def _removed(app: Workload, value: Mapping[str, Any]) -> str:
+    """Return what the event says of a PersistentCheckpoint that went, once its data has, too."""
+    name, uid = value["metadata"]["name"], value["metadata"]["uid"]
+    eventually(lambda: name not in _there(app), what=f"{name} is removed")
+    eventually(lambda: not in_store(app.cluster, uid), what=f"the data of {name} is removed")
+    selector = f"involvedObject.uid={uid},reason={names.EVENT_EXPIRED}"
+
+    def told() -> list[str]:
+        listed = app.get_json("events", "--field-selector", selector)["items"]
+        return [str(event["message"]) for event in listed]
+
+    (said,) = eventually(told, what=f"event {names.EVENT_EXPIRED} of {name}")
+    return str(said)
+
+
+def _stays(app: Workload, *values: Mapping[str, Any]) -> None:
+    assert _there(app) == {value["metadata"]["name"] for value in values}
+    for value in values:
+        assert in_store(app.cluster, value["metadata"]["uid"]), value["metadata"]["name"]
+
+
+def _operator(cluster: Cluster, name: str, **labels: str) -> float:
+    return parts.operator_numbers(cluster).value(f"architect_operator_{name}", **labels)
+
+
+def _saved_bytes(cluster: Cluster) -> int:
+    """Return the bytes of all PersistentCheckpoints from which pods can start."""
+    listed = json.loads(cluster.kubectl("get", KIND, "-A", "-o", "json"))["items"]
+    return sum(
+        value["status"]["bytes"]
+        for value in listed
+        if condition(value, "Available")["status"] == "True"
+    )
+
+
+def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it_may(
+    limited: Cluster, namespace: str
+) -> None:
+    expired = _operator(limited, "actions_total", action="Expire", result="done")
+    with (
+        workload(limited, namespace, "other", mebibytes=SMALL_MIB) as other,
+        workload(limited, namespace, "app", mebibytes=SMALL_MIB) as app,
+    ):
+        # In this order, the oldest first: it would be the first to go.
+        only = saved(other, "the-only-one-of-other")
+        pinned = saved(app, "pinned", annotations=PINNED)
+        brief = saved(app, "brief", retention={"ttl": BRIEF})
+        assert f"retention.ttl is {BRIEF}" in _removed(app, brief)
+        old = saved(app, "old")
+        _stays(app, only, pinned, old)
+        new = saved(app, "new")
+        said = _removed(app, old)
+        assert f"namespace {namespace} keeps 4 of" in said
+        assert f"keep {KEPT} of" in said
+        _stays(app, only, pinned, new)
+        # Without its pin nothing speaks for it any more, but that there is room for three.
+        app.kubectl("annotate", KIND, "pinned", f"{names.PIN}-")
+        newest = saved(app, "newest")
+        _removed(app, pinned)
+        _stays(app, only, new, newest)
+        assert _operator(limited, "actions_total", action="Expire", result="done") == expired + 3
+        eventually(
+            lambda: _operator(limited, "persistent_checkpoint_bytes") == _saved_bytes(limited) > 0,
+            what="the metric has their bytes",
+        )
+
+
+def test_a_namespace_keeps_no_more_bytes_than_it_may_but_the_last_good_one(
+    limited: Cluster, namespace: str
+) -> None:
+    with workload(limited, namespace, "large", mebibytes=LARGE_MIB) as app:
+        first = saved(app, "first")
+        assert first["status"]["bytes"] > KEPT_MIB << 20
+        second = saved(app, "second")
+        assert f"of {KEPT_MIB << 20} bytes" in _removed(app, first)
+        _stays(app, second)
+        eventually(
+            lambda: _operator(limited, "beyond_limits") == 1,
+            what="the metric tells that it holds more than it may",
+        )
+
+
+@contextmanager
+def _namespace(cluster: Cluster) -> Iterator[str]:
+    """Make a namespace that the test is to delete."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    cluster.kubectl("create", "namespace", name)
+    try:
+        yield name
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+def test_a_namespace_goes_while_the_store_is_away_and_its_data_once_it_is_back(
+    limited: Cluster,
+) -> None:
+    store = limited.plane.object_store
+    with _namespace(limited) as namespace:
+        gate = Gate(cluster=limited, name=namespace)
+        gate.open()
+        try:
+            with (
+                workload(limited, namespace, "runs", mebibytes=SMALL_MIB) as runs,
+                workload(
+                    limited, namespace, "left", mebibytes=SMALL_MIB,
+                    spec={"nodeSelector": gate.selector},
+                ) as left,
+            ):  # fmt: skip
+                warm = saved(runs)
+                gate.close()
+                old = leave(left)
+                stored = [warm["metadata"]["uid"], old["metadata"]["uid"]]
+                store.stop()
+                try:
+                    late = _copied_only(runs, "late")
+                    _is_deleted(limited, namespace)
+                    _nothing_on_nodes(limited, old["metadata"]["uid"], late["metadata"]["uid"])
+                    eventually(
+                        lambda: _operator(limited, "store_removals_left") == len(stored),
+                        what="the metric tells of data that could not be removed",
+                    )
+                    assert _operator(limited, "store_removals_total", result="failed") > 0
+                    assert all(in_store(limited, uid) for uid in stored)
+                finally:
+                    store.start()
+                for uid in stored:
+                    eventually(
+                        lambda uid=uid: not in_store(limited, uid),  # type: ignore[misc]
+                        what="the data goes once the store is back",
+                    )
+                assert _operator(limited, "store_removals_left") == 0
+        finally:
+            gate.close()
+
+
+def _copied_only(app: Workload, name: str) -> dict[str, Any]:
+    """Save the pod while the store is away; return the object once its copy lies on the node."""
+    ask(app, name)
+
+    def found() -> dict[str, Any] | None:
+        value = app.get_json(KIND, name)
+        is_copied = condition(value, "Captured")["status"] == "True"
+        return value if is_copied and condition(value, "Stored")["status"] == "False" else None
+
+    value: dict[str, Any] = eventually(found, what="it is copied, and the store does not take it")
+    assert condition(value, "Stored")["reason"] == "Unavailable"
+    copy = names.REQUESTS / value["metadata"]["uid"]
+    assert nodefiles.exists(_node_of(app, value), copy)
+    return value
+
+
+def _node_of(app: Workload, value: Mapping[str, Any]) -> Node:
+    return app.cluster.node(value["status"]["node"])
+
+
+def _is_deleted(cluster: Cluster, namespace: str) -> None:
+    """Delete the namespace; return once it is gone, with all that was in it."""
+    for kind in ("checkpoints.architect.dev", KIND):
+        assert cluster.kubectl("-n", namespace, "get", kind, "-o", "name"), kind
+    cluster.kubectl("delete", "namespace", namespace, "--timeout=150s", timeout_seconds=180)
+
+
+def _nothing_on_nodes(cluster: Cluster, *uids: str) -> None:
+    def left() -> list[str]:
+        return [
+            f"{node.name}:{directory}/{name}"
+            for node in cluster.nodes
+            for directory in _DIRECTORIES
+            for name in nodefiles.listing(node, directory)
+            if any(uid in name for uid in uids)
+        ]
+
+    eventually(lambda: not left(), what="nothing of it lies on any node")
+
+
+_DIRECTORIES = (names.CHECKPOINTS, names.REQUESTS, names.UPLOADS, names.ARRIVALS, names.PODS)
+
+
+def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
+    limited: Cluster, namespace: str
+) -> None:
+    node = limited.nodes[0]
+    with bare_pod(limited, namespace, "ends", node=node.name):
+        uid = str(uuid.uuid4())
+        _put_on_node(node, uid)
+        attempt = f"{namespace}/{uid}/0123456789abcdef/000000"
+        young = f"{namespace}/{uuid.uuid4()}/manifest.json"
+        foreign = f"{namespace}/{uid}/notes/by/hand"
+        for path in (attempt, f"{namespace}/{uid}/manifest.json", foreign):
+            objectstore.put(limited, path, age_hours=2)
+        objectstore.put(limited, young)
+        try:
+            # One that begins to work looks at once, and then every five minutes.
+            parts.restart_operators(limited)
+            eventually(
+                lambda: not objectstore.is_there(limited, attempt), what="the orphan is swept"
+            )
+            eventually(
+                lambda: _operator(limited, "store_removals_total", result="done") > 0,
+                what="the metric counts it",
+            )
+            assert not objectstore.is_there(limited, f"{namespace}/{uid}/manifest.json")
+            assert objectstore.is_there(limited, young), "its object may be on its way"
+            assert objectstore.is_there(limited, foreign), "it is nobody's whom we know"
+            assert _operator(limited, "stored_bytes") > 0
+        finally:
+            objectstore.remove(limited, namespace)
+    # With the end of a pod its node looks at the images that lie there.
+    _nothing_on_nodes(limited, uid)
+
+
+def _put_on_node(node: Node, uid: str) -> None:
+    """Put there what no daemon has made, in each place where saved pods lie."""
+    record = json.dumps({"version": 1, "namespace": "nowhere", "name": "nobody", "phase": "asleep"})
+    directories = [
+        *(f"{names.CHECKPOINTS}/{uid}{half}" for half in ("", ".partial")),
+        *(f"{names.REQUESTS}/{uid}{half}" for half in ("", ".partial")),
+        *(f"{names.ARRIVALS}/{uid}{half}" for half in ("", ".partial")),
+        f"{names.PODS}/{uid}",
+    ]
+    script = f"""
+        for d in {" ".join(directories)}; do
+            mkdir -p -m 0700 $d/containers/app/image
+            echo x > $d/containers/app/image/pages-1.img
+        done
+        mkdir -p -m 0700 {names.UPLOADS}
+        echo '{{}}' > {names.UPLOADS}/{uid}.json
+        echo '{record}' > {names.PODS}/{uid}/pod.json
+    """
+    node.exec(["sh", "-ec", script])
+    assert nodefiles.exists(node, names.PODS / uid / "pod.json")
+
+
+@pytest.mark.long
+def test_the_cluster_keeps_no_more_than_it_may(limited: Cluster) -> None:
+    with _namespace(limited) as one, _namespace(limited) as two:
+        chart.change(limited, "objectStore.limits.count=2")
+        with (
+            workload(limited, one, "app", mebibytes=SMALL_MIB) as first,
+            workload(limited, two, "app", mebibytes=SMALL_MIB) as second,
+        ):
+            oldest = saved(first, "oldest")
+            newer = saved(first, "newer")
+            other = saved(second, "other")
+            assert "the cluster keeps 3 of" in _removed(first, oldest)
+            _stays(first, newer)
+            _stays(second, other)
+            held = newer["status"]["bytes"] + other["status"]["bytes"]
+            limit = (held >> 10) + 1
+            chart.change(
+                limited, "objectStore.limits.count=0", f"objectStore.limits.bytes={limit}Ki"
+            )
+            newest = saved(second, "newest")
+            assert f"of {limit << 10} bytes" in _removed(second, other)
+            _stays(first, newer)
+            _stays(second, newest)
+        chart.change(limited, "objectStore.limits.bytes=0")
+
+
+@pytest.mark.long
+def test_one_that_is_not_used_goes(limited: Cluster, namespace: str) -> None:
+    with workload(limited, namespace, "app", mebibytes=SMALL_MIB) as app:
+        unused = saved(app, "unused", retention={"unusedFor": BRIEF})
+        assert f"retention.unusedFor is {BRIEF}" in _removed(app, unused)
+
+
+@pytest.mark.long
+def test_nobody_came_for_it_in_its_time(architect: Cluster, namespace: str) -> None:
+    """On its node and in the store; and the object says it, until it goes as well."""
+    gate = Gate(cluster=architect, name=namespace)
+    gate.open()
+    try:
+        with (
+            chart.changed(
+                architect, "daemon.migration.ttlSeconds=60", "operator.sweepIntervalSeconds=2"
+            ),
+            workload(
+                architect, namespace, "late", mebibytes=SMALL_MIB,
+                spec={"nodeSelector": gate.selector},
+            ) as app,
+        ):  # fmt: skip
+            identity = app.get()["identity"]
+            gate.close()
+            old = leave(app)
+            uid = old["metadata"]["uid"]
+            eventually(
+                lambda: moves.conditions(app, old).get("Available") == ("False", "Expired"),
+                what="the object says that its time is over",
+            )
+            _nothing_on_nodes(architect, uid)
+            eventually(lambda: not in_store(architect, uid), what="the data in the store goes")
+            eventually(
+                lambda: moves.conditions(app, old).get("Stored") == ("False", "Removed"),
+                what="the object says so",
+            )
+            gate.open()
+            (new,) = moves.ready(app, apart_from=[old])
+            assert moves.answer(app, new)["identity"] != identity
+            (said,) = eventually(
+                lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED),
+                what="event RestoreFailed",
+            )
+            assert "Expired" in said
+            eventually(
+                lambda: moves.checkpoint(app, old) is None, what="the object goes", seconds=300
+            )
+    finally:
+        gate.close()
