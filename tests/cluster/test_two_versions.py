@@ -11,7 +11,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from architect.api import names
 from lab import dockerfiles, release
 from lab.cluster import Cluster
 from lab.node import Node
-from support import moves, parts, upgrades
+from support import chart, moves, parts, upgrades
 from support.moves import Pod
 from support.persistent import allow, begin_from, saved, start_from
 from support.releases import FAR, MORE, NEXT
@@ -36,7 +35,7 @@ class Halves:
     """A cluster of two versions."""
 
     cluster: Cluster
-    values: Path
+    values: dict[str, Any]
     """Of the release as it was."""
     older: Node
     newer: Node
@@ -66,10 +65,8 @@ def _on(cluster: Cluster, namespace: str, name: str, node: Node) -> Iterator[Wor
 
 
 @pytest.fixture(scope="module")
-def halves(
-    architect: Cluster, theme: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Halves]:
-    values = upgrades.values_of(architect, tmp_path_factory.mktemp("values") / "values.json")
+def halves(architect: Cluster, theme: str) -> Iterator[Halves]:
+    values = chart.values(architect)
     older, newer = architect.nodes[0], architect.nodes[-1]
     with contextlib.ExitStack() as stack:
         elders = {}
@@ -78,7 +75,7 @@ def halves(
             elders[name] = (app, app.get("/digest"))
         for name in ("sleeper", "leaver"):
             elders[name][0].sleep()
-        stack.callback(upgrades.upgrade, architect, values)
+        stack.callback(chart.install, architect, values)
         upgrades.upgrade_one(architect, values, NEXT, newer)
         yield Halves(cluster=architect, values=values, older=older, newer=newer, elders=elders)
 
@@ -361,12 +358,12 @@ def test_a_rollback_leaves_pods_of_the_later_release_as_they_are(
         for app in (wakes, leaves):
             app.sleep()
         revisions = json.loads(
-            cluster.helm("history", release.NAME, *upgrades.WHERE, "-o", "json", "--max", "256")
+            cluster.helm("history", release.NAME, *chart.WHERE, "-o", "json", "--max", "256")
         )
         # Those of this module: NEXT, FAR; before them is the one to go back to.
         last = [r["revision"] for r in revisions if r["app_version"] == ours][-1]
-        cluster.helm("rollback", release.NAME, str(last), *upgrades.WHERE)
-        upgrades.await_rollouts(cluster)
+        cluster.helm("rollback", release.NAME, str(last), *chart.WHERE)
+        chart.await_rollouts(cluster)
         for node in (apart.older, apart.newer):
             eventually(lambda node=node: upgrades.runs(node, ours), what=f"{node.name} is back")  # type: ignore[misc]
         assert wakes.state() == "asleep"
