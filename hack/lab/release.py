@@ -35,6 +35,7 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for word in ("--set-json", f"{part}={json.dumps(value)}")
     ]
     settings += [*object_store_settings(), "--set", "gvisor.enabled=true"]
+    settings += ["--set", "spot.provider=none"]  # nodes are of no cloud, whatever the host is
     make_secret(cluster)
     settings += [word for value in values for word in ("--set", value)]
     settings += load(cluster, dockerfiles.architect(cluster.cache))

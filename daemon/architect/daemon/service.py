@@ -44,6 +44,8 @@ from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
+from architect.daemon.notices import lookout
+from architect.daemon.notices.board import Change
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
@@ -56,10 +58,13 @@ from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
 from architect.kube.events import Recorder
-from architect.kube.resources import PODS
+from architect.kube.resources import PODS, ObjectRef
 from architect.kube.watch import Watcher
 
 log = logging.getLogger(__name__)
+
+NOTICES: Final = "notices.json"
+"""Beside the keeper's socket: a reboot removes it."""
 
 MAX_NOTES: Final = 500
 """Events that wait to be written; an outage of the API drops the oldest."""
@@ -86,7 +91,7 @@ class Daemon:
         self._registry = Registry()
         self._metrics = Metrics()
         self._recorder = Recorder(api, component="daemon", instance=config.node_name)
-        self._notes: collections.deque[tuple[ManagedPod, status.Note]] = collections.deque(
+        self._notes: collections.deque[tuple[ObjectRef, status.Note]] = collections.deque(
             maxlen=MAX_NOTES
         )
         self._has_notes = threading.Event()
@@ -221,6 +226,14 @@ class Daemon:
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
+        self._lookout = lookout.open_lookout(
+            config,
+            api=api,
+            metrics=self._metrics,
+            told=self._announced,
+            memory=layout.run / NOTICES,
+            is_in_pod=host.is_entered,
+        )
         self._handover = Handover(
             api,
             depot=depot,
@@ -293,6 +306,7 @@ class Daemon:
                 ("notes", self._write_notes, ()),
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
+                ("lookout", self._lookout.run, (self._stop,)),
             )
         ]
         if self._requests is not None:
@@ -315,6 +329,7 @@ class Daemon:
             self._storing.close()
         if self._requests is not None:
             self._requests.close()
+        self._lookout.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -374,9 +389,9 @@ class Daemon:
             self._has_notes.wait()
             self._has_notes.clear()
             while self._notes and not self._stop.is_set():
-                pod, note = self._notes.popleft()
+                regarding, note = self._notes.popleft()
                 self._recorder.record(
-                    resources.pod(pod.namespace, pod.name, uid=pod.uid),
+                    regarding,
                     reason=note.reason,
                     note=note.text,
                     action=note.action,
@@ -384,7 +399,15 @@ class Daemon:
                 )
 
     def _tell(self, pod: ManagedPod, note: status.Note) -> None:
-        self._notes.append((pod, note))
+        self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
+
+    def _announced(self, change: Change) -> None:
+        """Tell what is announced about the machine; nothing else is done about it yet."""
+        node = self._config.node_name
+        self._note(resources.node(node, uid=node), status.of_notice(change))
+
+    def _note(self, regarding: ObjectRef, note: status.Note) -> None:
+        self._notes.append((regarding, note))
         self._has_notes.set()
 
     def _try(self, uid: str, work: Callable[[], object]) -> None:

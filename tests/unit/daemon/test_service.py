@@ -25,7 +25,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.observation import read_pod
 from architect.daemon.registry import Registry
 from architect.daemon.service import Daemon
-from architect.daemon.settings import DaemonSettings, Engine
+from architect.daemon.settings import DaemonSettings, Engine, SpotProvider
 from architect.daemon.store import PodStore
 from architect.daemon.workqueue import WorkQueue
 from architect.daemon.writer import Writer
@@ -51,6 +51,7 @@ def config(tmp_path: Path, **fields: Any) -> DaemonSettings:
         "sample_min_seconds": 0.1,
         "condition_interval_seconds": 0.2,
         "free_floor_bytes": 0,
+        "spot_provider": SpotProvider.NONE,  # this machine's is not asked
         **fields,
     }
     return DaemonSettings(**given)
