@@ -21,6 +21,7 @@ from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, nodefiles, parts
 from support.moves import Pod
+from support.tiers import sized
 from support.workloads import Workload, ask_runtime, eventually, workload
 
 pytestmark = pytest.mark.timeout(400)
@@ -234,7 +235,7 @@ def test_fresh_starts_the_application_where_criu_refuses_what_came(
         assert drained.app.get()["identity"] == identity
 
 
-@pytest.mark.parametrize("policy", ["retry", "fail"])
+@pytest.mark.parametrize("policy", sized(["retry"], ["retry", "fail"]))
 def test_retry_and_fail_wait_with_what_criu_refuses(
     architect: Cluster, namespace: str, policy: str
 ) -> None:
@@ -266,6 +267,7 @@ def test_retry_and_fail_wait_with_what_criu_refuses(
 # What lies on the old node is not what was saved
 
 
+@pytest.mark.long
 def test_fresh_starts_the_application_where_what_was_saved_is_damaged(
     architect: Cluster, namespace: str
 ) -> None:
@@ -276,7 +278,7 @@ def test_fresh_starts_the_application_where_what_was_saved_is_damaged(
         assert _read(drained.source, _saved_file(drained.old)) == drained.kept[:12]
 
 
-@pytest.mark.parametrize("policy", ["retry", "fail"])
+@pytest.mark.parametrize("policy", sized(["retry"], ["retry", "fail"]))
 def test_retry_and_fail_keep_a_pod_from_starting_without_what_was_saved(
     architect: Cluster, namespace: str, policy: str
 ) -> None:
@@ -305,6 +307,7 @@ def test_retry_and_fail_keep_a_pod_from_starting_without_what_was_saved(
         assert moves.ended(app, drained.old)["Restored"] == ("True", "Restored")
 
 
+@pytest.mark.long
 def test_fail_starts_fresh_when_its_user_says_so(architect: Cluster, namespace: str) -> None:
     with _damaged_on_its_node(architect, namespace, "fail") as drained:
         app, name = drained.app, drained.new["metadata"]["name"]

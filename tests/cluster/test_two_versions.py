@@ -25,7 +25,7 @@ from support.persistent import allow, begin_from, saved, start_from
 from support.releases import FAR, MORE, NEXT
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 MIB = 24
 
