@@ -25,6 +25,11 @@ from typing import Any, Final, TypeVar
 
 POLICY_VERSION: Final = 1
 
+LEAST_PRIORITY: Final = -(2**31)
+MOST_PRIORITY: Final = 1_000_000_000
+"""As a PriorityClass of a user may have them. Kubernetes keeps what is higher for its own classes,
+whose pods no annotation is to overtake."""
+
 _E = TypeVar("_E", bound=enum.Enum)
 
 
@@ -114,6 +119,8 @@ class Policy:
     on_restore_failure: OnRestoreFailure = OnRestoreFailure.FRESH
     start_from: str | None = None
     priority: int | None = None
+    """The higher, the earlier it is saved where there is no time for all; None: as the pod's
+    PriorityClass says."""
     storage: Storage | None = None
     """None: as the cluster's administrator says."""
 
@@ -168,7 +175,7 @@ class Policy:
                 OnRestoreFailure, fields.get("on_restore_failure", "fresh"), "on_restore_failure"
             ),
             start_from=_optional_str(fields.get("start_from"), "start_from"),
-            priority=_optional_int(fields.get("priority"), "priority"),
+            priority=_priority(fields.get("priority")),
             storage=None if storage is None else _enum(Storage, storage, "storage"),
             containers=MappingProxyType({n: _container(v, n) for n, v in containers.items()}),
         )
@@ -294,10 +301,15 @@ def _optional_str(value: Any, key: str) -> str | None:
     return value
 
 
-def _optional_int(value: Any, key: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise PolicyError(f"{key}: {value!r:.80} is not an integer")
-    return value
+def _priority(value: Any) -> int | None:
+    if value is None:
+        return None
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or not LEAST_PRIORITY <= value <= MOST_PRIORITY:
+        raise PolicyError(
+            f"priority: {value!r:.80} is not an integer from {LEAST_PRIORITY} to {MOST_PRIORITY}"
+        )
+    return int(value)
 
 
 def _enum(kind: type[_E], value: Any, key: str) -> _E:
