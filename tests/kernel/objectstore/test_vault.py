@@ -182,6 +182,15 @@ def test_one_that_is_not_wanted_any_more_ends(server: Server, vaults: Vaults) ->
     assert not (bucket(server) / vaults.manifest_key).exists()
 
 
+def test_one_that_is_not_wanted_any_more_does_not_wait_for_a_store_that_is_away(
+    server: Server, vaults: Vaults
+) -> None:
+    asked = itertools.count()
+    with server.away(), pytest.raises(Rejected) as caught:
+        vaults.upload(is_wanted=lambda: next(asked) < 3 * vaults.shards, patience_seconds=60)
+    assert caught.value.reason == "Unwanted"
+
+
 def test_what_was_damaged_before_it_was_sent_is_not_committed(
     server: Server, vaults: Vaults
 ) -> None:

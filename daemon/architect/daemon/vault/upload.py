@@ -142,6 +142,13 @@ class Uploader:
         stream, ended = Stream(manifest), threading.Event()
         patience = Patience(self._patience_seconds)
 
+        def check_wanted() -> None:
+            if not is_wanted():
+                raise Rejected(
+                    f"checkpoint {manifest.id} is not wanted in the store any more",
+                    reason="Unwanted",
+                )
+
         def send(number: int) -> None:
             start = number * envelope.SHARD_BYTES
             length = envelope.shard_length(stream.length, number)
@@ -149,11 +156,7 @@ class Uploader:
             with self._slots:
                 if ended.is_set():
                     return
-                if not is_wanted():
-                    raise Rejected(
-                        f"checkpoint {manifest.id} is not wanted in the store any more",
-                        reason="Unwanted",
-                    )
+                check_wanted()
                 plain = read(directory, stream, start=start, length=length)
                 sealed = shards.seal_shard(plain, key=noted.begun.data_key, about=about)
                 del plain
@@ -164,9 +167,12 @@ class Uploader:
                     number,
                     below=self._prefix,
                 )
-                patience.with_(
-                    lambda: self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS), ended
-                )
+
+                def put() -> None:
+                    check_wanted()  # also while the store is away: what is not, leaves the disk
+                    self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS)
+
+                patience.with_(put, ended)
                 self._sent(len(sealed.data))
                 shard = sealed.to_entry()
             noted.add(number, shard)
