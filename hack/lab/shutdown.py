@@ -61,6 +61,10 @@ class Shutdowns:
         (was_under_way,) = self._busctl("call", "CancelScheduledShutdown")
         return bool(was_under_way)
 
+    def is_under_way(self) -> bool:
+        """Whether one was begun, and not taken back."""
+        return bool(self._busctl("get-property", "PreparingForShutdown"))
+
     def holders(self) -> list[str]:
         """Return who delays the end of the node, or would."""
         (rows,) = self._busctl("call", "ListInhibitors")
