@@ -115,6 +115,7 @@ def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it
         )
 
 
+@pytest.mark.long
 def test_a_namespace_keeps_no_more_bytes_than_it_may_but_the_last_good_one(
     limited: Cluster, namespace: str
 ) -> None:
@@ -225,6 +226,7 @@ def _nothing_on_nodes(cluster: Cluster, *uids: str) -> None:
 _DIRECTORIES = (names.CHECKPOINTS, names.REQUESTS, names.UPLOADS, names.ARRIVALS, names.PODS)
 
 
+@pytest.mark.long
 def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
     limited: Cluster, namespace: str
 ) -> None:
