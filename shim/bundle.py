@@ -8,7 +8,7 @@ that this script runs on::
     DIR/<version>/lib/      shared libraries and their loader (`loader` links to it)
     DIR/<version>/python/   the interpreter and what we use of its library
     DIR/<version>/site/     our packages
-    DIR/<version>/MANIFEST.json, init.sha256
+    DIR/<version>/MANIFEST.json, init.sha256, criu.version
     DIR/init/<sha256>/init  named by content: checkpoints refer to it
     DIR/current             links to <version>
 
@@ -67,6 +67,7 @@ def main() -> int:
         sha = _native(work, options=options)
         if options.criu is not None:
             _copy_program(options.criu, work / "bin" / "architect-criu")
+            (work / "criu.version").write_text(f"{_criu_version(options.criu)}\n")
         if options.runsc is not None:
             _copy_program(options.runsc, work / "bin" / "runsc")
         if options.link_python:
@@ -112,6 +113,14 @@ def _native(work: Path, *, options: argparse.Namespace) -> str:
         temporary.chmod(0o755)
         temporary.rename(place)
     return sha
+
+
+def _criu_version(program: Path) -> str:
+    """Return the version that *program* tells: of the images that it writes."""
+    told = subprocess.run([program, "--version"], check=True, capture_output=True, text=True).stdout
+    if found := re.search(r"^Version: ([0-9][0-9A-Za-z.]*)", told, re.MULTILINE):
+        return found[1]
+    raise SystemExit(f"{program} tells no version: {told!r:.200}")
 
 
 def _interpreter() -> Path:

@@ -12,7 +12,7 @@ import re
 import shutil
 import tarfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +60,15 @@ SOURCE: Final = re.compile(r"(?:FROM |COPY --from=)(\S+)")
 """Where an instruction takes another stage's or image's files from."""
 
 
-def project() -> dict[str, Any]:
+def project(context: Path = CHECKOUT) -> dict[str, Any]:
     """Return the table ``project`` of pyproject.toml."""
-    text = (CHECKOUT / "pyproject.toml").read_text()
+    text = (context / "pyproject.toml").read_text()
     return dict(tomllib.loads(text)["project"])
 
 
-def version() -> str:
+def version(context: Path = CHECKOUT) -> str:
     """Return the project's version, which tags its images."""
-    return str(project()["version"])
+    return str(project(context)["version"])
 
 
 def native(cache: Cache) -> Image:
@@ -83,26 +83,30 @@ def native(cache: Cache) -> Image:
     )
 
 
-def architect(cache: Cache) -> list[Image]:
+def architect(
+    cache: Cache, *, context: Path = CHECKOUT, programs: Image | None = None
+) -> list[Image]:
     """Return the project's images, operator, webhook and daemon, built side by side.
 
     The stages below our own code are artefacts of their own: after a change of a line there is
-    only the copying of the code left to do.
+    only the copying of the code left to do. *context* is the checkout, *programs* the image with
+    the static programs, if it is not that of this checkout.
     """
     with futures.ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda part: _part(cache, part), CODE))
+        return list(pool.map(lambda part: _part(cache, part, context, programs), CODE))
 
 
-def _part(cache: Cache, part: str) -> Image:
+def _part(cache: Cache, part: str, context: Path, programs: Image | None) -> Image:
     built = {"environment": _environment(cache, part)}
     if part == "daemon":
-        built["bundle"] = _bundle(cache, built["environment"])
+        built["bundle"] = _bundle(cache, built["environment"], context, programs)
     return build(
         cache,
-        f"localhost/architect/{part}:{version()}",
+        f"localhost/architect/{part}:{version(context)}",
         dockerfile=f"{part}/Dockerfile",
         copies=CODE[part],
         built=built,
+        context=context,
     )
 
 
@@ -120,19 +124,20 @@ def _environment(cache: Cache, part: str) -> Stage:
     )
 
 
-def _bundle(cache: Cache, environment: Stage) -> Stage:
+def _bundle(cache: Cache, environment: Stage, context: Path, programs: Image | None) -> Stage:
     return stage(
         cache,
-        f"localhost/architect/daemon-bundle:{version()}",
+        f"localhost/architect/daemon-bundle:{version(context)}",
         dockerfile="daemon/Dockerfile",
         target="bundle",
         copies=BUNDLE,
         also=[],
         arguments={
-            "NATIVE": native(cache),
+            "NATIVE": programs or native(cache),
             "GVISOR": images.gvisor(cache, f"localhost/architect/gvisor:{version()}"),
         },
         built={"environment": environment},
+        context=context,
     )
 
 
@@ -165,7 +170,7 @@ def build(
         leftovers.discard(directory / "store")
         leftovers.discard(directory / "run")
 
-    recipe = [text, _digest(context, copies), _keys(arguments, built)]
+    recipe = [text, digest(context, copies), _keys(arguments, built)]
     return Image(name, images.artefact(cache, name, recipe, make, takes=takes))
 
 
@@ -179,22 +184,23 @@ def stage(
     also: object,
     arguments: Mapping[str, Image],
     built: Mapping[str, Stage] = NONE,
+    context: Path = CHECKOUT,
 ) -> Stage:
     """Build *dockerfile* up to its stage *target*, whose image gets *name*.
 
     *copies* are the paths that the stages use, *also* what it depends on beside them.
     """
-    text = instructions((CHECKOUT / dockerfile).read_text(), target=target, built=built)
+    text = instructions((context / dockerfile).read_text(), target=target, built=built)
 
     def make(directory: Path) -> None:
-        _build(directory, name, text, arguments=arguments, built=built, context=CHECKOUT)
+        _build(directory, name, text, arguments=arguments, built=built, context=context)
         # buildah keeps the stages that were copied from mounted.
         leftovers.unmount_below(directory)
         leftovers.discard(directory / "run")
 
     recipe = [
         text,
-        _digest(CHECKOUT, copies),
+        digest(context, copies),
         also,
         _keys(arguments, built),
         _driver(cache.root),
@@ -300,18 +306,24 @@ def _keys(arguments: Mapping[str, Image], built: Mapping[str, Stage]) -> object:
     }
 
 
-def _digest(context: Path, copies: Sequence[str]) -> str:
+def digest(context: Path, copies: Sequence[str]) -> str:
     """Return a hash of the names, modes and contents of what a Dockerfile copies."""
     found = hashlib.sha256()
+    for relative in sources(context, copies):
+        path = context / relative
+        found.update(f"{relative} {path.stat().st_mode & 0o111}\0".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def sources(context: Path, copies: Sequence[str]) -> Iterator[Path]:
+    """Yield the files at and below *copies*, as paths below *context*, without what was built."""
     for each in copies:
         start = context / each
         for path in sorted(start.rglob("*")) if start.is_dir() else [start]:
             relative = path.relative_to(context)
-            if not path.is_file() or "__pycache__" in relative.parts or "build" in relative.parts:
-                continue
-            found.update(f"{relative} {path.stat().st_mode & 0o111}\0".encode())
-            found.update(path.read_bytes())
-    return found.hexdigest()
+            if path.is_file() and not {"__pycache__", "build"} & set(relative.parts):
+                yield relative
 
 
 def native_programs(cache: Cache) -> Path:

@@ -15,6 +15,7 @@ from lab.pki import Authority
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 NODE_PKI = "/etc/kubernetes/pki"
+KUBELET_CONFIG = "/etc/kubernetes/kubelet.json"
 SHARED = "/mnt/shared"
 """What every node sees, as of a disk in the network."""
 CAP_SYS_RESOURCE = 24  # <linux/capability.h>
@@ -80,13 +81,19 @@ class Node:
                         restrict_oom_score=not has_capability(CAP_SYS_RESOURCE)
                     ),
                     "/etc/containerd/conf.d/.keep": "",
-                    "/etc/kubernetes/kubelet.json": kubelet_config(),
+                    KUBELET_CONFIG: kubelet_config(),
                 },
                 sysctls=netns.SYSCTLS,
             )
         )
         netns.connect(plane, self.machine, self.addresses)
         self.machine.start_service("containerd", ["/usr/bin/containerd"])
+
+    def configure_kubelet(self, **more: object) -> None:
+        """Restart kubelet with *more* fields in its configuration; without any: as it was."""
+        write = f"cat > {KUBELET_CONFIG}.new && mv {KUBELET_CONFIG}.new {KUBELET_CONFIG}"
+        self.exec(["sh", "-c", write], input=kubelet_config(**more))
+        self.kubelet.restart()
 
     def start_kubernetes(self) -> None:
         """Start kubelet and kube-proxy. The Node object must be there."""
@@ -96,7 +103,7 @@ class Node:
             "kubelet",
             [
                 f"{control_plane.BIN}/kubelet",
-                "--config=/etc/kubernetes/kubelet.json",
+                f"--config={KUBELET_CONFIG}",
                 f"--kubeconfig={NODE_PKI}/kubelet.conf",
                 f"--hostname-override={self.name}",
                 f"--node-ip={where.v4},{where.v6}",
@@ -224,8 +231,8 @@ def cni_config(where: NodeAddresses) -> str:
     )
 
 
-def kubelet_config() -> str:
-    """Return kubelet's configuration."""
+def kubelet_config(**more: object) -> str:
+    """Return kubelet's configuration, with *more* fields of it."""
     return json.dumps(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -258,6 +265,7 @@ def kubelet_config() -> str:
                 "nodefs.available": "1%",
                 "imagefs.available": "1%",
             },
+            **more,
         },
         indent=1,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from architect.api import names
 from lab import dockerfiles, errors, object_store, waiting
 from lab.cluster import Cluster
+from lab.images import Image
 from lab.patience import FACTOR, patient
 
 NAME: Final = "architect"
@@ -33,16 +35,10 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
         for word in ("--set-json", f"{part}={json.dumps(value)}")
     ]
     settings += [*object_store_settings(), "--set", "gvisor.enabled=true"]
+    settings += ["--set", "spot.provider=none"]  # nodes are of no cloud, whatever the host is
     make_secret(cluster)
     settings += [word for value in values for word in ("--set", value)]
-    for image in dockerfiles.architect(cluster.cache):
-        with cluster.progress.step(f"loading {image.name}"):
-            cluster.load_image(image.archive)
-        # The tag is the same from build to build; an annotation of the pods makes those, and only
-        # those, be replaced whose image has changed.
-        part = image.name.rpartition("/")[2].partition(":")[0]
-        build = image.archive.parent.name.rpartition("-")[2]
-        settings += ["--set-string", f"{part}.podAnnotations.build={build}"]
+    settings += load(cluster, dockerfiles.architect(cluster.cache))
     with cluster.progress.step("running helm upgrade --install architect"):
         cluster.helm(
             "upgrade",
@@ -68,6 +64,22 @@ def install(cluster: Cluster, *, values: tuple[str, ...] = ()) -> None:
             interval_seconds=1.0,
             last_seen=lambda: diagnosis(cluster),
         )
+
+
+def load(cluster: Cluster, images: Sequence[Image]) -> list[str]:
+    """Load a release's images into every node; return the chart's arguments that tell them apart.
+
+    The tag is the same from build to build; an annotation of the pods makes those, and only those,
+    be replaced whose image has changed.
+    """
+    settings = []
+    for image in images:
+        with cluster.progress.step(f"loading {image.name}"):
+            cluster.load_image(image.archive)
+        part = image.name.rpartition("/")[2].partition(":")[0]
+        build = image.archive.parent.name.rpartition("-")[2]
+        settings += ["--set-string", f"{part}.podAnnotations.build={build}"]
+    return settings
 
 
 def object_store_settings() -> list[str]:

@@ -26,7 +26,7 @@ from support.moves import Pod
 from support.storing import Gate, leave, lose_copy
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 SECRET = f"{release.NAME}-checkpoint-key"
 CREDENTIALS = "key-service"
@@ -226,7 +226,6 @@ def test_keys_are_sealed_and_plain_again_and_nothing_that_is_stored_is_lost(
         _goes_on(app, third, memory)
 
 
-@pytest.mark.long
 def test_a_key_that_somebody_disabled_is_named_and_works_again(
     architect: Cluster, namespace: str, service: KeyService
 ) -> None:
@@ -250,7 +249,6 @@ def _restore_failed(app: Workload) -> str:
     return str(said[0])
 
 
-@pytest.mark.long
 def test_another_key_seals_and_the_first_one_is_not_needed_any_more(
     architect: Cluster, namespace: str, service: KeyService
 ) -> None:
@@ -268,7 +266,6 @@ def test_another_key_seals_and_the_first_one_is_not_needed_any_more(
             service.enable(key_service.FIRST)
 
 
-@pytest.mark.long
 def test_a_service_that_is_away_when_it_is_set_delays_the_seal_and_nothing_else(
     architect: Cluster, namespace: str, service: KeyService
 ) -> None:
@@ -291,7 +288,6 @@ def test_a_service_that_is_away_when_it_is_set_delays_the_seal_and_nothing_else(
             _unseal(architect, given)
 
 
-@pytest.mark.long
 def test_a_service_that_is_taken_away_too_early_is_missed_by_name(
     architect: Cluster, namespace: str, service: KeyService
 ) -> None:
@@ -305,7 +301,6 @@ def test_a_service_that_is_taken_away_too_early_is_missed_by_name(
         _goes_on(app, old, memory)
 
 
-@pytest.mark.long
 def test_the_secret_of_another_cluster_is_refused_by_name_and_left_alone(
     architect: Cluster, namespace: str, service: KeyService
 ) -> None:

@@ -138,6 +138,7 @@ def _saved_bytes(cluster: Cluster) -> int:
     )
 
 
+@pytest.mark.long
 def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
     limited: Cluster, namespace: str, orphans: Orphans
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it
         )
 
 
+@pytest.mark.long
 def test_a_namespace_keeps_no_more_bytes_than_it_may_but_the_last_good_one(
     limited: Cluster, namespace: str
 ) -> None:

@@ -21,6 +21,7 @@ from architect.api.policy import Storage
 from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
 from architect.daemon.peer import addresses
+from architect.daemon.settings import SpotProvider
 from architect.kube import checkpoints
 from architect.kube.rbac import Rule, flatten
 from architect.objectstore.settings import StoreSettings
@@ -234,6 +235,9 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         {"daemon": {"images": {"quota": "lots"}}},
         {"daemon": {"engine": {"lowerRuntime": "runc"}}},
         {"uninstall": {"onTimeout": "hang"}},
+        {"spot": {"provider": "oracle"}},
+        {"spot": {"endpoint": "https://metadata"}},
+        {"spot": {"noticeSeconds": 0}},
         {"objectStore": {"bucket": "Pods"}},
         {"objectStore": {"endpoint": "s3.example"}},
         {"objectStore": {"endpoint": "https://s3.example/pods"}},
@@ -376,6 +380,18 @@ def test_the_daemon_reads_its_arguments(render, values):
         if "fieldRef" in e["valueFrom"]
     }
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
+
+
+def test_the_daemon_is_told_who_announces_interruptions(render):
+    values = {"spot": {"provider": "gcp", "endpoint": "http://[::1]:8080", "noticeSeconds": 150}}
+    for given, expected in (
+        ({}, (SpotProvider.AUTO, "", 30)),
+        (values, (SpotProvider.GCP, "http://[::1]:8080", 150)),
+    ):
+        _, *flags = arguments(render(given), "DaemonSet", "architect-daemon")
+        found = daemon_settings.parse(flags, environment={})
+        told = (found.spot_provider, found.spot_endpoint, found.spot_notice_seconds)
+        assert told == expected
 
 
 def test_operator_and_daemon_are_told_the_same_object_store(render):

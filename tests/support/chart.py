@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,8 @@ from support import parts
 
 CHART: Final = dockerfiles.CHECKOUT / "charts" / "architect"
 WHERE: Final = ("--namespace", release.NAMESPACE)
+KINDS: Final = ("daemonset", "deployment")
+ROLLOUT_SECONDS: Final = 240
 
 
 def values(cluster: Cluster) -> dict[str, Any]:
@@ -23,21 +25,35 @@ def values(cluster: Cluster) -> dict[str, Any]:
     return dict(given or {})
 
 
-def install(cluster: Cluster, given: dict[str, Any], *settings: str) -> None:
-    """Install or upgrade this checkout's chart with these values alone; wait for every part."""
+def install(
+    cluster: Cluster,
+    given: dict[str, Any],
+    *settings: str,
+    chart: Path = CHART,
+    arguments: Sequence[str] = (),
+    kinds: Sequence[str] = KINDS,
+) -> None:
+    """Install or upgrade *chart*, this checkout's if none is given, with these values alone.
+
+    Wait for all pods of *kinds*.
+    """
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "values.json")
         file.write_text(json.dumps(given))
-        _upgrade(
-            cluster,
-            *("--install", "--create-namespace", "--reset-values", "-f", str(file)),
-            *_words(settings),
+        cluster.helm(
+            *("upgrade", "--install", release.NAME, str(chart), *WHERE, "--create-namespace"),
+            *("--reset-values", "-f", str(file), *_words(settings), *arguments),
         )
+    await_rollouts(cluster, kinds)
 
 
 def change(cluster: Cluster, *settings: str) -> None:
     """Upgrade the release with *settings* besides the values that it has; wait for every part."""
-    _upgrade(cluster, "--reset-then-reuse-values", *_words(settings))
+    cluster.helm(
+        *("upgrade", release.NAME, str(CHART), *WHERE),
+        *("--reset-then-reuse-values", *_words(settings)),
+    )
+    await_rollouts(cluster)
 
 
 @contextmanager
@@ -55,13 +71,14 @@ def _words(settings: tuple[str, ...]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def _upgrade(cluster: Cluster, *arguments: str) -> None:
-    cluster.helm("upgrade", release.NAME, str(CHART), *WHERE, *arguments)
-    for kind in ("daemonset", "deployment"):
+def await_rollouts(cluster: Cluster, kinds: Sequence[str] = KINDS) -> None:
+    """Return once all pods of *kinds* are the new ones, and Architect is ready."""
+    for kind in kinds:
         said = cluster.kubectl("-n", release.NAMESPACE, "get", kind, "-o", "name")
         for name in said.split():
             cluster.kubectl(
-                *("-n", release.NAMESPACE, "rollout", "status", name, "--timeout=240s"),
-                timeout_seconds=260,
+                *("-n", release.NAMESPACE, "rollout", "status", name),
+                f"--timeout={ROLLOUT_SECONDS}s",
+                timeout_seconds=ROLLOUT_SECONDS + 20,
             )
     parts.wait_until_ready(cluster)

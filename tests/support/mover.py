@@ -97,13 +97,20 @@ class Mover:
         made.mkdir(parents=True, exist_ok=True)
         return made
 
-    def save_on_leaving(self, uid: str, *, with_data: bool = False) -> None:
+    def save_on_leaving(self, uid: str, *, with_data: bool = False, container: str = "app") -> None:
         """Answer `leaving` with yes, after the pod was saved, *with_data*: its volume, too."""
 
         def leaving(_: dict[str, Any]) -> dict[str, Any]:
             answer = self.ask("capture", pod=uid, reason="test", patience_seconds=0.2)
             if with_data:
-                words = ["--into", str(self._saved_files(uid)), "--volume", "data", "app", "/data"]
+                words = [
+                    "--into",
+                    str(self._saved_files(uid)),
+                    "--volume",
+                    "data",
+                    container,
+                    "/data",
+                ]
                 self.host.runtime("save-files", uid, *words)
             self._slept.discard(uid)
             if answer["has_slept"]:
@@ -113,9 +120,9 @@ class Mover:
 
         self.daemon.answers["leaving"] = leaving
 
-    def leave(self, pod: Container, *, with_data: bool = False) -> None:
+    def leave(self, pod: Container, *, with_data: bool = False, container: str = "app") -> None:
         """Have kubelet's signal find a daemon that saves this pod."""
-        self.save_on_leaving(self._uids[pod], with_data=with_data)
+        self.save_on_leaving(self._uids[pod], with_data=with_data, container=container)
         pod.kill("TERM")
         assert pod.wait() == 128 + signal.SIGTERM
 

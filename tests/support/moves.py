@@ -24,9 +24,10 @@ Pod = dict[str, Any]
 
 
 def pods(app: Workload) -> list[Pod]:
-    """Return the workload's pods that are not going away."""
+    """Return the workload's pods that are not going away, and not over."""
     found = app.get_json("pods", "-l", f"app={app.name}")["items"]
-    return [p for p in found if "deletionTimestamp" not in p["metadata"]]
+    living = [p for p in found if "deletionTimestamp" not in p["metadata"]]
+    return [p for p in living if p["status"].get("phase") not in ("Failed", "Succeeded")]
 
 
 def is_ready(pod: Pod) -> bool:
@@ -117,8 +118,8 @@ def draining(app: Workload, node: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def said(app: Workload, pod: Pod) -> Iterator[list[str]]:
-    """Collect what *pod* says until it ends."""
+def said(app: Workload, pod: Pod, *, after: str | None = None) -> Iterator[list[str]]:
+    """Collect what *pod* says until it ends; the block begins once the line *after* was heard."""
     lines: list[str] = []
     command = [app.cluster.kubectl_program, "logs", "-f", "-n", app.namespace]
     with subprocess.Popen(
@@ -128,6 +129,10 @@ def said(app: Workload, pod: Pod) -> Iterator[list[str]]:
         env=app.cluster.client_environment(),
     ) as process:
         assert process.stdout is not None
+        while after is not None and after not in lines:
+            line = process.stdout.readline()
+            assert line, lines
+            lines.append(line.rstrip())
         yield lines
         lines += process.stdout.read().splitlines()
 

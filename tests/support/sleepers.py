@@ -18,7 +18,7 @@ from architect.api.policy import Policy
 from architect.shim import records
 from architect.shim.keeper import container, criu, processes, survey
 from architect.shim.keeper.loop import Future, Loop, Task
-from support import runtime
+from support import runtime, syncing
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -109,6 +109,7 @@ class Keeper:
             _reap(pid)
         server = self.server.pid
         self.server.close()
+        syncing.finish()
         self.loop.close()
         if server is not None:
             os.waitpid(server, 0)

@@ -31,6 +31,10 @@ from typing import Final
 LEAVING: Final = "leaving"
 ARRIVING: Final = "arriving"
 
+LEFT: Final = "daemon.left"
+"""Name of a file beside the socket: it was modified when a daemon ended in order. The next one,
+which comes within a minute if that is an upgrade, removes it."""
+
 LEAVING_SECONDS: Final = 600.0
 """As long as a client waits for ``leaving``: kubelet ends the container long before."""
 ARRIVING_SECONDS: Final = 110.0

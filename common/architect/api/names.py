@@ -111,6 +111,9 @@ EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"
 EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
+EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
+EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
+EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

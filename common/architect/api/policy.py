@@ -25,6 +25,11 @@ from typing import Any, Final, TypeVar
 
 POLICY_VERSION: Final = 1
 
+LEAST_PRIORITY: Final = -(2**31)
+MOST_PRIORITY: Final = 1_000_000_000
+"""As a PriorityClass of a user may have them. Kubernetes keeps what is higher for its own classes,
+whose pods no annotation is to overtake."""
+
 _E = TypeVar("_E", bound=enum.Enum)
 
 
@@ -114,6 +119,8 @@ class Policy:
     on_restore_failure: OnRestoreFailure = OnRestoreFailure.FRESH
     start_from: str | None = None
     priority: int | None = None
+    """The higher, the earlier it is saved where there is no time for all; None: as the pod's
+    PriorityClass says."""
     storage: Storage | None = None
     """None: as the cluster's administrator says."""
 
@@ -147,11 +154,17 @@ class Policy:
         return cls.from_dict(value)
 
     @classmethod
-    def from_dict(cls, value: Any) -> Policy:
-        """Read what :meth:`to_dict` gave. Unknown keys are errors. Raises PolicyError."""
+    def from_dict(cls, value: Any, *, is_followed: bool = False) -> Policy:
+        """Read what :meth:`to_dict` gave. Raises PolicyError.
+
+        A key that is not known is a wish that cannot be followed, and an error; but for a container
+        that a newer version has begun to follow it for (*is_followed*): what is known of it holds.
+        """
         fields = _object(value, "policy")
         if fields.get("version") != POLICY_VERSION:
             raise PolicyError(f"policy version {fields.get('version')!r} is not {POLICY_VERSION}")
+        if is_followed:
+            fields = _known(fields)
         _no_others(fields, _KEYS)
         containers = _object(fields.get("containers", {}), "containers")
         storage = fields.get("storage")
@@ -162,12 +175,15 @@ class Policy:
                 OnRestoreFailure, fields.get("on_restore_failure", "fresh"), "on_restore_failure"
             ),
             start_from=_optional_str(fields.get("start_from"), "start_from"),
-            priority=_optional_int(fields.get("priority"), "priority"),
+            priority=_priority(fields.get("priority")),
             storage=None if storage is None else _enum(Storage, storage, "storage"),
             containers=MappingProxyType({n: _container(v, n) for n, v in containers.items()}),
         )
 
 
+_CONTAINER_KEYS: Final = frozenset(
+    {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes", "after_restore"}
+)
 _KEYS: Final = frozenset(
     {
         "version",
@@ -180,6 +196,15 @@ _KEYS: Final = frozenset(
         "containers",
     }
 )
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of a policy and of its containers' rules."""
+    containers = {
+        name: {key: rule[key] for key in _object(rule, name).keys() & _CONTAINER_KEYS}
+        for name, rule in _object(fields.get("containers", {}), "containers").items()
+    }
+    return {**{key: fields[key] for key in fields.keys() & _KEYS}, "containers": containers}
 
 
 def _container_dict(container: ContainerPolicy) -> dict[str, Any]:
@@ -203,8 +228,7 @@ def _probe_dict(probe: Probe) -> dict[str, Any]:
 
 def _container(value: Any, name: str) -> ContainerPolicy:
     fields = _object(value, f"containers.{name}")
-    known = {"idle_seconds", "warmup_seconds", "wake_on", "shadow_ports", "probes", "after_restore"}
-    _no_others(fields, known)
+    _no_others(fields, _CONTAINER_KEYS)
     idle = fields.get("idle_seconds")
     return ContainerPolicy(
         idle_seconds=None if idle is None else _seconds(idle, f"{name}.idle_seconds"),
@@ -277,10 +301,15 @@ def _optional_str(value: Any, key: str) -> str | None:
     return value
 
 
-def _optional_int(value: Any, key: str) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise PolicyError(f"{key}: {value!r:.80} is not an integer")
-    return value
+def _priority(value: Any) -> int | None:
+    if value is None:
+        return None
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or not LEAST_PRIORITY <= value <= MOST_PRIORITY:
+        raise PolicyError(
+            f"priority: {value!r:.80} is not an integer from {LEAST_PRIORITY} to {MOST_PRIORITY}"
+        )
+    return int(value)
 
 
 def _enum(kind: type[_E], value: Any, key: str) -> _E:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from architect.api import names
-from architect.api.policy import Policy, Probe
+from architect.api.policy import LEAST_PRIORITY, MOST_PRIORITY, Policy, Probe
 from architect.core import durations
 from architect.core.errors import ConfigError
 
@@ -31,6 +31,7 @@ QUOTED_CHARACTERS: Final = 80
 ALLOWED_DURATION: Final = "a duration such as 90s, 5m or 1h30m (at most 8760h)"
 ALLOWED_PORTS: Final = "ports from 1 to 65535, such as 9090,9100"
 ALLOWED_COMMAND: Final = 'a JSON list of the words of a command, such as ["/bin/refresh", "all"]'
+ALLOWED_PRIORITY: Final = f"an integer from {LEAST_PRIORITY} to {MOST_PRIORITY}"
 ALLOWED_OBJECT: Final = 'a JSON object keyed by container name, such as {"app": …}'
 
 # RFC 1123 subdomain: what Kubernetes allows as an object's name.
@@ -217,13 +218,13 @@ def ports(value: Any) -> tuple[int, ...]:
     return tuple(sorted({port(item) for item in value}))
 
 
-def integer(value: Any) -> int:
-    """Return a 32-bit integer, as a Pod's priority is. Raises ValueError."""
+def priority(value: Any) -> int:
+    """Return a priority, of those that a user's PriorityClass may have. Raises ValueError."""
     if not isinstance(value, str) or not _INTEGER.fullmatch(value):
         raise ValueError("not an integer")
     number = int(value)
-    if not -(2**31) <= number < 2**31:
-        raise ValueError("too large")
+    if not LEAST_PRIORITY <= number <= MOST_PRIORITY:
+        raise ValueError("out of range")
     return number
 
 

@@ -137,9 +137,7 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
         values.object_name,
         allowed="the name of a PersistentCheckpoint in the pod's namespace",
     )
-    priority = reader.scalar(
-        names.PRIORITY, values.integer, allowed="an integer from -2147483648 to 2147483647"
-    )
+    priority = reader.scalar(names.PRIORITY, values.priority, allowed=values.ALLOWED_PRIORITY)
     storage = reader.scalar(names.STORAGE, values.member(Storage), allowed=_members(Storage))
     chosen_class = _runtime_class(reader, runtime_class)
 

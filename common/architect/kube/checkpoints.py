@@ -124,6 +124,8 @@ class Capture:
     """Of the manifest, with *peer_id*: whoever serves another one is found out."""
     durations_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Step to seconds: ``drain``, ``dump``, …"""
+    format_version: int = FORMAT_VERSION
+    """Of what lies there, which a daemon of an earlier version may have written."""
 
 
 _STORAGE: Final = {Storage.NODE: "Node", Storage.OBJECT_STORE: "ObjectStore"}
@@ -240,7 +242,7 @@ def captured_status(capture: Capture) -> dict[str, Any]:
     if capture.images:
         requirements["images"] = dict(capture.images)
     return {
-        "formatVersion": FORMAT_VERSION,
+        "formatVersion": capture.format_version,
         "capturedAt": conditions.timestamp(capture.at),
         "bytes": capture.image_bytes,
         "size": size_text(capture.image_bytes),

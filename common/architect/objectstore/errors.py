@@ -73,7 +73,8 @@ _HINTS: Final = {
     BUCKET_MISSING: "make the bucket, or correct its name",
     ACCESS_DENIED: "the credentials need the rights to read and write objects below the prefix",
     WRONG_CREDENTIALS: "the access key is unknown or its secret is another one",
-    NO_CREDENTIALS: "environment, profile, web identity and the cloud's metadata had none",
+    NO_CREDENTIALS: "environment, profile, web identity and the cloud's metadata had none; for a "
+    "machine's role its metadata service must answer pods (AWS: a hop limit of 2)",
     WRONG_REGION: "the bucket is in another region than the one that is set",
     WRONG_CLOCK: "this machine's clock and the store's differ",
     STORE_FULL: "give the store more room, or remove checkpoints",

@@ -29,7 +29,7 @@ from architect.core.errors import FormatError
 from architect.core.identity import Identity
 from architect.core.podspec import Object
 from architect.daemon import offers, owners, succession
-from architect.daemon.offers import Node, Offer
+from architect.daemon.offers import Misfit, Node, Offer
 from architect.kube import checkpoints
 
 
@@ -79,6 +79,8 @@ class Fresh:
     reason: str
     """A stable CamelCase word for events, conditions and metrics."""
     message: str
+    misfit: str = ""
+    """Name of the Checkpoint that it could have had, if that fitted; empty: there is none."""
 
 
 LEAVING: Final = Fresh(reason="Leaving", message="the pod is being deleted")
@@ -204,7 +206,7 @@ def decide(
     """Return what *newcomer* does now.
 
     *found* are the Checkpoints of its namespace, *siblings* its owner's pods that leave, *living*
-    the uids of all pods of its owner.
+    the uids of all pods of its owner that are not over.
     *waited_seconds* is how long ago it asked first: by a monotonic clock, since those of the node
     and of the API server need not agree. Asked again it gives the same answer until something
     changes; a pod whose claim was written gets that checkpoint again until it is restored. Fresh is
@@ -344,8 +346,10 @@ def _misfit(newcomer: Newcomer, who: Identity, offer: Offer, node: Node) -> Fres
             images=newcomer.images,
         ) or offers.node_misfit(offer, node)
     except FormatError as error:
-        return _about(offer, "Unreadable", str(error))
-    return None if misfit is None else _about(offer, misfit.reason, misfit.message)
+        misfit = Misfit("Unreadable", str(error))
+    if misfit is None:
+        return None
+    return replace(_about(offer, misfit.reason, misfit.message), misfit=offer.name)
 
 
 def _wait(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,6 +33,11 @@ parent needs the network (kubelet's sockets) and cgroups (to leave this pod's) a
 
 BACKUP_SUFFIX: Final = ".architect-backup"
 MAX_OUTPUT_CHARS: Final = 2000
+
+CUE: Final = "go\n"
+UNCUED_SECONDS: Final = 5.0
+"""For a program that was not needed, until it is killed."""
+_ENVIRONMENT: Final = {"PATH": ":".join(SEARCH_PATH), "LC_ALL": "C"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,28 +135,90 @@ class Host:
 
         Raises NodeError with the end of what it said.
         """
-        enter = [*_NSENTER, "--"] if self.is_entered else []
         try:
             done = subprocess.run(
-                [*enter, *argv],
+                self._entered(argv),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_seconds,
                 text=True,
                 errors="replace",
-                env={"PATH": ":".join(SEARCH_PATH), "LC_ALL": "C"},
+                env=_ENVIRONMENT,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NodeError(f"cannot run {argv[0]} on the host: {error}") from error
-        if done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip())[-MAX_OUTPUT_CHARS:]
-            raise NodeError(f"{' '.join(argv)} on the host ended with {done.returncode}: {said}")
-        return done.stdout
+        return _output_of(argv, done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def on_cue(self, argv: Sequence[str]) -> Iterator[Cued]:
+        """Start a program of the host that waits for its cue, a line of its standard input.
+
+        So its start costs nobody who cannot wait. Without a cue it ends with the context, which it
+        must do at the end of its input. Raises NodeError.
+        """
+        try:
+            process = subprocess.Popen(
+                self._entered(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=_ENVIRONMENT,
+            )
+        except OSError as error:
+            raise NodeError(f"cannot run {argv[0]} on the host: {error}") from error
+        try:
+            yield Cued(process, argv)
+        finally:
+            _end(process)
+
+    def _entered(self, argv: Sequence[str]) -> list[str]:
+        return [*_NSENTER, "--", *argv] if self.is_entered else list(argv)
 
     def has_systemd(self) -> bool:
         """Whether pid 1 of the host is systemd (its documented sign, sd_booted(3))."""
         return self.path(Path("/run/systemd/system")).is_dir()
+
+
+class Cued:
+    """A program that was started and waits; its output is short."""
+
+    def __init__(self, process: subprocess.Popen[str], argv: Sequence[str]) -> None:
+        self._process = process
+        self._argv = argv
+
+    def go(self, *, timeout_seconds: float) -> str:
+        """Give the cue; return the standard output once it has ended.
+
+        Raises NodeError with the end of what it said.
+        """
+        try:
+            out, err = self._process.communicate(CUE, timeout=timeout_seconds)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise NodeError(f"cannot run {self._argv[0]} on the host: {error}") from error
+        return _output_of(self._argv, self._process.returncode, out, err)
+
+
+def _output_of(argv: Sequence[str], status: int, out: str, err: str) -> str:
+    if status != 0:
+        said = (err.strip() or out.strip())[-MAX_OUTPUT_CHARS:]
+        raise NodeError(f"{' '.join(argv)} on the host ended with {status}: {said}")
+    return out
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program that may still wait for its cue, or hang."""
+    if process.poll() is None:
+        try:
+            process.communicate(timeout=UNCUED_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            process.kill()
+            process.communicate()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 def terminate(process: Process) -> None:

@@ -42,6 +42,10 @@ GVISOR_TRIAL_SECONDS: Final = 600.0
 CRIU_CHECK_SECONDS: Final = 600.0
 """CRIU's own check forks a dozen processes; what it finds does not change while a kernel runs."""
 
+REPLACE_AGAIN_SECONDS: Final = 60.0
+"""Between two requests to a keeper's parent to become another version: each begins anew the time
+that the keeper has to end."""
+
 RECHECK_SECONDS: Final = 5.0
 """A node that is not ready is looked at again this soon: at first its keeper is still starting, and
 pods wait for the label."""
@@ -91,6 +95,7 @@ class Housekeeping:
         self._gvisor_at = -GVISOR_TRIAL_SECONDS
         self._gvisor_reason = ""
         self._gvisor_trying: threading.Thread | None = None
+        self._replaced_at = -REPLACE_AGAIN_SECONDS
         self._token = ""
         self._is_removed = False
         self._has_synced_done = False
@@ -100,6 +105,11 @@ class Housekeeping:
     def standing(self) -> Standing:
         """What the node is called."""
         return self._standing
+
+    @property
+    def is_uninstalling(self) -> bool:
+        """Whether no daemon will come after this one."""
+        return bool(self._token)
 
     def extra_reasons(self) -> list[Reason]:
         """Return what keeps every pod of the node awake."""
@@ -164,11 +174,11 @@ class Housekeeping:
         if self._is_removed:
             return ""
         try:
-            self._keeper.version()
+            found = self._keeper.version()
         except ArchitectError as error:
             problem = str(error)
         else:
-            return ""
+            return self._check_version(found)
         if self._installer.problem:
             return problem
         try:
@@ -177,6 +187,22 @@ class Housekeeping:
         except ArchitectError as error:
             return str(error)
         return ""
+
+    def _check_version(self, found: str) -> str:
+        """Return what is wrong with a keeper of version *found*, which is replaced if need be.
+
+        Its parent may not have been able to become the installed version when it was asked to.
+        """
+        wanted = install.installed_version(self._layout)
+        if self._installer.problem or not wanted or found == wanted:
+            return ""
+        if time.monotonic() - self._replaced_at >= REPLACE_AGAIN_SECONDS:
+            self._replaced_at = time.monotonic()
+            try:
+                install.upgrade_keeper(self._host, self._layout)
+            except NodeError as error:
+                return str(error)
+        return f"the keeper is of version {found}, and not of {wanted} yet"
 
     def start_keeper(self) -> None:
         """Start the keeper if its parent is gone with it. Any thread may call it.

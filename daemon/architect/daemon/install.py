@@ -186,6 +186,14 @@ def find_lower_runtime(host: Host, *, configured: str, from_engine: str) -> Path
     )
 
 
+def installed_version(layout: Layout) -> str:
+    """Return the version in use; empty if there is none."""
+    try:
+        return os.readlink(layout.current)
+    except OSError:
+        return ""
+
+
 def upgrade_keeper(host: Host, layout: Layout) -> bool:
     """Make a running keeper of another version replace itself; returns whether one was told.
 

@@ -13,6 +13,7 @@ from architect.core.errors import ArchitectError, NodeError
 from architect.daemon import containerd, engine, install, keeper_link, standin_certificate
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
+from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.settings import DaemonSettings, Engine
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,11 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS: Final = (60.0, 600.0, 3600.0)
 """Waits after a failed installation; the last one repeats. A try may restart the engine, so a node
 with a lasting problem must not be tried every minute."""
+
+
+KEEPER_SECONDS: Final = 20.0
+"""For a keeper to be replaced: its parent gives it 15 s to end, in the middle of a restore, say."""
+KEEPER_STEP_SECONDS: Final = 0.1
 
 
 class Installer:
@@ -75,8 +81,9 @@ def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> Engine:
     standin_certificate.ensure(names.STANDIN_CERTIFICATE)
     handlers = containerd.OURS if has_gvisor else (names.RUNTIME_CLASS,)
     outcome = engine.configure(settings, host, handlers=handlers)
-    is_upgrade = install.upgrade_keeper(host, layout)
-    if not is_upgrade:
+    if install.upgrade_keeper(host, layout):
+        _await_keeper(settings, layout, version)
+    else:
         keeper_link.start(host, current=layout.current)
     log.info(
         "bundle %s is installed over %s; %s %s",
@@ -86,6 +93,27 @@ def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> Engine:
         "has been told of the handlers" if outcome.is_changed else "knows the handlers",
     )
     return outcome.engine
+
+
+def _await_keeper(settings: DaemonSettings, layout: Layout, version: str) -> None:
+    """Return once the keeper is of *version*, or when that has taken too long, which is told."""
+    link = KeeperLink(
+        timeout_seconds=settings.keeper_timeout_seconds,
+        transition_timeout_seconds=settings.transition_timeout_seconds,
+        path=layout.run / names.KEEPER_SOCKET.name,
+    )
+    deadline = time.monotonic() + KEEPER_SECONDS
+    while True:
+        try:
+            found = link.version()
+        except ArchitectError as error:
+            found = str(error)
+        if found == version:
+            return
+        if time.monotonic() > deadline:
+            log.error("the keeper is not of version %s yet: %s", version, found)
+            return
+        time.sleep(KEEPER_STEP_SECONDS)
 
 
 def uninstall_all(settings: DaemonSettings, host: Host, layout: Layout) -> int:

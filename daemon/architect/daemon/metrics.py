@@ -90,6 +90,35 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=r,
         )
+        self.notices = Gauge(
+            "architect_notices",
+            "What is announced about this machine at the moment",
+            ["source", "kind"],
+            registry=r,
+        )
+        self.notices_seen = Counter(
+            "architect_notices_seen",
+            "What was announced about this machine",
+            ["source", "kind"],
+            registry=r,
+        )
+        self.notice_failures = Counter(
+            "architect_notice_failures",
+            "Questions to who announces a machine's end that were not answered well",
+            ["source", "reason"],
+            registry=r,
+        )
+        self.notice_provider = Gauge(
+            "architect_notice_provider",
+            "1 for the cloud whose metadata service is asked",
+            ["provider"],
+            registry=r,
+        )
+        self.announced_end_seconds = Gauge(
+            "architect_announced_end_seconds",
+            "Seconds until this machine's announced end; +Inf: none is; NaN: nobody said when",
+            registry=r,
+        )
         self.certificate_end = Gauge(
             "architect_certificate_end_timestamp_seconds",
             "Unix time at which this daemon's certificate ends",

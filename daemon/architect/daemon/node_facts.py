@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -31,20 +32,25 @@ _VERSION_SECONDS: Final = 10.0
 
 
 class NodeFacts:
-    """Of the node that the daemon runs on."""
+    """Of the node that the daemon runs on. Safe to use from several threads."""
 
     def __init__(self, host: Host, *, current: Path) -> None:
         self._host = host
         self._current = current
+        self._criu = ("", "")
+        """Which bundle was asked, and the version that its CRIU told."""
+
+    @property
+    def requirements(self) -> Requirements:
+        """What a node must have to go on with what runs on this one. Raises OSError."""
+        return dataclasses.replace(self._lasting, criu=self._criu_of_bundle())
 
     @functools.cached_property
-    def requirements(self) -> Requirements:
-        """What a node must have to go on with what runs on this one; read once. Raises OSError."""
+    def _lasting(self) -> Requirements:
         return Requirements(
             architecture=architecture(),
             cpu_features=cpu_features(CPUINFO.read_text()),
             kernel=os.uname().release,
-            criu=self._criu(),
         )
 
     @property
@@ -62,8 +68,17 @@ class NodeFacts:
             return None
         return Gvisor(version=version[1], platform=platform[1] if platform else PLATFORM)
 
-    def _criu(self) -> str:
-        """Return the version of the bundle's CRIU; empty if it does not tell."""
+    def _criu_of_bundle(self) -> str:
+        """Return the version of the installed CRIU; empty if it does not tell.
+
+        Asked once for each bundle: pods come and go before a new daemon has installed its own.
+        """
+        bundle = str(self._current.resolve())
+        if self._criu[0] != bundle and (told := self._ask_criu()):
+            self._criu = (bundle, told)
+        return self._criu[1] if self._criu[0] == bundle else ""
+
+    def _ask_criu(self) -> str:
         program = self._current / "bin" / "architect-criu"
         try:
             said = self._host.run([str(program), "--version"], timeout_seconds=_VERSION_SECONDS)

@@ -19,12 +19,11 @@ tag may have moved. They are compared by digest, where the engines of both nodes
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from architect.core import identity, podspec
+from architect.core import identity, podspec, releases
 from architect.core.errors import FormatError
 from architect.core.podspec import Object
 from architect.daemon import owners
@@ -64,8 +63,6 @@ template that differs is a wish of the user's."""
 
 MAX_NAMES: Final = 8
 """How many differences a message names."""
-
-_CRIU_VERSION: Final = re.compile(r"(?<![0-9.])([0-9]+)\.([0-9]+)")
 
 
 class Misfit(NamedTuple):
@@ -297,7 +294,7 @@ def node_misfit(offer: Offer, node: Node) -> Misfit | None:
     if criu is None:
         if is_final:
             return _unknown("the CRIU that took it")
-    elif _release(criu) is None or _release(criu) != _release(node.criu):
+    elif not releases.are_equal(criu, node.criu):
         return Misfit(
             "CriuVersion",
             f"CRIU {criu:.40} took it, this node has {node.criu:.40}: the major and minor version "
@@ -320,11 +317,6 @@ def _gvisor_misfit(version: str, platform: str, here: Gvisor | None) -> Misfit |
             f"it is of gVisor's platform {platform:.32}, this node's is {here.platform:.32}",
         )
     return None
-
-
-def _release(version: str) -> tuple[int, int] | None:
-    found = _CRIU_VERSION.search(version)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def _unknown(what: str) -> Misfit:

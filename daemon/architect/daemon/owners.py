@@ -46,6 +46,8 @@ _INDEX_FAILURES: Final = "batch.kubernetes.io/job-index-failure-count"
 _JOB_CONTROLLER: Final = "kubernetes.io/job-controller"
 _JOB_ENDS: Final = ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget")
 _DEFAULT_BACKOFF_LIMIT: Final = 6
+_SAVED_STATUS: Final = 143
+"""Exit status of a saved pod's containers (``architect.shim.keeper.moving``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +193,10 @@ def _precedence(pod: Object, gone: float) -> tuple[bool, float, str]:
 
 
 def _left_at(pod: Object) -> int | None:
-    """Return when its owner stopped counting on *pod*; None if it still does or nobody knows."""
+    """Return when its owner stopped counting on *pod*; None if it still does.
+
+    One of which no container ended is one that its node has refused: at once, by all that is known.
+    """
     deleted = deletion_time(pod)
     if deleted is not None:
         return deleted
@@ -203,7 +208,8 @@ def _left_at(pod: Object) -> int | None:
         for _, terminated in _container_ends(status)
         if terminated is not None
     ]
-    return max((end for end in ends if end is not None), default=None)
+    created = unix_seconds(podspec.fields(pod.get("metadata"), "metadata").get("creationTimestamp"))
+    return max((end for end in ends if end is not None), default=created)
 
 
 # Stateful sets: the successor has the same ordinal.
@@ -311,13 +317,21 @@ def _job_gives_up(pod: Object, spec: Object, status: Object, what: str) -> Succe
 
 
 def _failure_action(pod: Object, spec: Object) -> str:
-    """Return what the failure policy says about the pod as it is now: no exit code yet."""
+    """Return what the failure policy says about the pod once it was saved, as it is disrupted now.
+
+    The first rule that matches counts.
+    """
     policy = podspec.fields(spec.get("podFailurePolicy"), "podFailurePolicy")
     status = podspec.fields(pod.get("status"), "status")
     held = {
         (c.get("type"), c.get("status")) for c in podspec.items(status.get("conditions"), "status")
     }
     for rule in podspec.items(policy.get("rules"), "podFailurePolicy.rules"):
+        exits = podspec.fields(rule.get("onExitCodes"), "onExitCodes")
+        if exits and (exits.get("operator") == "In") == (
+            _SAVED_STATUS in (exits.get("values") or ())
+        ):
+            return str(rule.get("action"))
         patterns = podspec.items(rule.get("onPodConditions"), "onPodConditions")
         if any((p.get("type"), p.get("status") or "True") in held for p in patterns):
             return str(rule.get("action"))

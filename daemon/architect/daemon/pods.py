@@ -70,6 +70,8 @@ class ManagedPod:
     """It runs under gVisor, does not sleep, and starts from a PersistentCheckpoint or fresh."""
     debug_containers: tuple[str, ...] = ()
     """Running ephemeral containers: somebody is looking at the pod."""
+    class_priority: int = 0
+    """What its PriorityClass gave the pod."""
 
     @property
     def full_name(self) -> str:
@@ -80,6 +82,11 @@ class ManagedPod:
     def managed(self) -> tuple[str, ...]:
         """Names of the containers that the policy manages and that exist, sorted."""
         return tuple(sorted(n for n in self.policy.containers if n in self.containers))
+
+    @property
+    def priority(self) -> int:
+        """How early it is saved where there is no time for all: the higher, the earlier."""
+        return self.class_priority if self.policy.priority is None else self.policy.priority
 
     @property
     def is_terminal(self) -> bool:
@@ -153,6 +160,7 @@ def read(value: Mapping[str, Any]) -> ManagedPod | None:
             for s in status.get("ephemeralContainerStatuses") or ()
             if (s.get("state") or {}).get("running") is not None
         ),
+        class_priority=int(spec.get("priority") or 0),
     )
 
 

@@ -26,7 +26,7 @@ RULES: Final = (
     Rule(resource=PODS, verbs=("get", "list", "watch", "patch")),
     Rule(resource=PODS, verbs=("patch",), subresource="status"),
     Rule(resource=PODS, verbs=("patch",), subresource="resize"),
-    Rule(resource=NODES, verbs=("get", "patch")),
+    Rule(resource=NODES, verbs=("get", "list", "watch", "patch")),
     Rule(resource=NODES, verbs=("patch",), subresource="status"),
     Rule(resource=LIMIT_RANGES, verbs=("list",)),
     Rule(resource=EVENTS, verbs=("create", "patch")),

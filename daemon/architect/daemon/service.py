@@ -34,6 +34,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.endpoint import Endpoint
+from architect.daemon.moves.handover import Handover
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
 from architect.daemon.moves.starting import Starting
@@ -42,6 +43,9 @@ from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
+from architect.daemon.node_shutdown import NodeShutdown
+from architect.daemon.notices import lookout
+from architect.daemon.notices.board import Change
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
@@ -54,10 +58,13 @@ from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
 from architect.kube.events import Recorder
-from architect.kube.resources import PODS
+from architect.kube.resources import PODS, ObjectRef
 from architect.kube.watch import Watcher
 
 log = logging.getLogger(__name__)
+
+NOTICES: Final = "notices.json"
+"""Beside the keeper's socket: a reboot removes it."""
 
 MAX_NOTES: Final = 500
 """Events that wait to be written; an outage of the API drops the oldest."""
@@ -76,13 +83,15 @@ class Daemon:
     ) -> None:
         self._config = config
         self._api = api
+        self._ends = threading.Event()
+        """It was asked to end, or has to; its threads go on until :attr:`_stop`."""
         self._stop = threading.Event()
         self._failed = False
         self._store = PodStore()
         self._registry = Registry()
         self._metrics = Metrics()
         self._recorder = Recorder(api, component="daemon", instance=config.node_name)
-        self._notes: collections.deque[tuple[ManagedPod, status.Note]] = collections.deque(
+        self._notes: collections.deque[tuple[ObjectRef, status.Note]] = collections.deque(
             maxlen=MAX_NOTES
         )
         self._has_notes = threading.Event()
@@ -110,6 +119,7 @@ class Daemon:
             uploads=layout.uploads,
         )
         node = NodeFacts(host, current=names.CURRENT)
+        self._shutdown = NodeShutdown(api, node=config.node_name, host=host)
         engine_images = EngineImages(host)
         inits = Inits(layout.install / "init")
         identity = Identity(api, node=config.node_name)
@@ -137,6 +147,7 @@ class Daemon:
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
+                is_late=lambda: self._shutdown.was_under_way,
             )
         self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
@@ -183,6 +194,7 @@ class Daemon:
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
+            is_shutting_down=self._shutdown.is_under_way,
             store=None if self._storing is None else self._storing.begin,
             default_storage=config.store_default,
         )
@@ -210,8 +222,25 @@ class Daemon:
             endings=self._endings,
             storing=self._storing,
             requests=self._requests,
+            is_shutting_down=self._shutdown.is_under_way,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
+        )
+        self._lookout = lookout.open_lookout(
+            config,
+            api=api,
+            metrics=self._metrics,
+            told=self._announced,
+            memory=layout.run / NOTICES,
+            is_in_pod=host.is_entered,
+        )
+        self._handover = Handover(
+            api,
+            depot=depot,
+            store=self._store,
+            departures=self._departures,
+            has_store=self._storing is not None,
+            is_serving=lambda: self._peer.is_serving,
         )
         self._housekeeping = Housekeeping(
             config,
@@ -258,7 +287,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask it to end. Safe in a signal handler."""
-        self._stop.set()
+        self._ends.set()
 
     def run(self) -> bool:
         """Run until :meth:`stop`; returns False if a thread ended by a defect.
@@ -277,6 +306,7 @@ class Daemon:
                 ("notes", self._write_notes, ()),
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
+                ("lookout", self._lookout.run, (self._stop,)),
             )
         ]
         if self._requests is not None:
@@ -288,14 +318,18 @@ class Daemon:
         self._endpoint.start()
         for thread in threads:
             thread.start()
-        self._stop.wait()
+        self._ends.wait()
+        if not self._failed and self._node_goes():
+            self._handover.run(self._stop)
         log.info("stopping")
-        self._endpoint.close()
+        self._stop.set()
+        self._endpoint.close(is_for_good=self._housekeeping.is_uninstalling)
         self._departures.close()
         if self._storing is not None:
             self._storing.close()
         if self._requests is not None:
             self._requests.close()
+        self._lookout.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -315,6 +349,14 @@ class Daemon:
         log.critical("thread %s ended by %r", name, error, exc_info=details)
         self._failed = True
         self._stop.set()
+        self._ends.set()
+
+    def _node_goes(self) -> bool:
+        try:
+            return self._shutdown.is_under_way()
+        except ArchitectError as error:
+            log.warning("whether the node shuts down is not known: %s", error)
+            return False
 
     # Threads
 
@@ -329,6 +371,9 @@ class Daemon:
                     self._housekeeping.sweep_soon()
                 elif pod.is_terminating:
                     self._departures.notice(pod)
+                elif pod.is_terminal:
+                    # Its object may stay for days, and what it claimed is another one's.
+                    self._try(uid, functools.partial(self._arrivals.forget, uid))
             self._sampler.poke()
 
     def _follow_keeper(self) -> None:
@@ -344,9 +389,9 @@ class Daemon:
             self._has_notes.wait()
             self._has_notes.clear()
             while self._notes and not self._stop.is_set():
-                pod, note = self._notes.popleft()
+                regarding, note = self._notes.popleft()
                 self._recorder.record(
-                    resources.pod(pod.namespace, pod.name, uid=pod.uid),
+                    regarding,
                     reason=note.reason,
                     note=note.text,
                     action=note.action,
@@ -354,7 +399,15 @@ class Daemon:
                 )
 
     def _tell(self, pod: ManagedPod, note: status.Note) -> None:
-        self._notes.append((pod, note))
+        self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
+
+    def _announced(self, change: Change) -> None:
+        """Tell what is announced about the machine; nothing else is done about it yet."""
+        node = self._config.node_name
+        self._note(resources.node(node, uid=node), status.of_notice(change))
+
+    def _note(self, regarding: ObjectRef, note: status.Note) -> None:
+        self._notes.append((regarding, note))
         self._has_notes.set()
 
     def _try(self, uid: str, work: Callable[[], object]) -> None:
@@ -409,7 +462,9 @@ class Daemon:
         policy = message.get("policy")
         if policy == OnRestoreFailure.FRESH.value:
             self._endings.not_restored(uid, f"{reason}: {text}")
-        elif policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
+            return
+        self._endings.fails(uid, f"{reason}: {text}")
+        if policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
             # A container of others stays, hollow, until somebody looks; a sandbox does not.
             self._arrivals.hold(uid, reason=reason, message=text)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api.policy import Storage
-from architect.core import durations, quantity
+from architect.cloud import addresses
+from architect.core import flags, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
 from architect.objectstore.options import StoreOptions
@@ -34,6 +35,18 @@ class Engine(enum.Enum):
     CRIO = "crio"
     NONE = "none"
     """The administrator configures the runtime handler."""
+
+
+class SpotProvider(enum.Enum):
+    """Whose metadata service tells of this machine's end."""
+
+    AUTO = "auto"
+    """Of the cloud that answers; none is fine."""
+    AWS = "aws"
+    GCP = "gcp"
+    AZURE = "azure"
+    NONE = "none"
+    """None is asked. What is on the Node object counts all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +146,14 @@ class DaemonSettings(StoreOptions):
     store_default: Storage = Storage.OBJECT_STORE
     """Where a saved pod lies whose policy does not say it, if there is an object store."""
 
+    spot_provider: SpotProvider = SpotProvider.AUTO
+
+    spot_endpoint: str = ""
+    """``http://host[:port]`` of the metadata service; empty: where each cloud has it."""
+
+    spot_notice_seconds: float = 30.0
+    """From the notice to the end, where the cloud does not say when: Google's."""
+
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
 
@@ -176,6 +197,9 @@ _HELP: Final = {
     **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "store_default": "node or object-store: where saved pods lie whose annotations do not say it",
+    "spot_provider": "whose metadata service is asked: auto, aws, gcp, azure or none",
+    "spot_endpoint": "URL of the metadata service (empty: where the cloud has it)",
+    "spot_notice_seconds": "from notice to end where it is not said (Google's preemptions)",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
@@ -229,7 +253,7 @@ def from_arguments(
 def _read(name: str, text: str, *, like: Any) -> Any:
     reader: Callable[[str], Any]
     if isinstance(like, bool):
-        reader, allowed = _switch, "true or false"
+        reader, allowed = flags.switch, "true or false"
     elif isinstance(like, enum.Enum):
         reader, allowed = type(like), ", ".join(str(member.value) for member in type(like))
     elif isinstance(like, Path):
@@ -237,7 +261,7 @@ def _read(name: str, text: str, *, like: Any) -> Any:
     elif name.endswith("_bytes"):
         reader, allowed = quantity.to_int, "a quantity such as 2Gi"
     elif name.endswith("_seconds"):
-        reader, allowed = _seconds, "seconds or a duration such as 30s"
+        reader, allowed = flags.seconds, "seconds or a duration such as 30s"
     elif isinstance(like, int):
         reader, allowed = int, "a whole number"
     elif isinstance(like, float):
@@ -246,19 +270,8 @@ def _read(name: str, text: str, *, like: Any) -> Any:
         return text
     try:
         return reader(text)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ConfigError(f"{name}: {text!r} is not {allowed}") from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return durations.parse(text)
-
-
-def _switch(text: str) -> bool:
-    return {"true": True, "false": False}[text]
 
 
 def _check(settings: DaemonSettings) -> None:
@@ -279,6 +292,23 @@ def _check(settings: DaemonSettings) -> None:
             "sample_max_seconds must not be below sample_min_seconds",
         ),
         (settings.host_root.is_absolute(), "host_root must be an absolute path"),
+        (
+            not settings.spot_endpoint
+            or (
+                settings.spot_endpoint.startswith("http://")
+                and addresses.is_endpoint(settings.spot_endpoint)
+            ),
+            f"spot_endpoint: {settings.spot_endpoint!r:.300} is not http://host or "
+            "http://host:port, with no path or user",
+        ),
+        (
+            not settings.spot_endpoint or settings.spot_provider is not SpotProvider.NONE,
+            "spot_endpoint is set, and spot_provider is none: nobody would ask there",
+        ),
+        (
+            1 <= settings.spot_notice_seconds <= 3600,
+            "spot_notice_seconds must be 1 to 3600",
+        ),
         (
             all(word.startswith("--") for word in _words(settings.gvisor_flags)),
             f"gvisor_flags: {settings.gvisor_flags!r} are not flags such as --platform=kvm",

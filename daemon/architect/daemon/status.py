@@ -11,6 +11,7 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.core import durations
 from architect.daemon import resize
+from architect.daemon.notices.board import Change, ChangeKind
 from architect.daemon.observation import KeeperPod
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Kind, Reason, first
@@ -39,6 +40,24 @@ class Note:
     text: str
     action: str
     event_type: EventType = EventType.NORMAL
+
+
+def of_notice(change: Change) -> Note:
+    """Return what is said, on the node, of a change of what is announced about its machine."""
+    is_over = change.kind is ChangeKind.WITHDRAWN
+    return Note(
+        reason=_NOTICES[change.kind],
+        text=str(change.notice),
+        action="Announce",
+        event_type=EventType.NORMAL if is_over else EventType.WARNING,
+    )
+
+
+_NOTICES: Final = {
+    ChangeKind.APPEARED: names.EVENT_NOTICE_APPEARED,
+    ChangeKind.CHANGED: names.EVENT_NOTICE_CHANGED,
+    ChangeKind.WITHDRAWN: names.EVENT_NOTICE_WITHDRAWN,
+}
 
 
 def labels(pod: ManagedPod, *, is_asleep: bool) -> dict[str, str | None]:

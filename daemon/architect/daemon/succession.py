@@ -8,7 +8,7 @@ FormatError.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import Migrate
@@ -26,6 +26,7 @@ __all__ = [
     "refused_by_claims",
     "refused_by_policy",
     "refused_by_volumes",
+    "shut_down",
     "trigger_of",
 ]
 
@@ -76,6 +77,21 @@ def trigger_of(pod: Object) -> Trigger:
     if is_kubelets and status.get("reason") in NODE_SHUTDOWN_REASONS:
         return Trigger.NODE_SHUTDOWN
     return Trigger.DELETION if condition is None else Trigger.EVICTION
+
+
+def shut_down(pod: Object) -> dict[str, Any]:
+    """Return a pod that runs as kubelet leaves it when its node shuts down: disrupted.
+
+    Owners judge it by that (``podFailurePolicy``), and kubelet writes it once all is over.
+    """
+    status = podspec.fields(pod.get("status"), "status")
+    others = [
+        condition
+        for condition in podspec.items(status.get("conditions"), "status.conditions")
+        if condition.get("type") != owners.DISRUPTION
+    ]
+    disrupted = {"type": owners.DISRUPTION, "status": "True", "reason": _BY_KUBELET}
+    return {**pod, "status": {**status, "conditions": [*others, disrupted]}}
 
 
 def refused_by_policy(pod: Object, migrate: Migrate, trigger: Trigger) -> Succession | None:

@@ -4,7 +4,7 @@ A claim is given up by the daemon that made it. Where that daemon's machine is g
 does. Whether it is, is not guessed from silence: a machine that is only cut off may run the pod,
 and memory runs once. It is gone when its Node object is, or when an administrator, or whoever
 manages machines, has said so with the taint ``node.kubernetes.io/out-of-service`` (KEP-2268), by
-which Kubernetes itself lets go of a pod's name and volumes. The pod must be gone as well.
+which Kubernetes itself lets go of a pod's name and volumes. The pod must be gone as well, or over.
 
 A daemon says that a pod goes on (``Restored`` is ``Unknown``) before its first instruction. Of a
 pod that was lost after that, nobody knows whether it ran: nothing goes on from there any more.
@@ -19,6 +19,7 @@ from typing import Any, Final
 from architect.kube import checkpoints, conditions
 from architect.kube.checkpoints import Trigger
 from architect.kube.conditions import Condition, Status
+from architect.operator.plan import FINISHED_PHASES
 
 OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 
@@ -56,7 +57,9 @@ def is_lost(
     claimant: Claimant, *, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None
 ) -> bool:
     """Whether *claimant* will never go on; *pod* and *node* are what the API has by these names."""
-    if pod is not None and pod["metadata"].get("uid") == claimant.uid:
+    is_same = pod is not None and pod["metadata"].get("uid") == claimant.uid
+    # One that is over, or was refused by its node, may lie about for days.
+    if is_same and ((pod or {}).get("status") or {}).get("phase") not in FINISHED_PHASES:
         return False
     if node is None:
         return True

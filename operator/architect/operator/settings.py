@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from architect.core import durations, quantity
+from architect.core import flags, quantity
 from architect.core.errors import ConfigError
 from architect.objectstore import options
 from architect.operator.kms import settings as kms
 from architect.operator.kms.settings import KmsOptions
 from architect.operator.retention import Limits
+
+T = TypeVar("T")
 
 DAEMON_SELECTOR: Final = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
 """As the chart's DaemonSet labels its pods."""
@@ -148,13 +150,13 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
         if (text := arguments.get(name)) is None:
             continue
         if name.endswith("_seconds"):
-            given[name] = _seconds(name, text)
+            given[name] = _read(flags.seconds, name, text)
         elif name == "kubeconfig":
             given[name] = Path(text)
         elif name.endswith(("_max_count", "_max_bytes")):
             given[name] = _limit(name, text)
         elif name in ("has_gvisor", "store_path_style", "kms_unseal"):
-            given[name] = _switch(name, text)
+            given[name] = _read(flags.switch, name, text)
         else:
             given[name] = text
     settings = OperatorSettings(**given)
@@ -170,31 +172,18 @@ def host_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _seconds(name: str, text: str) -> float:
+def _read(reader: Callable[[str], T], name: str, text: str) -> T:
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return durations.parse(text)
+        return reader(text)
     except ValueError as error:
         raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
 
 
 def _limit(name: str, text: str) -> int:
-    try:
-        found = quantity.to_int(text)
-    except ValueError as error:
-        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from error
+    found = _read(quantity.to_int, name, text)
     if found < 0:
         raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is less than 0")
     return found
-
-
-def _switch(name: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ConfigError(f"--{name.replace('_', '-')}: {text!r} is not true or false")
-    return text == "true"
 
 
 def _check(settings: OperatorSettings) -> None:

@@ -72,11 +72,14 @@ def _sandbox_image_of(identity: Identity) -> Path:
 
 
 def _ask(identity: Identity, *, is_awaited: bool) -> dict[str, Any]:
-    """Return the daemon's answer; *is_awaited*: a daemon that does not answer is waited for."""
+    """Return the daemon's answer; *is_awaited*: a daemon that does not answer is waited for.
+
+    So is one that is being replaced, though not for a signal: that would cost its grace period.
+    """
     return daemon_client.ask(
         daemon.ARRIVING,
         timeout_seconds=daemon.ARRIVING_SECONDS,
-        is_awaited=lambda: is_awaited,
+        is_awaited=lambda: is_awaited or daemon_client.is_being_replaced(),
         pod=identity.pod,
         namespace=identity.namespace,
         pod_name=identity.pod_name,

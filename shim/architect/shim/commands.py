@@ -99,10 +99,10 @@ def _tell_daemon(call: Call) -> None:
 
 def _is_being_saved(pod: str) -> bool:
     """Whether a daemon had begun to save the pod: it is frozen, and the next one goes on."""
-    from architect.shim.keeper import images
+    from architect.shim.keeper import podstate
 
     try:
-        return images.read_pod(pod).get("leaving") is True
+        return podstate.read(pod).is_leaving
     except (ArchitectError, OSError):
         return False
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from architect.api import names
+from architect.api import daemon, names
 from architect.core.errors import Unavailable
 from architect.core.wire import Client
 
 RESTART_SECONDS: Final = 20.0
 """As long as kubelet takes to start a daemon again that has ended, and it to listen."""
+REPLACED_SECONDS: Final = 60.0
+"""How long after a daemon has ended in order its successor is expected: an image may be pulled."""
 STEP_SECONDS: Final = 0.1
 
 HINT: Final = "does Architect's daemon run on this node?"
@@ -45,6 +47,15 @@ def ask(
                 raise
             # What has been asked is done once, however often it is asked.
             client = _again(deadline)
+
+
+def is_being_replaced() -> bool:
+    """Whether a daemon has just ended in order, so that another one will come: an upgrade, say."""
+    try:
+        left = names.DAEMON_SOCKET.with_name(daemon.LEFT).stat().st_mtime
+    except OSError:
+        return False
+    return abs(time.time() - left) < REPLACED_SECONDS
 
 
 def _again(deadline: float) -> Client:

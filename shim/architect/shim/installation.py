@@ -45,6 +45,14 @@ def init() -> tuple[str, Path]:
     return sha, init_of(sha)
 
 
+def criu_version() -> str:
+    """Return the version of the bundle's CRIU; empty if the bundle does not tell."""
+    try:
+        return (version_directory() / "criu.version").read_text().strip()
+    except OSError:
+        return ""
+
+
 def init_of(sha: str) -> Path:
     """Return the init with that SHA-256, whichever version it came with. Raises NodeError."""
     path = version_directory().resolve().parent / "init" / Path(sha).name / "init"

@@ -9,13 +9,14 @@ the lower runtime.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
-from architect.core import files
+from architect.core import fields, files
 from architect.core.errors import FormatError
 from architect.shim import record_files
 from architect.shim.record_files import is_identity, path, remove
@@ -90,13 +91,7 @@ def write(record: Record) -> None:
 def read(identity: str) -> Record:
     """Return the record of *identity*. Raises FileNotFoundError or FormatError."""
     found = path(identity)
-    value = files.read_json(found, version=record_files.VERSION)
-    value.pop("version")
-    wanted = {field.name for field in fields(Record)}
-    if missing := sorted(wanted - value.keys()):
-        raise FormatError(f"{found}: {missing[0]} is missing")
-    # Keys that a newer version added are not ours to judge.
-    return Record(**{name: value[name] for name in wanted})
+    return fields.read(Record, files.read_json(found, version=record_files.VERSION), found)
 
 
 def identities() -> Iterator[str]:
@@ -126,7 +121,7 @@ def unmanaged() -> Iterator[Unmanaged]:
             continue  # deleted in between
         except FormatError as error:
             value = {"id": entry.stem, "reason": UNREADABLE, "message": str(error)}
-        wanted = {field.name for field in fields(Unmanaged)}
+        wanted = {field.name for field in dataclasses.fields(Unmanaged)}
         yield Unmanaged(**{name: value.get(name, "") for name in wanted})
 
 

@@ -134,8 +134,10 @@ def _save_files(options: argparse.Namespace) -> int:
     from architect.shim import luggage
     from architect.shim.gvisor import pods, saving
 
-    if pods.find(options.pod) is not None:
-        size = saving.save(options.pod, options.into)
+    if options.on_cue and not sys.stdin.readline():
+        return 0  # nobody wants it any more
+    if (pod := pods.find(options.pod)) is not None:
+        size = saving.save(pod, options.into)
         return _show(options, {"bytes": size}, lambda: f"{size} bytes")
     mounts = [luggage.Mount(volume=v, container=c, path=p) for v, c, p in options.volume]
     size = luggage.save(options.pod, options.into, mounts)
@@ -229,6 +231,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         metavar=("NAME", "CONTAINER", "PATH"),
         help="a volume that goes along by itself, and where a container has it: told what it holds",
     )
+    text = "begin at the first line of the standard input, do nothing if it ends before"
+    save.add_argument("--on-cue", action="store_true", help=text)
     text = "run a container under gVisor, and say with which flags of runsc that works"
     attempt = add("try-gvisor", _try_gvisor, text, needs_pod=False)
     text = "flags to try, behind --; without any they are found out"

@@ -24,7 +24,6 @@ from support.runtime import CHECKOUT, SYSTEM_PYTHON, eventually
 RUNTIME = "/opt/architect/current/bin/runsc-architect"
 RECORDS = "/run/architect/gvisor"
 RUNSC_STATE = "/run/containerd/runc/k8s.io"
-SERVER = ("python3", "-u", "/opt/memory.py", "4")
 SOCKET = "/run/containerd/containerd.sock"
 HANDLER = f"""
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runsc-architect]
@@ -76,6 +75,9 @@ class Node:
 
 class Pod:
     """One pod by way of the CRI."""
+
+    SERVER = ("python3", "-u", "/opt/memory.py", "4")
+    """The words of a server of memory, but for its port."""
 
     def __init__(self, node: Node, *, policy: dict[str, Any] | None = None) -> None:
         self.node = node
@@ -129,7 +131,7 @@ class Pod:
 
     def server(self, name: str, *, port: int = 8080, **more: Any) -> None:
         """Start a server of memory and wait for its first answer."""
-        self.start(name, *SERVER, str(port), **more)
+        self.start(name, *self.SERVER, str(port), **more)
         eventually(lambda: self.answers(port), what=f"an answer of {name}")
 
     def get(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ from support.runtime import DEADLINE_SECONDS, DaemonDouble, eventually
 ANSWERS = names.RUN / "daemon.sock"
 RUNTIME = "/opt/architect/current/bin/architect-runtime"
 EMPTY_DIR = "/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/scratch"
-SERVER = ("python3", "-u", "/opt/memory.py", "4")
 SAVED = "/var/lib/architect/requests"
 
 
@@ -108,9 +108,9 @@ def test_several_pods_go_on_from_one_that_goes_on_itself(
         target = EMPTY_DIR.format(uid=new.name)
         saver.node.run("mkdir", "-p", target)
         mount["host_path"] = target
-        new.start("web", *SERVER, "8080", **journal)
+        new.start("web", *new.SERVER, "8080", **journal)
         assert not new.answers(within_seconds=1), "it waits for the other one"
-        new.start("side", *SERVER, "9090")
+        new.start("side", *new.SERVER, "9090")
         eventually(new.answers, what="an answer of the one that goes on")
         after = new.get("/digest")
         assert (after["identity"], after["digest"]) == (before["identity"], before["digest"])
@@ -183,7 +183,7 @@ def test_an_image_that_is_damaged_ends_the_sandbox_and_the_policy_says_what_the_
     with saver.keeper() as events:
         events.call("subscribe")
         new = new_pod(policy=policy(on_restore_failure=wish))
-        new.create("web", *SERVER, "8080")
+        new.create("web", *new.SERVER, "8080")
         said = new.node.fails("crictl", "start", new.containers["web"])
         told = until(events, "wake-failed")
     assert "failed to load kernel" in said
@@ -229,7 +229,7 @@ def test_a_container_with_another_image_is_not_created_in_a_sandbox_that_goes_on
         "reason": "ImageDiffers",
         "message": "it ran another one",
     }
-    new.create("web", *SERVER, "8080")
+    new.create("web", *new.SERVER, "8080")
     said = new.node.fails("crictl", "start", new.containers["web"])
     assert "ImageDiffers: it ran another one" in said
     eventually(lambda: new.inspect()["status"]["state"] == "SANDBOX_NOTREADY", what="its end")
@@ -245,10 +245,10 @@ def test_one_that_waits_for_the_rest_of_its_pod_can_be_ended(
     old.start("side", "sleep", "1000")
     saver.bring(saver.save(old))
     new = new_pod(policy=policy("web", "side"))
-    new.start("web", *SERVER, "8080")
+    new.start("web", *new.SERVER, "8080")
     assert new.stop("web", grace_seconds=1) == 137
     new.run()  # as kubelet does where a sandbox has ended
-    new.start("web", *SERVER, "8080")
+    new.start("web", *new.SERVER, "8080")
     new.start("side", "sleep", "1000")
     assert new.get()["identity"] == old.get()["identity"]
 
@@ -279,6 +279,29 @@ def test_a_keeper_that_is_killed_while_a_pod_is_copied_lets_it_go_on(
         eventually(pod.answers, what="an answer once another keeper is there")
         with pytest.raises(Unavailable):
             client.call("go_on", pod=pod.name)
+
+
+@pytest.mark.long
+def test_a_keeper_that_was_killed_before_the_pod_stood_still_copies_it_later(
+    saver: Saver, pod_of_its_own: Any
+) -> None:
+    pod = pod_of_its_own
+    note = f"/run/architect/gvisor/{pod.id}.json"
+    saver.node.run("sed", "-i", 's/"is_paused": *false/"is_paused": true/', note)
+    assert saver.ask("status", pod=pod.name)["status"]["state"] == "falling"
+    with saver.keeper() as client:
+        saver.node.run("kill", "-9", str(client.call("version")["pid"]))
+
+    def is_awake() -> bool:
+        with contextlib.suppress(Unavailable):
+            return bool(saver.ask("status", pod=pod.name)["status"]["state"] == "awake")
+        return False
+
+    eventually(is_awake, what="another keeper lets it go on")
+    with saver.keeper() as client:
+        client.call("copy", pod=pod.name, reason="test")
+        client.call("go_on", pod=pod.name)
+    assert pod.answers()
 
 
 @pytest.mark.long

@@ -51,7 +51,7 @@ class Running:
             version="test",
         )
         self.service.recover()
-        self.pod: Pod = self.service.register(sleeper.container.record.id)
+        self.pod: Pod = self.service.pods.register(sleeper.container.record.id)
         keeper.on_close.append(self.die)
 
     def sleep(self) -> Future[None]:

@@ -175,7 +175,7 @@ def test_one_copy_is_made_at_a_time_and_leaving_waits_for_it(mover: Mover) -> No
         assert left.is_alive()
         client.call("go_on", pod="uid-a")
     left.join(DEADLINE_SECONDS)
-    assert mover.state("uid-a") == "asleep"
+    assert mover.state("uid-a") == "falling", "it is being saved"
     mover.ask("depart", pod="uid-a", reason="test")
     assert mover.state("uid-a") == "captured"
 

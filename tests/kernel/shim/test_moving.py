@@ -221,7 +221,7 @@ def test_a_sleeping_pod_is_captured_without_a_wake(mover: Mover) -> None:
 def test_until_it_departs_a_wake_undoes_the_capture(mover: Mover) -> None:
     old = mover.counting("uid-a")
     mover.ask("capture", pod="uid-a", reason="test", patience_seconds=0.2)
-    assert mover.state("uid-a") == "asleep"
+    assert mover.state("uid-a") == "falling", "to others it does not sleep"
     mover.ask("wake", pod="uid-a", reason="cannot be saved")
     before = len(numbers(old))
     eventually(lambda: len(numbers(old)) > before, what="output after the wake")
@@ -243,6 +243,19 @@ def test_a_captured_pod_runs_never_again(mover: Mover) -> None:
     assert mover.host.ask("status", "uid-a")["state"] == "captured"
     old.kill("TERM")
     assert old.wait() == 143
+
+
+def test_a_captured_pod_whose_node_ended_too_soon_has_another_life(mover: Mover) -> None:
+    """Kubelet runs it again, since it could not tell anybody that it had ended it."""
+    old, _ = mover.moved("uid-a", to="uid-b")
+    old.remove()
+    del mover.daemon.answers["arriving"]
+    again = mover.counting("uid-a")
+    mover.kill_keeper()
+    assert mover.state("uid-a") == "awake"
+    del mover.daemon.answers["leaving"]
+    again.kill("TERM")
+    assert again.wait() == 5
 
 
 def test_a_broken_image_starts_the_application_in_the_successor(mover: Mover) -> None:
@@ -348,7 +361,7 @@ def test_a_hook_for_the_end_does_not_reach_what_goes_on_elsewhere(mover: Mover) 
     assert old.exec(*hook) == 0
     refused = old.call("exec", old.id, "true", check=False)
     assert refused.returncode != 0 and "saved for its successor" in refused.stderr
-    assert mover.state("uid-a") == "asleep"
+    assert mover.state("uid-a") == "falling"
     assert old.output() == before
     mover.ask("wake", pod="uid-a", reason="it cannot be saved")
     assert old.exec(*hook) == 0

@@ -223,11 +223,13 @@ def network() -> Iterator[Path]:
             process.kill()
 
 
-def pair(mover: Mover, uid: str, netns: Path) -> list[Container]:
-    """Return the containers of a pod with two, not created yet."""
+def pair(mover: Mover, uid: str, netns: Path, data: Path | None = None) -> list[Container]:
+    """Return the containers of a pod with two, not created yet; the second has volume *data*."""
     script = ["sh", "-c", COUNTING]
+    mounts = [] if data is None else [volume(data)]
     return [
-        mover.pod(uid, script, policy=PAIR, container=name, netns=netns) for name in ("app", "more")
+        mover.pod(uid, script, policy=PAIR, container=name, netns=netns, mounts=has)
+        for name, has in (("app", []), ("more", mounts))
     ]
 
 
@@ -261,6 +263,27 @@ def test_all_containers_of_a_pod_sleep_on_and_wake_as_one(mover: Mover, wakes: s
             container.remove()
 
 
+def test_one_that_wakes_before_the_container_of_a_volume_is_there_keeps_its_memory(
+    mover: Mover, data: Path
+) -> None:
+    with network() as here, network() as there:
+        old = pair(mover, "uid-a", here, data)
+        for container in old:
+            container.start().until("3\n")
+        mover.ask("sleep", pod="uid-a", reason="test")
+        mover.leave(old[0], with_data=True, container="more")
+        mover.leave(old[1])
+        mover.bring("uid-a", to="uid-b")
+        first, second = new = pair(mover, "uid-b", there, data)
+        first.start()
+        assert first.exec("true") == 0
+        second.start()
+        for before, after in zip(old, new, strict=True):
+            assert_goes_on(after, after=before)
+        for container in (*old, *new):
+            container.remove()
+
+
 def test_the_keeper_remembers_why_a_pod_sleeps(mover: Mover) -> None:
     for uid, sleeps in (("uid-a", True), ("uid-b", False)):
         mover.counting(uid)
@@ -272,3 +295,25 @@ def test_the_keeper_remembers_why_a_pod_sleeps(mover: Mover) -> None:
             mover.kill_keeper()
         written = json.loads((mover.host.state / "architect/pods" / uid / "pod.json").read_text())
         assert written["sleeps_to_leave"] is not sleeps
+
+
+@pytest.mark.parametrize("op", ["capture", "copy"])
+def test_what_another_criu_has_dumped_is_dumped_anew_before_it_travels(
+    mover: Mover, op: str
+) -> None:
+    pod = mover.counting("uid-a")
+    mover.ask("sleep", pod="uid-a", reason="test")
+    meta = mover.host.state / "architect/pods/uid-a/app/meta.json"
+    ours = json.loads(meta.read_text())
+    assert ours["criu"], "it is known which CRIU wrote it"
+    before = numbers(pod)
+    meta.write_text(json.dumps({**ours, "criu": "3.17"}))
+    with mover.events() as events:
+        answer = mover.ask(op, pod="uid-a", reason="test", patience_seconds=0.2)
+        assert events.until("woke")["reason"] == "another CRIU wrote its image"
+    if op == "capture":
+        assert answer["has_slept"] is False
+    assert json.loads(meta.read_text())["criu"] == ours["criu"]
+    mover.ask("wake", pod="uid-a", reason="test")
+    eventually(lambda: len(numbers(pod)) > len(before) + 3, what="it goes on")
+    assert numbers(pod) == list(range(1, len(numbers(pod)) + 1))

@@ -106,3 +106,26 @@ def test_a_bundle_that_lacks_something_leaves_the_container_to_runc(
         assert str(where) in line["msg"]
     finally:
         container.remove()
+
+
+def test_a_sleeping_pod_whose_policy_a_newer_version_wrote_is_picked_up(
+    node: Host, asleep: Container
+) -> None:
+    record = node.run_directory / "containers" / f"{asleep.id}.json"
+
+    def with_more() -> None:
+        value = json.loads(record.read_text())
+        value["policy"]["quiet_hours"] = "22-6"
+        record.write_text(json.dumps({**value, "fromTheNext": True}))
+
+    restart_keeper(node, with_more)
+    eventually(lambda: node.ask("status", asleep.id)["state"] == "asleep", what="a recovered pod")
+    assert node.ask("wake", asleep.id)["status"]["state"] == "awake"
+
+
+def test_an_image_beside_which_a_newer_version_wrote_more_is_restored(
+    node: Host, asleep: Container
+) -> None:
+    meta = node.state / "architect/pods" / asleep.id / "main/meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "fromTheNext": True}))
+    assert node.ask("wake", asleep.id)["status"]["state"] == "awake"

@@ -125,6 +125,20 @@ def test_a_pod_sleeps_on_where_it_moves_to_unless_told_otherwise() -> None:
         assert warnings(given) == (f"{names.MOVE_ASLEEP} has no effect: the pod does not move",)
 
 
+def test_of_a_policy_that_a_newer_version_follows_holds_what_is_known() -> None:
+    given = policy({names.IDLE: "60s"})
+    newer = {**given.to_dict(), "quiet_hours": "22-6"}
+    newer["containers"] = {n: {**c, "wake_slowly": True} for n, c in newer["containers"].items()}
+    assert Policy.from_dict(newer, is_followed=True) == given
+    with pytest.raises(PolicyError, match="unknown key 'quiet_hours'"):
+        Policy.from_dict(newer)
+    with pytest.raises(PolicyError, match="version 2"):
+        Policy.from_dict({**newer, "version": 2}, is_followed=True)
+    for key, broken in (("containers", []), ("containers", {"app": 1}), ("migrate", "sometimes")):
+        with pytest.raises(PolicyError):
+            Policy.from_dict({**newer, key: broken}, is_followed=True)
+
+
 def test_a_hook_of_a_pod_that_does_not_move_is_warned_about() -> None:
     hook = {names.AFTER_RESTORE: '["refresh"]'}
     (warning,) = warnings({names.IDLE: "60s", names.MIGRATE: "false", **hook})
@@ -166,6 +180,19 @@ def test_a_pod_that_starts_from_a_persistent_checkpoint_is_told_that_it_does_not
         (warning,) = warnings({names.START_FROM: "warm", names.MIGRATE: value})
         assert warning.startswith(f"{names.MIGRATE} has no effect beside {names.START_FROM}")
         assert "PersistentCheckpoint warm" in warning
+
+
+@pytest.mark.parametrize("number", [-(2**31), -1, 0, 1_000_000_000])
+def test_a_priority_is_one_that_a_priority_class_of_a_user_may_have(number: int) -> None:
+    found = policy({names.IDLE: "60s", names.PRIORITY: str(number)})
+    assert found.priority == number
+    assert Policy.from_json(found.to_json()) == found
+
+
+@pytest.mark.parametrize("value", ["7", 7.0, True, [7], -(2**31) - 1, 1_000_000_001])
+def test_a_policy_with_another_priority_is_none(value: object) -> None:
+    with pytest.raises(PolicyError, match=r"priority: .* is not an integer from -2147483648 to 1"):
+        Policy.from_dict({"version": 1, "priority": value})
 
 
 def test_what_does_nothing_in_this_version_is_said_to_do_nothing() -> None:
@@ -242,7 +269,14 @@ def test_keys_without_an_opt_in_are_read_all_the_same() -> None:
         (names.STORAGE, '{"app": "node"}', "node, object-store"),
         (names.RUNTIME, "crun", "runc, runsc"),
         (names.PRIORITY, "1_000", "an integer"),
-        (names.PRIORITY, "2147483648", "2147483647"),
+        (names.PRIORITY, "+1", "an integer"),
+        (names.PRIORITY, "1.0", "an integer"),
+        (names.PRIORITY, "٣", "an integer"),
+        (names.PRIORITY, "", "an integer"),
+        (names.PRIORITY, "1000000001", "from -2147483648 to 1000000000"),
+        (names.PRIORITY, "-2147483649", "from -2147483648 to 1000000000"),
+        (names.PRIORITY, "9" * 400, "from -2147483648 to 1000000000"),
+        (names.PRIORITY, '{"app": 1}', "an integer"),
         (names.PRIORITY, "high", "an integer"),
     ],
 )

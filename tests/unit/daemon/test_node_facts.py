@@ -33,3 +33,20 @@ def test_the_version_is_that_of_the_installed_criu(
     assert found.criu == version
     assert found.architecture
     assert found.cpu_features == tuple(sorted(found.cpu_features))
+
+
+def tells(bundle: Path, version: str) -> None:
+    (bundle / "bin").mkdir(parents=True)
+    program = bundle / "bin/architect-criu"
+    program.write_text(f"#!/bin/sh\necho 'Version: {version}'\n")
+    program.chmod(0o755)
+
+
+def test_a_daemon_that_installs_another_criu_tells_that_one(tmp_path: Path) -> None:
+    facts = NodeFacts(Host(root=Path("/"), is_entered=False), current=tmp_path / "current")
+    assert facts.requirements.criu == "", "nothing is installed yet"
+    for version in ("4.2.1", "4.3"):
+        tells(tmp_path / version, version)
+        (tmp_path / "new").symlink_to(version)
+        (tmp_path / "new").rename(tmp_path / "current")
+        assert facts.requirements.criu == version

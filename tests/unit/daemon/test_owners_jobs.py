@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from architect.core.errors import FormatError
+from architect.daemon import succession
 from support.leaving import EXPECTED, Json, asked, owner, pod, reason
 
 INDEX = "batch.kubernetes.io/job-completion-index"
@@ -136,3 +137,34 @@ def test_a_failure_policy_says_what_a_disruption_is(action, expected):
     value = job(backoffLimit=0, podFailurePolicy=failure_policy(action))
     assert reason(evicted, value) == expected
     assert reason(of_job(), value) == "JobGivesUp"
+
+
+@pytest.mark.parametrize(
+    ("operator", "values", "action", "expected"),
+    [
+        ("In", [143], "FailJob", "JobGivesUp"),
+        ("NotIn", [0, 42], "FailJob", "JobGivesUp"),
+        ("NotIn", [143], "FailJob", EXPECTED),
+        ("In", [42], "FailIndex", EXPECTED),
+        ("In", [42, 143], "Ignore", EXPECTED),
+    ],
+)
+def test_the_exit_code_of_a_saved_pod_counts_before_its_disruption(
+    operator, values, action, expected
+):
+    exits = {"action": action, "onExitCodes": {"operator": operator, "values": values}}
+    rules = failure_policy("Ignore")["rules"]
+    value = job(backoffLimit=0, podFailurePolicy={"rules": [exits, *rules]})
+    assert reason(of_job(disrupted="TerminationByKubelet"), value) == expected
+
+
+def test_an_index_of_a_node_that_shuts_down_runs_again_by_the_same_rules():
+    """Its pod is not deleted, and fails."""
+    runs = of_job(deleted=None)
+    beside = of_job(0, "b", deleted=None)
+    assert reason(runs, job(), beside) == EXPECTED
+    assert reason(runs, job(backoffLimit=0), beside) == "JobGivesUp"
+    value = job(backoffLimit=0, podFailurePolicy=failure_policy("Ignore"))
+    assert reason(runs, value, beside) == "JobGivesUp"
+    assert reason(succession.shut_down(runs), value, beside) == EXPECTED
+    assert reason(runs, job(parallelism=1), beside) == "ScaledDown"

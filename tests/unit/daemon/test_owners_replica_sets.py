@@ -95,6 +95,16 @@ def test_old_failed_pods_do_not_take_the_replacement_of_a_drained_one():
     assert reason(leaving, owner(replicas=2), new, pod("c"), *old) == EXPECTED
 
 
+def test_one_that_its_node_refused_replaces_nobody():
+    """Kubelet refuses pods while its node shuts down; the owner makes another one each time."""
+    evicted = pod("b", deleted=10, disrupted="EvictionByEvictionAPI")
+    refused = pod("c", created=10, phase="Failed", status={"reason": "NodeShutdown"})
+    new = pod("d", created=11)
+    scaled_down = pod("a", deleted=10)
+    assert reason(scaled_down, owner(replicas=1), evicted, refused, new) == "ScaledDown"
+    assert reason(evicted, owner(replicas=1), scaled_down, refused, new) == EXPECTED
+
+
 def test_a_pod_that_failed_just_now_has_a_replacement_of_its_own():
     end = {"containerStatuses": [{"name": "app", "state": {"terminated": {"finishedAt": at(4)}}}]}
     failed = pod("f", phase="Failed", status=end)

@@ -25,7 +25,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.observation import read_pod
 from architect.daemon.registry import Registry
 from architect.daemon.service import Daemon
-from architect.daemon.settings import DaemonSettings, Engine
+from architect.daemon.settings import DaemonSettings, Engine, SpotProvider
 from architect.daemon.store import PodStore
 from architect.daemon.workqueue import WorkQueue
 from architect.daemon.writer import Writer
@@ -51,6 +51,7 @@ def config(tmp_path: Path, **fields: Any) -> DaemonSettings:
         "sample_min_seconds": 0.1,
         "condition_interval_seconds": 0.2,
         "free_floor_bytes": 0,
+        "spot_provider": SpotProvider.NONE,  # this machine's is not asked
         **fields,
     }
     return DaemonSettings(**given)
@@ -527,3 +528,26 @@ def test_a_closed_queue_gives_nothing() -> None:
     queue.close()
     queue.add("a")
     assert queue.take(timeout_seconds=60) is None
+
+
+def test_a_node_is_ready_once_its_keeper_is_of_its_version(
+    tmp_path: Path, api: Api, keeper: Any, layout: Layout, nodes: None, monkeypatch: Any
+) -> None:
+    asked: list[Layout] = []
+    monkeypatch.setattr(install, "upgrade_keeper", lambda _, where: asked.append(where))
+    monkeypatch.setattr(preflight, "probe_criu", lambda *_, **__: "")
+    monkeypatch.setattr(preflight, "probe_packet_queue", lambda: "")
+    monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
+    layout.install.mkdir(parents=True, exist_ok=True)
+    layout.current.symlink_to("2")
+    chores = make_chores(tmp_path, api, keeper, layout)
+    for _ in range(2):
+        chores.check()
+        report = chores.standing.report
+        assert report is not None
+        assert (report.is_ready, report.reason) == (False, "KeeperUnavailable")
+        assert "the keeper is of version 1, and not of 2 yet" in report.message
+    assert asked == [layout], "asked once: each time anew it would get longer to end"
+    layout.current.unlink()
+    layout.current.symlink_to("1")
+    assert chores._check_keeper() == ""

@@ -47,6 +47,20 @@ def test_a_disruption_that_was_called_off_is_none():
     assert succession.trigger_of(leaving) is Trigger.DELETION
 
 
+def test_a_pod_of_a_node_that_shuts_down_will_be_disrupted():
+    runs = pod(labels={"app": "web"})
+    ends = succession.shut_down(runs)
+    assert ends["status"]["conditions"][-1] == {
+        **{"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    }
+    assert {**ends, "status": runs["status"]} == runs
+    assert len(runs["status"]["conditions"]) == 1, "as it was"
+    called_off = pod(disrupted="PreemptionByScheduler")
+    called_off["status"]["conditions"][-1]["status"] = "False"
+    assert len(succession.shut_down(called_off)["status"]["conditions"]) == 2
+    assert judged(ends, Migrate.EVICTION, Trigger.NODE_SHUTDOWN) == EXPECTED
+
+
 def judged(leaving: Json, migrate: Migrate = Migrate.ALWAYS, trigger: Trigger | None = None) -> str:
     where = Leaving(pod=leaving, owner=owner(replicas=1), pods=[leaving])
     return succession.judge(where, managed=["app"], migrate=migrate, trigger=trigger).reason

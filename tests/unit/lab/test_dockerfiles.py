@@ -78,13 +78,13 @@ def test_a_change_rebuilds_only_what_it_is_part_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, rebuilt: set[str]
 ) -> None:
     before = keys(tmp_path)
-    digest = dockerfiles._digest
+    digest = dockerfiles.digest
 
     def with_change(context: Path, copies: list[str]) -> str:
         is_covered = any(changed == each or changed.startswith(f"{each}/") for each in copies)
         return digest(context, copies) + ("changed" if is_covered else "")
 
-    monkeypatch.setattr(dockerfiles, "_digest", with_change)
+    monkeypatch.setattr(dockerfiles, "digest", with_change)
     assert {
         key.rpartition(f"-{dockerfiles.version()}-")[0].removeprefix("image-architect-")
         for key in keys(tmp_path) - before

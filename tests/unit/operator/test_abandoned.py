@@ -29,7 +29,7 @@ def checkpoint(**status: Any) -> dict[str, Any]:
     return value
 
 
-def its_pod(uid: str = "new-uid") -> dict[str, Any]:
+def its_pod(uid: str = "new-uid", **status: str) -> dict[str, Any]:
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": OWNER.uid}
     return {
         "metadata": {
@@ -37,7 +37,8 @@ def its_pod(uid: str = "new-uid") -> dict[str, Any]:
             "namespace": "shop",
             "uid": uid,
             "ownerReferences": [{**owner, "controller": True}],
-        }
+        },
+        "status": status,
     }
 
 
@@ -71,6 +72,10 @@ def test_what_nobody_else_may_want_is_left_alone(change: Any) -> None:
     ("there", "machine", "is_lost"),
     [
         (its_pod(), None, False),
+        (its_pod(phase="Running"), None, False),
+        (its_pod(phase="Failed"), node(), False),
+        (its_pod(phase="Failed"), None, True),
+        (its_pod(phase="Succeeded"), node(TAINT), True),
         (its_pod(), node(TAINT), False),
         (None, node(), False),
         (None, node({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}), False),

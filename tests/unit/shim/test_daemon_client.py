@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from architect.api import names
+from architect.api import daemon, names
 from architect.core import wire
 from architect.core.errors import Rejected, Unavailable
 from architect.shim import daemon_client
@@ -99,3 +101,13 @@ def test_a_refusal_is_an_answer(path: Path) -> None:
     with pytest.raises(Rejected, match="unknown operation"):
         daemon_client.ask("arriving", timeout_seconds=20)
     assert len(asked) == 1
+
+
+def test_one_that_is_being_replaced_is_expected_for_a_minute(path: Path) -> None:
+    assert not daemon_client.is_being_replaced()
+    left = path.with_name(daemon.LEFT)
+    left.touch()
+    assert daemon_client.is_being_replaced()
+    long_ago = time.time() - daemon_client.REPLACED_SECONDS
+    os.utime(left, (long_ago, long_ago))
+    assert not daemon_client.is_being_replaced()

@@ -104,3 +104,10 @@ def test_a_note_of_another_version_is_told_as_such_and_hides_no_other() -> None:
     assert (unreadable.id, unreadable.reason) == ("a", records.UNREADABLE)
     assert "a.json" in unreadable.message and "version 9" in unreadable.message
     assert readable == note
+
+
+def test_what_a_newer_version_added_is_not_ours_to_judge() -> None:
+    records.write(RECORD)
+    file = records.path("abc")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fromTheNext": True}))
+    assert records.read("abc") == RECORD

@@ -93,6 +93,7 @@ def test_it_serves_mounted_certificates_and_ends_in_good_order(
         ([], 2, "cannot find the API server"),
         (["--port=99999"], 2, "not a port"),
         (["--sync-seconds=-1"], 2, "not a number of seconds"),
+        (["--has-gvisor=yes"], 2, "'yes' is not true or false"),
         (["--unknown"], 2, "unrecognized"),
     ],
 )

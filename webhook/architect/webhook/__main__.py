@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from architect.core import flags
 from architect.core.errors import ArchitectError
 from architect.webhook import logs
 from architect.webhook.rotation import Mounted, SelfMade, Source
@@ -137,9 +138,10 @@ def _port(text: str) -> int:
 
 
 def _switch(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text} is not true or false")
-    return text == "true"
+    try:
+        return flags.switch(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:

@@ -9,15 +9,17 @@ import concurrent.futures
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import SEGMENT_BYTES, About, Manifest, Piece
 from architect.core import files
 from architect.core.errors import FormatError
+from architect.daemon.checkpoint.following import FileId, Hashed
 
 READ_BYTES: Final = 1024**2
 """Large enough that the call costs nothing beside the hash, small enough for any cache."""
@@ -31,16 +33,24 @@ class _File:
     name: str
     size: int
     mode: int
+    id: FileId
 
 
-def build(directory: Path, about: About, *, threads: int = THREADS) -> Manifest:
+def build(
+    directory: Path,
+    about: About,
+    *,
+    known: Mapping[FileId, Hashed] = MappingProxyType({}),
+    threads: int = THREADS,
+) -> Manifest:
     """Return the manifest of what lies in *directory*, which must not change meanwhile.
 
-    A ``manifest.json`` that is there is not a piece. Raises FormatError for anything but regular
-    files and directories, and for names that no manifest may have; OSError.
+    What is *known* of a file is not hashed once more. A ``manifest.json`` that is there is not a
+    piece. Raises FormatError for anything but regular files and directories, and for names that no
+    manifest may have; OSError.
     """
     found = list(_walk(directory))
-    hashes = _hash_all(directory, found, threads)
+    hashes = _hash_all(directory, found, threads, known)
     pieces = [
         Piece(name=f.name, size=f.size, mode=f.mode, sha256=tuple(hashes[f.name])) for f in found
     ]
@@ -80,7 +90,7 @@ def verify(directory: Path, manifest: Manifest, *, threads: int = THREADS) -> No
             raise FormatError(
                 f"{directory}: {name} has mode {found[name].mode:o} instead of {piece.mode:o}"
             )
-    hashes = _hash_all(directory, list(found.values()), threads)
+    hashes = _hash_all(directory, list(found.values()), threads, {})
     for name, piece in wanted.items():
         for number, (is_, should) in enumerate(zip(hashes[name], piece.sha256, strict=True)):
             if is_ != should:
@@ -108,14 +118,19 @@ def _walk(directory: Path) -> Iterator[_File]:
                 elif stat.S_ISREG(info.st_mode):
                     # What group and others may is not kept: images are secrets.
                     mode = stat.S_IMODE(info.st_mode) & 0o700 | stat.S_IRUSR
-                    yield _File(name=name, size=info.st_size, mode=mode)
+                    yield _File(name=name, size=info.st_size, mode=mode, id=FileId.of(info))
                 else:
                     raise FormatError(f"{directory}: {name} is neither a file nor a directory")
 
 
-def _hash_all(directory: Path, found: list[_File], threads: int) -> dict[str, list[str]]:
-    jobs: list[tuple[_File, int]] = [
-        (file, number) for file in found for number in range(manifests.segments_of(file.size))
+def _hash_all(
+    directory: Path, found: list[_File], threads: int, known: Mapping[FileId, Hashed]
+) -> dict[str, list[str]]:
+    hashes = {file.name: _known(file, known.get(file.id)) for file in found}
+    jobs = [
+        (file, number)
+        for file in found
+        for number in range(len(hashes[file.name]), manifests.segments_of(file.size))
     ]
 
     def one(job: tuple[_File, int]) -> str:
@@ -125,11 +140,19 @@ def _hash_all(directory: Path, found: list[_File], threads: int) -> dict[str, li
             directory / file.name, start=start, length=min(SEGMENT_BYTES, file.size - start)
         )
 
-    hashes: dict[str, list[str]] = {file.name: [] for file in found}
     with concurrent.futures.ThreadPoolExecutor(max(1, threads), "hash") as pool:
         for (file, _), value in zip(jobs, pool.map(one, jobs), strict=True):
             hashes[file.name].append(value)
     return hashes
+
+
+def _known(file: _File, read: Hashed | None) -> list[str]:
+    """Return the hashes of the first segments of *file* that need not be taken again."""
+    if read is None or read.size > file.size:
+        return []
+    if read.size == file.size:
+        return list(read.sha256)
+    return list(read.sha256[: read.size // SEGMENT_BYTES])
 
 
 def hash_range(path: Path, *, start: int, length: int) -> str:

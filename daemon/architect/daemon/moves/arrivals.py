@@ -280,8 +280,12 @@ class Arrivals:
                 if found is claims.LEAVING and self._endings.give_back(ref.uid):
                     return Outcome(is_restored=False, reason=found.reason, message=found.message)
                 if found.reason in offers.MISFITS and _policy(known) is not OnRestoreFailure.FRESH:
-                    return self._hold(ref, known, found, claimed)
-                return self._let_go(ref, known, found, claimed)
+                    outcome = self._hold(ref, known, found, claimed)
+                else:
+                    outcome = self._let_go(ref, known, found, claimed)
+                if found.misfit:
+                    self._endings.does_not_fit(ref, found)
+                return outcome
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
             self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
@@ -333,6 +337,7 @@ class Arrivals:
         if _policy(pod) is OnRestoreFailure.FAIL:  # which is not tried again
             self._depot.drop_half_arrival(ref.uid)
         log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
+        self._endings.waits(decided)
         if pod is not None:
             policy = pod.policy.on_restore_failure.value
             self._tell(

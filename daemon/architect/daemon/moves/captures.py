@@ -12,6 +12,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -24,8 +25,9 @@ from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailab
 from architect.core.identity import Identity
 from architect.core.volumes import Mount
 from architect.daemon.checkpoint import contents
+from architect.daemon.checkpoint.following import Following
 from architect.daemon.engine_images import EngineImages
-from architect.daemon.host import Host
+from architect.daemon.host import Cued, Host
 from architect.daemon.inits import Inits
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects
@@ -127,29 +129,34 @@ class Captures:
     ) -> Manifest:
         images = self._images_of(value)
         reason = f"its successor goes on with its memory ({trigger.value})"
-        has_slept = self._keeper.capture(
-            pod.uid,
-            reason=reason,
-            patience_seconds=self._patience_seconds,
-            ends_with=_hooks(value),
-        )
         directory = self._depot.begin_departure(pod.uid)
-        about = self._fill(
-            directory,
-            pod,
-            id=pod.uid,
-            template_hash=who.template_hash,
-            owner=objects.owner_of(who),
-            images=images,
-            mounts=volumes.travelling(value, pod.managed),
-            within_seconds=PACK_SECONDS,
-        )
-        if has_slept:
-            note = directory / saved.ASLEEP
-            files.write_json(note, {"version": ASLEEP_VERSION}, durable=False)
-        # All that can fail comes before the pod leaves. Then only a name is missing, which the next
-        # daemon can give as well.
-        manifest = contents.build(directory, about)
+        # What can be done before the pod stands still, is.
+        with (
+            self._packer(pod, directory, volumes.travelling(value, pod.managed)) as packer,
+            Following(self._depot.images_of(pod.uid, pod.managed)) as following,
+        ):
+            has_slept = self._keeper.capture(
+                pod.uid,
+                reason=reason,
+                patience_seconds=self._patience_seconds,
+                ends_with=_hooks(value),
+            )
+            about = self._fill(
+                directory,
+                pod,
+                packer,
+                id=pod.uid,
+                template_hash=who.template_hash,
+                owner=objects.owner_of(who),
+                images=images,
+                within_seconds=PACK_SECONDS,
+            )
+            if has_slept:
+                note = directory / saved.ASLEEP
+                files.write_json(note, {"version": ASLEEP_VERSION}, durable=False)
+            # All that can fail comes before the pod leaves. Then only a name is missing, which the
+            # next daemon can give as well.
+            manifest = contents.build(directory, about, known=following.hashed())
         contents.write(directory, manifest)
         self._leave(pod.uid, reason=reason)
         return manifest
@@ -161,17 +168,20 @@ class Captures:
         directory = self._copies.begin(id)
         slept = self._keeper.status(pod.uid).state is PodState.ASLEEP
         started = time.monotonic()
-        with self._keeper.copying(
-            pod.uid, reason="it is being copied", patience_seconds=self._patience_seconds
+        with (
+            self._packer(pod, directory, ()) as packer,
+            self._keeper.copying(
+                pod.uid, reason="it is being copied", patience_seconds=self._patience_seconds
+            ),
         ):
             about = self._fill(
                 directory,
                 pod,
+                packer,
                 id=id,
                 template_hash=template_hash,
                 owner=None,
                 images=images,
-                mounts=(),
                 within_seconds=COPY_SECONDS,
             )
             self._copies.check_room()
@@ -186,20 +196,20 @@ class Captures:
         self,
         directory: Path,
         pod: ManagedPod,
+        packer: Cued,
         *,
         id: str,
         template_hash: str,
         owner: Owner | None,
         images: Mapping[str, str],
-        mounts: Sequence[Mount],
         within_seconds: float,
     ) -> About:
         """Put files and images of a pod that is asleep into *directory*; return what they are."""
         if pod.is_gvisor:
-            self._save_sandbox(pod.uid, directory, within_seconds=within_seconds)
+            _save_sandbox(packer, within_seconds=within_seconds)
             containers, requirements = self._sandboxed(directory, pod, images)
         else:
-            self._pack(pod.uid, directory, mounts, within_seconds=within_seconds)
+            packer.go(timeout_seconds=within_seconds)
             containers, requirements = self._hollow(directory, pod, images)
         return About(
             id=id,
@@ -231,7 +241,15 @@ class Captures:
         }
         self._depot.link_images(pod.uid, pod.managed, into=directory)
         self._inits.put_into(directory, inits.values())
-        return containers, self._node_facts.requirements
+        needs = self._node_facts.requirements
+        # A keeper of the version before may have done it, or an earlier keeper before that.
+        wrote = {self._depot.criu_of(pod.uid, name) for name in pod.managed} - {""}
+        if len(wrote) > 1:
+            raise NodeError(
+                f"CRIU {' and '.join(sorted(wrote))} wrote the images of {pod.full_name}",
+                reason="CriuVersion",
+            )
+        return containers, dataclasses.replace(needs, criu=wrote.pop() if wrote else needs.criu)
 
     def _sandboxed(
         self, directory: Path, pod: ManagedPod, images: Mapping[str, str]
@@ -267,22 +285,16 @@ class Captures:
             again=(Unavailable,),
         )
 
-    def _save_sandbox(self, uid: str, directory: Path, *, within_seconds: float) -> None:
-        """Write a sandbox of gVisor beside its files. Raises NodeError, by a name of its own."""
-        try:
-            self._pack(uid, directory, (), within_seconds=within_seconds)
-        except NodeError as error:
-            raise NodeError(error.message, reason="SandboxNotSaved") from error
-
-    def _pack(
-        self, uid: str, directory: Path, mounts: Sequence[Mount], *, within_seconds: float
-    ) -> None:
+    def _packer(
+        self, pod: ManagedPod, directory: Path, mounts: Sequence[Mount]
+    ) -> AbstractContextManager[Cued]:
+        """Have the node's runtime ready to pack the pod's files into *directory*."""
         program = names.CURRENT / "bin" / "architect-runtime"
-        argv = [str(program), "save-files", uid, "--into", str(directory)]
+        argv = [str(program), "save-files", pod.uid, "--into", str(directory), "--on-cue"]
         for mount in mounts:
             name = f"{mount.volume}/{mount.sub_path}".rstrip("/")
             argv += ["--volume", name, mount.container, mount.path]
-        self._host.run(argv, timeout_seconds=within_seconds)
+        return self._host.on_cue(argv)
 
     def undo(self, pod: ManagedPod) -> None:
         """Have the pod awake again, so that its signal reaches it, and keep nothing of it."""
@@ -297,6 +309,14 @@ class Captures:
             # An answer is one: a restore that failed went as the pod's policy says.
             log.error("%s is not woken: %s", pod.full_name, error)
         self._depot.give_up_departure(pod.uid)
+
+
+def _save_sandbox(packer: Cued, *, within_seconds: float) -> None:
+    """Write a sandbox of gVisor beside its files. Raises NodeError, by a name of its own."""
+    try:
+        packer.go(timeout_seconds=within_seconds)
+    except NodeError as error:
+        raise NodeError(error.message, reason="SandboxNotSaved") from error
 
 
 def _tried(once: Callable[[], T], *, pod: ManagedPod, again: frozenset[str]) -> T:

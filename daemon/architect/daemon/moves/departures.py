@@ -1,7 +1,8 @@
 """Pods that leave this node: saved for their successors, before they get any signal.
 
 The runtime asks when an engine is about to signal a container, and the watch tells of a pod that is
-being deleted; whichever comes first starts the one job of that pod, and both learn its outcome.
+being deleted; whichever comes first starts the one job of that pod, and both learn its outcome. Of
+a pod that nobody deletes the node is asked whether it shuts down: then kubelet ends it for good.
 Until the job has made the pod's end final (``depart``) every failure undoes it: the pod is woken
 and gets its signal, as if nobody had tried.
 """
@@ -94,7 +95,7 @@ class Outcome:
     reason: str
     message: str = ""
     is_final: bool = True
-    """False: the pod does not leave, which may change."""
+    """False: nothing says yet that the pod leaves for good, and then this may be another."""
     stays: Stay | None = None
     """Why its containers are not ended at once."""
 
@@ -114,9 +115,14 @@ class Departures:
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
+        is_shutting_down: Callable[[], bool],
         store: Callable[[str], None] | None,
         default_storage: Storage,
     ) -> None:
+        """Prepare; *is_shutting_down* tells whether kubelet ends the node's pods just now.
+
+        *store* begins to upload a saved pod; None: there is no object store.
+        """
         self._api = api
         self._node = node
         self._keeper = keeper
@@ -126,6 +132,7 @@ class Departures:
         self._metrics = metrics
         self._tell = tell
         self._hand_on = hand_on
+        self._is_shutting_down = is_shutting_down
         self._store = store
         self._default_storage = default_storage
         self._looks = SharedReads[tuple[JsonObject | None, list[JsonObject]]](
@@ -178,6 +185,12 @@ class Departures:
             if uid not in uids:
                 self.forget(uid)
 
+    @property
+    def are_working(self) -> bool:
+        """Whether a job of any pod is under way."""
+        with self._lock:
+            return any(not job.done() for job in self._jobs.values())
+
     def is_working(self, uid: str) -> bool:
         """Whether a job of pod *uid* is under way."""
         with self._lock:
@@ -227,21 +240,39 @@ class Departures:
         pod = read_pod(value)
         if pod is None:
             return Outcome(is_captured=False, reason="Unmanaged")
-        if not pod.is_terminating:
+        if not pod.is_terminating and (pod.is_terminal or not _asked(self._is_shutting_down)):
             return Outcome(is_captured=False, reason="Stays", is_final=False)
+        if self._depot.runs_again(ref.uid):
+            text = "it was saved before its node ended, and has run again since"
+            return Outcome(is_captured=False, reason="RunsAgain", message=text)
         if self._depot.departure(ref.uid) is not None or self._depot.has_left(ref.uid):
             # By an earlier daemon; upkeep sees to what it left undone.
             return Outcome(is_captured=True, reason="Captured")
         if self._hand_on(ref) or not self._has_begun(value):
             log.info("%s leaves before it has begun", ref)
-            return Outcome(is_captured=False, reason="NotBegun", message="it has not begun yet")
+            return Outcome(
+                is_captured=False,
+                reason="NotBegun",
+                message="it has not begun yet",
+                is_final=pod.is_terminating,
+            )
         who = identity.identity_of(value)
-        expected = _asked(lambda: self._judge(value, pod, who))
+        if pod.is_terminating:
+            trigger = succession.trigger_of(value)
+        else:
+            trigger = Trigger.NODE_SHUTDOWN
+            value = succession.shut_down(value)
+        expected = _asked(lambda: self._judge(value, pod, who, trigger))
         if not expected.is_expected:
             log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
-            return Outcome(is_captured=False, reason=expected.reason, message=expected.message)
+            return Outcome(
+                is_captured=False,
+                reason=expected.reason,
+                message=expected.message,
+                is_final=pod.is_terminating,
+            )
         assert who is not None  # nobody without an owner has a successor
-        trigger, storage = succession.trigger_of(value), self._storage_of(pod)
+        storage = self._storage_of(pod)
         spec = CheckpointSpec(
             pod=ref,
             trigger=trigger,
@@ -273,8 +304,9 @@ class Departures:
             self._publishers.submit(self._publish, checkpoint, manifest, said, took)
         self._tell(pod, _captured_note(took, manifest.total_bytes, trigger))
         stays = None
-        # With an ordinal, or a volume that goes along, the successor waits for the end of this pod.
-        if who.ordinal is None and not volumes.travelling(value, pod.managed):
+        # Else the successor waits for the end of this pod: its ordinal, its volume, or its failure.
+        is_followed = pod.is_terminating and who.ordinal is None
+        if is_followed and not volumes.travelling(value, pod.managed):
             grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
             stays = Stay(
                 checkpoint=checkpoint,
@@ -320,9 +352,11 @@ class Departures:
                 return
             time.sleep(STAY_STEP_SECONDS)
 
-    def _judge(self, value: JsonObject, pod: ManagedPod, who: Identity | None) -> Succession:
+    def _judge(
+        self, value: JsonObject, pod: ManagedPod, who: Identity | None, trigger: Trigger
+    ) -> Succession:
         """Ask whether a successor will come that finds the pod's data."""
-        found = self._judge_owner(value, pod, who)
+        found = self._judge_owner(value, pod, who, trigger)
         claims = {mount.claim for mount in volumes.travelling(value, pod.managed)}
         if not found.is_expected or not claims:
             return found
@@ -333,7 +367,9 @@ class Departures:
         read = {name: self._api.find(place) for name, place in places.items()}
         return succession.refused_by_claims(read) or found
 
-    def _judge_owner(self, value: JsonObject, pod: ManagedPod, who: Identity | None) -> Succession:
+    def _judge_owner(
+        self, value: JsonObject, pod: ManagedPod, who: Identity | None, trigger: Trigger
+    ) -> Succession:
         """Ask whether a successor will come, again while the owner's status is being updated."""
         family = None if who is None else Family.of(value, who.owner)
         deadline = time.monotonic() + SETTLE_SECONDS
@@ -342,7 +378,9 @@ class Departures:
             if family is not None:
                 owner, pods = self._looks.read(family, lambda: self._look(family))
             leaving = Leaving(pod=value, owner=owner, pods=pods)
-            found = succession.judge(leaving, managed=pod.managed, migrate=pod.policy.migrate)
+            found = succession.judge(
+                leaving, managed=pod.managed, migrate=pod.policy.migrate, trigger=trigger
+            )
             if found.is_settled or time.monotonic() > deadline:
                 return found
             time.sleep(SETTLE_STEP_SECONDS)

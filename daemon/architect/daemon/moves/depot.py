@@ -30,7 +30,7 @@ from typing import Final
 from architect.api import names, saved
 from architect.api.keeper import PodState
 from architect.checkpoint import manifest as manifests
-from architect.core import files
+from architect.core import fields, files
 from architect.core.errors import FormatError, NodeError
 from architect.daemon.checkpoint import landing
 
@@ -45,7 +45,7 @@ APPLIED: Final = ".applied"
 IMAGE_VERSION: Final = 1
 """Of ``meta.json`` (``architect.shim.keeper.images.VERSION``)."""
 POD_VERSION: Final = 1
-"""Of ``pod.json``, which has the same."""
+"""Of ``pod.json`` (``architect.shim.keeper.podstate.VERSION``)."""
 DECISION_VERSION: Final = 1
 _OF_RESTORES: Final = frozenset({"restore.log", "restore.exit", "stats-restore"})
 """In an image, what a restore writes, over what an earlier one that was cut has left."""
@@ -126,16 +126,34 @@ class Depot:
                     f"pod {uid} has no image of container {name}: {error}", reason="ImageMissing"
                 ) from error
 
+    def images_of(self, uid: str, containers: Iterable[str]) -> list[Path]:
+        """Return where the keeper writes, or has written, the images of a pod's containers."""
+        return [self._pods / safe_name(uid) / safe_name(name) / "image" for name in containers]
+
     def init_of(self, uid: str, container: str) -> str:
         """Return the SHA-256 of the init to which a sleeping container's image refers.
 
         Raises FileNotFoundError if it has no image, FormatError.
         """
-        path = self._pods / safe_name(uid) / safe_name(container) / "meta.json"
+        path = self._meta_of(uid, container)
         found = files.read_json(path, version=IMAGE_VERSION).get("init_sha")
         if not isinstance(found, str):
             raise FormatError(f"{path} names no init")
         return found
+
+    def criu_of(self, uid: str, container: str) -> str:
+        """Return the version of the CRIU that wrote a sleeping container's image; empty: unknown.
+
+        Raises FileNotFoundError if it has no image, FormatError.
+        """
+        path = self._meta_of(uid, container)
+        found = files.read_json(path, version=IMAGE_VERSION).get("criu", "")
+        if not isinstance(found, str):
+            raise FormatError(f"{path} names no CRIU")
+        return found
+
+    def _meta_of(self, uid: str, container: str) -> Path:
+        return self._pods / safe_name(uid) / safe_name(container) / saved.META
 
     def finish_departure(self, uid: str) -> Path:
         """Make what was saved of pod *uid* whole; return where it lies. Raises OSError.
@@ -159,11 +177,21 @@ class Depot:
 
     def has_left(self, uid: str) -> bool:
         """Whether the keeper wrote down that pod *uid* never runs here again."""
+        return self._phase(uid) == PodState.CAPTURED.value
+
+    def runs_again(self, uid: str) -> bool:
+        """Whether pod *uid* is saved here, and began anew: its node ended before that was told."""
+        phase = self._phase(uid)
+        is_back = phase is not None and phase != PodState.CAPTURED.value
+        return is_back and self.departure(uid) is not None
+
+    def _phase(self, uid: str) -> str | None:
+        """Return where the keeper wrote down that pod *uid* is; None: it did not."""
+        path = self._pods / safe_name(uid) / "pod.json"
         try:
-            found = files.read_json(self._pods / safe_name(uid) / "pod.json", version=POD_VERSION)
+            return str(files.read_json(path, version=POD_VERSION).get("phase"))
         except (FileNotFoundError, FormatError):
-            return False
-        return found.get("phase") == PodState.CAPTURED.value
+            return None
 
     def give_up_departure(self, uid: str) -> None:
         """Remove half a departure."""
@@ -299,12 +327,10 @@ class Depot:
         """Return what was decided for pod *uid*; None: nothing yet, or by another version."""
         path = self._arrivals / f"{safe_name(uid)}.json"
         try:
-            value = files.read_json(path, version=DECISION_VERSION)
-            value.pop("version")
-            return Decided(**value)
+            return fields.read(Decided, files.read_json(path, version=DECISION_VERSION), path)
         except FileNotFoundError:
             return None
-        except (FormatError, TypeError) as error:
+        except FormatError as error:
             log.error("what was decided for pod %s cannot be read: %s", uid, error)
             return None
 

@@ -15,9 +15,11 @@ from architect.api import names
 from architect.core import durations
 from architect.core.errors import ArchitectError
 from architect.daemon import status
+from architect.daemon.claims import Fresh
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.pods import ManagedPod
+from architect.kube import checkpoints
 from architect.kube.api import Api
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
@@ -57,11 +59,47 @@ class Endings:
                 ),
             )
 
+    def waits(self, decided: Decided) -> None:
+        """Say why the pod does not start, and does not start without what it claimed."""
+        self._tell_on_the_way(
+            decided,
+            objects.waiting(
+                decided.name, self._node, reason=decided.reason, message=decided.message
+            ),
+        )
+
+    def fails(self, uid: str, message: str) -> None:
+        """Say why the pod, for which everything is there, does not go on with it yet."""
+        decided = self._depot.decided(uid)
+        if decided is not None:
+            self._tell_on_the_way(decided, objects.failing(message))
+
+    def _tell_on_the_way(self, decided: Decided, said: objects.Said) -> None:
+        if not decided.checkpoint or decided.is_told:
+            return
+        where = where_of(decided)
+        try:
+            objects.change(self._api, where, said)
+        except ArchitectError as error:
+            log.warning("%s does not say why its pod waits: %s", where, error)
+
     def not_restored(self, uid: str, message: str) -> None:
         """Learn that the pod starts fresh after all, and why."""
         decided = self._depot.decided(uid)
         if decided is not None and decided.checkpoint and not decided.is_told:
             self._tell_end(uid, decided, objects.not_restored(message))
+
+    def does_not_fit(self, ref: ObjectRef, why: Fresh) -> None:
+        """Say in the Checkpoint that pod *ref* could have had why it has not claimed it."""
+        where = ObjectRef(resource=CHECKPOINTS, namespace=ref.namespace, name=why.misfit)
+        said = objects.unfit(ref.name, self._node, reason=why.reason, message=why.message)
+        try:
+            found = self._api.find(where)
+            if found is not None and not (found.get("status") or {}).get("claimedBy"):
+                # As read: whoever claims it meanwhile has the last word.
+                checkpoints.set_status(self._api, found, *said)
+        except ArchitectError as error:
+            log.warning("%s does not say that it does not fit: %s", where, error)
 
     def give_up(self, uid: str, decided: Decided) -> None:
         """Say that the pod starts fresh in spite of what it claimed, of which nothing stays."""

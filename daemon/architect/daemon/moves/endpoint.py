@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from architect.api import daemon as protocol
 from architect.core import wire
 from architect.core.errors import ArchitectError, FormatError, Rejected
 
@@ -38,6 +39,7 @@ class Endpoint:
 
     def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
         self._path = path
+        self._left = path.with_name(protocol.LEFT)
         self._operations = operations
         self._places = threading.Semaphore(MAX_CONNECTIONS)
         self._socket: socket.socket | None = None
@@ -52,12 +54,20 @@ class Endpoint:
         listener.listen(MAX_CONNECTIONS)
         # In one step, so that there is always somebody to ask.
         new.rename(self._path)
+        self._left.unlink(missing_ok=True)
         self._socket = listener
         threading.Thread(target=self._accept, args=(listener,), name="moves", daemon=True).start()
 
-    def close(self) -> None:
-        """Listen no more: whoever comes is told at once that nobody is there."""
+    def close(self, *, is_for_good: bool = False) -> None:
+        """Listen no more: whoever comes is told at once that nobody is there.
+
+        Unless *is_for_good* it is left beside the socket that the next daemon will come soon.
+        """
         if self._socket is not None:
+            if not is_for_good:
+                with contextlib.suppress(OSError):
+                    self._left.unlink(missing_ok=True)
+                    self._left.touch(mode=0o600)
             self._path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)

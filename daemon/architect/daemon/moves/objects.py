@@ -180,6 +180,7 @@ def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
         requirements=about.requirements,
         images=images_in(manifest),
         durations_seconds={} if seconds is None else {"capture": seconds},
+        format_version=about.format_version,
     )
 
 
@@ -307,6 +308,27 @@ def restored(node: str, *, after_seconds: float | None, is_asleep: bool = False)
     )
 
 
+def waiting(pod: str, node: str, *, reason: str, message: str) -> Said:
+    """Return what is said of what *pod* has claimed, which it does not start without."""
+    text = f"pod {pod} on node {node} waits, and has not begun: {message}"
+    return (Condition(type=checkpoints.RESTORED, status=Status.FALSE, reason=reason, message=text),)
+
+
+def failing(message: str) -> Said:
+    """Return what is said of what has come to its pod, and fails there; the pod's policy waits.
+
+    Unknown, as before: if its node is lost, nobody knows whether it has gone on since.
+    """
+    return (
+        Condition(
+            type=checkpoints.RESTORED,
+            status=Status.UNKNOWN,
+            reason="RestoreFailed",
+            message=f"all of it is kept: {message}",
+        ),
+    )
+
+
 def not_restored(message: str) -> Said:
     """Return what is said of a checkpoint with which its pod could not go on."""
     return (
@@ -333,6 +355,12 @@ def given_back(pod: str) -> tuple[Said, dict[str, Any]]:
         for kind in (checkpoints.CLAIMED, checkpoints.RESTORED)
     )
     return said, {"claimedBy": None}
+
+
+def unfit(pod: str, node: str, *, reason: str, message: str) -> Said:
+    """Return what is said of a saved pod with which *pod*, on *node*, could not go on."""
+    text = f"pod {pod} on node {node} does not go on from it: {message}"
+    return (Condition(type=checkpoints.CLAIMED, status=Status.FALSE, reason=reason, message=text),)
 
 
 def over(reason: str, message: str) -> Said:

@@ -2,7 +2,7 @@
 
 A successor that comes while its predecessor's node is there gets the memory from that node. What
 lies in the store is for the node's end, so an upload ends once nobody needs it any more: the pod
-goes on, or its Checkpoint is gone.
+goes on, or its Checkpoint is gone; and it does not wait once that end has begun.
 """
 
 from __future__ import annotations
@@ -48,14 +48,19 @@ class Storing:
         metrics: Metrics,
         delay_seconds: float,
         is_busy: Callable[[], bool] = lambda: False,
+        is_late: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Prepare; *is_busy* tells whether pods leave this node or are fetched from it just now."""
+        """Prepare; *is_busy* tells whether pods leave this node or are fetched from it just now.
+
+        *is_late* tells, at once, whether the node goes away, and what is not stored goes with it.
+        """
         self._api = api
         self._depot = depot
         self._vault = vault
         self._metrics = metrics
         self._delay_seconds = delay_seconds
         self._is_busy = is_busy
+        self._is_late = is_late
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
@@ -98,6 +103,8 @@ class Storing:
 
     def _is_early(self, saved_at: float) -> bool:
         """Whether it is somebody else's time: most of who leave are fetched at once, and gone."""
+        if self._is_late():
+            return False
         waited = time.monotonic() - saved_at
         if waited < self._delay_seconds:
             return True

@@ -56,7 +56,7 @@ class Succeeding:
                 node=node,
                 found=found,
                 siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
-                living={other["metadata"]["uid"] for other in beside},
+                living={p["metadata"]["uid"] for p in beside if not views.is_over(p)},
                 waited_seconds=waited,
                 bounds=self._bounds,
             )

@@ -64,17 +64,29 @@ class Saved(enum.Enum):
     PUBLISH = "publish"
     EXPIRE = "expire"
     """Nobody has come for it; that is said."""
+    OVERTAKE = "overtake"
+    """Its pod runs again, without it; that is said."""
     REMOVE = "remove"
 
 
 def decide_saved(
-    checkpoint: JsonObject | None, *, age_seconds: float, ttl_seconds: float, is_working: bool
+    checkpoint: JsonObject | None,
+    *,
+    age_seconds: float,
+    ttl_seconds: float,
+    is_working: bool,
+    runs_again: bool = False,
 ) -> Saved:
-    """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*."""
+    """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*.
+
+    *runs_again*: so does that pod, which has gone on since, and so has what it works with.
+    """
     if is_working:
         return Saved.KEEP
     if checkpoint is None or conditions.is_true(checkpoint, checkpoints.RESTORED):
         return Saved.REMOVE
+    if runs_again and not (checkpoint.get("status") or {}).get("claimedBy"):
+        return Saved.OVERTAKE
     if age_seconds > ttl_seconds:
         return Saved.EXPIRE
     if not conditions.is_true(checkpoint, checkpoints.CAPTURED):
@@ -142,6 +154,7 @@ class Upkeep:
         endings: Endings,
         storing: Storing | None,
         requests: Requests | None,
+        is_shutting_down: Callable[[], bool],
         ttl_seconds: float,
         list_interval_seconds: float,
         clock: Callable[[], float] = time.time,
@@ -156,6 +169,7 @@ class Upkeep:
         self._endings = endings
         self._storing = storing
         self._requests = requests
+        self._is_shutting_down = is_shutting_down
         self._ttl_seconds = ttl_seconds
         self._list_interval_seconds = list_interval_seconds
         self._clock = clock
@@ -233,6 +247,7 @@ class Upkeep:
             age_seconds=self._clock() - manifest.about.created.timestamp(),
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
+            runs_again=self._depot.runs_again(uid),
         )
         storage = None if checkpoint is None else checkpoints.storage_of(checkpoint)
         if decision is Saved.PUBLISH:
@@ -244,7 +259,13 @@ class Upkeep:
             text = f"nobody has come for it within {self._ttl_seconds:.0f} s"
             log.info("%s goes: %s", where, text)
             objects.change(self._api, where, objects.over("Expired", text))
-        if decision in (Saved.EXPIRE, Saved.REMOVE):
+        if decision is Saved.OVERTAKE and checkpoint is not None:
+            text = f"the pod runs again on node {self._node}, without what was saved of it"
+            log.warning("%s goes: %s", where, text)
+            # As read: who has claimed it since has it.
+            said = objects.over("RunsAgain", text)
+            checkpoints.set_status(self._api, checkpoint, *said, now=self._now())
+        if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
         is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)
@@ -258,12 +279,13 @@ class Upkeep:
         for value in self._api.list(CHECKPOINTS).items:
             uid = ((value.get("spec") or {}).get("podRef") or {}).get("uid", "")
             created = owners.unix_seconds(value["metadata"].get("creationTimestamp"))
+            is_undecided = not conditions.is_decided(value, checkpoints.CAPTURED)
             decision = decide_listed(
                 value,
                 node=self._node,
                 is_here=uid in here,
                 is_working=self._departures.is_working(uid),
-                is_leaving=self._is_leaving(uid),
+                is_leaving=is_undecided and self._is_leaving(uid),
                 age_seconds=0.0 if created is None else now - created,
                 ttl_seconds=self._ttl_seconds,
             )
@@ -271,7 +293,9 @@ class Upkeep:
 
     def _is_leaving(self, uid: str) -> bool:
         pod = self._store.get(uid)
-        return pod is not None and pod.is_terminating
+        if pod is None or pod.is_terminating:
+            return pod is not None
+        return not pod.is_terminal and self._is_shutting_down()
 
     def _apply(self, value: JsonObject, decision: Listed) -> None:
         if decision is Listed.KEEP:
@@ -301,7 +325,8 @@ class Upkeep:
     def _look_at_arrivals(self) -> None:
         for path in self._depot.sweep_arrivals():
             log.info("removed %s, an arrival that was interrupted", path)
-        known = self._store.known_uids()
+        over = {pod.uid for pod in self._store.all() if pod.is_terminal}
+        known = self._store.known_uids() - over
         for uid in {*self._depot.arrivals(), *self._depot.all_decided()}:
             if self._arrivals.is_working(uid):
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.core.identity import Owner
+from architect.daemon.pods import TERMINAL
 from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import NotFound
@@ -80,10 +81,15 @@ def has_run(pod: JsonObject, *, containers: Collection[str]) -> bool:
 
 
 def is_leaving(pod: JsonObject, beside: Iterable[JsonObject]) -> bool:
-    """Whether *pod* is gone or being deleted, by a later read of the pods *beside* it."""
+    """Whether *pod* is gone, being deleted or over, by a later read of the pods *beside* it."""
     uid = pod["metadata"]["uid"]
     own = [other for other in beside if other["metadata"]["uid"] == uid]
-    return not own or bool(own[0]["metadata"].get("deletionTimestamp"))
+    return not own or bool(own[0]["metadata"].get("deletionTimestamp")) or is_over(own[0])
+
+
+def is_over(pod: JsonObject) -> bool:
+    """Whether no container of *pod* will ever run again, as kubelet has told."""
+    return (pod.get("status") or {}).get("phase") in TERMINAL
 
 
 def _controller_uid(pod: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
+from architect.api.policy import Policy
 from architect.core.errors import ArchitectError, Rejected
 from architect.core.files import write_atomic
 from architect.shim import arrivals, engine_log, installation, oci
@@ -27,21 +28,18 @@ def create(call: Call) -> int:
     sandbox = spec.sandbox_of(found)
     prepared = json.dumps(spec.prepared(found)).encode()
     write_atomic(file, prepared, mode=file.stat().st_mode & 0o777, durable=False)
-    record = _record(call, found, sandbox)
+    identity, policy = oci.identity_of(found.get("annotations") or {}), spec.policy_of(found)
+    record = _record(call, found, identity, policy, sandbox=sandbox)
     if sandbox is None:
-        try:
-            image = _image(call, found)
-        except (ArchitectError, OSError):
-            sys.exit(1)  # it was told
-        records.write(call.container, record._replace(image=image))
-        runsc.become(call)
-    if restoring.image_of(sandbox) is not None and not _fits(call, record):
+        _create_root(call, record, identity, policy)
+    if restoring.image_of(sandbox) is not None and not _fits(call, identity, sandbox):
         return 1
     return _create_in(call, record, sandbox)
 
 
-def _record(call: Call, found: dict[str, Any], sandbox: str | None) -> Record:
-    identity, policy = oci.identity_of(found.get("annotations") or {}), spec.policy_of(found)
+def _record(
+    call: Call, found: spec.Spec, identity: Identity, policy: Policy | None, *, sandbox: str | None
+) -> Record:
     return Record(
         sandbox=sandbox,
         pod=identity.pod,
@@ -58,14 +56,14 @@ def _record(call: Call, found: dict[str, Any], sandbox: str | None) -> Record:
     )
 
 
-def _image(call: Call, found: dict[str, Any]) -> str | None:
-    """Return from what image the sandbox goes on. Raises where it may not start without one."""
-    policy = spec.policy_of(found)
-    if policy is None:
-        return None
-    identity = oci.identity_of(found.get("annotations") or {})
-    image = arrivals.wait_for_sandbox(call, identity, policy)
-    return None if image is None else str(image)
+def _create_root(call: Call, record: Record, identity: Identity, policy: Policy | None) -> NoReturn:
+    """Become runsc, once it is known from what image the sandbox goes on, if from any."""
+    try:
+        image = None if policy is None else arrivals.wait_for_sandbox(call, identity, policy)
+    except (ArchitectError, OSError):
+        sys.exit(1)  # it was told
+    records.write(call.container, record._replace(image=None if image is None else str(image)))
+    runsc.become(call)
 
 
 def _create_in(call: Call, record: Record, sandbox: str) -> int:
@@ -89,22 +87,15 @@ def _create_in(call: Call, record: Record, sandbox: str) -> int:
     return status
 
 
-def _fits(call: Call, record: Record) -> bool:
+def _fits(call: Call, identity: Identity, sandbox: str) -> bool:
     """Whether a container may join a sandbox that goes on.
 
     Its image must be the saved one, and need not have been on the node when the sandbox was made.
     """
-    identity = Identity(
-        pod=record.pod,
-        namespace=record.namespace,
-        pod_name=record.pod_name,
-        container=record.name,
-        sandbox_id=record.sandbox,
-    )
     try:
         arrivals.check(identity)
     except Rejected as error:
-        restoring.failed(call, str(record.sandbox), reason=error.reason, message=error.message)
+        restoring.failed(call, sandbox, reason=error.reason, message=error.message)
     except ArchitectError as error:
         engine_log.error(call, f"container {call.container}: is its image right? {error}")
     else:

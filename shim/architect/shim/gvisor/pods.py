@@ -52,7 +52,7 @@ class Pod(NamedTuple):
         from architect.api.policy import Policy, PolicyError  # who only ends it does without
 
         try:
-            return Policy.from_dict(self.record.policy)
+            return Policy.from_dict(self.record.policy, is_followed=True)
         except PolicyError as error:
             raise FormatError(f"record of container {self.root_id:.12}: {error}") from error
 

@@ -28,19 +28,16 @@ DEFAULT_PLATFORM: Final = "systrap"
 _PLATFORM: Final = re.compile(r"--?platform=(\w+)")
 
 
-def save(uid: str, into: Path) -> int:
-    """Write what gVisor pod *uid* is into *into*; return its bytes.
+def save(pod: Pod, into: Path) -> int:
+    """Write what *pod* is into *into*; return its bytes.
 
     Raises Rejected for a pod that cannot be restored, NodeError with what runsc says.
     """
-    pod = pods.find(uid)
-    if pod is None:
-        raise NodeError(f"no gVisor pod {uid!r:.80} on this node", reason="UnknownPod")
     pod.check()
     platform = _platform(pod)
     volumes: dict[str, Path] = {}
     for member in pod.members.values():
-        volumes |= places.volumes(luggage.spec_in(member.record.bundle), uid)
+        volumes |= places.volumes(luggage.spec_in(member.record.bundle), pod.uid)
     total = luggage.pack_volumes(volumes, into)
     target = into / saved.SANDBOX_IMAGE
     target.mkdir(mode=0o700, parents=True)

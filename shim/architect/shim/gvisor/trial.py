@@ -77,7 +77,10 @@ def _problem(words: Sequence[str]) -> str:
 
 
 def _run(words: Sequence[str]) -> tuple[int, str]:
-    """Run a command of runsc; after :data:`SECONDS` kill it with all that it has started."""
+    """Run a command of runsc; after :data:`SECONDS` kill it.
+
+    A sandbox that it has started is in a session of its own: ``delete --force`` ends that.
+    """
     # A file: what a sandbox inherits must keep nobody waiting.
     with tempfile.TemporaryFile(dir=names.RUN) as output:
         process = subprocess.Popen(

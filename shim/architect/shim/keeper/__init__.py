@@ -4,8 +4,9 @@ It runs on the host, outside every pod's cgroup, started on demand by the comman
 by the warden. All it must not lose is on disk or, for packet queues, with the warden; it can be
 killed at any time and picks up every pod.
 
-``lifecycle`` says what a pod may do next (pure), ``recovery`` what to do after a restart (pure),
-``pod`` does it; ``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
+``lifecycle`` says what a pod may do next, ``failures`` what follows if it cannot and ``recovery``
+what to do after a restart (all pure); ``falling``, ``waking`` and ``resuming`` do it with a ``pod``
+of the ``registry``; ``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
 
 It lives as long as its node, so what it imports counts as the memory that every node pays.
 """

@@ -10,7 +10,7 @@ from architect.api.keeper import Event
 from architect.core.errors import Rejected
 from architect.shim.keeper import images, paused, processes, tracers
 from architect.shim.keeper.container import Container, total_resident_bytes
-from architect.shim.keeper.lifecycle import Refusal
+from architect.shim.keeper.failures import Refusal
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.network import PodNetwork
 

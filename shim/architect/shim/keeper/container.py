@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
-from architect.core.errors import NodeError, Rejected
+from architect.core import releases
+from architect.core.errors import FormatError, NodeError, Rejected
+from architect.shim import installation
 from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
+from architect.shim.keeper.failures import ACCIDENTS
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import AfterDump, Facts
@@ -47,10 +50,8 @@ PIDS_STEP_SECONDS: Final = 0.02
 RESTORE_ATTEMPTS: Final = 3
 """With the same image, as long as what fails is not the image."""
 
-
-KILLED_STATUS: Final = 128 + signal.SIGKILL
-CUT: Final = runs.ACCIDENTS | {"Timeout"}
-"""Reasons that mean that CRIU did not end by itself."""
+FRESH_STATUS: Final = 137
+"""Exit status of a container ended because its image cannot be restored: as if it was killed."""
 
 
 class TreeLost(NodeError):
@@ -220,6 +221,7 @@ class Container:
             pipes=processes.stdio_pipes(init.pid),
             init_sha=self.record.init_sha,
             slept_at=time.time(),
+            criu=installation.criu_version(),
         ).write(self.directory)
         page.fall_asleep()
         try:
@@ -271,9 +273,8 @@ class Container:
                     f"container {self.name} ended during its dump", reason="ContainerGone"
                 )
             yield loop.sleep(CLEAR_STEP_SECONDS)
-        # A CRIU that is killed while the application runs its code takes it along.
-        was_cut = problem is not None and problem.reason in CUT
-        if found.is_reaped and found.status != KILLED_STATUS and not was_cut:
+        why = "" if problem is None else problem.reason
+        if recovery.has_ended_itself(found.status if found.is_reaped else None, reason=why):
             return NodeError(
                 f"the application of container {self.name} ended with status {found.status} "
                 "when it was about to be dumped",
@@ -314,7 +315,7 @@ class Container:
                 # Since Linux 6.15 a reaped process is gone for everybody to see before its pid is
                 # free: whoever reaps it may lose the processor in between.
                 yield loop.sleep(PIDS_STEP_SECONDS)
-            elif problem.reason not in runs.ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
+            elif problem.reason not in ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
                 raise problem
             log.warning("container %s: restored once more: %s", self.name, problem)
         self.page().wake()
@@ -419,6 +420,16 @@ class Container:
     def is_newcomer(self) -> bool:
         """Whether its image came from another pod and has never run in this one."""
         return images.has_moved(self.record.pod, self.record.container)
+
+    @property
+    def is_of_other_criu(self) -> bool:
+        """Whether another release of CRIU than this keeper's is known to have written its image."""
+        try:
+            wrote = images.Meta.read(self.directory).criu
+        except (FileNotFoundError, FormatError):
+            return False
+        own = installation.criu_version()
+        return bool(wrote and own) and not releases.are_equal(wrote, own)
 
     def start_fresh(self) -> None:
         """Begin the application of a container that was created to be restored, after all."""

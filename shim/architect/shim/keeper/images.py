@@ -2,7 +2,7 @@
 
 ::
 
-    /var/lib/architect/pods/<uid>/pod.json              phase and what a restarted keeper needs
+    /var/lib/architect/pods/<uid>/pod.json              what the keeper remembers (podstate)
     /var/lib/architect/pods/<uid>/<container>/image/    what CRIU wrote
     /var/lib/architect/pods/<uid>/<container>/meta.json what the restore needs besides
     /var/lib/architect/pods/<uid>/<container>/failed-N/ an image that could not be restored
@@ -22,10 +22,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from architect.api import names, saved
-from architect.core import files
+from architect.core import fields, files
 from architect.core.errors import FormatError, NodeError
 
 VERSION: Final = 1
@@ -55,23 +55,20 @@ class Meta:
     """It was another pod's: its peers were told that their connections have ended."""
     addresses: list[str] = field(default_factory=list)
     """Of the pod that left, once it has: what its sockets may be bound to."""
+    criu: str = ""
+    """Version of the CRIU that wrote it; empty: not known."""
 
     @classmethod
     def read(cls, directory: Path) -> Meta:
         """Read ``meta.json``. Raises FileNotFoundError or FormatError."""
         path = directory / "meta.json"
-        value = files.read_json(path, version=VERSION)
-        value.pop("version")
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise FormatError(f"{path}: {error}") from error
+        return fields.read(cls, files.read_json(path, version=VERSION), path)
 
     def write(self, directory: Path) -> None:
         """Write ``meta.json`` beside the image."""
         value = asdict(self)
         # Without them it is what versions before this one wrote, and read.
-        for name in [key for key in ("is_moved", "addresses") if not value[key]]:
+        for name in [key for key in ("is_moved", "addresses", "criu") if not value[key]]:
             del value[name]
         files.write_json(directory / "meta.json", {"version": VERSION, **value}, durable=False)
 
@@ -96,13 +93,17 @@ def _checked(container: str) -> str:
     return container
 
 
+def make_private(*directories: Path) -> None:
+    """Make *directories* of a pod, the outer one first, and all that is above them. OSError."""
+    for directory in (names.STATE, names.PODS, *directories):
+        if not directory.is_dir():
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def prepare(directory: Path) -> Path:
     """Make an empty image directory below *directory* and return it."""
     image = directory / "image"
-    _ensure_private(names.STATE)
-    _ensure_private(names.PODS)
-    _ensure_private(directory.parent)
-    _ensure_private(directory)
+    make_private(directory.parent, directory)
     for old in (image, *directory.glob("used-*")):
         files.remove_tree(old)
     image.mkdir(mode=0o700)
@@ -140,8 +141,7 @@ def keep_data(uid: str) -> None:
     come = arrival_of_pod(uid) / saved.DATA
     if not come.exists():
         return
-    for made in (names.STATE, names.PODS, pod_directory(uid)):
-        _ensure_private(made)
+    make_private(pod_directory(uid))
     files.write_atomic(kept_data(uid), come.read_bytes(), mode=0o600)
 
 
@@ -157,8 +157,7 @@ def refuse(directory: Path, *, arrival: Path) -> Path | None:
     """
     if not (arrival / "image").exists():
         return None
-    for made in (names.STATE, names.PODS, directory.parent, directory):
-        _ensure_private(made)
+    make_private(directory.parent, directory)
     for number in range(1, 1000):
         kept = directory / f"failed-{number}"
         if kept.exists():
@@ -329,22 +328,3 @@ def sync(directory: Path) -> None:
             raise OSError(code, os.strerror(code), str(directory))
     finally:
         os.close(fd)
-
-
-def read_pod(uid: str) -> dict[str, Any]:
-    """Read ``pod.json``. Raises FileNotFoundError or FormatError."""
-    return files.read_json(pod_directory(uid) / "pod.json", version=VERSION)
-
-
-def write_pod(uid: str, value: dict[str, Any]) -> None:
-    """Write ``pod.json``; not synced, since a restarted keeper can tell the truth from /proc."""
-    _ensure_private(names.STATE)
-    _ensure_private(names.PODS)
-    directory = pod_directory(uid)
-    _ensure_private(directory)
-    files.write_json(directory / "pod.json", {"version": VERSION, **value}, durable=False)
-
-
-def _ensure_private(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,11 +5,12 @@
     AWAKE ──sleep──▶ FALLING ──dumped──▶ ASLEEP ──wake──▶ WAKING ──restored──▶ AWAKE
                         │                                   │
                         └──undone──▶ AWAKE                  └──failed──▶ FAILED ──wake──▶ WAKING
+                                                                            │
+                                                                            └──given up──▶ AWAKE
 
     ASLEEP ──capture──▶ CAPTURED          AWAKE (hollow, in a successor) ──adopt──▶ ASLEEP
 
-A container that is adopted beside sleeping ones, or one that could not be restored, changes
-nothing: it sleeps as they do.
+A container that is adopted beside sleeping ones, or in a pod that is FAILED, changes no state.
 
 A request that the current state does not allow is refused or joined to the work under way; it
 never starts a second dump or restore of the same pod.
@@ -18,12 +19,10 @@ never starts a second dump or restore of the same pod.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Final
 
 from architect.api.keeper import PodState
-from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+from architect.core.errors import Rejected
 
 
 class Step(enum.Enum):
@@ -35,6 +34,8 @@ class Step(enum.Enum):
     WAKE = "wake"
     RESTORED = "restored"
     RESTORE_FAILED = "restore-failed"
+    GIVEN_UP = "given-up"
+    """What cannot be restored goes on without its memory."""
     CAPTURE = "capture"
     """Its image is a successor's now."""
     ADOPT = "adopt"
@@ -49,6 +50,7 @@ _TRANSITIONS: Final = {
     (PodState.FAILED, Step.WAKE): PodState.WAKING,
     (PodState.WAKING, Step.RESTORED): PodState.AWAKE,
     (PodState.WAKING, Step.RESTORE_FAILED): PodState.FAILED,
+    (PodState.FAILED, Step.GIVEN_UP): PodState.AWAKE,
     (PodState.ASLEEP, Step.CAPTURE): PodState.CAPTURED,
     (PodState.AWAKE, Step.ADOPT): PodState.ASLEEP,
     (PodState.ASLEEP, Step.ADOPT): PodState.ASLEEP,
@@ -154,44 +156,36 @@ def stays_asleep(
     return has_slept and may_move_asleep and is_calm and not is_running
 
 
-def after_failed_wake(wish: OnRestoreFailure, error: ArchitectError | OSError) -> OnRestoreFailure:
-    """Return what happens to a pod that could not be woken for *error*; its policy is *wish*."""
-    if isinstance(error, FormatError):
-        # What another version wrote is not broken: that version can restore it.
-        return OnRestoreFailure.FAIL
-    reason = Refusal.of(error).reason
-    if reason in _LASTING and wish is OnRestoreFailure.RETRY:
-        return OnRestoreFailure.FAIL
-    if reason in _UNKNOWN and wish is OnRestoreFailure.FRESH:
-        return OnRestoreFailure.RETRY
-    return wish
+class Patience(enum.Enum):
+    """What to do with a pod that falls asleep while something is under way in it."""
+
+    WAIT = "wait"
+    CUT = "cut"
+    """Freeze it in the middle: it has no later."""
+    GIVE_UP = "give-up"
 
 
-_LASTING: Final = frozenset({"VolumeChanged"})
-"""Reasons that no pause mends."""
-_UNKNOWN: Final = frozenset({"VolumeUnknown"})
-"""Reasons that say nothing about the image: it is not given up for them."""
+def is_brief(waited_seconds: float, *, patience_seconds: float, is_for_copy: bool) -> bool:
+    """Whether it may be frozen in the middle of a conversation, since that goes on in a moment.
+
+    *is_for_copy*: it sleeps for a copy alone. Who is woken at once may have a request in its hands,
+    which nobody notices then.
+    """
+    return is_for_copy and waited_seconds >= patience_seconds
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a pod is not put to sleep again until it or its policy changes."""
+def while_busy(
+    waited_seconds: float, *, patience_seconds: float, is_leaving: bool, is_for_copy: bool
+) -> Patience:
+    """Return what follows for a pod that is busy still, *waited_seconds* after it began to sleep.
 
-    reason: str
-    message: str
-    hint: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Return plain JSON values."""
-        return {"reason": self.reason, "message": self.message, "hint": self.hint}
-
-    @classmethod
-    def of(cls, error: ArchitectError | OSError) -> Refusal:
-        """Return what *error* says."""
-        if isinstance(error, (NodeError, Rejected)):
-            return cls(reason=error.reason, message=error.message, hint=error.hint)
-        if isinstance(error, ArchitectError):
-            return cls(reason=type(error).__name__, message=error.message, hint=error.hint)
-        if isinstance(error, TimeoutError):
-            return cls(reason="Timeout", message=str(error), hint="see the keeper's log")
-        return cls(reason="System", message=str(error), hint="see the keeper's log")
+    One that sleeps for a copy has as long once more, for what is not even then to be frozen
+    (:func:`is_brief`).
+    """
+    if waited_seconds < patience_seconds:
+        return Patience.WAIT
+    if is_leaving:
+        return Patience.CUT
+    if is_for_copy and waited_seconds < 2 * patience_seconds:
+        return Patience.WAIT
+    return Patience.GIVE_UP

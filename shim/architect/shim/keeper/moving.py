@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, Rejected
-from architect.shim.keeper import hooks, images, lifecycle
-from architect.shim.keeper.container import Container
+from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.shim.keeper import falling, hooks, images, lifecycle, podstate
+from architect.shim.keeper.container import FRESH_STATUS, Container
+from architect.shim.keeper.failures import Refusal
 from architect.shim.keeper.hooks import Hooks
-from architect.shim.keeper.lifecycle import Answer, Refusal, Step
+from architect.shim.keeper.lifecycle import Answer, Step
 from architect.shim.keeper.loop import Task
-from architect.shim.keeper.pod import FRESH_STATUS, Copying, Pod
+from architect.shim.keeper.pod import Copying, Pod
 from architect.shim.keeper.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -54,18 +55,19 @@ class MovingPod(Pod):
         Conversations that do not come to rest in time are cut. Until :meth:`depart` a wake undoes
         it. Raises Rejected or NodeError; the pod then is as it was, or awake.
         """
-        yield from self._recovered()
+        yield from self.recovered()
         while self.copying is not None:
             yield self.copying
         self._refuse_signalled()
+        yield from self._renew_image()
         self.is_leaving = True
         self.ends_with = ends_with
-        self._save()  # the runtime waits for a daemon that has begun this and was killed
+        self.save()  # the runtime waits for a daemon that has begun this and was killed
         try:
             yield from self._rest(reason, patience_seconds)
         except BaseException:
             self.is_leaving = False
-            self._save()
+            self.save()
             raise
 
     def copy(self, *, reason: str, patience_seconds: float) -> Task[Copying]:
@@ -75,12 +77,13 @@ class MovingPod(Pod):
         image, such as a connection that was not accepted yet, has as long once more to pass. A wake
         undoes it. Raises Rejected or NodeError; the pod then is as it was, or awake.
         """
-        yield from self._recovered()
+        yield from self.recovered()
         self._refuse_signalled()
         if self.is_leaving or self.state is PodState.CAPTURED:
             raise lifecycle.left()
         if self.copying is not None:
             raise Rejected(f"{self} is being copied already", reason="Busy", hint="ask again later")
+        yield from self._renew_image()
         copying = self.copying = Copying()
         try:
             yield from self._rest(reason, patience_seconds)
@@ -98,7 +101,7 @@ class MovingPod(Pod):
         Raises Rejected with reason ``NotCaptured`` if the pod was woken in between, so that files
         and memory that were copied are of different times; what :meth:`wake` raises.
         """
-        yield from self._recovered()
+        yield from self.recovered()
         if self.copying is None or copying not in (None, self.copying):
             raise self._not_captured()
         copying = self.copying
@@ -114,9 +117,8 @@ class MovingPod(Pod):
             if answer is Answer.START:
                 if self.copying is not None:
                     self.copying.was_awake = True
-                self._work = self._loop.spawn(
-                    self._fall_asleep(reason, patience_seconds), name=f"capture {self}"
-                )
+                task = falling.fall_asleep(self, reason=reason, patience_seconds=patience_seconds)
+                self._work = self.loop.spawn(task, name=f"capture {self}")
                 yield self._work
             else:
                 assert self._work is not None
@@ -126,8 +128,19 @@ class MovingPod(Pod):
             # Now, since what is saved is hashed before the pod departs.
             for container in self.containers.values():
                 if container.is_starting():  # beside those that came asleep
-                    raise self._not_running(container)
+                    raise self.not_running(container)
                 images.note_addresses(container.directory, self.network.addresses())
+
+    def _renew_image(self) -> Task[None]:
+        """Wake a pod that has slept since before CRIU was upgraded: it is saved as of today.
+
+        Its nodes restore what their own CRIU has written, and this one what an earlier one has.
+        Raises NodeError.
+        """
+        if self.state is PodState.ASLEEP and any(
+            c.is_of_other_criu for c in self.containers.values()
+        ):
+            yield from self.wake(reason="another CRIU wrote its image")
 
     def _refuse_signalled(self) -> None:
         if self.signalled:
@@ -144,9 +157,16 @@ class MovingPod(Pod):
             hint="it was woken in between: capture it again",
         )
 
-    def recovered(self) -> Task[None]:
-        """Wait until it is known where an earlier keeper left the pod."""
-        yield from self._recovered()
+    def begin_anew(self) -> None:
+        """Note that a container comes, whatever became of the pod in an earlier life.
+
+        A node that ended before kubelet could tell what it had ended runs the same pod again.
+        """
+        with contextlib.suppress(FileNotFoundError, FormatError):
+            was = podstate.read(self.uid).phase
+            if was is PodState.CAPTURED and self.state is not PodState.CAPTURED:
+                log.warning("%s was saved for its successor, and runs again", self)
+                self.save()
 
     def depart(self, *, reason: str) -> None:
         """Leave the captured pod to its successor: it never runs here again, its peers are told.
@@ -161,9 +181,9 @@ class MovingPod(Pod):
 
     def _leave(self, reason: str) -> None:
         self.network.leave(list(self.containers.values()))
-        self._step(Step.CAPTURE, reason)
-        self._sync_in_background()
-        self._tell(
+        self.step(Step.CAPTURE, reason)
+        self.sync_in_background()
+        self.tell(
             Event.CAPTURED,
             duration_seconds=self.last_sleep_seconds or 0.0,
             image_bytes=self.image_bytes,
@@ -175,13 +195,7 @@ class MovingPod(Pod):
         """Remember that a signal goes to container *identity*, also across keepers."""
         self.signalled |= {n for n, c in self.containers.items() if c.record.id == identity}
         if self.namespace:  # nobody else's moves
-            self._save()
-
-    def resume_signalled(self, signalled: Mapping[str, str]) -> None:
-        """Remember to which containers (name to id) a signal went, as an earlier keeper noted."""
-        for name, container in self.containers.items():
-            if signalled.get(name) == container.record.id:
-                self.signalled.add(name)
+            self.save()
 
     def end_captured(self, identity: str) -> bool:
         """End the container *identity* of a captured pod; whether the pod is one."""
@@ -199,9 +213,9 @@ class MovingPod(Pod):
         Raises Rejected if nothing came; where it cannot be restored the pod's policy decides, and
         that is told.
         """
-        yield from self._recovered()
+        yield from self.recovered()
         container = self.containers[name]
-        yield from container.wait_for_init(self._loop)
+        yield from container.wait_for_init(self.loop)
         while self._work is not None and not self._work.is_done:
             with contextlib.suppress(ArchitectError, OSError):  # told by whoever asked
                 yield self._work
@@ -212,23 +226,23 @@ class MovingPod(Pod):
         stays = self._stays_asleep(container)
         if container.has_come or not container.is_newcomer:  # else it was asked before
             self._take(container, stays=stays)
-            self._step(Step.ADOPT, "came asleep" if stays else "restored")
+            self.step(Step.ADOPT, "came asleep" if stays else "restored")
             try:
-                self.network.adopt(self._begun(), container)
+                self.network.adopt(self.begun(), container)
             except (ArchitectError, OSError) as error:
                 log.error("%s wakes, for its packets cannot wait: %s", self, error)
                 stays = False
         if stays:
             log.info("%s: container %s came asleep, and sleeps on", self, name)
-            self._loop.spawn(self._tell_once_safe(name), name=f"arrival of {self}")
+            self.loop.spawn(self._tell_once_safe(name), name=f"arrival of {self}")
             return
         yield from self.wake(reason="restored")
-        self._tell(Event.RESTORED, container=name)
+        self.tell(Event.RESTORED, container=name)
 
     def _tell_once_safe(self, name: str) -> Task[None]:
         # What lies elsewhere is removed once this is told.
-        if (yield self._sync_in_background()):
-            self._tell(Event.RESTORED, container=name)
+        if (yield self.sync_in_background()):
+            self.tell(Event.RESTORED, container=name)
 
     def _stays_asleep(self, newcomer: Container) -> bool:
         return lifecycle.stays_asleep(
@@ -255,14 +269,15 @@ class MovingPod(Pod):
             raise
         self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
 
-    def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
+    def before_first_run(self, newcomers: Sequence[Container]) -> Task[None]:
+        """See that the volumes hold what the memory that came knows. Raises as Volumes.check()."""
         # Once one of them runs, what is written there is the pod's own.
         has_begun = any(c.is_newcomer and c.is_running() for c in self.containers.values())
         if newcomers and not has_begun and images.kept_data(self.uid).exists():
             yield from self.volumes.check(self.uid)
 
-    def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
-        super()._wake_failed(members, error)
+    def after_failed_wake(self, members: Sequence[Container]) -> None:
+        """Keep what is needed to look at the volumes before the next attempt."""
         has_begun = any(c.is_running() for c in self.containers.values())
         is_newcomer = any(c.is_newcomer for c in members) and not has_begun
         if self.state is PodState.FAILED and is_newcomer:
@@ -270,19 +285,20 @@ class MovingPod(Pod):
             with contextlib.suppress(ArchitectError, OSError):
                 images.keep_data(self.uid)
 
-    def _after_first_run(self, newcomers: list[Container]) -> None:
+    def after_first_run(self, newcomers: Sequence[Container]) -> None:
+        """Run the hooks of *newcomers*; their volumes are the pod's own now."""
         if newcomers:
             images.kept_data(self.uid).unlink(missing_ok=True)
         for container in newcomers:
             if container.policy.after_restore:
-                self._loop.spawn(self._run_hook(container), name=f"hook of {self}")
+                self.loop.spawn(self._run_hook(container), name=f"hook of {self}")
 
     def _run_hook(self, container: Container) -> Task[None]:
         """Run what the user wants done once memory has moved, and tell how it ended."""
         argv = container.policy.after_restore
         said = yield from hooks.told(self.hooks.run(container.record, argv))
         log.info("%s: hook of container %s: %s", self, container.name, said)
-        self._tell(Event.HOOK, container=container.name, **said)
+        self.tell(Event.HOOK, container=container.name, **said)
 
     def refuse(self, name: str, *, reason: str, message: str, is_dirty: bool = False) -> None:
         """Say that a hollow container cannot go on with what came for it.
@@ -300,7 +316,7 @@ class MovingPod(Pod):
                 self.containers[name].end(FRESH_STATUS)
             else:
                 self.containers[name].start_fresh()
-        self._tell(
+        self.tell(
             Event.WAKE_FAILED,
             reason=reason,
             message=message,
@@ -308,9 +324,3 @@ class MovingPod(Pod):
             policy=policy.value,
         )
         log.error("%s: container %s cannot go on: %s", self, name, message)
-
-    def resume_captured(self) -> None:
-        """Pick up a pod that was saved for its successor: its containers only have to end."""
-        self.state, self.reason = PodState.CAPTURED, "keeper restarted"
-        self.network.resume_awake(list(self.containers.values()), None)
-        self._save()

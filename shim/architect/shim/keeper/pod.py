@@ -1,8 +1,7 @@
-"""One pod's sleep and wake: the order of effects that keeps every packet and every byte.
+"""One pod: what is asked of it, and what is told and written down of it.
 
-Falling asleep: hold packets, let conversations drain, dump each container's tree, stand in for it.
-Waking: free the ports, restore each tree, release what was held. Each is a task of the loop; while
-one runs, requests join it or wait (:mod:`.lifecycle`).
+What it does for that takes its time: :mod:`.falling` and :mod:`.waking` are tasks of the loop, and
+while one runs, requests join it or wait (:mod:`.lifecycle`). :mod:`.moving` has what else it can.
 """
 
 from __future__ import annotations
@@ -11,32 +10,22 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from architect.api.keeper import Event, PodState
-from architect.api.policy import OnRestoreFailure, Policy
-from architect.core.durations import render
+from architect.api.policy import Policy
 from architect.core.errors import ArchitectError, Rejected
-from architect.shim.keeper import cpuquota, criu, images, lifecycle, runs
+from architect.shim.keeper import criu, failures, falling, images, lifecycle, podstate, waking
 from architect.shim.keeper.admission import Admission
-from architect.shim.keeper.container import Container, TreeLost
-from architect.shim.keeper.lifecycle import Answer, Refusal, Step
+from architect.shim.keeper.container import Container
+from architect.shim.keeper.failures import Refusal
+from architect.shim.keeper.lifecycle import Answer, Step
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
+from architect.shim.keeper.podstate import Remembered
 
 log = logging.getLogger(__name__)
-
-DRAIN_STEP_SECONDS: Final = 0.002
-FAILED_RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
-"""Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
-FRESH_STATUS: Final = 137
-"""Exit status of a container ended because its image cannot be restored: as if it was killed."""
-
-_TRANSIENT: Final = frozenset(
-    {"Busy", "InFlight", "NotRunning", "NoSpace", "UnheldSocket", *runs.ACCIDENTS}
-)
-"""Reasons that say nothing about the next attempt; others are refused until the pod changes."""
 
 Emit = Callable[[Event, dict[str, Any]], None]
 
@@ -46,25 +35,6 @@ class Copying(Future[None]):
 
     was_awake = False
     """Whether the pod sleeps for this alone."""
-
-
-class Steps:
-    """Measures the named parts of one sleep or wake."""
-
-    def __init__(self) -> None:
-        self.started = self._last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def done(self, name: str) -> None:
-        """Name what has just ended."""
-        now = time.monotonic()
-        self.seconds[name] = round(now - self._last, 6)
-        self._last = now
-
-    @property
-    def total_seconds(self) -> float:
-        """Seconds since the beginning."""
-        return time.monotonic() - self.started
 
 
 class Pod:
@@ -92,18 +62,22 @@ class Pod:
         self.reason = "started"
         self.network = network
         self.refused: Refusal | None = None
+        """Why the last attempt to sleep failed: it is not made again until something changes."""
+        self.note: list[str] = []
+        """Why it does not sleep, in the daemon's words."""
         self.last_sleep_seconds: float | None = None
         self.last_wake_seconds: float | None = None
+        self.failed_wakes = 0
+        """Since the last one that worked."""
         self.image_bytes = 0
-        self._loop = loop
-        self._server = server
+        self.loop = loop
+        self.server = server
         self._emit = emit
         self._work: Future[None] | None = None
         self._recovery: Future[None] | None = None
-        self._failures = 0
         self._is_closed = False
-        self._admission = Admission(
-            self, uid=uid, containers=self.containers, network=network, loop=loop, tell=self._tell
+        self.admission = Admission(
+            self, uid=uid, containers=self.containers, network=network, loop=loop, tell=self.tell
         )
         self.signalled: set[str] = set()
         """Containers to which an engine's signal went: the application may be ending."""
@@ -113,7 +87,7 @@ class Pod:
         """While it sleeps: it was awake when it was to be saved, and sleeps for nothing else."""
         self.copying: Copying | None = None
         """Its image is being copied, and it goes on where it is: packets have no say meanwhile."""
-        network.on_wake = self._woken_by_network
+        network.on_wake = self.woken_by_network
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}" if self.name else self.uid
@@ -122,7 +96,7 @@ class Pod:
 
     def sleep(self, *, reason: str, patience_seconds: float, is_forced: bool = False) -> Task[None]:
         """Put the pod to sleep. Raises Rejected (nothing changed) or NodeError (undone)."""
-        yield from self._recovered()
+        yield from self.recovered()
         answer = lifecycle.sleep_request(self.state)
         if answer is Answer.DONE:
             return
@@ -136,9 +110,8 @@ class Pod:
                 reason=self.refused.reason,
                 hint=self.refused.hint,
             )
-        self._work = self._loop.spawn(
-            self._fall_asleep(reason, patience_seconds), name=f"sleep {self}"
-        )
+        task = falling.fall_asleep(self, reason=reason, patience_seconds=patience_seconds)
+        self._work = self.loop.spawn(task, name=f"sleep {self}")
         yield self._work
 
     def wake(self, *, reason: str, event: Event = Event.WOKE) -> Task[None]:
@@ -146,7 +119,7 @@ class Pod:
 
         Raises NodeError when a restore failed; the image is then kept.
         """
-        yield from self._recovered()
+        yield from self.recovered()
         while True:
             answer = lifecycle.wake_request(self.state)
             if answer is Answer.DONE:
@@ -155,7 +128,7 @@ class Pod:
                 self.is_leaving = False
                 if self.copying is not None:  # what is copied of it is of no use any more
                     self._end_copying(self.copying)
-                self._work = self._loop.spawn(self._wake(reason, event), name=f"wake {self}")
+                self._begin_wake(reason, event)
             assert self._work is not None
             work = self._work
             try:
@@ -169,11 +142,11 @@ class Pod:
 
         Its note keeps the pod from sleeping from then on. Raises NodeError as :meth:`wake` does.
         """
-        self._admission.settling.add(container)
+        self.admission.settling.add(container)
         try:
             yield from self.wake(reason="a debugger comes")
         finally:
-            self._admission.settling.discard(container)
+            self.admission.settling.discard(container)
 
     def _end_copying(self, copying: Copying) -> None:
         self.copying = None
@@ -184,33 +157,36 @@ class Pod:
         self._recovery = recovery
         recovery.when_done(self._report_unwatched)
 
-    def _recovered(self) -> Task[None]:
+    def recovered(self) -> Task[None]:
+        """Wait until it is known where an earlier keeper left the pod."""
         if self._recovery is not None and not self._recovery.is_done:
             with contextlib.suppress(ArchitectError, OSError):  # told by whoever watches it
                 yield self._recovery
 
-    def _woken_by_network(self, reason: str) -> None:
+    def woken_by_network(self, reason: str) -> None:
         """Packets ask for a wake; called by the network side, any number of times.
 
         After a failed restore they have no say: what waits asks at once again, and again.
         """
         if self.state is PodState.ASLEEP and not self.is_leaving and self.copying is None:
-            self._wake_unwatched(reason)
+            self._begin_wake(reason).when_done(self._report_unwatched)
 
-    def _wake_unwatched(self, reason: str) -> None:
-        self._work = self._loop.spawn(self._wake(reason), name=f"wake {self}")
-        self._work.when_done(self._report_unwatched)
+    def _begin_wake(self, reason: str, event: Event = Event.WOKE) -> Future[None]:
+        self._work = self.loop.spawn(
+            waking.wake(self, reason=reason, event=event), name=f"wake {self}"
+        )
+        return self._work
 
-    def _retry_later(self) -> None:
-        """Try again after a pause, unless a command has tried meanwhile."""
-        attempt = self._failures
+    def retry_later(self) -> None:
+        """Try to wake again after a pause, unless a command has tried meanwhile."""
+        attempt = self.failed_wakes
 
         def retry() -> None:
-            if self.state is PodState.FAILED and self._failures == attempt and not self._is_closed:
-                self._wake_unwatched("retry")
+            is_due = self.state is PodState.FAILED and self.failed_wakes == attempt
+            if is_due and not self._is_closed:
+                self._begin_wake("retry").when_done(self._report_unwatched)
 
-        pause = FAILED_RETRY_SECONDS[min(attempt, len(FAILED_RETRY_SECONDS)) - 1]
-        self._loop.call_later(pause, retry)
+        self.loop.call_later(failures.pause_seconds(attempt), retry)
 
     def _report_unwatched(self, done: Future[None]) -> None:
         try:
@@ -218,304 +194,65 @@ class Pod:
         except (ArchitectError, OSError) as error:
             log.error("%s: %s", self, error)
 
-    # Falling asleep
+    # Containers
 
-    def _fall_asleep(self, reason: str, patience_seconds: float) -> Task[None]:
-        steps = Steps()
-        self.sleeps_to_leave = self.is_leaving
-        members = self._members()
-        self._admission.sleep(members, is_leaving=self.is_leaving)
-        self._step(Step.SLEEP, reason)
-        dumped: list[Container] = []
-        try:
-            self.network.hold(members)
-            yield from self._drain(patience_seconds)
-            steps.done("drain")
-            for container in members:
-                yield from container.dump(self._loop, self._server, is_leaving=self.is_leaving)
-                dumped.append(container)
-            steps.done("dump")
-            self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
-            self._step(Step.DUMPED, reason)
-            self.network.sleep(members)
-            steps.done("stand-in")
-        except (ArchitectError, OSError) as error:
-            yield from self._undo_sleep(dumped, error)
-            raise
-        self.last_sleep_seconds = steps.total_seconds
-        self._save()
-        self._sync_in_background()
-        if not self._sleeps_for_copy:  # or nobody is told: it is awake again in a moment
-            self._tell(
-                Event.SLEPT,
-                duration_seconds=steps.total_seconds,
-                image_bytes=self.image_bytes,
-                reason=reason,
-                steps=steps.seconds,
-            )
-        log.info("%s sleeps after %s (%s)", self, render(steps.total_seconds), steps.seconds)
-
-    def _members(self) -> list[Container]:
-        members = list(self.containers.values())
-        for container in members:
-            if container.find_init() is None or container.tree_root() is None:
-                raise self._not_running(container)
-        if not members:
-            raise Rejected(f"{self} has no managed container", reason="NotRunning")
-        return members
-
-    def _not_running(self, container: Container) -> Rejected:
+    def not_running(self, container: Container) -> Rejected:
+        """Return the refusal of what needs the application of *container*, which is not there."""
         return Rejected(
             f"{self}: container {container.name} runs no application now",
             reason="NotRunning",
             hint="it is being created or restarted",
         )
 
-    def _begun(self) -> list[Container]:
+    def begun(self) -> list[Container]:
         """Return the living containers whose application runs or sleeps: not those yet to start."""
         return [
             c for c in self.containers.values() if c.find_init() is not None and not c.is_starting()
         ]
 
-    def needed_bytes(self) -> int:
-        """Return the room that a sleep asks for on the images' file system."""
-        return self._admission.needed_bytes()
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether an engine has paused a container, so that a wake cannot end before `resume`."""
-        return self._admission.is_paused
-
-    def _drain(self, patience_seconds: float) -> Task[None]:
-        """Wait until nothing is under way that a dump would cut; then let nothing more begin."""
-        deadline = time.monotonic() + patience_seconds
-        while True:
-            now = time.monotonic()
-            # Who is woken at once may have a request in its hands, which nobody notices then.
-            is_brief = self._sleeps_for_copy and now >= deadline
-            busy = self.network.busy(is_brief=is_brief)
-            if busy is None and self.network.freeze(is_brief=is_brief) is None:
-                return
-            if now >= deadline and self.is_leaving:
-                log.info("%s leaves in the middle of a conversation: %s", self, busy)
-                self.network.cut()
-                return
-            if now >= deadline + (patience_seconds if is_brief else 0.0):
-                raise Rejected(
-                    f"{self} does not come to rest: {busy or 'a packet came in between'}",
-                    reason="Busy",
-                    hint="it is tried again",
-                )
-            yield self._loop.sleep(DRAIN_STEP_SECONDS)
-
-    def _undo_sleep(self, dumped: list[Container], error: ArchitectError | OSError) -> Task[None]:
-        """Bring back what was dumped already, release packets, remember why."""
-        lost: list[Container] = []
-        names = [error.container] if isinstance(error, TreeLost) else []
-        for container in dumped:
-            try:
-                yield from container.restore(self._loop, self._server)
-                container.forget_image()
-            except (ArchitectError, OSError) as second:
-                log.error("%s: %s cannot be brought back: %s", self, container.name, second)
-                lost.append(container)
-        if self.state is PodState.FALLING:
-            self._step(Step.UNDONE, "sleep failed")
-        else:
-            self._step(Step.WAKE, "sleep failed")
-            self._step(Step.RESTORED, "sleep failed")
-        yield from self.network.release()
-        for container in lost:
-            images.set_aside(container.directory)
-            container.end(FRESH_STATUS)
-        failure = Refusal.of(error)
-        if failure.reason not in _TRANSIENT:
-            self.refused = failure
-        self._save()
-        self._tell(Event.SLEEP_FAILED, **failure.as_dict(), lost=[*names, *(c.name for c in lost)])
-        log.warning("%s goes on running: %s", self, error)
-
-    # Waking
-
-    def _wake(self, reason: str, event: Event = Event.WOKE) -> Task[None]:
-        steps = Steps()
-        self._enter(Step.WAKE, reason)
-        # Written while CRIU works: nobody waits for the disk. A keeper that is killed before finds
-        # the pod asleep, or CRIU at work.
-        self._loop.call_soon(self._save)
-        members = [c for c in self.containers.values() if c.find_init() is not None]
-        try:
-            members = self._begun()
-            yield from self._admission.wake(members, image_bytes=self.image_bytes)
-            asleep = [c for c in members if not c.is_running()]
-            newcomers = [c for c in asleep if c.is_newcomer]
-            yield from self._before_first_run(newcomers)
-            self.network.prepare_wake()
-            steps.done("prepare")
-            with cpuquota.lifted(self.uid, [c.cgroups() for c in asleep]):
-                for container in asleep:
-                    yield from container.restore(self._loop, self._server)
-            steps.done("restore")
-        except (ArchitectError, OSError) as error:
-            self._wake_failed(members, error)
-            raise
-        self._enter(Step.RESTORED, reason)
-        held = yield from self.network.release()
-        steps.done("release")
-        self._failures = 0
-        self.last_wake_seconds = steps.total_seconds
-        self.image_bytes = 0
-        for container in members:
-            container.forget_image()
-        self._save()
-        self._tell(
-            event,
-            duration_seconds=steps.total_seconds,
-            reason=reason,
-            held_packets=held,
-            steps=steps.seconds,
-        )
-        log.info(
-            "%s woke after %s: %s (%s)", self, render(steps.total_seconds), reason, steps.seconds
-        )
-        self._after_first_run(newcomers)
-
-    def _before_first_run(self, newcomers: list[Container]) -> Task[None]:
+    def before_first_run(self, newcomers: Sequence[Container]) -> Task[None]:
         """See that containers may run whose images are another pod's. Raises NodeError."""
         yield from ()
 
-    def _after_first_run(self, newcomers: list[Container]) -> None:
+    def after_first_run(self, newcomers: Sequence[Container]) -> None:
         """Do what is due once containers run whose images were another pod's."""
 
-    def _wake_failed(self, members: list[Container], error: ArchitectError | OSError) -> None:
-        failure = Refusal.of(error)
-        policy = lifecycle.after_failed_wake(self.policy.on_restore_failure, error)
-        self._step(Step.RESTORE_FAILED, failure.reason)
-        self._failures += 1
-        self._tell(Event.WAKE_FAILED, **failure.as_dict(), policy=policy.value)
-        log.error("%s cannot be restored (policy %s): %s", self, policy.value, error)
-        match policy:
-            case OnRestoreFailure.FRESH:
-                for container in members:
-                    if container.is_running():
-                        continue
-                    self._give_up(container)
-                self.state = PodState.AWAKE
-                self.network.release_now()
-            case OnRestoreFailure.RETRY:
-                self.network.fail(failure.message)
-                self._retry_later()
-            case OnRestoreFailure.FAIL:
-                self.network.fail(failure.message)
-        self._save()
+    def after_failed_wake(self, members: Sequence[Container]) -> None:
+        """Do what is due once *members* could not be woken."""
 
-    def _give_up(self, container: Container) -> None:
-        """Go on without the memory: kubelet restarts the container, and counts that.
+    # What is told and written down
 
-        What never ran in this pod simply starts.
-        """
-        is_newcomer = container.is_newcomer
-        images.set_aside(container.directory)
-        if is_newcomer:
-            container.start_fresh()
-        else:
-            container.end(FRESH_STATUS)
+    def step(self, step: Step, reason: str) -> None:
+        """Take *step*, and write that down."""
+        self.enter(step, reason)
+        self.save()
 
-    # After a restart of the keeper
-
-    def resume_awake(self, network: dict[str, Any] | None = None) -> None:
-        """Pick up a running pod: release what an earlier keeper held.
-
-        *network* is what :meth:`PodNetwork.state` gave it.
-        """
-        self.state, self.reason = PodState.AWAKE, "keeper restarted"
-        for container in self.containers.values():
-            if container.find_init() is not None and not container.is_starting():
-                container.settle_awake()
-                container.forget_image()
-        self.network.resume_awake(list(self.containers.values()), network)
-        self._save()
-
-    def resume_asleep(
-        self, since: float, network: dict[str, Any] | None, *, has_failed: bool = False
-    ) -> None:
-        """Pick up a sleeping pod: hold packets again and look for a reason to wake.
-
-        *network* is what :meth:`PodNetwork.state` gave the earlier keeper; *has_failed* says that
-        its last restore had failed, so that the policy for that goes on.
-        """
-        self.state = PodState.FAILED if has_failed else PodState.ASLEEP
-        self.since, self.reason = since, "keeper restarted"
-        self.image_bytes = images.size_bytes(images.pod_directory(self.uid))
-        self.network.resume_sleep(self._begun(), network)
-        if has_failed:
-            self._failures = 1
-            self.network.fail("the last restore failed")
-            if self.policy.on_restore_failure is not OnRestoreFailure.FAIL:
-                self._retry_later()
-        self._save()
-
-    def resume_waking(self, network: dict[str, Any] | None) -> None:
-        """Finish a wake, or undo a half sleep, that an earlier keeper had begun."""
-        self.resume_asleep(time.time(), network)
-        self._woken_by_network("keeper restarted")
-
-    def end_lost(self) -> None:
-        """End containers whose tree is gone and has no image; kubelet restarts them.
-
-        Those that have an image are still to be picked up.
-        """
-        for container in self.containers.values():
-            facts = container.facts()
-            if facts.is_starting:
-                continue
-            if facts.is_init_alive and not facts.is_tree_alive and not facts.is_image_complete:
-                log.error("%s: the memory of container %s is lost", self, container.name)
-                images.set_aside(container.directory)
-                container.end_with_tree(FRESH_STATUS)
-                self._tell(
-                    Event.WAKE_FAILED,
-                    reason="ImageLost",
-                    message=f"container {container.name} has neither processes nor an image",
-                    hint="a process was killed in the middle of a dump; see the keeper's log",
-                    policy=OnRestoreFailure.FRESH.value,
-                )
-
-    # Common
-
-    def _step(self, step: Step, reason: str) -> None:
-        self._enter(step, reason)
-        self._save()
-
-    def _enter(self, step: Step, reason: str) -> None:
+    def enter(self, step: Step, reason: str) -> None:
+        """Take *step*; it is written down later."""
         self.state = lifecycle.after(self.state, step)
         self.since, self.reason = time.time(), reason
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Write the phase down; a full disk does not matter, processes and images tell as much."""
-        state = {
-            "namespace": self.namespace,
-            "name": self.name,
-            "phase": self.state.value,
-            "since": self.since,
-            "reason": self.reason,
-            "refused": self.refused.as_dict() if self.refused else None,
-            "network": self.network.state(),
-            "leaving": self.is_leaving,
-            "sleeps_to_leave": self.sleeps_to_leave,
-            "goes_on": self._sleeps_for_copy,
-            "signalled": {
-                name: container.record.id
-                for name, container in self.containers.items()
-                if name in self.signalled
-            },
-        }
+        remembered = Remembered(
+            namespace=self.namespace,
+            name=self.name,
+            phase=self.state,
+            since=self.since,
+            reason=self.reason,
+            refused=self.refused.as_dict() if self.refused else None,
+            network=self.network.state(),
+            is_leaving=self.is_leaving,
+            sleeps_to_leave=self.sleeps_to_leave,
+            goes_on=self.sleeps_for_copy,
+            signalled={n: c.record.id for n, c in self.containers.items() if n in self.signalled},
+        )
         try:
-            images.write_pod(self.uid, state)
+            podstate.write(self.uid, remembered)
         except OSError as error:
             log.error("%s: its state cannot be written: %s", self, error)
 
-    def _sync_in_background(self) -> Future[bool]:
+    def sync_in_background(self) -> Future[bool]:
         """Have the images safe against a power cut, some time later; whether they are."""
         directory = images.pod_directory(self.uid)
         synced: Future[bool] = Future()
@@ -527,12 +264,13 @@ class Pod:
             except OSError as error:
                 log.error("%s: the image is not safe against a power cut yet: %s", self, error)
                 is_safe = False
-            self._loop.call_from_thread(lambda: synced.set_result(is_safe))
+            self.loop.call_from_thread(lambda: synced.set_result(is_safe))
 
         threading.Thread(target=sync, name=f"sync {self.uid}", daemon=True).start()
         return synced
 
-    def _tell(self, event: Event, **details: Any) -> None:
+    def tell(self, event: Event, **details: Any) -> None:
+        """Tell those who follow the node's pods what has happened."""
         self._emit(
             event,
             {
@@ -546,14 +284,15 @@ class Pod:
         )
 
     @property
-    def _sleeps_for_copy(self) -> bool:
+    def sleeps_for_copy(self) -> bool:
         """Whether it sleeps for a copy alone, and not one that was made while it slept anyway."""
         return self.copying is not None and self.copying.was_awake
 
     @property
     def _shown_state(self) -> PodState:
-        """What others act upon: who sleeps for a copy alone is not one that sleeps."""
-        if self.state is PodState.ASLEEP and self._sleeps_for_copy:
+        """What others act upon: who sleeps to be copied or saved alone is not one that sleeps."""
+        sleeps_to_leave = self.is_leaving and self.sleeps_to_leave
+        if self.state is PodState.ASLEEP and (self.sleeps_for_copy or sleeps_to_leave):
             return PodState.FALLING
         return self.state
 

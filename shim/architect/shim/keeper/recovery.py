@@ -9,10 +9,17 @@ hint where those leave a choice.
 from __future__ import annotations
 
 import enum
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from architect.api.keeper import PodState
+from architect.shim.keeper.failures import ACCIDENTS
+
+KILLED_STATUS: Final = 128 + signal.SIGKILL
+_CUT: Final = ACCIDENTS | {"Timeout"}
+"""Reasons that mean that CRIU did not end by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,13 @@ class Recovery(enum.Enum):
     """No container is left, or there is none yet."""
 
 
-def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
-    """Return how to pick up a pod whose last written phase is *phase* (None: never slept)."""
+def decide(
+    phase: PodState | None, containers: Sequence[Facts], *, goes_on: bool = False
+) -> Recovery:
+    """Return how to pick up a pod whose last written phase is *phase* (None: never slept).
+
+    *goes_on*: it sleeps for a copy alone, and who makes that is not connected to this keeper.
+    """
     living = [c for c in containers if c.is_init_alive and not c.is_starting]
     if not living:
         return Recovery.GONE
@@ -64,7 +76,8 @@ def decide(phase: PodState | None, containers: Sequence[Facts]) -> Recovery:
         return Recovery.LOST
     if not any(c.is_tree_alive for c in living):
         # All dumped. A pod that was waking has asked for it, and goes on waking.
-        return Recovery.FINISH_WAKE if phase is PodState.WAKING else Recovery.ASLEEP
+        is_to_wake = phase is PodState.WAKING or goes_on
+        return Recovery.FINISH_WAKE if is_to_wake else Recovery.ASLEEP
     return Recovery.FINISH_SLEEP if phase is PodState.FALLING else Recovery.FINISH_WAKE
 
 
@@ -82,3 +95,12 @@ def after_dump(found: Facts) -> AfterDump:
     if found.is_tree_alive:
         return AfterDump.RUNNING
     return AfterDump.ASLEEP if found.is_image_complete else AfterDump.LOST
+
+
+def has_ended_itself(status: int | None, *, reason: str) -> bool:
+    """Whether an application that its dump left neither running nor asleep has ended by itself.
+
+    Else it was lost. *status* is its exit status, None if init has not reaped it; *reason* is that
+    of CRIU's failure. A CRIU that is killed while the application runs its code takes it along.
+    """
+    return status is not None and status != KILLED_STATUS and reason not in _CUT

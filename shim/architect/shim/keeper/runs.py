@@ -27,9 +27,6 @@ LONGEST_STEP_SECONDS: Final = 0.1
 COMPLAINT_SECONDS: Final = 60.0
 """How often the log says that a killed CRIU does not end (the disk does not answer)."""
 
-ACCIDENTS: Final = frozenset({"CriuUnavailable", "CriuKilled"})
-"""Reasons that lie neither in the application nor in its image: the same may work at once."""
-
 
 def finish(
     loop: Loop,

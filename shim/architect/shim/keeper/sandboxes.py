@@ -20,11 +20,12 @@ from architect.core.errors import NodeError, Rejected
 from architect.core.wire import text
 from architect.shim.gvisor import pods, records, texts
 from architect.shim.gvisor.pods import NEVER_SLEEPS, Pod
-from architect.shim.keeper import hooks, images
+from architect.shim.keeper import hooks, images, podstate
 from architect.shim.keeper.arguments import Arguments
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
+from architect.shim.keeper.podstate import Remembered
 from architect.shim.keeper.programs import Programs
 
 log = logging.getLogger(__name__)
@@ -227,10 +228,13 @@ class Sandboxes:
         policy = pod.policy.on_restore_failure
         if policy is OnRestoreFailure.FRESH:
             # First whose it is, by which it is removed once its pod is gone.
-            record = pod.record
-            whose = {"namespace": record.namespace, "name": record.pod_name}
-            state = {"phase": PodState.AWAKE.value, "since": time.time()}
-            images.write_pod(pod.uid, {**whose, **state})
+            remembered = Remembered(
+                namespace=pod.record.namespace,
+                name=pod.record.pod_name,
+                phase=PodState.AWAKE,
+                since=time.time(),
+            )
+            podstate.write(pod.uid, remembered)
             images.refuse(
                 images.pod_directory(pod.uid) / saved.SANDBOX,
                 arrival=images.arrival_of_pod(pod.uid) / saved.SANDBOX,

@@ -125,6 +125,11 @@ class KeeperDouble:
         said = {"version": 1, "phase": PodState.CAPTURED.value}
         (self.pods / uid / "pod.json").write_text(json.dumps(said))
 
+    def begins_anew(self, uid: str) -> None:
+        self.states[uid] = PodState.AWAKE
+        said = {"version": 1, "phase": PodState.AWAKE.value}
+        (self.pods / uid / "pod.json").write_text(json.dumps(said))
+
     def wake(self, uid: str, **_: Any) -> None:
         self._begin("wake", uid)
         self.states[uid] = PodState.AWAKE
@@ -166,7 +171,21 @@ class VaultDouble:
 
 
 class HostDouble:
-    def run(self, *_: Any, **__: Any) -> str:
+    @contextlib.contextmanager
+    def on_cue(self, argv: list[str]) -> Iterator[CuedDouble]:
+        yield CuedDouble(self.cued, argv)
+
+    def cued(self, _: list[str]) -> None:
+        """Do what the program of that command line would."""
+
+
+class CuedDouble:
+    def __init__(self, cued: Callable[[list[str]], None], argv: list[str]) -> None:
+        self._cued, self._argv = cued, argv
+
+    def go(self, *, timeout_seconds: float) -> str:
+        assert timeout_seconds > 0
+        self._cued(self._argv)
         return ""
 
 
@@ -218,6 +237,7 @@ class Node:
         self.default_storage = Storage.OBJECT_STORE
         self.storing: Any = None
         self.requests: Any = None
+        self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
         self.images = ImagesDouble()
@@ -273,6 +293,7 @@ class Node:
             endings=self.endings,
             storing=self.storing,
             requests=self.requests,
+            is_shutting_down=self._is_shutting_down,
             ttl_seconds=3600,
             list_interval_seconds=0,
             clock=lambda: self.now,
@@ -301,9 +322,15 @@ class Node:
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
+            is_shutting_down=self._is_shutting_down,
             store=self.to_store.append if self.has_store else None,
             default_storage=self.default_storage,
         )
+
+    def _is_shutting_down(self) -> bool:
+        if isinstance(self.shuts_down, ArchitectError):
+            raise self.shuts_down
+        return self.shuts_down
 
     def _tell(self, pod: Any, note: status.Note) -> None:
         self.notes.append((pod.name, note.reason))
@@ -334,6 +361,12 @@ class Node:
             "deletionTimestamp": "2026-01-01T00:00:40Z",
             "deletionGracePeriodSeconds": 30,
         }
+        self.cluster.put_pod(value)
+
+    def end(self, name: str) -> None:
+        """Do what kubelet does once it has ended a pod with its node: it stays there, Failed."""
+        value = self.cluster.pod(name)
+        value["status"] |= {"phase": "Failed", "reason": "Terminated"}
         self.cluster.put_pod(value)
 
     def gone(self, name: str) -> None:

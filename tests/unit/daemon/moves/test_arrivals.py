@@ -17,6 +17,7 @@ from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.checkpoint import manifest
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.claims import Fresh
 from architect.daemon.moves import arrivals
 from architect.kube.errors import Conflict
 
@@ -187,6 +188,54 @@ def test_a_pod_that_is_gone_before_it_began_gives_back(node: Any) -> None:
     node.arrivals.forget("uid-new")
     assert node.claimant("old") == ""
     assert node.files() == ["checkpoints/uid-old"]
+
+
+def test_a_pod_that_ended_before_it_began_gives_back(node: Any) -> None:
+    """Its node shut down, or refused it; its object stays for days."""
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.end("new")
+    node.arrivals.forget("uid-new")
+    assert node.claimant("old") == ""
+    assert node.files() == ["checkpoints/uid-old"]
+    node.pod("newer", is_running=False)
+    assert node.arriving("newer")["restore"] is True
+
+
+def test_the_claim_of_a_pod_that_ended_is_waited_for(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.end("new")
+    node.pod("newer", is_running=False)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(node.arriving("newer")))
+    thread.start()
+    node.until(lambda: node.arrivals.is_working("uid-newer"))
+    node.arrivals.forget("uid-new")
+    thread.join(20)
+    assert found[0]["restore"] is True
+    assert node.claimant("old") == "uid-newer"
+
+
+def test_a_pod_that_ends_while_it_waits_claims_nothing(node: Any) -> None:
+    node.keeper.gate = threading.Event()
+    node.pod("old")
+    node.delete("old")
+    job = node.departures._job(node.ref("old"))
+    node.until(lambda: "Captured" in node.conditions("old"))
+    node.pod("new", is_running=False)
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(node.arriving("new")))
+    thread.start()
+    node.until(lambda: node.arrivals.is_working("uid-new"))
+    node.end("new")
+    thread.join(20)
+    assert found[0]["reason"] == "Leaving"
+    node.keeper.gate.set()
+    assert job.result(20).is_captured
+    assert node.claimant("old") == ""
 
 
 @pytest.mark.parametrize("where", ["node1", "node2"])
@@ -544,6 +593,7 @@ def test_what_cannot_be_fetched_is_tried_again_at_each_start(node: Any) -> None:
         answer = node.arriving("new")
         assert (answer["restore"], answer["hold"], answer["reason"]) == (False, True, "Unavailable")
         assert source.asked == tries
+        assert node.conditions("old")["Restored"] == "False Unavailable"
     assert node.notes[-2:] == [("new", "RestoreFailed")] * 2
     assert node.claimant("old") == "uid-new"
     assert "Failed" not in node.conditions("old")
@@ -698,3 +748,64 @@ def test_a_pod_of_another_version_brings_its_init_along(node: Any) -> None:
     node.pod("new", is_running=False)
     assert node.arriving("new")["restore"] is True
     assert init.read_bytes() == content
+
+
+@pytest.mark.parametrize("policy", [OnRestoreFailure.FRESH, OnRestoreFailure.RETRY])
+def test_what_does_not_fit_says_it_itself_until_a_pod_has_it(
+    node: Any, policy: OnRestoreFailure
+) -> None:
+    node.saved()
+    right = node.images.digests["app:1"]
+    node.images.digests["app:1"] = f"sha256:{'b' * 64}"
+    wanting(node, policy)
+    node.arriving("new")
+    assert node.conditions("old")["Claimed"] == "False ImageDiffers"
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    (told,) = [
+        c["message"]
+        for c in node.checkpoint("old")["status"]["conditions"]
+        if c["type"] == "Claimed"
+    ]
+    assert told.startswith("pod new on node node1 does not go on from it: checkpoint old-")
+    node.images.digests["app:1"] = right
+    node.pod("newer", is_running=False)
+    assert node.arriving("newer")["restore"] is True
+    assert node.conditions("old")["Claimed"] == "True Claimed"
+
+
+def test_that_it_does_not_fit_changes_nothing_of_what_somebody_has(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    why = Fresh(
+        reason="FormatVersion", message="x", misfit=node.checkpoint("old")["metadata"]["name"]
+    )
+    node.endings.does_not_fit(node.ref("other"), why)
+    assert node.conditions("old")["Claimed"] == "True Claimed"
+
+
+def test_an_api_server_that_does_not_hear_that_it_does_not_fit_delays_nobody(node: Any) -> None:
+    node.saved()
+    node.images.digests["app:1"] = f"sha256:{'b' * 64}"
+    node.pod("new", is_running=False)
+    node.cluster.failures.append(
+        lambda request: Unavailable("down") if request.method == "PATCH" else None
+    )
+    answer = node.arriving("new")
+    assert (answer["restore"], answer["reason"]) == (False, "ImageDiffers")
+    assert "Claimed" not in node.conditions("old")
+
+
+def test_what_criu_refuses_is_said_of_what_is_kept_for_its_pod(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.endings.fails("uid-new", "Criu: restore ended with status 1")
+    # As before: if its node is lost now, nobody knows whether it has gone on.
+    assert node.conditions("old")["Restored"] == "Unknown RestoreFailed"
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    node.adopt("new")
+    node.endings.restored("uid-new", pod=None)
+    assert node.conditions("old")["Restored"] == "True Restored"
+    node.endings.fails("uid-new", "a sleep of its own, later")
+    assert node.conditions("old")["Restored"] == "True Restored"

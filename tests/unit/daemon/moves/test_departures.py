@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.daemon.moves import departures as departing
+
+OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
 
 
 def test_a_pod_is_saved_and_its_successor_told(node: Any) -> None:
@@ -44,6 +47,68 @@ def test_a_pod_that_stays_is_asked_about_again(node: Any) -> None:
     node.pod("old")
     assert node.leaving("old")["reason"] == "Stays"
     node.delete("old")
+    assert node.leaving("old")["captured"] is True
+
+
+def test_a_pod_that_kubelet_ends_with_its_node_is_saved(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departing, "STAY_SECONDS", 3600.0)  # longer than any test
+    node.pod("old")
+    node.shuts_down = True
+    assert node.leaving("old")["captured"] is True, "at once: its successor waits for its end"
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    assert node.checkpoint("old")["spec"]["trigger"] == "NodeShutdown"
+    assert node.notes == [("old", "Captured")]
+    assert "(NodeShutdown)" in node.said[0]
+    assert node.to_store == ["uid-old"]
+
+
+def test_whether_the_node_shuts_down_is_asked_each_time(node: Any) -> None:
+    node.pod("old")
+    assert node.leaving("old")["reason"] == "Stays", "one container is restarted"
+    node.shuts_down = True
+    assert node.leaving("old")["captured"] is True
+
+
+def test_a_pod_that_ended_does_not_end_again_with_its_node(node: Any) -> None:
+    node.pod("old")
+    node.end("old")
+    node.shuts_down = True
+    assert node.leaving("old")["reason"] == "Stays"
+    assert node.keeper.calls == []
+
+
+def test_a_pod_that_nobody_replaces_gets_its_signal_when_its_node_goes(node: Any) -> None:
+    value = node.pod("old")
+    value["metadata"]["ownerReferences"] = []
+    node.cluster.put_pod(value)
+    node.shuts_down = True
+    answer = node.leaving("old")
+    assert (answer["captured"], answer["reason"]) == (False, "NoController")
+    assert node.checkpoint("old") is None
+
+
+def test_what_was_said_of_a_pod_as_its_node_went_is_not_kept(node: Any) -> None:
+    node.pod("old")
+    node.cluster.objects[OWNER_PATH]["spec"]["replicas"] = 0
+    node.shuts_down = True
+    assert node.leaving("old")["reason"] == "ScaledDown"
+    node.cluster.objects[OWNER_PATH]["spec"]["replicas"] = 1
+    node.shuts_down = False
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+
+
+def test_where_nobody_can_tell_it_gets_its_signal(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departing, "API_SECONDS", 0.2)
+    node.pod("old")
+    node.shuts_down = Unavailable("503")
+    answer = node.leaving("old")
+    assert (answer["captured"], answer["reason"]) == (False, "Unavailable")
+    node.shuts_down = True
     assert node.leaving("old")["captured"] is True
 
 
@@ -225,3 +290,16 @@ def test_a_job_under_way_is_not_forgotten(node: Any) -> None:
     assert node.departures._job(node.ref("old")) is job
     node.keeper.gate.set()
     assert job.result(20).is_captured
+
+
+def test_what_was_dumped_before_criu_was_upgraded_tells_the_criu_that_did_it(node: Any) -> None:
+    node.saved("new")
+    assert node.checkpoint("new")["status"]["requirements"]["criu"] == "4.2.1"
+    node.pod("old")
+    node.keeper.fall_asleep("uid-old")
+    meta = node.state / "pods/uid-old/app/meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "criu": "4.1"}))
+    node.delete("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available", "")[:4] == "True")
+    assert node.checkpoint("old")["status"]["requirements"]["criu"] == "4.1"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from architect.core.errors import FormatError, NodeError
-from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.depot import Decided, Depot
 
 
 def slept(state: Path, uid: str, *containers: str) -> None:
@@ -115,3 +116,12 @@ def test_what_came_from_elsewhere_is_not_put_over_what_is_damaged_here(tmp_path:
     assert depot.give_back("new", departed="old")
     assert [p.name for p in damaged.iterdir()] == ["manifest.json"]
     assert list((tmp_path / "arrivals").iterdir()) == []
+
+
+def test_what_another_version_decided_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    depot = depot_in(tmp_path)
+    decided = Decided(namespace="default", name="web", reason="Claimed", checkpoint="old-move")
+    depot.note("uid-1", decided)
+    file = tmp_path / "arrivals/uid-1.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "fromTheNext": True}))
+    assert depot.decided("uid-1") == decided

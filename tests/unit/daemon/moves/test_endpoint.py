@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from architect.api import daemon as protocol
 from architect.core import wire
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.core.wire import text
@@ -74,3 +75,16 @@ def test_a_second_daemon_takes_the_socket_over(path: Path) -> None:
     second.close()
     with pytest.raises(Unavailable):
         client(path)
+
+
+def test_one_that_ends_says_that_another_one_will_come(tmp_path: Path) -> None:
+    path, left = tmp_path / "daemon.sock", tmp_path / protocol.LEFT
+    endpoint = Endpoint(path, {})
+    endpoint.start()
+    assert not left.exists()
+    endpoint.close()
+    assert left.exists()
+    endpoint.start()
+    assert not left.exists()
+    endpoint.close(is_for_good=True)
+    assert not left.exists()

@@ -29,11 +29,11 @@ class Story:
         self.node = node
         facts = node.captures._node_facts
         monkeypatch.setattr(type(facts), "gvisor", HERE, raising=False)
-        monkeypatch.setattr(node.captures, "_host", self)
+        monkeypatch.setattr(node.captures._host, "cued", self.save)
         node.retrieve = self.retrieve
         self.copy = self.saved()
 
-    def run(self, argv: list[str], **_: Any) -> str:
+    def save(self, argv: list[str]) -> None:
         """Be the node's runtime that saves a sandbox."""
         into = Path(argv[argv.index("--into") + 1])
         image = into / saved.SANDBOX_IMAGE
@@ -41,7 +41,6 @@ class Story:
         (image / "checkpoint.img").write_text("memory")
         meta = {"version": 1, "runsc": HERE.version, "platform": HERE.platform}
         (into / saved.SANDBOX / saved.META).write_text(json.dumps(meta))
-        return ""
 
     def pod(self, name: str, *, on_failure: str = "fresh", is_running: bool = False) -> Any:
         value = self.node.pod(name, is_running=is_running)

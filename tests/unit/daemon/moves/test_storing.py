@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -28,6 +29,7 @@ def _storing(
     *,
     delay_seconds: float = 0.0,
     is_busy: Callable[[], bool] = lambda: False,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> Storing:
     made = Storing(
         node.api,
@@ -36,6 +38,7 @@ def _storing(
         metrics=node.metrics,
         delay_seconds=delay_seconds,
         is_busy=is_busy,
+        is_late=is_late,
     )
     node.storing = made
     return made
@@ -140,6 +143,18 @@ def test_others_that_leave_come_first_and_not_for_ever(node: Any, vault: Any) ->
     node.until(lambda: vault.uploaded == ["uid-old"])
     assert time.monotonic() - began >= 4 * 0.2
     assert asked
+    storing.close()
+
+
+def test_what_waits_is_sent_at_once_when_the_node_goes(node: Any, vault: Any) -> None:
+    goes = threading.Event()
+    storing = _storing(node, vault, delay_seconds=3600.0, is_busy=lambda: True, is_late=goes.is_set)
+    node.saved()
+    storing.begin("uid-old")
+    node.until(lambda: "uid-old" in storing._jobs)
+    assert vault.uploaded == []
+    goes.set()
+    node.until(lambda: vault.uploaded == ["uid-old"])
     storing.close()
 
 

@@ -141,6 +141,24 @@ def test_a_daemon_that_ended_after_the_pod_had_left_is_finished(
     assert node.arriving("new")["restore"] is True
 
 
+def test_what_a_daemon_of_another_version_saved_is_published_as_it_is(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.departures, "_publish", lambda *_: None)
+    node.pod("old")
+    node.delete("old")
+    assert node.departures._job(node.ref("old")).result(20).is_captured
+    file = node.state / "checkpoints/uid-old/manifest.json"
+    file.write_text(file.read_text().replace('"formatVersion":1', '"formatVersion":7'))
+    node.restart()
+    node.gone("old")
+    node.watched()
+    node.upkeep.run()
+    assert node.checkpoint("old")["status"]["formatVersion"] == 7
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["reason"] == "FormatVersion"
+
+
 def test_a_daemon_that_ended_before_the_pod_had_left_says_so(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +200,29 @@ def test_a_capture_that_an_earlier_daemon_began_waits_for_who_begins_it_again(
     assert node.leaving("old")["captured"] is True
 
 
+@pytest.mark.parametrize("becomes", ["ends with its node", "goes on"])
+def test_so_does_one_of_a_node_that_shuts_down(
+    node: Any, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise SystemExit
+
+    node.shuts_down = True
+    with monkeypatch.context() as patched:
+        patched.setattr(node.keeper, "depart", killed)
+        node.pod("old")
+        node.until(node.departures._job(node.ref("old")).done)
+    node.restart()
+    node.watched("old")
+    node.shuts_down = becomes == "ends with its node"
+    node.upkeep.run()
+    if node.shuts_down:
+        assert node.conditions("old") == {"Captured": "Unknown Capturing"}
+        assert node.leaving("old")["captured"] is True
+    else:
+        assert node.conditions("old")["Captured"] == "False DaemonEnded"
+
+
 def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     node.keeper.gate = threading.Event()
     node.pod("old")
@@ -195,6 +236,34 @@ def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     assert node.files() == ["checkpoints/uid-old.partial"]
     node.keeper.gate.set()
     assert job.result(20).is_captured
+
+
+def test_what_was_saved_of_a_pod_that_runs_again_is_nobodys(node: Any) -> None:
+    """Its node ended before kubelet could tell that the pod had failed."""
+    node.shuts_down = True
+    node.pod("old")
+    assert node.leaving("old")["captured"] is True
+    node.until(lambda: node.conditions("old").get("Available") == "True OnPeer")
+    node.restart()
+    node.shuts_down = False
+    node.keeper.begins_anew("uid-old")
+    assert node.leaving("old")["reason"] == "Stays"
+    node.delete("old")
+    assert node.leaving("old")["reason"] == "RunsAgain"
+    node.watched("old")
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "False RunsAgain"
+    assert node.files() == []
+
+
+def test_unless_another_one_has_claimed_it(node: Any) -> None:
+    node.saved()
+    node.checkpoint("old")["status"]["claimedBy"] = {"name": "new", "uid": "uid-new", "node": "n"}
+    node.keeper.begins_anew("uid-old")
+    node.watched()
+    node.upkeep.run()
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    assert node.files() == ["checkpoints/uid-old"]
 
 
 @pytest.mark.parametrize("why", ["restored", "gone", "old"])
@@ -266,6 +335,18 @@ def test_what_came_for_a_pod_that_is_gone_goes(node: Any) -> None:
     node.watched()
     node.upkeep.run()
     assert node.files() == ["checkpoints/uid-old"], "it has not run: another one may have it"
+    assert node.claimant("old") == ""
+
+
+def test_so_does_what_came_for_one_that_ended_before_it_began(node: Any) -> None:
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.restart()
+    node.end("new")
+    node.watched("new")
+    node.upkeep.run()
+    assert node.files() == ["checkpoints/uid-old"]
     assert node.claimant("old") == ""
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from architect.core.errors import FormatError
 from architect.shim.keeper import images
 
 
@@ -56,3 +58,25 @@ def test_a_new_restore_starts_from_nothing(directory: Path) -> None:
 def test_the_pids_of_an_image_are_those_of_its_cores(directory: Path) -> None:
     put(directory, "core-7.img", "core-12.img", "mm-7.img", "core-x.img", "pages-1.img")
     assert images.tree_pids(directory) == {7, 12}
+
+
+META = images.Meta(
+    tree_pid=7, highest_pid=9, pipes={"pipe:[1]": 1}, init_sha="0" * 64, slept_at=1.0
+)
+
+
+def test_what_another_version_wrote_beside_an_image_is_read_as_far_as_it_is_known(
+    tmp_path: Path,
+) -> None:
+    META.write(tmp_path)
+    file = tmp_path / "meta.json"
+    written = json.loads(file.read_text())
+    assert not {"criu", "is_moved", "addresses"} & written.keys(), "earlier versions read it"
+    file.write_text(json.dumps({**written, "fromTheNext": True}))
+    assert images.Meta.read(tmp_path) == META
+    file.write_text(json.dumps({**written, "criu": "4.2.1"}))
+    assert images.Meta.read(tmp_path).criu == "4.2.1"
+    del written["tree_pid"]
+    file.write_text(json.dumps(written))
+    with pytest.raises(FormatError, match=r"meta\.json: tree_pid is missing"):
+        images.Meta.read(tmp_path)

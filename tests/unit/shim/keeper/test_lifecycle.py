@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api.keeper import PodState
-from architect.api.policy import OnRestoreFailure
-from architect.core.errors import FormatError, NodeError, Rejected
+from architect.core.errors import Rejected
 from architect.shim.keeper.lifecycle import (
     Answer,
+    Patience,
     Step,
     after,
-    after_failed_wake,
     capture_request,
+    is_brief,
     sleep_request,
     stays_asleep,
     wake_request,
+    while_busy,
 )
 
 
@@ -34,6 +35,14 @@ def test_a_failed_restore_can_be_tried_again() -> None:
     state = after(after(PodState.ASLEEP, Step.WAKE), Step.RESTORE_FAILED)
     assert state is PodState.FAILED
     assert wake_request(state) is Answer.START
+
+
+def test_what_cannot_be_restored_is_awake_once_it_is_given_up() -> None:
+    state = after(after(PodState.ASLEEP, Step.WAKE), Step.RESTORE_FAILED)
+    assert after(state, Step.GIVEN_UP) is PodState.AWAKE
+    for other in set(PodState) - {PodState.FAILED}:
+        with pytest.raises(ValueError, match="cannot take"):
+            after(other, Step.GIVEN_UP)
 
 
 @given(state=st.sampled_from(PodState), step=st.sampled_from(Step))
@@ -121,20 +130,42 @@ def test_who_comes_sleeps_on_where_nothing_speaks_against_it(
     assert stays is (has_slept and may_move_asleep and is_free)
 
 
-FRESH, RETRY, FAIL = OnRestoreFailure.FRESH, OnRestoreFailure.RETRY, OnRestoreFailure.FAIL
+ORDINARY, LEAVES, COPIED = (
+    {"is_leaving": leaving, "is_for_copy": copied}
+    for leaving, copied in ((False, False), (True, False), (False, True))
+)
 
 
 @pytest.mark.parametrize(
-    ("error", "outcomes"),
+    ("kind", "waited_seconds", "follows"),
     [
-        (NodeError("restore ended with status 1", reason="Unknown"), (FRESH, RETRY, FAIL)),
-        (OSError("no such device"), (FRESH, RETRY, FAIL)),
-        (FormatError("meta.json is of version 9"), (FAIL, FAIL, FAIL)),
-        (NodeError("it was written", reason="VolumeChanged"), (FRESH, FAIL, FAIL)),
-        (NodeError("nobody knows", reason="VolumeUnknown"), (RETRY, RETRY, FAIL)),
+        (ORDINARY, 1.9, Patience.WAIT),
+        (ORDINARY, 2.0, Patience.GIVE_UP),
+        (LEAVES, 1.9, Patience.WAIT),
+        (LEAVES, 2.0, Patience.CUT),
+        (LEAVES, 9.0, Patience.CUT),
+        (COPIED, 2.0, Patience.WAIT),
+        (COPIED, 3.9, Patience.WAIT),
+        (COPIED, 4.0, Patience.GIVE_UP),
     ],
 )
-def test_what_follows_a_wake_that_failed_depends_on_what_failed(
-    error: NodeError | FormatError | OSError, outcomes: tuple[OnRestoreFailure, ...]
+def test_who_is_busy_is_waited_for_as_its_future_allows(
+    kind: dict[str, bool], waited_seconds: float, follows: Patience
 ) -> None:
-    assert tuple(after_failed_wake(wish, error) for wish in (FRESH, RETRY, FAIL)) == outcomes
+    assert while_busy(waited_seconds, patience_seconds=2.0, **kind) is follows
+
+
+@given(waited_seconds=st.floats(min_value=0, max_value=1e6))
+def test_without_patience_only_the_first_look_counts(waited_seconds: float) -> None:
+    for kind, follows in (
+        (ORDINARY, Patience.GIVE_UP),
+        (LEAVES, Patience.CUT),
+        (COPIED, Patience.GIVE_UP),
+    ):
+        assert while_busy(waited_seconds, patience_seconds=0.0, **kind) is follows
+
+
+def test_only_a_copy_freezes_a_conversation_that_goes_on_in_a_moment() -> None:
+    for is_for_copy in (True, False):
+        assert not is_brief(1.9, patience_seconds=2.0, is_for_copy=is_for_copy)
+        assert is_brief(2.0, patience_seconds=2.0, is_for_copy=is_for_copy) is is_for_copy

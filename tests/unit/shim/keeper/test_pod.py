@@ -13,11 +13,12 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
-from architect.shim.keeper import criu, images
-from architect.shim.keeper.container import Container, TreeLost
+from architect.shim.keeper import criu, images, podstate
+from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
-from architect.shim.keeper.pod import FRESH_STATUS, Pod
+from architect.shim.keeper.pod import Pod
+from support import syncing
 
 
 class Node:
@@ -121,7 +122,9 @@ class FakeNetwork:
 
     @staticmethod
     def saved() -> str:
-        return str(images.read_pod("uid")["phase"])
+        phase = podstate.read("uid").phase
+        assert phase is not None
+        return phase.value
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: self.node.done.append(name)
@@ -145,6 +148,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
         emit=made.tell,
     )
     yield made
+    syncing.finish()
     loop.close()
 
 
@@ -172,7 +176,7 @@ def test_a_wake_releases_before_it_writes_that_it_is_awake(
         *("forget one", "forget two"),
     ]
     assert node.pod.state is PodState.AWAKE
-    assert images.read_pod("uid")["phase"] == "awake"
+    assert podstate.read("uid").phase is PodState.AWAKE
 
 
 def test_a_failed_dump_is_undone(node: Node, pair: tuple[FakeContainer, FakeContainer]) -> None:
@@ -248,6 +252,8 @@ def test_only_what_cannot_be_restored_starts_fresh(
     assert f"end two {FRESH_STATUS}" in node.done
     assert f"end one {FRESH_STATUS}" not in node.done
     assert node.done[-1] == "release_now"
+    assert node.pod.state is PodState.AWAKE
+    assert podstate.read("uid").phase is PodState.AWAKE
 
 
 def test_what_came_from_elsewhere_and_cannot_be_restored_starts_where_it_is(

@@ -12,11 +12,11 @@ from architect.api import names
 from architect.api.keeper import PodState
 from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.core.errors import NodeError
-from architect.shim.keeper import criu
+from architect.shim.keeper import criu, failures
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.loop import Loop, Task, Timer
 from architect.shim.keeper.network import PodNetwork
-from architect.shim.keeper.pod import FAILED_RETRY_SECONDS, Pod
+from architect.shim.keeper.pod import Pod
 
 
 class NoTime(Loop):
@@ -143,8 +143,8 @@ def test_packets_do_not_shorten_the_pause_between_attempts() -> None:
         assert len(bench.loop.timers) == attempt + 1
         bench.fire(attempt)
     pauses = [seconds for seconds, _ in bench.loop.timers]
-    assert pauses[:4] == list(FAILED_RETRY_SECONDS)
-    assert set(pauses[4:]) == {FAILED_RETRY_SECONDS[-1]}
+    assert pauses[:4] == list(failures.RETRY_SECONDS)
+    assert set(pauses[4:]) == {failures.RETRY_SECONDS[-1]}
 
 
 def test_what_no_pause_mends_is_not_tried_again() -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api.keeper import PodState
-from architect.shim.keeper.recovery import AfterDump, Facts, Recovery, after_dump, decide
+from architect.shim.keeper.recovery import (
+    KILLED_STATUS,
+    AfterDump,
+    Facts,
+    Recovery,
+    after_dump,
+    decide,
+    has_ended_itself,
+)
 
 facts = st.builds(
     Facts,
@@ -43,6 +51,14 @@ def test_a_running_pod_is_left_running_whatever_the_disk_says() -> None:
 def test_a_dumped_pod_sleeps_on() -> None:
     assert decide(PodState.ASLEEP, [container(tree=False, image=True)]) is Recovery.ASLEEP
     assert decide(PodState.FALLING, [container(tree=False, image=True)]) is Recovery.ASLEEP
+
+
+def test_who_sleeps_for_a_copy_that_nobody_makes_any_more_wakes() -> None:
+    asleep = container(tree=False, image=True)
+    assert decide(PodState.ASLEEP, [asleep], goes_on=True) is Recovery.FINISH_WAKE
+    # What is not asleep is picked up as ever.
+    for found in (container(tree=True, image=False), STARTING, container(tree=False, image=False)):
+        assert decide(PodState.ASLEEP, [found], goes_on=True) is decide(PodState.ASLEEP, [found])
 
 
 def test_a_wake_under_way_is_finished() -> None:
@@ -98,3 +114,12 @@ def test_a_dump_is_judged_by_what_it_left(found: Facts) -> None:
     assert (left is AfterDump.RUNNING) == found.is_tree_alive
     if left is AfterDump.LOST:
         assert not found.is_image_complete
+
+
+def test_who_ended_by_itself_is_told_from_who_was_lost_in_its_dump() -> None:
+    assert has_ended_itself(0, reason="Criu")
+    assert has_ended_itself(0, reason="")
+    assert not has_ended_itself(None, reason="Criu"), "nobody knows how it ended"
+    assert not has_ended_itself(KILLED_STATUS, reason="Criu"), "as CRIU does it"
+    for reason in ("CriuKilled", "CriuUnavailable", "Timeout"):
+        assert not has_ended_itself(1, reason=reason), "it was cut in the application's code"

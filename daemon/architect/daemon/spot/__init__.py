@@ -1,0 +1,13 @@
+"""A node that is taken back: who of its pods is saved inside the notice, and by when.
+
+::
+
+    inputs      what the planner is told: pods, rates, bounds, the deadline
+    pipeline    the model: how long capturing and sending take (pure)
+    planner     who is saved, in which order, by when; what would help who is not (pure)
+    need        how long all of a node would take now, and what that depends on (pure)
+    learning    rates from what was measured (pure)
+    table       a plan for people (pure)
+
+``docs/spot.md`` has the model in words, and what it does not know.
+"""

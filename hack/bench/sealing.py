@@ -1,0 +1,58 @@
+"""What a core hashes and seals in a second of its own time: ``python -m bench.sealing``.
+
+The planner's defaults for both come from here (``docs/spot.md``). Time is the thread's own, so
+others on the machine matter only as far as they take its caches and the other half of its core.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+from architect.checkpoint import keys
+from architect.checkpoint.envelope import SHARD_BYTES
+from architect.daemon.heap import Heap
+from architect.daemon.vault import shards
+from architect.daemon.vault.shards import ShardName
+from bench.figures import Spread, number
+
+RUNS: Final = 60
+PAGE: Final = 4096
+
+
+def main() -> None:
+    """Print megabytes in a second: the median, and what nine runs of ten reach."""
+    Heap().prepare()
+    noise = os.urandom(SHARD_BYTES)
+    mixed = b"".join(os.urandom(PAGE // 2) + bytes(PAGE // 2) for _ in range(SHARD_BYTES // PAGE))
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {RUNS} runs")
+    _tell("SHA-256", lambda: hashlib.sha256(noise).digest())
+    _tell("sealed and signed, random bytes", lambda: _seal(noise))
+    _tell("sealed and signed, half of it zero", lambda: _seal(mixed))
+
+
+def _seal(plain: bytes) -> None:
+    """Do what an upload does with a shard, but for the request."""
+    about = ShardName(id="bench", attempt="0" * 16, number=0)
+    sealed = shards.seal_shard(plain, key=secrets.token_bytes(keys.DATA_KEY_BYTES), about=about)
+    sealed.to_entry()
+    hashlib.sha256(sealed.data).digest()
+
+
+def _tell(what: str, work: Callable[[], object]) -> None:
+    taken = []
+    for _ in range(RUNS):
+        started = time.thread_time()
+        work()
+        taken.append(time.thread_time() - started)
+    spread = Spread.of(taken)
+    rates = [number(SHARD_BYTES / seconds / 1e6) for seconds in (spread.p50, spread.p90)]
+    print(f"{what}: {rates[0]} MB/s, {rates[1]} of nine in ten")
+
+
+if __name__ == "__main__":
+    main()

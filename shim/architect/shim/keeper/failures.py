@@ -1,0 +1,73 @@
+"""What a sleep or a wake that failed means for the next one (pure).
+
+An error's reason tells whether it lies in the application, in its image, or in neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from architect.api.policy import OnRestoreFailure
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
+
+ACCIDENTS: Final = frozenset({"CriuUnavailable", "CriuKilled"})
+"""Reasons that lie neither in the application nor in its image: the same may work at once."""
+_PASSING: Final = frozenset(
+    {"Busy", "InFlight", "NotRunning", "NoSpace", "UnheldSocket", *ACCIDENTS}
+)
+"""Reasons that say nothing about the next attempt to sleep."""
+_LASTING: Final = frozenset({"VolumeChanged"})
+"""Reasons that no pause mends."""
+_UNKNOWN: Final = frozenset({"VolumeUnknown"})
+"""Reasons that say nothing about the image: it is not given up for them."""
+
+RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
+"""Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why something is not done, in words."""
+
+    reason: str
+    message: str
+    hint: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return plain JSON values."""
+        return {"reason": self.reason, "message": self.message, "hint": self.hint}
+
+    @classmethod
+    def of(cls, error: ArchitectError | OSError) -> Refusal:
+        """Return what *error* says."""
+        if isinstance(error, (NodeError, Rejected)):
+            return cls(reason=error.reason, message=error.message, hint=error.hint)
+        if isinstance(error, ArchitectError):
+            return cls(reason=type(error).__name__, message=error.message, hint=error.hint)
+        if isinstance(error, TimeoutError):
+            return cls(reason="Timeout", message=str(error), hint="see the keeper's log")
+        return cls(reason="System", message=str(error), hint="see the keeper's log")
+
+    @property
+    def stands(self) -> bool:
+        """Whether a pod that could not sleep for it is not put to sleep until something changes."""
+        return self.reason not in _PASSING
+
+
+def after_failed_wake(wish: OnRestoreFailure, error: ArchitectError | OSError) -> OnRestoreFailure:
+    """Return what happens to a pod that could not be woken for *error*; its policy is *wish*."""
+    if isinstance(error, FormatError):
+        # What another version wrote is not broken: that version can restore it.
+        return OnRestoreFailure.FAIL
+    reason = Refusal.of(error).reason
+    if reason in _LASTING and wish is OnRestoreFailure.RETRY:
+        return OnRestoreFailure.FAIL
+    if reason in _UNKNOWN and wish is OnRestoreFailure.FRESH:
+        return OnRestoreFailure.RETRY
+    return wish
+
+
+def pause_seconds(failures: int) -> float:
+    """Return how long to wait for the next attempt to wake after so many in a row have failed."""
+    return RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]

@@ -1,0 +1,317 @@
+"""What a Deployment's pod does that was drained, when what was saved of it is damaged.
+
+Its policy (``architect.dev/on-restore-failure``) decides. Whatever that is, the damaged state is
+kept, and the reason is in an event, in a condition and in a metric.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from architect.api import names, saved
+from lab import errors
+from lab.cluster import Cluster
+from lab.node import Node
+from support import moves, nodefiles, parts
+from support.moves import Pod
+from support.tiers import sized
+from support.workloads import Workload, ask_runtime, eventually, workload
+
+pytestmark = pytest.mark.timeout(400)
+
+POLICIES = ("fresh", "retry", "fail")
+REFUSED = ("CreateContainerError", "RunContainerError", "CrashLoopBackOff")
+ENGINE_SAYS = "is not started without what its pod had before"
+TREE = "pstree.img"
+"""Of CRIU's image: without it nothing is restored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drained:
+    """A pod that was drained, and the one that came in its place."""
+
+    app: Workload
+    identity: str
+    """What the old one kept in its memory."""
+    old: Pod
+    new: Pod
+    source: Node
+    target: Node
+    failures: float
+    """How many the target's daemon had counted before."""
+    kept: bytes
+    """The file as it was before it was damaged."""
+
+    @property
+    def uid(self) -> str:
+        return str(self.new["metadata"]["uid"])
+
+    def conditions(self) -> dict[str, tuple[str, str]]:
+        return moves.conditions(self.app, self.old)
+
+    def events(self) -> list[str]:
+        return moves.events(self.app, self.new, names.EVENT_RESTORE_FAILED)
+
+    def is_refused(self) -> bool:
+        """Whether kubelet could not make the new pod's container, and says so."""
+        (status,) = self.pod()["status"].get("containerStatuses", [{}])
+        waiting = status.get("state", {}).get("waiting", {})
+        return waiting.get("reason") in REFUSED and ENGINE_SAYS in waiting.get("message", "")
+
+    def tries(self) -> int:
+        """Return how often kubelet has made the container, or tried to."""
+        return sum(s["restartCount"] for s in self.pod()["status"].get("containerStatuses", []))
+
+    def pod(self) -> Pod:
+        return self.app.get_json("pod", self.new["metadata"]["name"])
+
+    def is_same(self) -> bool:
+        """Whether the new pod is still there, and no container of it was restarted."""
+        return bool(self.pod()["metadata"]["uid"] == self.uid and self.tries() == 0)
+
+
+@contextlib.contextmanager
+def _app(cluster: Cluster, namespace: str, policy: str) -> Iterator[Workload]:
+    annotations = {
+        names.IDLE: "1h",
+        names.ON_RESTORE_FAILURE: policy,
+        names.MOVE_ASLEEP: "false",  # what slept is restored as it comes
+        names.STORAGE: "node",  # there is no other copy
+    }
+    with workload(cluster, namespace, f"damaged-{policy}", annotations=annotations) as app:
+        yield app
+
+
+def _other(app: Workload, node: Node) -> Node:
+    return next(n for n in app.cluster.nodes if n.name != node.name)
+
+
+def _failures(app: Workload, node: Node, operation: str) -> float:
+    numbers = parts.daemon_numbers(app.cluster, node.name)
+    return numbers.value("architect_failures_total", operation=operation)
+
+
+def _read(node: Node, file: Path) -> bytes:
+    return base64.b64decode(node.exec(["base64", file]))
+
+
+def _write(node: Node, file: Path, content: bytes) -> None:
+    """Write into the file that is there: its mode and its other names stay."""
+    coded = base64.b64encode(content).decode()
+    node.exec(["sh", "-ec", 'base64 -d >"$0"', file], input=coded)
+
+
+def _cut(node: Node, file: Path) -> bytes:
+    """Cut the end off a file, as a disk does that lost a block; return what it was."""
+    content = _read(node, file)
+    _write(node, file, content[:12])
+    return content
+
+
+def _arrived(app: Workload, old: Pod, target: Node) -> Pod:
+    """Return the pod that came to *target* in place of *old*."""
+
+    def found() -> Pod | None:
+        living = [p for p in moves.pods(app) if p["metadata"]["uid"] != old["metadata"]["uid"]]
+        return living[0] if living and living[0]["spec"].get("nodeName") == target.name else None
+
+    pod: Pod = eventually(found, what=f"a pod comes to {target.name}")
+    return pod
+
+
+@contextlib.contextmanager
+def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[Drained]:
+    """Drain a sleeping pod whose image is damaged: it is hashed, and comes, as it is."""
+    with _app(cluster, namespace, policy) as app:
+        identity = str(app.get()["identity"])
+        app.sleep()
+        old, source = app.pod(), app.node()
+        target = _other(app, source)
+        failures = _failures(app, target, "wake")
+        kept = _cut(source, nodefiles.image(str(old["metadata"]["uid"])) / TREE)
+        with moves.draining(app, source.name):
+            new = _arrived(app, old, target)
+        yield Drained(
+            app=app,
+            identity=identity,
+            old=old,
+            new=new,
+            source=source,
+            target=target,
+            failures=failures,
+            kept=kept,
+        )
+
+
+@contextlib.contextmanager
+def _damaged_on_its_node(cluster: Cluster, namespace: str, policy: str) -> Iterator[Drained]:
+    """Drain a pod, and damage what was saved before its successor has a node to come to."""
+    with _app(cluster, namespace, policy) as app:
+        identity = str(app.get()["identity"])
+        old, source = app.pod(), app.node()
+        target = _other(app, source)
+        failures = _failures(app, target, "restore")
+        app.kubectl("cordon", target.name)
+        try:
+            with moves.draining(app, source.name):
+                eventually(
+                    lambda: moves.conditions(app, old).get("Available") == ("True", "OnPeer"),
+                    what="the pod is saved",
+                )
+                kept = _cut(source, _saved_file(old))
+                app.kubectl("uncordon", target.name)
+                new = _arrived(app, old, target)
+        finally:
+            app.kubectl("uncordon", target.name)
+        yield Drained(
+            app=app,
+            identity=identity,
+            old=old,
+            new=new,
+            source=source,
+            target=target,
+            failures=failures,
+            kept=kept,
+        )
+
+
+def _saved_file(old: Pod) -> Path:
+    return names.CHECKPOINTS / str(old["metadata"]["uid"]) / saved.image("app") / TREE
+
+
+def _is_told(drained: Drained, operation: str, text: str) -> str:
+    """See that event and metric tell the failure; return the event."""
+    said: list[str] = eventually(drained.events, what="event RestoreFailed")
+    assert text in said[0]
+    eventually(
+        lambda: _failures(drained.app, drained.target, operation) > drained.failures,
+        what=f"the metric counts a failed {operation}",
+    )
+    return said[0]
+
+
+def _goes_on(drained: Drained) -> None:
+    (new,) = moves.ready(drained.app, apart_from=[drained.old])
+    assert new["metadata"]["uid"] == drained.uid
+    assert moves.answer(drained.app, new)["identity"] == drained.identity
+    assert moves.ended(drained.app, drained.old)["Restored"] == ("True", "Restored")
+
+
+def _begins_anew(drained: Drained) -> None:
+    _begins(drained)
+    assert drained.is_same(), "without a restart"
+
+
+def _begins(drained: Drained) -> None:
+    (new,) = moves.ready(drained.app, apart_from=[drained.old])
+    assert new["metadata"]["uid"] == drained.uid
+    assert moves.answer(drained.app, new)["identity"] != drained.identity
+    seen = moves.ended(drained.app, drained.old)
+    assert seen["Failed"] == ("True", "RestoreFailed")
+    assert seen["Restored"] == ("False", "RestoreFailed")
+
+
+# CRIU refuses what came
+
+
+def test_fresh_starts_the_application_where_criu_refuses_what_came(
+    architect: Cluster, namespace: str
+) -> None:
+    with _refused_by_criu(architect, namespace, "fresh") as drained:
+        _is_told(drained, "wake", "on-restore-failure is fresh")
+        _begins_anew(drained)
+        kept = nodefiles.image(drained.uid).parent / "failed-1"
+        assert _read(drained.target, kept / TREE) == drained.kept[:12]
+        # And it is a pod like any other.
+        identity = drained.app.get_when_reachable()["identity"]
+        drained.app.sleep()
+        assert drained.app.get()["identity"] == identity
+
+
+@pytest.mark.parametrize("policy", sized(["retry"], ["retry", "fail"]))
+def test_retry_and_fail_wait_with_what_criu_refuses(
+    architect: Cluster, namespace: str, policy: str
+) -> None:
+    with _refused_by_criu(architect, namespace, policy) as drained:
+        app, image = drained.app, nodefiles.image(drained.uid)
+        _is_told(drained, "wake", f"on-restore-failure is {policy}")
+        eventually(
+            lambda: app.asleep_reason()[:2] == ("True", "RestoreFailed"),
+            what="condition: asleep, RestoreFailed",
+        )
+        eventually(
+            lambda: drained.conditions()["Restored"] == ("Unknown", "RestoreFailed"),
+            what="the Checkpoint says it, too",
+        )
+        assert drained.conditions()["Claimed"] == ("True", "Claimed")
+        assert "Failed" not in drained.conditions()
+        assert not app.is_ready()
+        assert drained.is_same()
+        with pytest.raises(errors.CommandFailed, match="cannot be woken"):
+            app.kubectl("exec", drained.new["metadata"]["name"], "--", "true")
+        _write(drained.target, image / TREE, drained.kept)
+        if policy == "fail":  # which nobody tries again by himself
+            assert app.state() == "failed"
+            app.runtime("wake")
+        _goes_on(drained)
+        assert drained.is_same()
+
+
+# What lies on the old node is not what was saved
+
+
+@pytest.mark.long
+def test_fresh_starts_the_application_where_what_was_saved_is_damaged(
+    architect: Cluster, namespace: str
+) -> None:
+    with _damaged_on_its_node(architect, namespace, "fresh") as drained:
+        said = _is_told(drained, "restore", "starts fresh, without what came before")
+        assert TREE in said
+        _begins_anew(drained)
+        assert _read(drained.source, _saved_file(drained.old)) == drained.kept[:12]
+
+
+@pytest.mark.parametrize("policy", sized(["retry"], ["retry", "fail"]))
+def test_retry_and_fail_keep_a_pod_from_starting_without_what_was_saved(
+    architect: Cluster, namespace: str, policy: str
+) -> None:
+    with _damaged_on_its_node(architect, namespace, policy) as drained:
+        app = drained.app
+        said = _is_told(drained, "restore", "is not started without what came before")
+        assert f"on-restore-failure is {policy}" in said
+        reason = re.findall(r"what came before: (\w+): ", said)[0]
+        eventually(
+            lambda: drained.conditions().get("Restored") == ("False", reason),
+            what="the Checkpoint says it, too",
+        )
+        assert drained.conditions()["Claimed"] == ("True", "Claimed")
+        eventually(drained.is_refused, what="kubelet says why there is no container")
+        _write(drained.source, _saved_file(drained.old), drained.kept)
+        if policy == "retry":
+            _goes_on(drained)
+            return
+        # It waits for its user, who may have the next one try.
+        tries = drained.tries()
+        eventually(lambda: drained.tries() > tries, what="kubelet has tried again, in vain")
+        eventually(drained.is_refused, what="it says so again")
+        app.kubectl("delete", "pod", drained.new["metadata"]["name"], "--wait=false")
+        (new,) = moves.ready(app, apart_from=[drained.old, drained.new])
+        assert moves.answer(app, new)["identity"] == drained.identity
+        assert moves.ended(app, drained.old)["Restored"] == ("True", "Restored")
+
+
+@pytest.mark.long
+def test_fail_starts_fresh_when_its_user_says_so(architect: Cluster, namespace: str) -> None:
+    with _damaged_on_its_node(architect, namespace, "fail") as drained:
+        app, name = drained.app, drained.new["metadata"]["name"]
+        _is_told(drained, "restore", "is not started without what came before")
+        app.kubectl("label", "pod", name, f"{names.FRESH}=true")
+        _begins(drained)
+        assert ask_runtime(drained.target, "status", f"{app.namespace}/{name}")["state"] == "awake"

@@ -1,0 +1,97 @@
+"""``docs/spot.md``: its figures, tables and names are those of the code."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from architect.daemon.spot import inputs, learning, planner, schedule
+from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request, State
+from architect.daemon.spot.need import Limit
+from architect.daemon.spot.pipeline import OBJECT_BYTES
+from architect.daemon.spot.schedule import Schedule
+from bench import paper
+
+CHECKOUT = Path(__file__).parents[2]
+TESTS = CHECKOUT / "tests" / "unit" / "daemon" / "spot"
+PAGE = (CHECKOUT / "docs" / "spot.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("machine", paper.MACHINES, ids=str)
+def test_what_a_node_can_hold_is_computed(machine: paper.Machine) -> None:
+    rows = paper.rows(machine)
+    assert len(rows) == len(paper.NOTICES_SECONDS) * len(paper.SIZES_MIB)
+    for row in rows:
+        assert f"\n{row}\n" in PAGE
+    assert PAGE.count(f"| {machine} |") == len(rows)
+
+
+def test_the_plan_that_is_shown_is_one() -> None:
+    (block,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert block == (TESTS / "table-mixed.txt").read_text(encoding="utf-8")
+
+
+def test_the_defaults_are_those_of_the_code() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", PAGE, re.MULTILINE))
+    assert {name: float(value) for name, value in rows.items()} == vars(Rates())
+
+
+def test_what_is_fixed_stands_there() -> None:
+    assert f"less a reserve of {inputs.RESERVE_SECONDS:g}" in PAGE
+    assert f"saved by = {schedule.SAFETY} ×" in PAGE
+    assert f"at most ({Bounds().captures}:" in PAGE
+    assert f"sends at once ({Bounds().objects})" in PAGE
+    assert f"of the last {learning.KEPT} samples" in PAGE
+    turns = ", ".join(f"{turn >> 20} MiB" for turn in schedule.TURNS_BYTES[1:3])
+    assert f"0 (smallest first), {turns}, 1 GiB, ∞ (largest first)" in PAGE
+
+
+@pytest.mark.parametrize("is_much_at_once", [False, True])
+def test_what_the_order_gains_is_computed(is_much_at_once: bool) -> None:
+    sizes = [16] * 6 + [64] * 6 + [256] * 6 + [288] + [1792]
+    assert (len(sizes), sum(sizes)) == (20, 4096)
+    machine = paper.MACHINES[0]
+    request = Request(
+        deadline_seconds=math.inf,
+        pods=tuple(Pod(name=f"{n:02}", image_bytes=size << 20) for n, size in enumerate(sizes)),
+        cores=machine.cores,
+        rates=machine.rates,
+        bounds=machine.much_at_once if is_much_at_once else Bounds(),
+    )
+    assert (machine.cores, machine.gigabits) == (16, 10)
+    chosen = planner.plan(request).seconds
+    smallest_first = min(
+        Schedule(request, request.pods, manner).seconds(range(20))
+        for manner in planner.manners(request)
+        if manner.turn_bytes == schedule.SMALLEST_FIRST
+    )
+    said = f"after {chosen:.0f} s, and smallest first after {smallest_first:.0f}"
+    assert said in PAGE
+
+
+def test_what_few_streams_carry_is_computed() -> None:
+    rates, megabytes = Rates(), OBJECT_BYTES / 1e6
+    seconds = rates.upload_object_seconds + OBJECT_BYTES / rates.seal_bytes_per_second_per_core
+    assert f"no link carries more than {Bounds().objects * megabytes / seconds:.0f} MB/s" in PAGE
+    # Two cores, one of which seals.
+    seconds = rates.upload_object_seconds + Bounds().objects * OBJECT_BYTES * (
+        1 / rates.seal_bytes_per_second_per_core + 1 / rates.upload_bytes_per_second
+    )
+    assert f"an upload of {Bounds().objects * megabytes / seconds:.0f} MB/s" in PAGE
+
+
+def test_every_reason_state_and_limit_stands_there() -> None:
+    reasons = [v for n, v in vars(planner).items() if n.isupper() and isinstance(v, str)]
+    assert len(reasons) == 6
+    words = [*reasons, *(s.value for s in State), *(limit.value for limit in Limit)]
+    assert [word for word in words if f"`{word}`" not in PAGE] == []
+
+
+def test_every_guarantee_is_a_test() -> None:
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    source = "".join(path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py"))
+    assert len(named) >= 10
+    assert [name for name in sorted(named) if f"\ndef {name}(" not in source] == []
