@@ -101,7 +101,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 
 # The quickest first, so that a mistake shows before 25 minutes of building.
 .PHONY: test
-test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (22 minutes once all is built)
+test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (25 to 37 minutes once all is built)
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging $(OR_NOTHING)
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
