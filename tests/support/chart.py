@@ -12,6 +12,7 @@ from typing import Any, Final
 from lab import dockerfiles, release
 from lab.cluster import Cluster
 from support import parts
+from support.workloads import eventually
 
 CHART: Final = dockerfiles.CHECKOUT / "charts" / "architect"
 WHERE: Final = ("--namespace", release.NAMESPACE)
@@ -72,7 +73,10 @@ def _words(settings: tuple[str, ...]) -> list[str]:
 
 
 def await_rollouts(cluster: Cluster, kinds: Sequence[str] = KINDS) -> None:
-    """Return once all pods of *kinds* are the new ones, and Architect is ready."""
+    """Return once all pods of *kinds* are the new ones, the others are gone, and all is ready.
+
+    One that ends still answers, and an operator that leads until then tells its own numbers.
+    """
     for kind in kinds:
         said = cluster.kubectl("-n", release.NAMESPACE, "get", kind, "-o", "name")
         for name in said.split():
@@ -81,4 +85,14 @@ def await_rollouts(cluster: Cluster, kinds: Sequence[str] = KINDS) -> None:
                 f"--timeout={ROLLOUT_SECONDS}s",
                 timeout_seconds=ROLLOUT_SECONDS + 20,
             )
+    eventually(lambda: not _ending(cluster), what="the pods of before are gone")
     parts.wait_until_ready(cluster)
+
+
+def _ending(cluster: Cluster) -> list[str]:
+    listed = json.loads(cluster.kubectl("-n", release.NAMESPACE, "get", "pods", "-o", "json"))
+    return [
+        pod["metadata"]["name"]
+        for pod in listed["items"]
+        if pod["metadata"].get("deletionTimestamp")
+    ]

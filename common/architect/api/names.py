@@ -77,6 +77,10 @@ NODE_GVISOR_LABEL: Final = "architect.dev/gvisor"
 """Node label, ``true`` where pods of gVisor can run as well."""
 NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
+INTERRUPTION: Final = "architect.dev/interruption"
+"""Node annotation and taint, by the daemon, from the notice that its machine ends until that is
+withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
 UNINSTALLED: Final = "architect.dev/uninstalled"
