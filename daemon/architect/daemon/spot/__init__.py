@@ -2,6 +2,7 @@
 
 ::
 
+    survey      the node's pods as they are now, for the planner
     inputs      what the planner is told: pods, rates, bounds, the deadline
     pipeline    the model: how long capturing and sending take (pure)
     planner     who is saved, in which order, by when; what would help who is not (pure)
