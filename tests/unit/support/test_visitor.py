@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ def visits(*targets: str) -> Iterator[fleets.Visits]:
         process.communicate()
 
 
-def until(found: Any, condition: Any) -> dict[str, dict[str, Any]]:
+def until(found: fleets.Visits, condition: Callable[[Any], object]) -> dict[str, dict[str, Any]]:
     deadline = time.monotonic() + SECONDS
     while not condition(told := found.told()):
         assert time.monotonic() < deadline, told
