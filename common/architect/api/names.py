@@ -79,7 +79,7 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
-withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
 
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
@@ -118,6 +118,7 @@ EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"
+EVENT_EVACUATING: Final = "Evacuating"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

@@ -20,6 +20,9 @@ from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
 from architect.daemon import planner, settings, status
 from architect.daemon.engine_images import EngineImages
+from architect.daemon.evacuation.course import Told
+from architect.daemon.evacuation.evacuation import Evacuation
+from architect.daemon.evacuation.marking import Marking
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.inits import Inits
@@ -46,12 +49,16 @@ from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
 from architect.daemon.notices import lookout
 from architect.daemon.notices.board import Change
+from architect.daemon.notices.notice import Notice
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
+from architect.daemon.spot.inputs import Bounds
+from architect.daemon.spot.rates import Known
+from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
 from architect.daemon.writer import Writer
@@ -147,7 +154,7 @@ class Daemon:
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
-                is_late=lambda: self._shutdown.was_under_way,
+                is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
         self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
@@ -172,6 +179,7 @@ class Daemon:
             endings=self._endings,
             metrics=self._metrics,
             tell=self._tell,
+            has_left=lambda uid: depot.has_left(uid) and self._evacuation.is_under_way(),
         )
         captures = Captures(
             node=config.node_name,
@@ -223,7 +231,7 @@ class Daemon:
             endings=self._endings,
             storing=self._storing,
             requests=self._requests,
-            is_shutting_down=self._shutdown.is_under_way,
+            is_shutting_down=self._node_ends,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
@@ -234,6 +242,28 @@ class Daemon:
             told=self._announced,
             memory=layout.run / NOTICES,
             is_in_pod=host.is_entered,
+        )
+        rates = Known()
+        survey = Survey(
+            store=self._store,
+            registry=self._registry,
+            depot=depot,
+            memory=self._keeper.memory,
+            rates=rates.rates,
+            bounds=Bounds(captures=config.max_concurrent_captures),
+            has_store=self._storing is not None,
+            default_storage=config.store_default,
+            is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
+        )
+        self._marking = Marking(api, node=config.node_name)
+        self._evacuation = Evacuation(
+            standing=self._lookout.standing,
+            survey=survey,
+            pods=self._store,
+            departures=self._departures,
+            marking=self._marking,
+            prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
+            tell=self._planned,
         )
         self._handover = Handover(
             api,
@@ -308,6 +338,8 @@ class Daemon:
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
                 ("lookout", self._lookout.run, (self._stop,)),
+                ("marking", self._marking.run, (self._stop,)),
+                ("evacuation", self._evacuation.run, (self._stop,)),
             )
         ]
         if self._requests is not None:
@@ -331,6 +363,8 @@ class Daemon:
         if self._requests is not None:
             self._requests.close()
         self._lookout.close()
+        self._evacuation.close()
+        self._marking.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -351,6 +385,10 @@ class Daemon:
         self._failed = True
         self._stop.set()
         self._ends.set()
+
+    def _node_ends(self) -> bool:
+        """Whether pods leave this node that nobody deletes. Raises ArchitectError."""
+        return self._evacuation.is_under_way() or self._shutdown.is_under_way()
 
     def _node_goes(self) -> bool:
         try:
@@ -403,9 +441,14 @@ class Daemon:
         self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
 
     def _announced(self, change: Change) -> None:
-        """Tell what is announced about the machine; nothing else is done about it yet."""
+        """Tell what is announced about the machine, and have what follows from it done."""
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_notice(change))
+        self._evacuation.announced(change)
+
+    def _planned(self, notice: Notice, told: Told) -> None:
+        node = self._config.node_name
+        self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
 
     def _note(self, regarding: ObjectRef, note: status.Note) -> None:
         self._notes.append((regarding, note))
