@@ -35,7 +35,7 @@ class Interruption:
     ends: datetime.datetime | None
     """When, by this machine's clock, in whole seconds; None: nobody said when."""
     uncordon: bool
-    """Whether the node is to be made schedulable again if the notice is withdrawn: it was before."""
+    """Whether the node becomes schedulable again if the notice is withdrawn: it was before."""
 
     def to_text(self) -> str:
         """Return the annotation's value."""

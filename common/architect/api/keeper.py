@@ -52,6 +52,8 @@ Operations (arguments → answer besides ``ok``):
 ``forget``     ``pod``                                        ``freed_bytes``: the API says that the
                                                               pod is gone; its images are removed
 ``observe``    ``pods`` (list of uids, empty: all)            ``observations``: see below
+``memory``     –                                              ``memory`` {uid: bytes}: what a dump
+                                                              of each awake pod would write
 ``check``      ``pod``                                        ``status``, ``findings``: list of
                                                               {``container``, ``reason``,
                                                               ``message``, ``is_blocking``}; empty

@@ -66,6 +66,16 @@ class KeeperLink:
         answer = self._call("observe", pods=pods)
         return [read_observation(value) for value in answer.get("observations") or ()]
 
+    def memory(self) -> dict[str, int]:
+        """Return how many bytes of memory a dump of each awake pod would write, by uid.
+
+        Rejected by an older keeper, which does not know the question.
+        """
+        found = self._call("memory").get("memory")
+        if not isinstance(found, dict):
+            raise FormatError(f"keeper's answer to memory is malformed: {found!r:.200}")
+        return {str(uid): int(size) for uid, size in found.items()}
+
     def sleep(
         self, uid: str, *, reason: str, patience_seconds: float, is_forced: bool = False
     ) -> None:

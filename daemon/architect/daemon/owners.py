@@ -79,20 +79,11 @@ class Succession:
 def succession(leaving: Leaving) -> Succession:
     """Return whether the pod's owner replaces it with one of the same identity."""
     pod = leaving.pod
-    if (end := _end_of(pod)) is not None:
-        return _no("PodFinished", end)
+    if (refusal := never(pod)) is not None:
+        return refusal
     controller = identity.owner_of(pod)
-    if controller is None:
-        return _no("NoController", "nobody replaces a pod without a controller")
-    if controller.group_kind == identity.DAEMON_SET:
-        return _no("DaemonSet", f"DaemonSet {controller.name} replaces its pods on their own nodes")
-    rule = _RULES.get(controller.group_kind)
-    if rule is None:
-        return _no(
-            "UnknownOwner",
-            f"whether {controller.api_version} {controller.kind} {controller.name} replaces its "
-            "pods is not known",
-        )
+    assert controller is not None  # never() refuses a pod without one
+    rule = _RULES[controller.group_kind]
     what = f"{controller.kind} {controller.name}"
     metadata = podspec.fields((leaving.owner or {}).get("metadata"), "metadata")
     if leaving.owner is None or metadata.get("uid") != controller.uid:
@@ -103,6 +94,24 @@ def succession(leaving: Leaving) -> Succession:
     if who is None:
         return _no("NoOrdinal", f"{what} looks after no pod whose number is not in its name")
     return rule(leaving, leaving.owner, who)
+
+
+def never(pod: Object) -> Succession | None:
+    """Return why nobody replaces *pod*, whatever its owner is asked; None if somebody may."""
+    if (end := _end_of(pod)) is not None:
+        return _no("PodFinished", end)
+    controller = identity.owner_of(pod)
+    if controller is None:
+        return _no("NoController", "nobody replaces a pod without a controller")
+    if controller.group_kind == identity.DAEMON_SET:
+        return _no("DaemonSet", f"DaemonSet {controller.name} replaces its pods on their own nodes")
+    if controller.group_kind not in _RULES:
+        return _no(
+            "UnknownOwner",
+            f"whether {controller.api_version} {controller.kind} {controller.name} replaces its "
+            "pods is not known",
+        )
+    return None
 
 
 def deletion_time(pod: Object) -> int | None:

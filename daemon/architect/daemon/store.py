@@ -10,6 +10,7 @@ from typing import Any
 from architect.core.errors import Rejected
 from architect.daemon import pods
 from architect.daemon.pods import ManagedPod
+from architect.kube.api import JsonObject
 from architect.kube.watch import Change, ChangeKind, Snapshot
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ class PodStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pods: dict[str, ManagedPod] = {}
+        self._raw: dict[str, JsonObject] = {}
         self._versions: dict[str, int] = {}
         self._classes: dict[str, str] = {}
         self._is_synced = False
@@ -39,6 +41,14 @@ class PodStore:
         """Return all managed pods."""
         with self._lock:
             return list(self._pods.values())
+
+    def raw(self, uid: str) -> JsonObject | None:
+        """Return a managed pod as the API sent it last, without ``managedFields``.
+
+        It is shared: nobody may change it.
+        """
+        with self._lock:
+            return self._raw.get(uid)
 
     def known_uids(self) -> frozenset[str]:
         """Return the uids of all pods of the node, managed or not."""
@@ -59,6 +69,7 @@ class PodStore:
             with self._lock:
                 self._versions.pop(uid, None)
                 self._classes.pop(uid, None)
+                self._raw.pop(uid, None)
                 return {uid} if self._pods.pop(uid, None) is not None else set()
         return self.update(item.object)
 
@@ -73,19 +84,29 @@ class PodStore:
             self._classes.pop(uid, None)
             self._classes |= _class_of(value)
             before = self._pods.pop(uid, None)
+            self._raw.pop(uid, None)
             if read is not None:
                 self._pods[uid] = read
+                self._raw[uid] = _kept(value)
             return {uid} if read is not None or before is not None else set()
 
     def _replace(self, snapshot: Snapshot) -> set[str]:
         versions = {v["metadata"]["uid"]: pods.version_of(v) for v in snapshot.objects}
         classes = {uid: name for v in snapshot.objects for uid, name in _class_of(v).items()}
         read = {uid: pod for v in snapshot.objects if (pod := _read(v)) for uid in (pod.uid,)}
+        raw = {u: _kept(v) for v in snapshot.objects if (u := v["metadata"]["uid"]) in read}
         with self._lock:
             changed = self._pods.keys() | read.keys()
             self._pods, self._versions, self._classes = read, versions, classes
+            self._raw = raw
             self._is_synced = True
         return set(changed)
+
+
+def _kept(value: Mapping[str, Any]) -> JsonObject:
+    """Return a pod without the list of who wrote what, which is half of its memory."""
+    metadata = {key: v for key, v in value["metadata"].items() if key != "managedFields"}
+    return {**value, "metadata": metadata}
 
 
 def _class_of(value: Mapping[str, Any]) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 ::
 
+    survey      the node's pods as they are now, for the planner
     inputs      what the planner is told: pods, rates, bounds, the deadline
     pipeline    the model: how long capturing and sending take (pure)
     planner     who is saved, in which order, by when; what would help who is not (pure)
     need        how long all of a node would take now, and what that depends on (pure)
     learning    rates from what was measured (pure)
+    rates       what this node was measured at, for all threads
     table       a plan for people (pure)
 
 ``docs/spot.md`` has the model in words, and what it does not know.

@@ -96,6 +96,16 @@ def resume(path: Path, *, manifest_sha256: str) -> Progress | None:
     return rest
 
 
+def shards_noted(path: Path) -> int:
+    """Return how many shards the notes of an upload name, which may be under way; 0 without any."""
+    try:
+        with open(path, "rb") as file:
+            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return 0
+    return max(0, lines - 1)
+
+
 def _begun(value: Mapping[str, Any]) -> Begun:
     if value["version"] != VERSION:
         raise FormatError(f"an upload of version {value['version']!r:.40}")

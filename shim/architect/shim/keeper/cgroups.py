@@ -85,6 +85,19 @@ def usage(directories: Mapping[str, Path]) -> Usage:
     return Usage(cpu_seconds=cpu_seconds, memory_bytes=memory_bytes, processes=processes)
 
 
+def own_memory_bytes(directories: Mapping[str, Path]) -> int:
+    """Return what of the container's memory lies in no file, in memory or swapped out: its image.
+
+    Files that its processes have read, and what the kernel keeps for them, are not dumped.
+    """
+    if (memory := directories.get("memory")) is not None:
+        found = _fields(memory / "memory.stat")
+        return sum(found.get(f"total_{name}", 0) for name in ("rss", "shmem", "swap"))
+    unified = directories.get("", Path("/nonexistent"))
+    found = _fields(unified / "memory.stat")
+    return found.get("anon", 0) + found.get("shmem", 0) + _number(unified / "memory.swap.current")
+
+
 @cache
 def _mounts() -> dict[str, Path]:
     """Where each controller is mounted in our mount namespace; read once, mounts do not move."""
@@ -114,12 +127,13 @@ def _number(path: Path) -> int:
 
 
 def _field(path: Path, name: str) -> int:
+    return _fields(path).get(name, 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return a file's lines of a name and a number; nothing if it is gone."""
     try:
-        text = path.read_text()
+        lines = map(str.split, path.read_text().splitlines())
     except FileNotFoundError:
-        return 0
-    for line in text.splitlines():
-        words = line.split()
-        if words and words[0] == name:
-            return int(words[1])
-    return 0
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}

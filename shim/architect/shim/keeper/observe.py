@@ -47,6 +47,15 @@ def observe(pod: Pod) -> dict[str, Any]:
     return observation
 
 
+def memory_bytes(pod: Pod) -> int:
+    """Return how much memory of *pod* a dump would write, whatever else there is in an image."""
+    return sum(
+        cgroups.own_memory_bytes(container.cgroups())
+        for container in pod.containers.values()
+        if container.find_init() is not None and not container.is_starting()
+    )
+
+
 def _usage(container: Container) -> dict[str, Any]:
     usage = cgroups.usage(container.cgroups())
     return {

@@ -64,6 +64,7 @@ class Service:
             "status": self._status_op,
             "awake": self._awake_op,
             "observe": self._observe_op,
+            "memory": self._memory_op,
             "forget": self._forget_op,
             "note": self._note_op,
             "why": self._why_op,
@@ -151,6 +152,10 @@ class Service:
             raise Rejected("'pods' is not a list of uids", reason="Protocol")
         chosen = [p for p in self.pods.everyone() if not wanted or p.uid in wanted]
         return {"observations": [observe.observe(pod) for pod in chosen]}
+
+    def _memory_op(self, _: Arguments) -> Answer:
+        awake = [pod for pod in self.pods.everyone() if pod.state is PodState.AWAKE]
+        return {"memory": {pod.uid: observe.memory_bytes(pod) for pod in awake}}
 
     def _forget_op(self, arguments: Arguments) -> Answer:
         uid = text(arguments, "pod")

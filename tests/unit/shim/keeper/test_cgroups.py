@@ -46,3 +46,23 @@ def test_usage_of_version_2(tmp_path: Path) -> None:
     (tmp_path / "memory.current").write_text("4096\n")
     expected = cgroups.Usage(cpu_seconds=2.5, memory_bytes=4096, processes=2)
     assert cgroups.usage({"": tmp_path}) == expected
+
+
+def test_memory_of_no_file_in_version_2(tmp_path: Path) -> None:
+    (tmp_path / "memory.stat").write_text("anon 1000\nfile 9000\nshmem 200\nanon_thp 5\n")
+    (tmp_path / "memory.swap.current").write_text("30\n")
+    assert cgroups.own_memory_bytes({"": tmp_path}) == 1230
+
+
+def test_memory_of_no_file_in_version_1_counts_cgroups_below(tmp_path: Path) -> None:
+    (tmp_path / "memory.stat").write_text(
+        "cache 9000\nrss 1\nshmem 1\nswap 1\ntotal_cache 9\ntotal_rss 100\ntotal_shmem 20\n"
+        "total_swap 3\n"
+    )
+    assert cgroups.own_memory_bytes({"memory": tmp_path, "": tmp_path / "gone"}) == 123
+
+
+def test_memory_of_a_cgroup_that_is_gone_is_none(tmp_path: Path) -> None:
+    assert cgroups.own_memory_bytes({"": tmp_path / "gone"}) == 0
+    assert cgroups.own_memory_bytes({"memory": tmp_path / "gone"}) == 0
+    assert cgroups.own_memory_bytes({}) == 0
