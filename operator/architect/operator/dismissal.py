@@ -49,9 +49,13 @@ def pod_of(checkpoint: JsonObject) -> ObjectRef | None:
 
 
 def decide(
-    checkpoint: JsonObject, *, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None
+    checkpoint: JsonObject,
+    *,
+    pod: Mapping[str, Any] | None,
+    node: Mapping[str, Any] | None,
+    is_deleted: bool = False,
 ) -> Dismiss | None:
-    """Decide about the pod of *checkpoint*, which may have been deleted just now.
+    """Decide about the pod of *checkpoint*; *is_deleted*: which has been deleted just now.
 
     *pod* is what the API has under the pod's name, *node* under that of the pod's node.
     """
@@ -64,7 +68,8 @@ def decide(
         return None
     is_interrupted = is_ending(node)
     if conditions.is_false(checkpoint, checkpoints.CAPTURED):
-        if not is_interrupted:
+        # Once the notice is withdrawn, the daemon takes such a Checkpoint back.
+        if not is_interrupted or is_deleted:
             return None
         said = conditions.said(checkpoint, checkpoints.CAPTURED)
         why = f"it could not be saved before its node's end: {_words(said)}"
@@ -72,6 +77,8 @@ def decide(
     available = conditions.said(checkpoint, checkpoints.AVAILABLE)
     if available.get("reason") == checkpoints.RUNS_AGAIN:
         return None
+    if is_deleted:
+        return Dismiss(pod=ref, is_saved=False, why="what was saved of it was deleted")
     reason = _why_now(checkpoint, is_interrupted=is_interrupted)
     return None if reason is None else Dismiss(pod=ref, is_saved=True, why=f"it is saved, {reason}")
 
@@ -95,8 +102,6 @@ def _why_now(checkpoint: JsonObject, *, is_interrupted: bool) -> str | None:
     if conditions.is_false(checkpoint, checkpoints.STORED):
         said = _words(conditions.said(checkpoint, checkpoints.STORED))
         return f"and will not lie in the object store: {said}"
-    if checkpoint["metadata"].get("deletionTimestamp"):
-        return "and its checkpoint is being deleted"
     if checkpoints.storage_of(checkpoint) is Storage.NODE:
         return "and stays with nodes"
     if not is_interrupted:

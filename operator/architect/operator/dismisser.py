@@ -24,10 +24,14 @@ class Dismisser:
         self._applier = applier
 
     def look_at(self, checkpoint: JsonObject) -> None:
-        """Decide about the pod of one Checkpoint, by reads that are not from a cache.
+        """Decide about the pod of one Checkpoint, by reads that are not from a cache."""
+        self._look_at(checkpoint, is_deleted=False)
 
-        Also of one that has just been deleted: its pod, if it is saved, will never run again.
-        """
+    def deleted(self, checkpoint: JsonObject) -> None:
+        """Decide about the pod of a Checkpoint that was deleted: if saved, it never runs again."""
+        self._look_at(checkpoint, is_deleted=True)
+
+    def _look_at(self, checkpoint: JsonObject, *, is_deleted: bool) -> None:
         ref = dismissal.pod_of(checkpoint)
         if ref is None:
             return
@@ -38,7 +42,8 @@ class Dismisser:
         except (Rejected, Retryable) as error:
             log.warning("whether %s may go is not known: %s", ref, error)
             return
-        if (action := dismissal.decide(checkpoint, pod=pod, node=node)) is not None:
+        action = dismissal.decide(checkpoint, pod=pod, node=node, is_deleted=is_deleted)
+        if action is not None:
             self._applier.apply(action)
 
     def sweep(self) -> None:

@@ -73,7 +73,7 @@ def register(
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
         value = dict(event["object"])
         if event["type"] == "DELETED":
-            await asyncio.to_thread(dismisser.look_at, value)
+            await asyncio.to_thread(dismisser.deleted, value)
             if collector is not None:
                 await in_threads(store_threads, collector.deleted, value)
             return

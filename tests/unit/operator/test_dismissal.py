@@ -140,10 +140,14 @@ def test_what_is_none_of_ours_is_nobodys() -> None:
 
 def test_a_saved_pod_goes_with_its_checkpoint() -> None:
     """Nothing else would ever delete it, and nothing of it runs."""
-    value = checkpoint(**SAVED)
-    value["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z"
-    action = dismissal.decide(value, pod=its_pod(), node=ENDS)
-    assert action is not None and action.is_saved
+    action = dismissal.decide(checkpoint(**SAVED), pod=its_pod(), node=ENDS, is_deleted=True)
+    assert action is not None and not action.is_saved
+
+
+def test_who_runs_stays_when_its_checkpoint_is_taken_back() -> None:
+    """So the daemon does once the notice is withdrawn, of which the node may still speak."""
+    value = checkpoint(Captured="False")
+    assert dismissal.decide(value, pod=its_pod(), node=ENDS, is_deleted=True) is None
 
 
 # What is done
@@ -170,7 +174,7 @@ def reported(server: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize("how", ["an event", "a sweep"])
+@pytest.mark.parametrize("how", ["an event", "a sweep", "its end"])
 def test_it_is_deleted_with_its_own_grace_and_that_is_said(
     server, dismisser, numbers, how: str
 ) -> None:
@@ -180,15 +184,18 @@ def test_it_is_deleted_with_its_own_grace_and_that_is_said(
     for _ in range(2):
         if how == "an event":
             dismisser.look_at(value)
-        else:
+        elif how == "a sweep":
             dismisser.sweep()
+        else:
+            dismisser.deleted(value)
     (request,) = deletions(server)
     assert request.path == POD_PATH
     assert request.body["preconditions"] == {"uid": WEB.uid}
     assert "gracePeriodSeconds" not in request.body
     ((reason, kind, note),) = reported(server)
-    assert (reason, kind) == (names.EVENT_DISMISSED, "Normal")
-    assert "object store" in note
+    is_lost = how == "its end"
+    assert (reason, kind) == (names.EVENT_DISMISSED, "Warning" if is_lost else "Normal")
+    assert ("was deleted" if is_lost else "object store") in note
     assert numbers.get(metrics.ACTIONS, action=Dismiss.__name__, result="done") == 1
 
 
