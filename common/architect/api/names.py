@@ -109,6 +109,7 @@ EVENT_HOOK_RAN: Final = "HookRan"
 EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_EXPIRED: Final = "Expired"
+EVENT_DISMISSED: Final = "Dismissed"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
 
