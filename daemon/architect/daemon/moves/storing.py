@@ -64,7 +64,18 @@ class Storing:
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
+        self._stored: set[str] = set()
         self._closed = threading.Event()
+
+    def has_stored(self, uid: str) -> bool:
+        """Whether the saved pod *uid* lies in the store as a whole, as far as is known here."""
+        with self._lock:
+            return uid in self._stored
+
+    def note_stored(self, uid: str) -> None:
+        """Learn that the saved pod *uid* lies in the store as a whole."""
+        with self._lock:
+            self._stored.add(uid)
 
     def begin(self, uid: str) -> None:
         """See to it that the saved pod *uid* lies in the store, unless it goes on before."""
@@ -77,6 +88,7 @@ class Storing:
     def keep_only(self, uids: set[str]) -> None:
         """Let go of what was noted about all saved pods but *uids*."""
         with self._lock:
+            self._stored &= uids
             for uid in [u for u, job in self._jobs.items() if job.done() and u not in uids]:
                 del self._jobs[uid]
         self._depot.forget_uploads(but=uids)
@@ -123,6 +135,7 @@ class Storing:
             notes=self._depot.upload_notes(uid),
             is_wanted=lambda: self._is_wanted(uid),
         )
+        self.note_stored(uid)
         self._metrics.store_seconds.observe(found.seconds)
         log.info(
             "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
