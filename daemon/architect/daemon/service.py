@@ -201,6 +201,7 @@ class Daemon:
             captures=captures,
             turns=turns,
             depot=depot,
+            pods=self._store,
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,

@@ -3,24 +3,24 @@
 The runtime asks when an engine is about to signal a container, and the watch tells of a pod that is
 being deleted; whichever comes first starts the one job of that pod, and both learn its outcome. Of
 a pod that nobody deletes the node is asked whether it shuts down: then kubelet ends it for good.
-Until the job has made the pod's end final (``depart``) every failure undoes it: the pod is woken
-and gets its signal, as if nobody had tried.
+Where the machine ends at a time that was announced, pods are told to leave (:meth:`evacuate`), or
+that there is no time for them (:meth:`refuse`). Until the job has made the pod's end final
+(``depart``) every failure undoes it: the pod is woken and gets its signal, as if nobody had tried.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from architect.api import names
 from architect.api.policy import Migrate, Storage
-from architect.checkpoint.manifest import Manifest
 from architect.core import identity, volumes
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.identity import Identity
@@ -28,38 +28,34 @@ from architect.core.wire import text
 from architect.daemon import status, succession
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
-from architect.daemon.moves import objects, views
+from architect.daemon.moves import announcing, objects, views
+from architect.daemon.moves.announcing import Announcing
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.judging import Judging
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.views import Family
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.shared import SharedReads
-from architect.daemon.succession import Leaving, Succession
+from architect.daemon.store import PodStore
 from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import CheckpointSpec, Trigger
-from architect.kube.errors import AlreadyExists, NotFound
 from architect.kube.events import EventType
-from architect.kube.resources import PERSISTENT_VOLUME_CLAIMS, ObjectRef
+from architect.kube.resources import ObjectRef
 
 log = logging.getLogger(__name__)
 
-PUBLISH_SECONDS: Final = 60.0
-"""How long an API server that is away is tried, before upkeep tries again."""
-PUBLISH_STEP_SECONDS: Final = 0.5
 API_SECONDS: Final = 10.0
 """How long an API server that is away is waited for before anything is done; kubelet's grace
 period begins after that."""
 API_STEP_SECONDS: Final = 0.2
-PUBLISHERS: Final = 4
+URGENT_SECONDS: Final = 1.5
+"""How long it is waited for in the last minutes of a node, which are worth more."""
 MAX_JOBS: Final = 256
 """At once: kubelet's limit is 110 pods a node. What may not be done at once, waits in its job."""
-SETTLE_SECONDS: Final = 2.0
-SETTLE_STEP_SECONDS: Final = 0.1
-"""Controllers update their status within a second."""
 
 STAY_SECONDS: Final = 15.0
 """A successor that is not there by then has trouble of its own."""
@@ -81,7 +77,8 @@ class Stay:
     goes, and who asks then waits for a time-out.
     """
 
-    checkpoint: ObjectRef
+    checkpoint: str
+    """Its name."""
     family: Family
     ends_at: float
     """By the monotonic clock: before kubelet loses its patience."""
@@ -100,6 +97,19 @@ class Outcome:
     """Why its containers are not ended at once."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leaver:
+    """A pod that leaves, as it is judged."""
+
+    value: JsonObject
+    """As owners are to see it: one that nobody deletes is disrupted."""
+    pod: ManagedPod
+    who: Identity | None
+    trigger: Trigger
+    is_evacuated: bool
+    """The machine ends at an announced time: nobody is waited for."""
+
+
 class Departures:
     """One job per pod that leaves."""
 
@@ -112,6 +122,7 @@ class Departures:
         captures: Captures,
         turns: Turns,
         depot: Depot,
+        pods: PodStore,
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
@@ -127,6 +138,7 @@ class Departures:
         self._node = node
         self._keeper = keeper
         self._depot = depot
+        self._pods = pods
         self._captures = captures
         self._turns = turns
         self._metrics = metrics
@@ -135,22 +147,25 @@ class Departures:
         self._is_shutting_down = is_shutting_down
         self._store = store
         self._default_storage = default_storage
-        self._looks = SharedReads[tuple[JsonObject | None, list[JsonObject]]](
-            apart_seconds=SETTLE_STEP_SECONDS
-        )
+        self._judging = Judging(api)
+        self._announcing = Announcing(api, node=node, depot=depot)
         self._stays = SharedReads[list[JsonObject]](apart_seconds=STAY_STEP_SECONDS)
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[Outcome]] = {}
         # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
         # for the object within seconds, and waits for the capture much longer.
         self._pool = ThreadPoolExecutor(max_workers=MAX_JOBS, thread_name_prefix="departure")
-        # Apart: an API server that is away must not keep pods from being saved.
-        self._publishers = ThreadPoolExecutor(PUBLISHERS, "publish")
+        self._askers = ThreadPoolExecutor(max_workers=MAX_JOBS, thread_name_prefix="asks")
+        self._evacuees: set[str] = set()
+        self._refused: dict[str, Outcome] = {}
+        self._told: dict[str, CheckpointSpec] = {}
+        """Of whom the API hears that there was no time for them."""
 
     def close(self) -> None:
         """Begin nothing more; what is under way goes on until the process ends."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._publishers.shutdown(wait=False, cancel_futures=True)
+        self._askers.shutdown(wait=False, cancel_futures=True)
+        self._announcing.close()
 
     def leaving(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Answer the runtime: is the pod saved? Waits for the end of the job. Raises Rejected."""
@@ -171,11 +186,77 @@ class Departures:
         if pod.policy.migrate is not Migrate.NEVER:
             self._job(resources.pod(pod.namespace, pod.name, uid=pod.uid))
 
+    def evacuate(self, pod: ManagedPod) -> None:
+        """Have a pod saved, though nobody deletes it: its machine is about to end.
+
+        Its turn comes by the order that the turns prefer. Told again it does nothing.
+        """
+        with self._lock:
+            if pod.uid in self._refused:
+                return
+            self._evacuees.add(pod.uid)
+        self._job(resources.pod(pod.namespace, pod.name, uid=pod.uid))
+
+    def refuse(self, pod: ManagedPod, *, reason: str, message: str) -> bool:
+        """Have a pod end unsaved, with its signal, and its Checkpoint say why; whether it will.
+
+        Not one whose turn has come: it is being saved, or is saved. Returns at once.
+        """
+        refused = Outcome(is_captured=False, reason=reason, message=message)
+
+        def note() -> None:
+            self._refused[pod.uid] = refused
+
+        with self._lock:
+            if pod.uid in self._refused:
+                return True
+            job = self._jobs.get(pod.uid)
+            is_working = self._is_working(pod.uid)
+            if job is not None and not is_working and job.result().is_final:
+                return False
+            if not self._turns.unless_held(pod.uid, note):
+                return False
+            self._evacuees.add(pod.uid)
+            if not is_working:  # else its job finds it as soon as its turn would come
+                self._jobs[pod.uid] = self._pool.submit(self._refuse, pod, refused)
+        return True
+
+    def _refuse(self, pod: ManagedPod, refused: Outcome) -> Outcome:
+        leaver = self._leaver(resources.pod(pod.namespace, pod.name, uid=pod.uid))
+        return leaver if isinstance(leaver, Outcome) else self._say_refused(leaver, refused)
+
+    def _say_refused(self, leaver: Leaver, refused: Outcome) -> Outcome:
+        if leaver.who is not None:
+            spec = self._spec(leaver)
+            self._told[leaver.pod.uid] = spec
+            self._announcing.refuse(spec, refused.reason, refused.message)
+        self._tell(leaver.pod, _refused_note(refused))
+        return refused
+
+    def release(self) -> None:
+        """Learn that the machine does not end: who has not been saved stays, and is as before."""
+        with self._lock:
+            told = {uid: spec for uid, spec in self._told.items() if not self._is_working(uid)}
+            self._evacuees.clear()
+            self._refused.clear()
+            self._told.clear()
+            for uid in told:
+                self._jobs.pop(uid, None)
+        self._turns.look_again()
+        for uid, spec in told.items():
+            pod = self._pods.get(uid)
+            if pod is not None and not pod.is_terminating:
+                self._announcing.withdraw(spec)
+
     def forget(self, uid: str) -> None:
         """Let go of the outcome of a pod that is gone; a job under way goes on, and stays one."""
         with self._lock:
             if uid in self._jobs and self._jobs[uid].done():
                 del self._jobs[uid]
+            if not self._is_working(uid):
+                self._evacuees.discard(uid)
+                self._refused.pop(uid, None)
+                self._told.pop(uid, None)
 
     def forget_all_but(self, uids: Collection[str]) -> None:
         """Let go of the outcomes of all pods that are not among *uids*."""
@@ -234,20 +315,10 @@ class Departures:
 
     def _depart(self, ref: ObjectRef) -> Outcome:
         started = time.monotonic()
-        value = _asked(lambda: self._api.find(ref))
-        if value is None:
-            return Outcome(is_captured=False, reason="PodGone")
-        pod = read_pod(value)
-        if pod is None:
-            return Outcome(is_captured=False, reason="Unmanaged")
-        if not pod.is_terminating and (pod.is_terminal or not _asked(self._is_shutting_down)):
-            return Outcome(is_captured=False, reason="Stays", is_final=False)
-        if self._depot.runs_again(ref.uid):
-            text = "it was saved before its node ended, and has run again since"
-            return Outcome(is_captured=False, reason="RunsAgain", message=text)
-        if self._depot.departure(ref.uid) is not None or self._depot.has_left(ref.uid):
-            # By an earlier daemon; upkeep sees to what it left undone.
-            return Outcome(is_captured=True, reason="Captured")
+        leaver = self._leaver(ref)
+        if isinstance(leaver, Outcome):
+            return leaver
+        value, pod, trigger = leaver.value, leaver.pod, leaver.trigger
         if self._hand_on(ref) or not self._has_begun(value):
             log.info("%s leaves before it has begun", ref)
             return Outcome(
@@ -256,35 +327,15 @@ class Departures:
                 message="it has not begun yet",
                 is_final=pod.is_terminating,
             )
-        who = identity.identity_of(value)
-        if pod.is_terminating:
-            trigger = succession.trigger_of(value)
-        else:
-            trigger = Trigger.NODE_SHUTDOWN
-            value = succession.shut_down(value)
-        expected = _asked(lambda: self._judge(value, pod, who, trigger))
-        if not expected.is_expected:
-            log.info("%s gets its signal: %s: %s", ref, expected.reason, expected.message)
-            return Outcome(
-                is_captured=False,
-                reason=expected.reason,
-                message=expected.message,
-                is_final=pod.is_terminating,
-            )
+        refusal = self._settle(leaver)
+        if refusal is not None:
+            return refusal
+        spec, who = self._spec(leaver), leaver.who
         assert who is not None  # nobody without an owner has a successor
-        storage = self._storage_of(pod)
-        spec = CheckpointSpec(
-            pod=ref,
-            trigger=trigger,
-            template_hash=who.template_hash,
-            template_parts=identity.parts(value),
-            containers=pod.managed,
-            owner=objects.owner_of(who),
-            storage=storage,
-        )
-        checkpoint = _asked(lambda: self._announce(spec))
         try:
-            with self._turns.of(ref.uid):
+            with self._turns.of(ref.uid, is_wanted=lambda: self._still_leaves(leaver)) as has_turn:
+                if not has_turn:
+                    return self._let_stay(leaver, spec)
                 manifest = self._captures.save(pod, value, who, trigger=trigger)
         except (ArchitectError, OSError) as error:
             if self._depot.has_left(ref.uid):
@@ -292,16 +343,16 @@ class Departures:
                 # gives it its name and publishes it, as after an earlier daemon.
                 log.warning("%s has left, whatever was heard of that: %s", ref, error)
                 return Outcome(is_captured=True, reason="Captured")
-            self._give_up(pod, checkpoint, error)
+            self._give_up(pod, spec, error)
             raise
         # It has left, and nothing undoes that. What fails from here on is done by upkeep.
         self._depot.finish_departure(ref.uid)
+        storage = self._storage_of(pod)
         if self._store is not None and storage is Storage.OBJECT_STORE:
             self._store(ref.uid)
         took = time.monotonic() - started
         said = objects.captured(self._node, storage, has_store=self._store is not None)
-        with contextlib.suppress(RuntimeError):  # the daemon is ending: the next one publishes
-            self._publishers.submit(self._publish, checkpoint, manifest, said, took)
+        self._announcing.publish(spec, manifest, said, took_seconds=took)
         self._tell(pod, _captured_note(took, manifest.total_bytes, trigger))
         stays = None
         # Else the successor waits for the end of this pod: its ordinal, its volume, or its failure.
@@ -309,11 +360,104 @@ class Departures:
         if is_followed and not volumes.travelling(value, pod.managed):
             grace = float(value["metadata"].get("deletionGracePeriodSeconds") or 0)
             stays = Stay(
-                checkpoint=checkpoint,
+                checkpoint=announcing.ref_of(spec).name,
                 family=Family.of(value, who.owner),
                 ends_at=started + min(STAY_SECONDS, grace - STAY_MARGIN_SECONDS),
             )
         return Outcome(is_captured=True, reason="Captured", stays=stays)
+
+    def _leaver(self, ref: ObjectRef) -> Leaver | Outcome:
+        """Return the pod as it leaves, or why it is not to be looked at."""
+        is_evacuated = ref.uid in self._evacuees
+        # As the watch has it, where nobody can be waited for.
+        value = self._pods.raw(ref.uid) if is_evacuated else None
+        if value is None:
+            value = _asked(lambda: self._api.find(ref))
+        if value is None:
+            return Outcome(is_captured=False, reason="PodGone")
+        pod = read_pod(value)
+        if pod is None:
+            return Outcome(is_captured=False, reason="Unmanaged")
+        if not pod.is_terminating and (
+            pod.is_terminal or not (is_evacuated or _asked(self._is_shutting_down))
+        ):
+            return Outcome(is_captured=False, reason="Stays", is_final=False)
+        if self._depot.runs_again(ref.uid):
+            text = "it was saved before its node ended, and has run again since"
+            return Outcome(is_captured=False, reason="RunsAgain", message=text)
+        if self._depot.departure(ref.uid) is not None or self._depot.has_left(ref.uid):
+            # By an earlier daemon; upkeep sees to what it left undone.
+            return Outcome(is_captured=True, reason="Captured")
+        if pod.is_terminating:
+            trigger = succession.trigger_of(value)
+        else:
+            trigger = Trigger.SPOT_INTERRUPTION if is_evacuated else Trigger.NODE_SHUTDOWN
+            value = succession.shut_down(value)
+        return Leaver(
+            value=value,
+            pod=pod,
+            who=identity.identity_of(value),
+            trigger=trigger,
+            is_evacuated=is_evacuated,
+        )
+
+    def _settle(self, leaver: Leaver) -> Outcome | None:
+        """Ask whether anybody wants the pod's memory, and announce it; return why nobody does.
+
+        Where the node ends soon nobody is waited for: what was not heard in time is taken to be
+        yes, since the pod ends in any case, and is announced as soon as somebody listens.
+        """
+        pod = leaver.pod
+
+        def settle() -> Outcome | None:
+            expected = self._judging.judge(leaver.value, pod, leaver.who, leaver.trigger)
+            if not expected.is_expected:
+                log.info("%s gets its signal: %s: %s", pod, expected.reason, expected.message)
+                return Outcome(
+                    is_captured=False,
+                    reason=expected.reason,
+                    message=expected.message,
+                    is_final=pod.is_terminating,
+                )
+            self._announcing.announce(self._spec(leaver))
+            return None
+
+        if not leaver.is_evacuated:
+            return _asked(settle)
+        if leaver.who is None:
+            return Outcome(is_captured=False, reason="NoController", is_final=False)
+        # Before anybody is asked: it must not seem announced if this daemon ends.
+        self._depot.note_unannounced(pod.uid, leaver.trigger.value)
+        try:
+            return self._askers.submit(settle).result(URGENT_SECONDS)
+        except (NotYet, Retryable) as error:
+            log.warning("%s is saved before anybody was heard: %s", pod.full_name, repr(error))
+            return None
+
+    def _still_leaves(self, leaver: Leaver) -> bool:
+        uid = leaver.pod.uid
+        is_released = leaver.is_evacuated and uid not in self._evacuees
+        return uid not in self._refused and not (is_released and not leaver.pod.is_terminating)
+
+    def _let_stay(self, leaver: Leaver, spec: CheckpointSpec) -> Outcome:
+        """Undo what was announced of a pod for which there is no time, or that stays after all."""
+        refused = self._refused.get(leaver.pod.uid)
+        if refused is not None:
+            return self._say_refused(leaver, refused)
+        self._announcing.withdraw(spec)
+        return Outcome(is_captured=False, reason="Stays", is_final=False)
+
+    def _spec(self, leaver: Leaver) -> CheckpointSpec:
+        who = leaver.who
+        return CheckpointSpec(
+            pod=resources.pod(leaver.pod.namespace, leaver.pod.name, uid=leaver.pod.uid),
+            trigger=leaver.trigger,
+            template_hash="" if who is None else who.template_hash,
+            template_parts=identity.parts(leaver.value),
+            containers=leaver.pod.managed,
+            owner=None if who is None else objects.owner_of(who),
+            storage=self._storage_of(leaver.pod),
+        )
 
     def _storage_of(self, pod: ManagedPod) -> Storage:
         """Return where the pod may lie: as it says, or as is usual in this cluster."""
@@ -343,7 +487,7 @@ class Departures:
                 listed = self._stays.read(stay.family, lambda: stay.family.checkpoints(self._api))
             except ArchitectError:
                 return
-            found = next((v for v in listed if v["metadata"]["uid"] == stay.checkpoint.uid), None)
+            found = next((v for v in listed if v["metadata"]["name"] == stay.checkpoint), None)
             if found is None:
                 return
             if conditions.is_true(found, checkpoints.RESTORED):
@@ -352,63 +496,8 @@ class Departures:
                 return
             time.sleep(STAY_STEP_SECONDS)
 
-    def _judge(
-        self, value: JsonObject, pod: ManagedPod, who: Identity | None, trigger: Trigger
-    ) -> Succession:
-        """Ask whether a successor will come that finds the pod's data."""
-        found = self._judge_owner(value, pod, who, trigger)
-        claims = {mount.claim for mount in volumes.travelling(value, pod.managed)}
-        if not found.is_expected or not claims:
-            return found
-        places = {
-            name: ObjectRef(resource=PERSISTENT_VOLUME_CLAIMS, namespace=pod.namespace, name=name)
-            for name in claims
-        }
-        read = {name: self._api.find(place) for name, place in places.items()}
-        return succession.refused_by_claims(read) or found
-
-    def _judge_owner(
-        self, value: JsonObject, pod: ManagedPod, who: Identity | None, trigger: Trigger
-    ) -> Succession:
-        """Ask whether a successor will come, again while the owner's status is being updated."""
-        family = None if who is None else Family.of(value, who.owner)
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while True:
-            owner, pods = None, list[JsonObject]()
-            if family is not None:
-                owner, pods = self._looks.read(family, lambda: self._look(family))
-            leaving = Leaving(pod=value, owner=owner, pods=pods)
-            found = succession.judge(
-                leaving, managed=pod.managed, migrate=pod.policy.migrate, trigger=trigger
-            )
-            if found.is_settled or time.monotonic() > deadline:
-                return found
-            time.sleep(SETTLE_STEP_SECONDS)
-
-    def _look(self, family: Family) -> tuple[JsonObject | None, list[JsonObject]]:
-        return family.owner_object(self._api), family.pods(self._api)
-
-    def _announce(self, spec: CheckpointSpec) -> ObjectRef:
-        """Create the object before anything is done: the successor looks for it.
-
-        Raises Rejected if an earlier daemon brought it to an end already.
-        """
-        where = checkpoints.ref_of(spec.pod, trigger=spec.trigger)
-        try:
-            value = self._api.create(where, checkpoints.build(spec))
-        except AlreadyExists:
-            value = self._api.get(where.resource, where.name, namespace=where.namespace)
-            if conditions.is_decided(value, checkpoints.CAPTURED):
-                raise Rejected(f"{where} has an outcome already", reason="AlreadyDecided") from None
-        # With its location: if this daemon ends, the next one finds what it left unfinished.
-        fields = objects.location(self._node, spec.pod.uid)
-        value = checkpoints.set_status(
-            self._api, value, *objects.capturing(self._node), fields=fields
-        )
-        return ObjectRef.of(resources.CHECKPOINTS, value)
-
     def _give_up(
-        self, pod: ManagedPod, checkpoint: ObjectRef, error: ArchitectError | OSError
+        self, pod: ManagedPod, spec: CheckpointSpec, error: ArchitectError | OSError
     ) -> None:
         """Have the pod awake again, so that its signal reaches it, and say why."""
         self._captures.undo(pod)
@@ -422,27 +511,7 @@ class Departures:
             ),
         )
         reason = getattr(error, "reason", "") or type(error).__name__
-        # If nobody hears it now, upkeep finds a capture that nobody is at.
-        with contextlib.suppress(ArchitectError):
-            objects.change(self._api, checkpoint, objects.not_captured(reason, str(error)))
-
-    def _publish(
-        self, checkpoint: ObjectRef, manifest: Manifest, said: objects.Said, took: float
-    ) -> None:
-        """Say that the pod can be restored, as soon as the API server listens."""
-        fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=took))
-        try:
-            found = patiently(
-                lambda: objects.change(self._api, checkpoint, said, fields=fields),
-                seconds=PUBLISH_SECONDS,
-                step_seconds=PUBLISH_STEP_SECONDS,
-                again=(Retryable, NotFound),
-            )
-        except ArchitectError as error:
-            log.error("%s is saved, and nobody knows yet: %s", checkpoint, error)
-            return
-        if found is None:
-            log.warning("%s was deleted; what it stands for goes, too", checkpoint)
+        self._announcing.not_captured(spec, reason, str(error))
 
 
 def _asked(ask: Callable[[], T]) -> T:
@@ -456,3 +525,13 @@ def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.No
         f"({trigger.value})"
     )
     return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
+
+
+def _refused_note(refused: Outcome) -> status.Note:
+    return status.Note(
+        reason=names.EVENT_CAPTURE_FAILED,
+        text="not saved before its machine ends, its successor starts fresh: "
+        f"{refused.reason}: {refused.message}",
+        action="Capture",
+        event_type=EventType.WARNING,
+    )

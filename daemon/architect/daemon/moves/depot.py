@@ -4,6 +4,7 @@
 
     checkpoints/<id>/            a pod that left, named by its uid
     uploads/<uid>.json           how far its way into the object store has come
+    uploads/<uid>.unannounced    no Checkpoint says yet that it leaves: why it does
     arrivals/<uid>.json          what was decided for the pod <uid> of this node
     arrivals/<uid>.fresh         its runtime had no answer and has started it, or part of it
     arrivals/<uid>.partial/      what has come for it so far
@@ -40,6 +41,7 @@ PARTIAL: Final = ".partial"
 GOING: Final = ".gone"
 FRESH: Final = ".fresh"
 """Ending of what the runtime leaves (``architect.shim.arrivals``)."""
+UNANNOUNCED: Final = ".unannounced"
 APPLIED: Final = ".applied"
 """Ending of an archive that was applied (``architect.shim.luggage``)."""
 IMAGE_VERSION: Final = 1
@@ -47,6 +49,7 @@ IMAGE_VERSION: Final = 1
 POD_VERSION: Final = 1
 """Of ``pod.json`` (``architect.shim.keeper.podstate.VERSION``)."""
 DECISION_VERSION: Final = 1
+UNANNOUNCED_VERSION: Final = 1
 _OF_RESTORES: Final = frozenset({"restore.log", "restore.exit", "stats-restore"})
 """In an image, what a restore writes, over what an earlier one that was cut has left."""
 
@@ -224,10 +227,35 @@ class Depot:
         return self._uploads / f"{safe_name(uid)}.json"
 
     def forget_uploads(self, *, but: Collection[str]) -> None:
-        """Remove what was noted about uploads of all pods but these."""
+        """Remove what was noted about uploads of all pods but these, and of half departures."""
+        keep = {*but, *self.half_departures()}
         for name in _names(self._uploads):
-            if name.removesuffix(".json") not in but:
+            if name.removesuffix(".json").removesuffix(UNANNOUNCED) not in keep:
                 (self._uploads / name).unlink(missing_ok=True)
+
+    def note_unannounced(self, uid: str, why: str) -> None:
+        """Write down that pod *uid* is saved before anybody could be told. Raises OSError."""
+        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        value = {"version": UNANNOUNCED_VERSION, "why": why}
+        files.write_json(self._unannounced(uid), value, durable=False)
+
+    def note_announced(self, uid: str) -> None:
+        """Write down that the Checkpoint of pod *uid* is there, or was."""
+        self._unannounced(uid).unlink(missing_ok=True)
+
+    def unannounced(self, uid: str) -> str | None:
+        """Return why pod *uid* leaves, of which nobody could be told; None: somebody was."""
+        path = self._unannounced(uid)
+        try:
+            return str(files.read_json(path, version=UNANNOUNCED_VERSION).get("why"))
+        except FileNotFoundError:
+            return None
+        except FormatError as error:
+            log.error("why pod %s leaves cannot be read: %s", uid, error)
+            return ""
+
+    def _unannounced(self, uid: str) -> Path:
+        return self._uploads / f"{safe_name(uid)}{UNANNOUNCED}"
 
     # Pods that come
 

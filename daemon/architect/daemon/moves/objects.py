@@ -17,9 +17,9 @@ from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.identity import Identity
 from architect.daemon.vault.upload import Uploaded
-from architect.kube import checkpoints
+from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
-from architect.kube.checkpoints import Capture, Owner, Trigger
+from architect.kube.checkpoints import Capture, CheckpointSpec, Owner, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import ObjectRef
@@ -52,6 +52,23 @@ def of_manifest(manifest: Manifest) -> ObjectRef:
         }
     )
     return checkpoints.ref_of(pod, trigger=Trigger.DELETION)
+
+
+def spec_of(manifest: Manifest, *, trigger: Trigger) -> CheckpointSpec:
+    """Return the spec of the Checkpoint of a saved pod of which nobody was told.
+
+    It is on its way into the object store: nobody else is saved without being announced. What the
+    template consists of is not known any more.
+    """
+    about = manifest.about
+    return CheckpointSpec(
+        pod=resources.pod(about.namespace, about.pod_name, uid=about.pod_uid),
+        trigger=trigger,
+        template_hash=about.template_hash,
+        containers=tuple(sorted(about.containers)),
+        owner=about.owner,
+        storage=Storage.OBJECT_STORE,
+    )
 
 
 def change(

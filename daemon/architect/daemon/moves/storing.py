@@ -21,6 +21,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.daemon.vault.service import Vault
+from architect.daemon.vault.upload import Uploaded
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api
 
@@ -127,7 +128,7 @@ class Storing:
         if directory is None:
             return
         manifest = contents.read(directory)
-        if self._goes_on(manifest):
+        if self._goes_on(uid, manifest):
             return
         found = self._vault.upload(
             directory,
@@ -141,15 +142,28 @@ class Storing:
             "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
             uid, self._vault.bucket, found.stored_bytes, manifest.total_bytes, found.seconds,
         )  # fmt: skip
-        objects.change(
-            self._api,
-            objects.of_manifest(manifest),
-            objects.stored(self._vault.bucket, found),
-            fields=objects.stored_at(self._vault.bucket, found),
-        )
+        self._tell(uid, manifest, found)
 
-    def _goes_on(self, manifest: Manifest) -> bool:
+    def _tell(self, uid: str, manifest: Manifest, found: Uploaded) -> None:
+        where = objects.of_manifest(manifest)
+        try:
+            said = objects.change(
+                self._api,
+                where,
+                objects.stored(self._vault.bucket, found),
+                fields=objects.stored_at(self._vault.bucket, found),
+            )
+        except Retryable as error:
+            # Upkeep begins again, finds all of it there, and says so; or the operator finds it.
+            log.warning("%s does not say yet where it lies: %s", where, error)
+            return
+        if said is None and self._depot.unannounced(uid) is not None:
+            log.warning("%s is not there yet, and what it will stand for is", where)
+
+    def _goes_on(self, uid: str, manifest: Manifest) -> bool:
         """Whether a successor runs, or nobody wants one; not, as long as nobody can be asked."""
+        if self._depot.unannounced(uid) is not None:
+            return False
         try:
             found = self._api.find(objects.of_manifest(manifest))
         except Retryable:

@@ -17,6 +17,7 @@ from typing import Final
 
 from architect.api.keeper import PodState
 from architect.api.policy import Storage
+from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, FormatError
 from architect.daemon import offers, owners
 from architect.daemon.checkpoint import contents
@@ -31,6 +32,7 @@ from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
+from architect.kube.checkpoints import Trigger
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,8 @@ class Saved(enum.Enum):
     """What becomes of a saved pod on this node's disk."""
 
     KEEP = "keep"
+    ANNOUNCE = "announce"
+    """Nobody could be told of it yet; then it is published."""
     PUBLISH = "publish"
     EXPIRE = "expire"
     """Nobody has come for it; that is said."""
@@ -76,13 +80,17 @@ def decide_saved(
     ttl_seconds: float,
     is_working: bool,
     runs_again: bool = False,
+    is_unannounced: bool = False,
 ) -> Saved:
     """Return what becomes of what lies here of a pod whose Checkpoint is *checkpoint*.
 
     *runs_again*: so does that pod, which has gone on since, and so has what it works with.
+    *is_unannounced*: that there is no Checkpoint means that none could be made.
     """
     if is_working:
         return Saved.KEEP
+    if checkpoint is None and is_unannounced:
+        return Saved.REMOVE if runs_again else Saved.ANNOUNCE
     if checkpoint is None or conditions.is_true(checkpoint, checkpoints.RESTORED):
         return Saved.REMOVE
     if runs_again and not (checkpoint.get("status") or {}).get("claimedBy"):
@@ -112,13 +120,15 @@ def decide_listed(
     is_here: bool,
     is_working: bool,
     is_leaving: bool,
+    is_staying: bool = False,
     age_seconds: float,
     ttl_seconds: float,
 ) -> Listed:
     """Return what becomes of a Checkpoint of a pod that moves; *is_here*: on this node's disk.
 
     *is_leaving*: its pod has not ended yet. The capture that an earlier daemon began is then begun
-    again, by who watches the pods or by the runtime, which has been asked to end it.
+    again, by who watches the pods or by the runtime, which has been asked to end it. *is_staying*:
+    it runs on this node, which does not end any more.
     """
     if (checkpoint.get("spec") or {}).get("trigger") not in offers.MIGRATIONS:
         return Listed.KEEP
@@ -129,6 +139,8 @@ def decide_listed(
         return Listed.KEEP
     if not conditions.is_decided(checkpoint, checkpoints.CAPTURED):
         return Listed.KEEP if is_leaving else Listed.CUT
+    if is_staying and _was_refused(checkpoint):
+        return Listed.REMOVE
     if age_seconds > OVER * ttl_seconds:
         return Listed.REMOVE
     is_stored = conditions.is_true(checkpoint, checkpoints.STORED)
@@ -136,6 +148,13 @@ def decide_listed(
     if is_free and not is_stored and conditions.is_true(checkpoint, checkpoints.AVAILABLE):
         return Listed.LOST
     return Listed.KEEP
+
+
+def _was_refused(checkpoint: JsonObject) -> bool:
+    """Whether it says that there was no time to save its pod before its machine ended."""
+    trigger = (checkpoint.get("spec") or {}).get("trigger")
+    is_captured = not conditions.is_false(checkpoint, checkpoints.CAPTURED)
+    return trigger == Trigger.SPOT_INTERRUPTION.value and not is_captured
 
 
 class Upkeep:
@@ -248,7 +267,11 @@ class Upkeep:
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
             runs_again=self._depot.runs_again(uid),
+            is_unannounced=self._depot.unannounced(uid) is not None,
         )
+        if decision is Saved.ANNOUNCE:
+            log.info("%s is made, of which nobody could be told", where)
+            checkpoint, decision = self._announce(where, uid, manifest), Saved.PUBLISH
         storage = None if checkpoint is None else checkpoints.storage_of(checkpoint)
         if decision is Saved.PUBLISH:
             log.info("%s is published, which an earlier daemon left undone", where)
@@ -276,6 +299,12 @@ class Upkeep:
                 self._storing.begin(uid)
         return True
 
+    def _announce(self, where: ObjectRef, uid: str, manifest: Manifest) -> JsonObject:
+        spec = objects.spec_of(manifest, trigger=Trigger.SPOT_INTERRUPTION)
+        value = self._api.create(where, checkpoints.build(spec))
+        self._depot.note_announced(uid)
+        return value
+
     def _look_at_objects(self) -> None:
         here = {*self._depot.departures(), *self._depot.half_departures()}
         now = self._clock()
@@ -289,6 +318,7 @@ class Upkeep:
                 is_here=uid in here,
                 is_working=self._departures.is_working(uid),
                 is_leaving=is_undecided and self._is_leaving(uid),
+                is_staying=_was_refused(value) and self._is_staying(uid),
                 age_seconds=0.0 if created is None else now - created,
                 ttl_seconds=self._ttl_seconds,
             )
@@ -299,6 +329,11 @@ class Upkeep:
         if pod is None or pod.is_terminating:
             return pod is not None
         return not pod.is_terminal and self._is_shutting_down()
+
+    def _is_staying(self, uid: str) -> bool:
+        pod = self._store.get(uid)
+        is_there = pod is not None and not (pod.is_terminating or pod.is_terminal)
+        return is_there and not self._is_shutting_down()
 
     def _apply(self, value: JsonObject, decision: Listed) -> None:
         if decision is Listed.KEEP:

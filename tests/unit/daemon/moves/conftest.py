@@ -24,6 +24,7 @@ from architect.daemon.inits import Inits
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
 from architect.daemon.moves import departures as departing
+from architect.daemon.moves import judging
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.captures import Captures
@@ -319,6 +320,7 @@ class Node:
             captures=self.captures,
             turns=self.turns,
             depot=self.depot,
+            pods=self.store,
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
@@ -458,7 +460,7 @@ def node(
 ) -> Iterator[Node]:
     monkeypatch.setattr(capturing, "KEEPER_STEP_SECONDS", 0.01)
     monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
-    monkeypatch.setattr(departing, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(judging, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)
     yield made

@@ -11,6 +11,8 @@ import pytest
 from architect.api.keeper import PodState
 from architect.core.errors import Unavailable
 from architect.daemon.moves import upkeep
+from architect.daemon.moves.announcing import Announcing
+from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.upkeep import Half, Listed, Saved
 
 Json = dict[str, Any]
@@ -120,12 +122,14 @@ def test_a_daemon_that_ended_after_the_pod_had_left_is_finished(
     node.has_store = False
     node.restart()
 
-    def killed(*_: Any) -> None:
+    def killed(*_: Any, **__: Any) -> None:
         raise SystemExit
 
-    what = (node.depot, "finish_departure") if op == "finish" else (node.departures, "_publish")
     with monkeypatch.context() as patched:
-        patched.setattr(*what, killed)
+        if op == "finish":
+            patched.setattr(Depot, "finish_departure", killed)
+        else:
+            patched.setattr(Announcing, "publish", killed)
         node.pod("old")
         node.delete("old")
         job = node.departures._job(node.ref("old"))
@@ -144,7 +148,7 @@ def test_a_daemon_that_ended_after_the_pod_had_left_is_finished(
 def test_what_a_daemon_of_another_version_saved_is_published_as_it_is(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node.departures, "_publish", lambda *_: None)
+    monkeypatch.setattr(Announcing, "publish", lambda *_, **__: None)
     node.pod("old")
     node.delete("old")
     assert node.departures._job(node.ref("old")).result(20).is_captured
