@@ -84,7 +84,8 @@ class Page:
         plan = planner.plan(request)
         found = (self._node, request, plan, need(request), remedies.remedies(request, plan))
         if is_json:
-            return Answer(200, JSON, json.dumps(document.of_plan(*found)).encode() + b"\n")
+            value = {**document.of_plan(*found), "table": table.text(*found)}
+            return Answer(200, JSON, json.dumps(value).encode() + b"\n")
         return Answer(200, TEXT, table.text(*found).encode())
 
 
