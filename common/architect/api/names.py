@@ -79,7 +79,7 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
-withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
 
 SPOT_NEEDS: Final = "architect.dev/spot-needs"
 """Node annotation, by the daemon of a spot machine: what of its pods would be saved in its notice,
@@ -124,6 +124,7 @@ EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"
+EVENT_EVACUATING: Final = "Evacuating"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

@@ -21,6 +21,9 @@ from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
 from architect.daemon import planner, settings, status
 from architect.daemon.engine_images import EngineImages
+from architect.daemon.evacuation.course import Told
+from architect.daemon.evacuation.evacuation import Evacuation
+from architect.daemon.evacuation.marking import Marking
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.inits import Inits
@@ -47,6 +50,7 @@ from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
 from architect.daemon.notices import lookout
 from architect.daemon.notices.board import Change
+from architect.daemon.notices.notice import Notice
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
@@ -141,7 +145,6 @@ class Daemon:
         )
         turns = Turns(config.max_concurrent_captures)
         vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
-        self._rates = Known()
         self._storing: Storing | None = None
         retrieving: Retrieving | None = None
         starting: Starting | None = None
@@ -157,7 +160,7 @@ class Daemon:
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
-                is_late=lambda: self._shutdown.was_under_way,
+                is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
         self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
@@ -182,6 +185,7 @@ class Daemon:
             endings=self._endings,
             metrics=self._metrics,
             tell=self._tell,
+            has_left=lambda uid: depot.has_left(uid) and self._evacuation.is_under_way(),
         )
         captures = Captures(
             node=config.node_name,
@@ -233,7 +237,7 @@ class Daemon:
             endings=self._endings,
             storing=self._storing,
             requests=self._requests,
-            is_shutting_down=self._shutdown.is_under_way,
+            is_shutting_down=self._node_ends,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
@@ -245,16 +249,27 @@ class Daemon:
             memory=layout.run / NOTICES,
             is_in_pod=host.is_entered,
         )
+        rates = Known()
         survey = Survey(
             store=self._store,
             registry=self._registry,
             depot=depot,
             memory=self._keeper.memory,
-            rates=self._rates.rates,
+            rates=rates.rates,
             bounds=Bounds(captures=config.max_concurrent_captures, objects=STREAMS),
             has_store=self._storing is not None,
             default_storage=config.store_default,
-            is_stored=lambda uid: self._storing is not None and self._storing.has_stored(uid),
+            is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
+        )
+        self._marking = Marking(api, node=config.node_name)
+        self._evacuation = Evacuation(
+            standing=self._lookout.standing,
+            survey=survey,
+            pods=self._store,
+            departures=self._departures,
+            marking=self._marking,
+            prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
+            tell=self._planned,
         )
         self._lookahead = Lookahead(
             api,
@@ -263,6 +278,7 @@ class Daemon:
             store=self._store,
             metrics=self._metrics,
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
+            is_paused=self._evacuation.is_under_way,
             tell=self._tell,
         )
         self._handover = Handover(
@@ -340,6 +356,8 @@ class Daemon:
                 ("peer", self._peer.run, (self._stop,)),
                 ("lookout", self._lookout.run, (self._stop,)),
                 ("lookahead", self._lookahead.run, (self._stop,)),
+                ("marking", self._marking.run, (self._stop,)),
+                ("evacuation", self._evacuation.run, (self._stop,)),
             )
         ]
         if self._requests is not None:
@@ -364,6 +382,8 @@ class Daemon:
             self._requests.close()
         self._lookout.close()
         self._lookahead.poke()
+        self._evacuation.close()
+        self._marking.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -384,6 +404,10 @@ class Daemon:
         self._failed = True
         self._stop.set()
         self._ends.set()
+
+    def _node_ends(self) -> bool:
+        """Whether pods leave this node that nobody deletes. Raises ArchitectError."""
+        return self._evacuation.is_under_way() or self._shutdown.is_under_way()
 
     def _node_goes(self) -> bool:
         try:
@@ -437,9 +461,14 @@ class Daemon:
         self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
 
     def _announced(self, change: Change) -> None:
-        """Tell what is announced about the machine; nothing else is done about it yet."""
+        """Tell what is announced about the machine, and have what follows from it done."""
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_notice(change))
+        self._evacuation.announced(change)
+
+    def _planned(self, notice: Notice, told: Told) -> None:
+        node = self._config.node_name
+        self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
 
     def _notice_seconds(self) -> float:
         """Return what a plan is made for: what is left of this machine, or else its notice."""

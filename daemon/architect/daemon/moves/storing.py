@@ -64,19 +64,9 @@ class Storing:
         self._is_late = is_late
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
-        self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
         self._stored: set[str] = set()
+        self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
         self._closed = threading.Event()
-
-    def has_stored(self, uid: str) -> bool:
-        """Whether the saved pod *uid* lies in the store as a whole, as far as is known here."""
-        with self._lock:
-            return uid in self._stored
-
-    def note_stored(self, uid: str) -> None:
-        """Learn that the saved pod *uid* lies in the store as a whole."""
-        with self._lock:
-            self._stored.add(uid)
 
     def begin(self, uid: str) -> None:
         """See to it that the saved pod *uid* lies in the store, unless it goes on before."""
@@ -86,12 +76,21 @@ class Storing:
                 return
             self._jobs[uid] = self._pool.submit(self._run, uid, time.monotonic())
 
+    def is_stored(self, uid: str) -> bool:
+        """Whether pod *uid* lies in the store as a whole, as far as this daemon knows."""
+        return uid in self._stored
+
+    def note_stored(self, uid: str) -> None:
+        """Learn that pod *uid* lies in the store as a whole: its Checkpoint says so."""
+        with self._lock:
+            self._stored.add(uid)
+
     def keep_only(self, uids: set[str]) -> None:
         """Let go of what was noted about all saved pods but *uids*."""
         with self._lock:
-            self._stored &= uids
             for uid in [u for u, job in self._jobs.items() if job.done() and u not in uids]:
                 del self._jobs[uid]
+            self._stored &= uids
         self._depot.forget_uploads(but=uids)
 
     def close(self) -> None:
@@ -136,12 +135,12 @@ class Storing:
             notes=self._depot.upload_notes(uid),
             is_wanted=lambda: self._is_wanted(uid),
         )
-        self.note_stored(uid)
         self._metrics.store_seconds.observe(found.seconds)
         log.info(
             "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
             uid, self._vault.bucket, found.stored_bytes, manifest.total_bytes, found.seconds,
         )  # fmt: skip
+        self.note_stored(uid)
         self._tell(uid, manifest, found)
 
     def _tell(self, uid: str, manifest: Manifest, found: Uploaded) -> None:

@@ -76,11 +76,16 @@ class Lookahead:
         metrics: Metrics,
         notice: Callable[[], float | None],
         tell: Tell,
+        is_paused: Callable[[], bool] = lambda: False,
         interval_seconds: float = INTERVAL_SECONDS,
         least_seconds: float = LEAST_SECONDS,
         write_seconds: float = WRITE_SECONDS,
         settled_seconds: float = SETTLED_SECONDS,
     ) -> None:
+        """Prepare. *notice* is asked as :func:`notice_of`.
+
+        *is_paused* tells whether the machine's end has been announced: then others plan.
+        """
         self._api = api
         self._node = ObjectRef(resource=NODES, name=node)
         self._survey = survey
@@ -88,6 +93,7 @@ class Lookahead:
         self._metrics = metrics
         self._notice = notice
         self._tell = tell
+        self._is_paused = is_paused
         self._interval_seconds = interval_seconds
         self._least_seconds = least_seconds
         self._write_seconds = write_seconds
@@ -118,12 +124,14 @@ class Lookahead:
 
     def look(self) -> None:
         """Look once, and tell what is new."""
+        if self._is_paused():
+            return
         notice_seconds = self._notice()
         if notice_seconds is None:
             self._be_silent()
             return
         pods = self._survey.pods()
-        request = self._survey.request(outlooks.deadline(notice_seconds), pods)
+        request = self._survey.request(outlooks.deadline(notice_seconds), pods=pods)
         latest = self._latest
         if (
             latest is None

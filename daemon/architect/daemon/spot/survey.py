@@ -107,10 +107,10 @@ class Survey:
         self._saved: dict[str, _Saved] = {}
         self._wishes: dict[str, _Wishes] = {}
 
-    def request(self, deadline_seconds: float, pods: Mapping[str, Pod] | None = None) -> Request:
+    def request(self, deadline_seconds: float, *, pods: Mapping[str, Pod] | None = None) -> Request:
         """Return what the planner is asked, with *deadline_seconds* from now to plan with.
 
-        *pods* are what :meth:`pods` returned a moment ago; None: they are looked at now.
+        *pods* are what :meth:`pods` has returned, if it was asked already.
         """
         return Request(
             deadline_seconds=deadline_seconds,
