@@ -81,6 +81,10 @@ INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
 withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
 
+SPOT_NEEDS: Final = "architect.dev/spot-needs"
+"""Node annotation, by the daemon of a spot machine: what of its pods would be saved in its notice,
+and how long all of them would take (:mod:`architect.daemon.spot.outlook`)."""
+
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
 UNINSTALLED: Final = "architect.dev/uninstalled"
@@ -112,6 +116,8 @@ EVENT_EXPIRED: Final = "Expired"
 EVENT_DISMISSED: Final = "Dismissed"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
+EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
+"""Were the machine taken back, the pod would start anew."""
 
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import logging
+import math
 import random
 import threading
 import time
@@ -56,11 +57,16 @@ from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
+from architect.daemon.spot import lookahead
+from architect.daemon.spot import page as spot_page
 from architect.daemon.spot.inputs import Bounds
+from architect.daemon.spot.lookahead import Lookahead
+from architect.daemon.spot.page import Page
 from architect.daemon.spot.rates import Known
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
+from architect.daemon.vault.upload import STREAMS
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -250,7 +256,7 @@ class Daemon:
             depot=depot,
             memory=self._keeper.memory,
             rates=rates.rates,
-            bounds=Bounds(captures=config.max_concurrent_captures),
+            bounds=Bounds(captures=config.max_concurrent_captures, objects=STREAMS),
             has_store=self._storing is not None,
             default_storage=config.store_default,
             is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
@@ -264,6 +270,16 @@ class Daemon:
             marking=self._marking,
             prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
             tell=self._planned,
+        )
+        self._lookahead = Lookahead(
+            api,
+            node=config.node_name,
+            survey=survey,
+            store=self._store,
+            metrics=self._metrics,
+            notice=lambda: lookahead.notice_of(config, self._lookout.machine),
+            is_paused=self._evacuation.is_under_way,
+            tell=self._tell,
         )
         self._handover = Handover(
             api,
@@ -309,6 +325,7 @@ class Daemon:
             address=settings.host_port(config.metrics_address),
             alive=self._why_not_alive,
             ready=self._why_not_ready,
+            pages={spot_page.PATH: Page(config.node_name, survey, notice=self._notice_seconds)},
         )
 
     @property
@@ -338,6 +355,7 @@ class Daemon:
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
                 ("lookout", self._lookout.run, (self._stop,)),
+                ("lookahead", self._lookahead.run, (self._stop,)),
                 ("marking", self._marking.run, (self._stop,)),
                 ("evacuation", self._evacuation.run, (self._stop,)),
             )
@@ -363,6 +381,7 @@ class Daemon:
         if self._requests is not None:
             self._requests.close()
         self._lookout.close()
+        self._lookahead.poke()
         self._evacuation.close()
         self._marking.close()
         self._watcher.stop()
@@ -414,6 +433,7 @@ class Daemon:
                     # Its object may stay for days, and what it claimed is another one's.
                     self._try(uid, functools.partial(self._arrivals.forget, uid))
             self._sampler.poke()
+            self._lookahead.poke()
 
     def _follow_keeper(self) -> None:
         self._keeper.follow(
@@ -449,6 +469,14 @@ class Daemon:
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
+
+    def _notice_seconds(self) -> float:
+        """Return what a plan is made for: what is left of this machine, or else its notice."""
+        left = self._lookout.seconds_left
+        if math.isfinite(left):
+            return left
+        machine = self._lookout.machine
+        return self._config.spot_notice_seconds if machine is None else machine.notice_seconds
 
     def _note(self, regarding: ObjectRef, note: status.Note) -> None:
         self._notes.append((regarding, note))
@@ -500,6 +528,7 @@ class Daemon:
             self._housekeeping.sweep_soon()
         self._writer.touch(uid)
         self._sampler.poke()
+        self._lookahead.poke()
 
     def _wake_failed(self, uid: str, message: dict[str, Any], *, pod: ManagedPod | None) -> None:
         reason, text = str(message.get("reason")), str(message.get("message"))

@@ -77,8 +77,13 @@ class Storing:
             self._jobs[uid] = self._pool.submit(self._run, uid, time.monotonic())
 
     def is_stored(self, uid: str) -> bool:
-        """Whether this daemon has put pod *uid* into the store, as a whole."""
+        """Whether pod *uid* lies in the store as a whole, as far as this daemon knows."""
         return uid in self._stored
+
+    def note_stored(self, uid: str) -> None:
+        """Learn that pod *uid* lies in the store as a whole: its Checkpoint says so."""
+        with self._lock:
+            self._stored.add(uid)
 
     def keep_only(self, uids: set[str]) -> None:
         """Let go of what was noted about all saved pods but *uids*."""
@@ -135,7 +140,7 @@ class Storing:
             "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
             uid, self._vault.bucket, found.stored_bytes, manifest.total_bytes, found.seconds,
         )  # fmt: skip
-        self._stored.add(uid)
+        self.note_stored(uid)
         self._tell(uid, manifest, found)
 
     def _tell(self, uid: str, manifest: Manifest, found: Uploaded) -> None:
