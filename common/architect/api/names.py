@@ -79,7 +79,11 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
-withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
+
+SPOT_NEEDS: Final = "architect.dev/spot-needs"
+"""Node annotation, by the daemon of a spot machine: what of its pods would be saved in its notice,
+and how long all of them would take (:mod:`architect.daemon.spot.outlook`)."""
 
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
@@ -109,8 +113,11 @@ EVENT_HOOK_RAN: Final = "HookRan"
 EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_EXPIRED: Final = "Expired"
+EVENT_DISMISSED: Final = "Dismissed"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
+EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
+"""Were the machine taken back, the pod would start anew."""
 
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"
@@ -118,6 +125,7 @@ EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"
+EVENT_EVACUATING: Final = "Evacuating"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

@@ -286,14 +286,17 @@ class Upkeep:
             text = f"the pod runs again on node {self._node}, without what was saved of it"
             log.warning("%s goes: %s", where, text)
             # As read: who has claimed it since has it.
-            said = objects.over("RunsAgain", text)
+            said = objects.over(checkpoints.RUNS_AGAIN, text)
             checkpoints.set_status(self._api, checkpoint, *said, now=self._now())
         if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
-        is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)
-        if self._storing is not None and storage is Storage.OBJECT_STORE and not is_stored:
-            self._storing.begin(uid)
+        is_stored = checkpoint is not None and conditions.is_true(checkpoint, checkpoints.STORED)
+        if self._storing is not None and storage is Storage.OBJECT_STORE:
+            if is_stored:
+                self._storing.note_stored(uid)
+            elif checkpoint is not None:
+                self._storing.begin(uid)
         return True
 
     def _announce(self, where: ObjectRef, uid: str, manifest: Manifest) -> JsonObject:
