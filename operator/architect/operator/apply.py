@@ -70,6 +70,16 @@ class Applier:
             case plan.Unlabel(node=ref, labels=labels, why=why):
                 patches.set_metadata(self._api, ref, labels=dict.fromkeys(labels))
                 log.warning("took label %s off %s: %s", ", ".join(labels), ref, why)
+            case plan.Dismiss(pod=ref, is_saved=is_saved, why=why):
+                self._api.delete(ref)
+                log.info("deleted %s: %s", ref, why)
+                self._recorder.record(
+                    ref,
+                    reason=names.EVENT_DISMISSED,
+                    note=f"deleted: {why}",
+                    action="Dismiss",
+                    event_type=EventType.NORMAL if is_saved else EventType.WARNING,
+                )
         return True
 
     def _report(self, action: plan.Report) -> bool:

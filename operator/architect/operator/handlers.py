@@ -25,6 +25,7 @@ from architect.kube.resources import (
 )
 from architect.operator import plan
 from architect.operator.collector import Collector
+from architect.operator.dismisser import Dismisser
 from architect.operator.registrar import Registrar
 from architect.operator.releaser import Releaser
 from architect.operator.signer import Signer
@@ -40,6 +41,7 @@ def register(
     registrar: Registrar,
     signer: Signer,
     releaser: Releaser,
+    dismisser: Dismisser,
     collector: Collector | None,
     store_threads: ThreadPoolExecutor,
     key_threads: ThreadPoolExecutor,
@@ -71,11 +73,14 @@ def register(
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
         value = dict(event["object"])
         if event["type"] == "DELETED":
+            await asyncio.to_thread(dismisser.deleted, value)
             if collector is not None:
                 await in_threads(store_threads, collector.deleted, value)
             return
-        # First who waits: a pod does not start before it has its key.
+        # First who waits: a pod does not start before it has its key, and does not come before the
+        # one that it replaces is deleted.
         await in_threads(key_threads, releaser.look_at, value)
+        await asyncio.to_thread(dismisser.look_at, value)
         await asyncio.to_thread(sweeper.collect, value)
         if collector is not None:
             await in_threads(store_threads, collector.changed, value)

@@ -70,7 +70,17 @@ class Unlabel:
     why: str
 
 
-Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel
+@dataclass(frozen=True, kw_only=True)
+class Dismiss:
+    """Delete a pod, with its own grace period, so that its replacement comes."""
+
+    pod: ObjectRef
+    is_saved: bool
+    """Whether its replacement goes on with its memory."""
+    why: str
+
+
+Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss
 
 
 def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:

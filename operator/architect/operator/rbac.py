@@ -22,7 +22,8 @@ from architect.kube.resources import (
 )
 
 RULES: Final = (
-    Rule(resource=PODS, verbs=("get", "list", "watch")),
+    # Deleted: those of a machine that ends, once it is decided what of them is saved.
+    Rule(resource=PODS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=NODES, verbs=("get", "list", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=CHECKPOINTS, subresource="status", verbs=("patch",)),

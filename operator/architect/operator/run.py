@@ -24,6 +24,7 @@ from architect.operator import handlers, metrics, releaser
 from architect.operator.apply import Applier
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.collector import Collector
+from architect.operator.dismisser import Dismisser
 from architect.operator.endpoint import Endpoint
 from architect.operator.keyring_store import KeyringStore
 from architect.operator.kms.aws import Aws
@@ -101,6 +102,7 @@ class Operator:
             daemon_namespace=settings.namespace,
             daemon_selector=settings.daemon_selector,
         )
+        self._dismisser = Dismisser(api, self._applier)
         authorities = AuthorityStore(api, namespace=settings.namespace, name=settings.ca_secret)
         self._signer = Signer(
             api,
@@ -220,6 +222,7 @@ class Operator:
             registrar=self._registrar,
             signer=self._signer,
             releaser=self._releaser,
+            dismisser=self._dismisser,
             collector=self._collector,
             store_threads=self._store_threads,
             key_threads=self._key_threads,
@@ -247,6 +250,7 @@ class Operator:
         found = [
             Round(what="objects", look=self._sweeper.sweep),
             Round(what="certificates", look=self._signer.sweep),
+            Round(what="pods of machines that end", look=self._dismisser.sweep),
         ]
         if self._collector is not None:
             # Without a store nothing is ever encrypted for our keys.

@@ -117,7 +117,7 @@ class Evacuation:
         """See to it until *stop*; :meth:`close` after setting it."""
         while not stop.is_set():
             self._changed.clear()
-            self._round()
+            self.look()
             waits = self._is_acting or self._may_have_been()
             self._changed.wait(self._step_seconds if waits else IDLE_SECONDS)
 
@@ -125,7 +125,8 @@ class Evacuation:
         """End what :meth:`run` waits for."""
         self._changed.set()
 
-    def _round(self) -> None:
+    def look(self) -> None:
+        """Look once, and do what is to be done now."""
         notice = self._next()
         if notice is not None and notice.deadline is not None:
             self._is_acting = True

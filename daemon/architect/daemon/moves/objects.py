@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.policy import Storage
-from architect.checkpoint import keys
+from architect.checkpoint import telling
 from architect.checkpoint.manifest import Manifest
 from architect.core import durations
 from architect.core.identity import Identity
 from architect.daemon.vault.upload import Uploaded
-from architect.kube import checkpoints, resources
+from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
-from architect.kube.checkpoints import Capture, CheckpointSpec, Owner, Trigger
+from architect.kube.checkpoints import Owner
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import ObjectRef
@@ -28,6 +28,10 @@ CONFLICTS: Final = 10
 CONFLICT_SECONDS: Final = 0.1
 
 Said = tuple[Condition, ...]
+
+# The operator says it, too, of what it finds in the object store.
+of_manifest, spec_of = telling.of_manifest, telling.spec_of
+capture_of, images_in = telling.capture_of, telling.images_in
 
 
 def owner_of(who: Identity) -> Owner:
@@ -39,35 +43,6 @@ def owner_of(who: Identity) -> Owner:
         name=owner.name,
         uid=owner.uid,
         ordinal=who.ordinal,
-    )
-
-
-def of_manifest(manifest: Manifest) -> ObjectRef:
-    """Return the Checkpoint of a saved pod."""
-    about = manifest.about
-    pod = checkpoints.pod_of(
-        {
-            "metadata": {"namespace": about.namespace},
-            "spec": {"podRef": {"name": about.pod_name, "uid": about.pod_uid}},
-        }
-    )
-    return checkpoints.ref_of(pod, trigger=Trigger.DELETION)
-
-
-def spec_of(manifest: Manifest, *, trigger: Trigger) -> CheckpointSpec:
-    """Return the spec of the Checkpoint of a saved pod of which nobody was told.
-
-    It is on its way into the object store: nobody else is saved without being announced. What the
-    template consists of is not known any more.
-    """
-    about = manifest.about
-    return CheckpointSpec(
-        pod=resources.pod(about.namespace, about.pod_name, uid=about.pod_uid),
-        trigger=trigger,
-        template_hash=about.template_hash,
-        containers=tuple(sorted(about.containers)),
-        owner=about.owner,
-        storage=Storage.OBJECT_STORE,
     )
 
 
@@ -121,13 +96,13 @@ def stored_at(bucket: str, found: Uploaded) -> dict[str, Any]:
     """
     return {
         "location": {
-            "s3": {
-                "bucket": bucket,
-                "key": found.key,
-                "manifestSha256": found.sha256,
-                "keyID": found.key_id,
-                "wrappedKey": keys.sealed_to_text(found.wrapped_key),
-            }
+            "s3": telling.stored_at(
+                bucket=bucket,
+                key=found.key,
+                sha256=found.sha256,
+                key_id=found.key_id,
+                wrapped_key=found.wrapped_key,
+            )
         }
     }
 
@@ -143,15 +118,8 @@ def source_of(persistent: JsonObject) -> dict[str, Any]:
 
 def stored(bucket: str, found: Uploaded) -> Said:
     """Return what is said once a pod does not need its node any more."""
-    size, took = checkpoints.size_text(found.stored_bytes), durations.render(found.seconds)
-    return (
-        Condition(
-            type=checkpoints.STORED,
-            status=Status.TRUE,
-            reason="Stored",
-            message=f"{size} lie in bucket {bucket}, after {took}",
-        ),
-    )
+    how = f", after {durations.render(found.seconds)}"
+    return (telling.stored(bucket, found.stored_bytes, how=how),)
 
 
 def not_stored(reason: str, message: str) -> Said:
@@ -176,29 +144,6 @@ def unstored(storage: Storage | None, *, has_store: bool) -> Said:
         )
         return not_stored("StaysOnNode", text)
     return ()
-
-
-def images_in(manifest: Manifest) -> dict[str, str]:
-    """Return what each container ran, where it is known: the image's digest."""
-    containers = manifest.about.containers
-    return {name: c.image_digest for name, c in containers.items() if c.image_digest}
-
-
-def capture_of(manifest: Manifest, *, seconds: float | None) -> Capture:
-    """Return the status fields of a saved pod, as its manifest tells them."""
-    about = manifest.about
-    return Capture(
-        node=about.node,
-        path="",
-        peer_id=about.id,
-        manifest_sha256=manifest.sha256,
-        image_bytes=manifest.total_bytes,
-        at=about.created,
-        requirements=about.requirements,
-        images=images_in(manifest),
-        durations_seconds={} if seconds is None else {"capture": seconds},
-        format_version=about.format_version,
-    )
 
 
 def copied_fields(manifest: Manifest, *, durations_seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -286,7 +286,7 @@ class Upkeep:
             text = f"the pod runs again on node {self._node}, without what was saved of it"
             log.warning("%s goes: %s", where, text)
             # As read: who has claimed it since has it.
-            said = objects.over("RunsAgain", text)
+            said = objects.over(checkpoints.RUNS_AGAIN, text)
             checkpoints.set_status(self._api, checkpoint, *said, now=self._now())
         if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
