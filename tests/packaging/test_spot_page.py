@@ -114,7 +114,7 @@ def test_what_is_told_all_the_time_is_named() -> None:
     ours = {name for name in families if name.startswith("architect_spot_")}
     assert ours == set(re.findall(r"`(architect_spot_\w+)", PAGE))
     assert ours == set(re.findall(r"`(architect_spot_\w+)", DAEMON_PAGE))
-    (passage,) = re.findall(r"Pods are not told (.*?); they are counted", PAGE, re.DOTALL)
+    (passage,) = re.findall(r"Pods are not told (.*?), and nothing is counted", PAGE, re.DOTALL)
     assert set(re.findall(r"`(\w+)`", passage)) == outlook.UNTOLD
     (shown,) = re.findall(r"^ *```json\n(.*?)```$", PAGE, re.MULTILINE | re.DOTALL)
     request = Request(deadline_seconds=25.0, pods=(), cores=1)
