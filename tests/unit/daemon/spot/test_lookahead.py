@@ -19,7 +19,9 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.notices.providers import Machine
 from architect.daemon.settings import DaemonSettings, LookAhead
 from architect.daemon.spot import planner
+from architect.daemon.spot.inputs import Request
 from architect.daemon.spot.lookahead import Lookahead, notice_of
+from architect.daemon.spot.planner import Plan
 from architect.kube.api import Api
 
 MIB = 1 << 20
@@ -173,7 +175,12 @@ def test_nothing_is_planned_or_written_while_nothing_changes(
 ) -> None:
     plans: list[object] = []
     plan = planner.plan
-    monkeypatch.setattr(planner, "plan", lambda r: (plans.append(r), plan(r))[1])
+
+    def counted(request: Request) -> Plan:
+        plans.append(request)
+        return plan(request)
+
+    monkeypatch.setattr(planner, "plan", counted)
     uid = looking.node.has("web", 100 * MIB)
     looking.look(1)
     made = len(plans)
