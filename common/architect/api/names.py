@@ -80,6 +80,9 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
 withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+OUT_OF_SERVICE: Final = "architect.dev/out-of-service"
+"""Node annotation, by the operator, which gave the node the taint that Kubernetes knows for this:
+the boot id of the machine that is gone. It goes with the taint."""
 
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
@@ -110,12 +113,16 @@ EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_EXPIRED: Final = "Expired"
 EVENT_DISMISSED: Final = "Dismissed"
+EVENT_ADOPTED: Final = "Adopted"
+EVENT_NOT_ADOPTED: Final = "NotAdopted"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
 
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"
 EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
+EVENT_MACHINE_GONE: Final = "MachineGone"
+EVENT_MACHINE_BACK: Final = "MachineBack"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"

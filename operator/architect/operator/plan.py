@@ -80,7 +80,20 @@ class Dismiss:
     why: str
 
 
-Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Say of a node that its machine is gone, or is there again: taints and our annotation."""
+
+    node: ObjectRef
+    resource_version: str
+    taints: tuple[JsonObject, ...]
+    """All that it is to have."""
+    boot_id: str | None
+    """The annotation's value: the run of the machine that is over; None: it is there again."""
+    why: str
+
+
+Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss | Mark
 
 
 def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:
