@@ -56,8 +56,8 @@ class Bucket(Protocol):
 class _Seen:
     """What lay in a place at the last look."""
 
-    etag: str
-    """Of what was refused; empty: nothing lay there."""
+    mark: str
+    """Of what was refused: its etag, or what there is of one; empty: nothing lay there."""
     again_at: float
     """Monotonic seconds, for the sweep."""
     pause_seconds: float
@@ -172,19 +172,20 @@ class Adopter:
         key = envelope.manifest_key(*one.place, below=self._prefix)
         try:
             fetched = self._store().get(
-                key, most=envelope.MAX_BYTES, unless="" if seen is None else seen.etag
+                key, most=envelope.MAX_BYTES, unless="" if seen is None else seen.mark
             )
         except Rejected as error:
             if error.reason != store_errors.NO_SUCH_KEY:
                 raise
             self._remember(one.place, "", seen)
             return
-        if seen is not None and seen.etag and seen.etag == fetched.etag:
-            self._remember(one.place, fetched.etag, seen)
+        mark = _mark(fetched)
+        if seen is not None and seen.mark == mark:
+            self._remember(one.place, mark, seen)
             return
         decision = self._judge(one, key, fetched, authorities)
         if isinstance(decision, Refuse):
-            self._remember(one.place, fetched.etag, seen)
+            self._remember(one.place, mark, seen)
             self._refuse(one, decision)
         else:
             self._adopt(one, decision)
@@ -253,12 +254,12 @@ class Adopter:
             is_once=True,
         )
 
-    def _remember(self, place: Place, etag: str, before: _Seen | None) -> None:
+    def _remember(self, place: Place, mark: str, before: _Seen | None) -> None:
         pause = FIRST_PAUSE_SECONDS
-        if before is not None and before.etag == etag:
+        if before is not None and before.mark == mark:
             pause = min(2 * before.pause_seconds, MAX_PAUSE_SECONDS)
         self._seen.pop(place, None)
-        self._seen[place] = _Seen(etag=etag, again_at=self._clock() + pause, pause_seconds=pause)
+        self._seen[place] = _Seen(mark=mark, again_at=self._clock() + pause, pause_seconds=pause)
         while len(self._seen) > MAX_REMEMBERED:
             del self._seen[next(iter(self._seen))]
 
@@ -266,3 +267,10 @@ class Adopter:
         if self._bucket is None:
             self._bucket = self._open_bucket()
         return self._bucket
+
+
+def _mark(fetched: Fetched) -> str:
+    """Return what tells it from other contents, also where the store does not."""
+    if fetched.etag or fetched.body is None:
+        return fetched.etag or f"{fetched.size} bytes"
+    return hashlib.sha256(fetched.body).hexdigest()
