@@ -133,6 +133,11 @@ test-vm-cluster: build ## The main path on a Kubernetes node with cgroup v2, in 
 demo: build ## Applications sleep, wake and are drained in a real cluster
 	@$(PYTHON) -m demo --nodes $(NODES)
 
+# Two nodes stay when the third one is gone; NODES=2 leaves one.
+.PHONY: demo-spot
+demo-spot: build ## A spot machine is taken back with 120 s notice: who is saved, said before and shown
+	@$(PYTHON) -m demo spot --nodes $(if $(filter file,$(origin NODES)),3,$(NODES))
+
 .PHONY: demo-down
 demo-down: $(VENV)/.ready ## Remove what the demo made
 	@$(PYTHON) -m demo down

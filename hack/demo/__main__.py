@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from demo import drain, results, stage, warm
+from demo import drain, results, spot, stage, warm
 from demo.errors import DemoError
 from demo.results import Result
 from lab import commands, dockerfiles, interrupts, release
@@ -18,6 +18,19 @@ from lab.cluster import Cluster
 from lab.progress import Progress
 
 OUTPUT: Final = dockerfiles.CHECKOUT / "build" / "demo.json"
+SPOT_OUTPUT: Final = OUTPUT.with_name("demo-spot.json")
+SPOT_NEXT: Final = f"""\
+Cluster and pods are still there, with a new machine in the old one's place. What to look at:
+
+  make cluster-shell                     # a shell with kubectl and helm; in it:
+  kubectl config set-context --current --namespace={stage.NAMESPACE}
+  kubectl get pods -l example=spot -o wide
+  kubectl get checkpoints -o wide        # trigger SpotInterruption
+  kubectl describe checkpoints           # when each was captured, stored, restored; or why not
+  kubectl get events -A --field-selector involvedObject.kind=Node
+
+  make demo-down                         # remove all of it
+"""
 NEXT: Final = f"""\
 The cluster and the applications are still there. What to try next:
 
@@ -37,9 +50,9 @@ The cluster and the applications are still there. What to try next:
 def main(words: list[str] | None = None) -> int:
     """Run the demonstration, or remove it. Exit status 1 if anything could not be shown."""
     parser = argparse.ArgumentParser(prog="demo", description="Pods that sleep, wake and move.")
-    parser.add_argument("command", nargs="?", choices=("run", "down"), default="run")
+    parser.add_argument("command", nargs="?", choices=("run", "spot", "down"), default="run")
     parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="where the results go, as JSON")
+    parser.add_argument("--output", type=Path, help="where the results go, as JSON")
     arguments = parser.parse_args(words)
     if os.geteuid() != 0:
         print("demo: namespaces, mounts and cgroups need root", file=sys.stderr)
@@ -50,22 +63,25 @@ def main(words: list[str] | None = None) -> int:
         if arguments.command == "down":
             cluster.down()
             return 0
-        found = run(cluster, nodes=arguments.nodes)
+        tell = run_spot if arguments.command == "spot" else run
+        found = tell(cluster, nodes=arguments.nodes)
     except (DemoError, lab_errors.LabError, OSError, http.client.HTTPException) as error:
         print(f"\ndemo: failed: {type(error).__name__}: {error}", file=sys.stderr)
-        if arguments.command == "run":
+        if arguments.command != "down":
             explain(cluster)
         return 1
     except KeyboardInterrupt:
         print("demo: interrupted; make demo-down removes what is there", file=sys.stderr)
         return 130
-    results.write(found, arguments.output)
-    print(f"\n{results.table(found)}\n\nwritten to {arguments.output}\n\n{NEXT}")
+    is_spot = arguments.command == "spot"
+    output = arguments.output or (SPOT_OUTPUT if is_spot else OUTPUT)
+    results.write(found, output)
+    print(f"\n{results.table(found)}\n\nwritten to {output}\n\n{SPOT_NEXT if is_spot else NEXT}")
     return 0
 
 
-def run(cluster: Cluster, *, nodes: int) -> list[Result]:
-    """Bring everything up, go through all stories, and return what was measured."""
+def prepare(cluster: Cluster, *, nodes: int) -> None:
+    """Bring everything up, with nothing of an earlier demonstration."""
     progress = cluster.progress
     with progress.step(f"cluster of {nodes} nodes"):
         cluster.up(nodes)
@@ -76,6 +92,18 @@ def run(cluster: Cluster, *, nodes: int) -> list[Result]:
         stage.clear(cluster)
         cluster.kubectl("uncordon", *(node.name for node in cluster.nodes))
     cluster.kubectl("create", "namespace", stage.NAMESPACE)
+
+
+def run_spot(cluster: Cluster, *, nodes: int) -> list[Result]:
+    """Show what becomes of a spot machine's pods, and return what was measured."""
+    prepare(cluster, nodes=nodes)
+    return spot.show(cluster)
+
+
+def run(cluster: Cluster, *, nodes: int) -> list[Result]:
+    """Bring everything up, go through all stories, and return what was measured."""
+    prepare(cluster, nodes=nodes)
+    progress = cluster.progress
     found: list[Result] = []
     for example in stage.ALL:
         with progress.step(f"{example.name}: kubectl apply -f examples/{example.directory}"):

@@ -34,6 +34,8 @@ ALL: Final = (
 )
 COUNTERS: Final = "04-stateful-counters"
 """The example that only moves: it has the first one's image, and no story of sleep."""
+SPOT: Final = "05-spot"
+"""The one whose machine is taken back (:mod:`demo.spot`); with the first one's image, too."""
 
 
 def load_images(cluster: Cluster) -> None:

@@ -179,6 +179,25 @@ class Cluster:
         with self._exclusive():
             self._down()
 
+    def end_node(self, name: str) -> None:
+        """End a node's machine as a cloud takes one back; see :meth:`Node.end`.
+
+        :meth:`up` makes another one in its place.
+        """
+        self.node(name).end(self.plane.machine)
+
+    def forget_node(self, name: str) -> None:
+        """Remove what the API has of a node whose machine is gone, as a cloud's controller does.
+
+        Its pods go with it. A new machine of that name would else run them as if they were its own,
+        and take over what was said of the old one: its cordon, its taints.
+        """
+        self.kubectl("delete", "node", name, "--ignore-not-found")
+        self.kubectl(
+            *("delete", "pods", "--all-namespaces", f"--field-selector=spec.nodeName={name}"),
+            *("--force", "--grace-period=0", "--wait=false"),
+        )
+
     def collect_logs(self, directory: Path) -> None:
         """Copy the logs of all machines, and what the API server says, into *directory*."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -247,6 +266,10 @@ class Cluster:
             one.machine.mark_complete()
 
     def _start_kubernetes(self, new: Sequence[Node], parts: artefacts.Artefacts) -> None:
+        known = self._node_readiness()
+        for one in new:
+            if one.name in known:
+                self.forget_node(one.name)
         self._apply([*(n.object() for n in new), *dns.objects(parts.coredns.name)])
         for one in new:
             one.start_kubernetes()

@@ -255,6 +255,20 @@ class Machine:
                 cwd="/",
             )
 
+    def popen_in_network(
+        self, argv: Sequence[str | Path], **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a host program in the machine's network, and in no other of its namespaces.
+
+        It ends with the machine, in whose cgroups it is.
+        """
+        words = self.in_network(*argv)
+        return subprocess.Popen(
+            ["/bin/sh", "-c", ENTER, "sh", *self._cgroup_files(), "--", *words],
+            start_new_session=True,
+            **options,
+        )
+
     def start_service(
         self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None
     ) -> None:

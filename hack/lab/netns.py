@@ -76,7 +76,7 @@ def connect(control_plane: Machine, node: Machine, where: NodeAddresses) -> None
     The control plane routes between the pods of different nodes, so that a node need not be told
     when another comes or goes.
     """
-    link = f"to-{where.name}"
+    link = _link(where)
     with contextlib.suppress(errors.CommandFailed):
         # What a node of this name left; its own end died with it, usually.
         control_plane.run_in_network("ip", "link", "delete", link)
@@ -95,6 +95,19 @@ def connect(control_plane: Machine, node: Machine, where: NodeAddresses) -> None
         f"-6 route add default via {addresses.CONTROL_PLANE_V6}",
     )
     _batch(control_plane, f"-6 route replace {where.pods_v6} via {where.v6}")
+
+
+def cut(control_plane: Machine, where: NodeAddresses) -> None:
+    """Take a node off the network at once: nothing that it says from now on gets anywhere.
+
+    Its processes would otherwise say goodbye when they are killed: the kernel ends the connections
+    of whoever dies. A machine without power does not.
+    """
+    control_plane.run_in_network("ip", "link", "set", _link(where), "down")
+
+
+def _link(where: NodeAddresses) -> str:
+    return f"to-{where.name}"
 
 
 def _batch(machine: Machine, *lines: str) -> None:

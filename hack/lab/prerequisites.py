@@ -37,6 +37,7 @@ MODULES = (
     *("overlay", "bridge", "veth", "br_netfilter", "loop"),
     *("nf_tables", "nft_compat", "nft_queue", "xt_NFQUEUE", "nfnetlink_queue"),
     *("inet_diag", "tcp_diag", "udp_diag", "unix_diag", "netlink_diag", "af_packet_diag"),
+    *("sch_htb", "cls_u32"),
 )
 """Loaded if they are modules: a namespace cannot always make the kernel load them."""
 

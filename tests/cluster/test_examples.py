@@ -21,7 +21,7 @@ def stocked(architect: Cluster) -> Cluster:
 @pytest.mark.concurrent
 def test_every_directory_with_a_manifest_is_shown() -> None:
     found = {path.parent.name for path in EXAMPLES.glob("*/manifest.yaml")}
-    assert found == {stage.COUNTERS, *(example.directory for example in stage.ALL)}
+    assert found == {stage.COUNTERS, stage.SPOT, *(example.directory for example in stage.ALL)}
 
 
 @pytest.mark.concurrent

@@ -51,14 +51,14 @@ def ready(
     return result
 
 
-def answer(app: Workload, pod: Pod, path: str = "/") -> dict[str, Any]:
-    """Ask one pod at its own address."""
+def answer(app: Workload, pod: Pod, path: str = "/", *, seconds: float = 10) -> dict[str, Any]:
+    """Ask one pod at its own address; an answer may take *seconds*."""
     url = f"http://{pod['status']['podIP']}:8080{path}"
     found: list[dict[str, Any]] = []
 
     def answers() -> bool:
         with suppress(errors.CommandFailed):
-            found.append(ask(app.cluster, url, seconds=10))
+            found.append(ask(app.cluster, url, seconds=seconds))
         return bool(found)
 
     eventually(answers, what=f"{pod['metadata']['name']} answers")

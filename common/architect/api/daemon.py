@@ -14,7 +14,10 @@ Operations (arguments → answer besides ``ok``):
                ``pod_name``, ``container``         in :data:`~architect.api.names.ARRIVALS`, whole;
                                                    ``hold``: whether it must not start, since its
                                                    policy wants that state, which cannot be had
-                                                   now; ``reason``, ``message``: why (not)
+                                                   now; ``left``: whether it must not start
+                                                   whatever its policy is, for the pod was saved
+                                                   for its successor and its machine ends;
+                                                   ``reason``, ``message``: why (not)
 =============  ==================================  ================================================
 
 Where a sandbox of gVisor asks, before its containers, ``arriving`` has an empty ``container``; each

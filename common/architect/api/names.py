@@ -79,10 +79,14 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
-withdrawn. The annotation's value is :mod:`architect.api.interruption`; the taint's is the kind."""
+withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
 OUT_OF_SERVICE: Final = "architect.dev/out-of-service"
 """Node annotation, by the operator, which gave the node the taint that Kubernetes knows for this:
 the boot id of the machine that is gone. It goes with the taint."""
+
+SPOT_NEEDS: Final = "architect.dev/spot-needs"
+"""Node annotation, by the daemon of a spot machine: what of its pods would be saved in its notice,
+and how long all of them would take (:mod:`architect.daemon.spot.outlook`)."""
 
 UNINSTALL: Final = "architect.dev/uninstall"
 """DaemonSet annotation, by the chart's hook: the name of the uninstall that is under way."""
@@ -117,6 +121,8 @@ EVENT_ADOPTED: Final = "Adopted"
 EVENT_NOT_ADOPTED: Final = "NotAdopted"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
+EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
+"""Were the machine taken back, the pod would start anew."""
 
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"
@@ -126,6 +132,7 @@ EVENT_MACHINE_BACK: Final = "MachineBack"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"
+EVENT_EVACUATING: Final = "Evacuating"
 
 # Annotations that containerd's and CRI-O's CRI put into config.json.
 CRI_CONTAINER_TYPE: Final = (

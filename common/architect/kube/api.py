@@ -184,6 +184,33 @@ class Api:
         except NotFound:
             return
 
+    def proxied(
+        self,
+        pod: ObjectRef,
+        *,
+        port: int,
+        path: str,
+        query: Mapping[str, str],
+        timeout_seconds: float,
+    ) -> Any:
+        """Return the JSON that *pod* itself serves at *path*, asked by the API server.
+
+        Whoever asks needs ``get`` on ``pods/proxy``. Raises Forbidden; NotFound also if the pod
+        serves no such path; Retryable also if it does not answer.
+        """
+        place = pod.resource.path(
+            namespace=pod.namespace, name=f"{pod.name}:{port}", subresource="proxy"
+        )
+        return self._transport.call(
+            Request(
+                method="GET",
+                path=place + path,
+                query=query,
+                what=f"ask {pod} for {path}",
+                timeout_seconds=timeout_seconds,
+            )
+        )
+
     def stream(
         self,
         resource: Resource,

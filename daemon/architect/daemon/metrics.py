@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -119,6 +121,42 @@ class Metrics:
             "Seconds until this machine's announced end; +Inf: none is; NaN: nobody said when",
             registry=r,
         )
+        self.spot_needed_seconds = Gauge(
+            "architect_spot_needed_seconds",
+            "How long it would take to save all pods that can be saved; +Inf: for ever; NaN: this "
+            "is no spot machine, or nothing is known yet",
+            registry=r,
+        )
+        self.spot_needed_seconds.set(math.nan)
+        self.spot_notice_seconds = Gauge(
+            "architect_spot_notice_seconds",
+            "How long before this spot machine's end it is announced; NaN: this is none",
+            registry=r,
+        )
+        self.spot_notice_seconds.set(math.nan)
+        self.spot_limit = Gauge(
+            "architect_spot_limit",
+            "1 for what would shorten the needed seconds most if it were twice as fast",
+            ["limit"],
+            registry=r,
+        )
+        self.spot_pods = Gauge(
+            "architect_spot_pods",
+            "Pods that lie in the object store, or would within the notice",
+            ["verdict"],
+            registry=r,
+        )
+        self.spot_misfits = Gauge(
+            "architect_spot_misfits",
+            "Pods that would not be saved within the notice",
+            ["reason"],
+            registry=r,
+        )
+        self.spot_pending_bytes = Gauge(
+            "architect_spot_pending_bytes",
+            "What the pods that can be saved would have to send",
+            registry=r,
+        )
         self.certificate_end = Gauge(
             "architect_certificate_end_timestamp_seconds",
             "Unix time at which this daemon's certificate ends",
@@ -136,24 +174,49 @@ Health = Callable[[], str]
 """Returns what is wrong; nothing: all is well."""
 
 
+class Answer(NamedTuple):
+    """What is served at one place."""
+
+    status: int
+    kind: str
+    """Its media type."""
+    body: bytes
+
+
+Page = Callable[[str], Answer]
+"""Answers a query, which is whatever stands behind the question mark."""
+
+
 class Server:
     """Serves metrics and health in threads of its own."""
 
     def __init__(
-        self, metrics: Metrics, *, address: tuple[str, int], alive: Health, ready: Health
+        self,
+        metrics: Metrics,
+        *,
+        address: tuple[str, int],
+        alive: Health,
+        ready: Health,
+        pages: Mapping[str, Page] = MappingProxyType({}),
     ) -> None:
+        """Prepare. *pages* are served beside these, by their paths."""
+        places = ", ".join(("/metrics", "/healthz", "/readyz", *sorted(pages)))
+
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_TIMEOUT_SECONDS
 
             def do_GET(self) -> None:
-                if self.path.split("?")[0] == "/metrics":
+                path, _, query = self.path.partition("?")
+                if path == "/metrics":
                     self._answer(200, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
                 elif self.path == "/healthz":
                     self._health(alive())
                 elif self.path == "/readyz":
                     self._health(ready())
+                elif (page := pages.get(path)) is not None:
+                    self._answer(*page(query))
                 else:
-                    self._answer(404, "text/plain", b"see /metrics, /healthz, /readyz\n")
+                    self._answer(404, "text/plain", f"see {places}\n".encode())
 
             def _health(self, problem: str) -> None:
                 code, text = (503, problem) if problem else (200, "ok")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import logging
+import math
 import random
 import threading
 import time
@@ -20,6 +21,9 @@ from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import metrics as metric_server
 from architect.daemon import planner, settings, status
 from architect.daemon.engine_images import EngineImages
+from architect.daemon.evacuation.course import Told
+from architect.daemon.evacuation.evacuation import Evacuation
+from architect.daemon.evacuation.marking import Marking
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.inits import Inits
@@ -46,14 +50,23 @@ from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
 from architect.daemon.notices import lookout
 from architect.daemon.notices.board import Change
+from architect.daemon.notices.notice import Notice
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
+from architect.daemon.spot import lookahead
+from architect.daemon.spot import page as spot_page
+from architect.daemon.spot.inputs import Bounds
+from architect.daemon.spot.lookahead import Lookahead
+from architect.daemon.spot.page import Page
+from architect.daemon.spot.rates import Known
+from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
+from architect.daemon.vault.upload import STREAMS
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -147,7 +160,7 @@ class Daemon:
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
-                is_late=lambda: self._shutdown.was_under_way,
+                is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
         self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
         self._arrivals = Arrivals(
@@ -172,6 +185,7 @@ class Daemon:
             endings=self._endings,
             metrics=self._metrics,
             tell=self._tell,
+            has_left=lambda uid: depot.has_left(uid) and self._evacuation.is_under_way(),
         )
         captures = Captures(
             node=config.node_name,
@@ -223,7 +237,7 @@ class Daemon:
             endings=self._endings,
             storing=self._storing,
             requests=self._requests,
-            is_shutting_down=self._shutdown.is_under_way,
+            is_shutting_down=self._node_ends,
             ttl_seconds=config.checkpoint_ttl_seconds,
             list_interval_seconds=config.sweep_interval_seconds,
         )
@@ -234,6 +248,38 @@ class Daemon:
             told=self._announced,
             memory=layout.run / NOTICES,
             is_in_pod=host.is_entered,
+        )
+        rates = Known()
+        survey = Survey(
+            store=self._store,
+            registry=self._registry,
+            depot=depot,
+            memory=self._keeper.memory,
+            rates=rates.rates,
+            bounds=Bounds(captures=config.max_concurrent_captures, objects=STREAMS),
+            has_store=self._storing is not None,
+            default_storage=config.store_default,
+            is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
+        )
+        self._marking = Marking(api, node=config.node_name)
+        self._evacuation = Evacuation(
+            standing=self._lookout.standing,
+            survey=survey,
+            pods=self._store,
+            departures=self._departures,
+            marking=self._marking,
+            prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
+            tell=self._planned,
+        )
+        self._lookahead = Lookahead(
+            api,
+            node=config.node_name,
+            survey=survey,
+            store=self._store,
+            metrics=self._metrics,
+            notice=lambda: lookahead.notice_of(config, self._lookout.machine),
+            is_paused=self._evacuation.is_under_way,
+            tell=self._tell,
         )
         self._handover = Handover(
             api,
@@ -279,6 +325,7 @@ class Daemon:
             address=settings.host_port(config.metrics_address),
             alive=self._why_not_alive,
             ready=self._why_not_ready,
+            pages={spot_page.PATH: Page(config.node_name, survey, notice=self._notice_seconds)},
         )
 
     @property
@@ -308,6 +355,9 @@ class Daemon:
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
                 ("lookout", self._lookout.run, (self._stop,)),
+                ("lookahead", self._lookahead.run, (self._stop,)),
+                ("marking", self._marking.run, (self._stop,)),
+                ("evacuation", self._evacuation.run, (self._stop,)),
             )
         ]
         if self._requests is not None:
@@ -331,6 +381,9 @@ class Daemon:
         if self._requests is not None:
             self._requests.close()
         self._lookout.close()
+        self._lookahead.poke()
+        self._evacuation.close()
+        self._marking.close()
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
@@ -351,6 +404,10 @@ class Daemon:
         self._failed = True
         self._stop.set()
         self._ends.set()
+
+    def _node_ends(self) -> bool:
+        """Whether pods leave this node that nobody deletes. Raises ArchitectError."""
+        return self._evacuation.is_under_way() or self._shutdown.is_under_way()
 
     def _node_goes(self) -> bool:
         try:
@@ -376,6 +433,7 @@ class Daemon:
                     # Its object may stay for days, and what it claimed is another one's.
                     self._try(uid, functools.partial(self._arrivals.forget, uid))
             self._sampler.poke()
+            self._lookahead.poke()
 
     def _follow_keeper(self) -> None:
         self._keeper.follow(
@@ -403,9 +461,22 @@ class Daemon:
         self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
 
     def _announced(self, change: Change) -> None:
-        """Tell what is announced about the machine; nothing else is done about it yet."""
+        """Tell what is announced about the machine, and have what follows from it done."""
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_notice(change))
+        self._evacuation.announced(change)
+
+    def _planned(self, notice: Notice, told: Told) -> None:
+        node = self._config.node_name
+        self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
+
+    def _notice_seconds(self) -> float:
+        """Return what a plan is made for: what is left of this machine, or else its notice."""
+        left = self._lookout.seconds_left
+        if math.isfinite(left):
+            return left
+        machine = self._lookout.machine
+        return self._config.spot_notice_seconds if machine is None else machine.notice_seconds
 
     def _note(self, regarding: ObjectRef, note: status.Note) -> None:
         self._notes.append((regarding, note))
@@ -457,6 +528,7 @@ class Daemon:
             self._housekeeping.sweep_soon()
         self._writer.touch(uid)
         self._sampler.poke()
+        self._lookahead.poke()
 
     def _wake_failed(self, uid: str, message: dict[str, Any], *, pod: ManagedPod | None) -> None:
         reason, text = str(message.get("reason")), str(message.get("message"))

@@ -49,6 +49,16 @@ class SpotProvider(enum.Enum):
     """None is asked. What is on the Node object counts all the same."""
 
 
+class LookAhead(enum.Enum):
+    """Whether the node reports all the time what of it would be saved in a notice."""
+
+    AUTO = "auto"
+    """If the metadata service says that the cloud may take the machine back."""
+    ALWAYS = "always"
+    NEVER = "never"
+    """Whoever asks is told all the same."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DaemonSettings(StoreOptions):
     """One run of the daemon."""
@@ -152,7 +162,10 @@ class DaemonSettings(StoreOptions):
     """``http://host[:port]`` of the metadata service; empty: where each cloud has it."""
 
     spot_notice_seconds: float = 30.0
-    """From the notice to the end, where the cloud does not say when: Google's."""
+    """From the notice to the end, where the cloud does not say when: Google's; and of machines of
+    which no metadata service tells."""
+
+    spot_look_ahead: LookAhead = LookAhead.AUTO
 
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
@@ -200,6 +213,7 @@ _HELP: Final = {
     "spot_provider": "whose metadata service is asked: auto, aws, gcp, azure or none",
     "spot_endpoint": "URL of the metadata service (empty: where the cloud has it)",
     "spot_notice_seconds": "from notice to end where it is not said (Google's preemptions)",
+    "spot_look_ahead": "report what a notice would save: auto (on spot machines), always or never",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",

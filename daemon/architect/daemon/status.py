@@ -11,7 +11,9 @@ from architect.api import names
 from architect.api.keeper import Event, PodState
 from architect.core import durations
 from architect.daemon import resize
+from architect.daemon.evacuation.course import Told
 from architect.daemon.notices.board import Change, ChangeKind
+from architect.daemon.notices.notice import Notice
 from architect.daemon.observation import KeeperPod
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Kind, Reason, first
@@ -52,6 +54,25 @@ def of_notice(change: Change) -> Note:
         event_type=EventType.NORMAL if is_over else EventType.WARNING,
     )
 
+
+def of_evacuation(notice: Notice, told: Told) -> Note:
+    """Return what is said, on the node, of who is saved before its machine ends."""
+    text = (
+        f"{told.saved} of {told.pods} pods ({told.bytes / 2**20:.0f} MiB) are saved within "
+        f"{told.seconds:.0f} s, before the {notice}"
+    )
+    if told.misfits:
+        text += f"; there is no time for {', '.join(told.misfits)}"
+    return Note(
+        reason=names.EVENT_EVACUATING,
+        text=text[:MAX_NOTE_CHARS],
+        action="Evacuate",
+        event_type=EventType.WARNING if told.misfits else EventType.NORMAL,
+    )
+
+
+MAX_NOTE_CHARS: Final = 1000
+"""The API takes 1024 (``events.k8s.io``)."""
 
 _NOTICES: Final = {
     ChangeKind.APPEARED: names.EVENT_NOTICE_APPEARED,

@@ -5,7 +5,7 @@ volumes of a StatefulSet's pods until somebody says that the machine is down, by
 ``node.kubernetes.io/out-of-service`` (KEP-2268). Of a machine that its cloud has announced to end
 it can be known, and is said here:
 
-- its node's annotation (:mod:`architect.api.interruption`) says an *interruption*, not maintenance;
+- its node says an *interruption* (:mod:`architect.core.interruption`), and not maintenance;
 - the time that was announced is over since :data:`MARGIN_SECONDS`. Or, where nobody said a time,
   each of its pods is saved: of those no process is left, whatever became of the machine;
 - its node is not ready, and its kubelet has not renewed its Lease for :data:`SILENT_SECONDS`.
@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from architect.api import interruption, names
-from architect.api.interruption import Interruption
+from architect.api import names
+from architect.core import interruption
 from architect.core.errors import FormatError
+from architect.core.interruption import Interruption
 from architect.kube import checkpoints, conditions
 from architect.kube.resources import NODES, ObjectRef
 from architect.operator import dismissal, plan

@@ -58,6 +58,10 @@ def check(identity: Identity) -> None:
         raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
 
 
+class _Left(Rejected):
+    """The pod was saved for its successor and never runs again."""
+
+
 def _init_of(identity: Identity) -> tuple[str, Path]:
     from architect.shim.keeper import images  # the others are not to pay for it
 
@@ -97,9 +101,13 @@ def _asked(
     try:
         is_awaited = policy.on_restore_failure is not OnRestoreFailure.FRESH
         answer = _ask(identity, is_awaited=is_awaited)
+        if answer.get("left") is True:
+            raise _Left(str(answer.get("message")), reason=str(answer.get("reason")))
         if answer.get("hold") is True:
             raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
         return use(identity) if answer.get("restore") is True else None
+    except _Left:
+        raise  # whatever the policy is: its memory is elsewhere by now
     except (ArchitectError, OSError) as error:
         wish = policy.on_restore_failure
         if wish is not OnRestoreFailure.FRESH:

@@ -8,8 +8,9 @@ its memory; ``/say/WORD`` prints WORD; ``/work/SECONDS`` uses the CPU that long,
 ``/exit/N`` exits with status N and ``/eat`` takes memory without end, both after the answer.
 
 With JOURNAL (environment) it appends the counter to that file, which it opens once, for each answer
-and before it. UDP on the same port echoes each datagram after the identity. SIGTERM says so, waits
-for TERM_SECONDS (environment, default 0), and exits 7.
+and before it. With FILL=digits (environment) its memory compresses to half, as text does; else not
+at all. UDP on the same port echoes each datagram after the identity. SIGTERM says so, waits for
+TERM_SECONDS (environment, default 0), and exits 7.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ PORT = int(sys.argv[2]) if len(sys.argv) > 2 else 8080
 IDENTITY = uuid.uuid4().hex
 JOURNAL = os.environ.get("JOURNAL")
 JOURNAL_FD = os.open(JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if JOURNAL else -1
+FILL = os.environ.get("FILL", "random")
 MEMORY = bytearray()
 for _ in range(MEBIBYTES):
-    MEMORY += os.urandom(1 << 20)
+    MEMORY += os.urandom(1 << 19).hex().encode() if FILL == "digits" else os.urandom(1 << 20)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -7,11 +7,14 @@ line; it ends with the input::
     recommend           announce that it is likely (aws)
     withdraw            take it back
     acknowledged        answered by the events that were acknowledged (azure)
+    role NAME ACCESS_KEY SECRET_KEY SECONDS
+                        give the machine a role, and credentials that live so long (aws)
 """
 
 from __future__ import annotations
 
 import sys
+import time
 
 from support.cloudmetadata.aws import Imds
 from support.cloudmetadata.azure import AzureImds
@@ -44,11 +47,25 @@ def carry_out(server: Double, words: list[str]) -> str:
             server.recommend()
         case (AzureImds(), ["acknowledged"]):
             return " ".join(server.acknowledged) or "-"
+        case (Imds(), ["role", name, access_key, secret_key, seconds]):
+            server.give_role(name, _credentials(access_key, secret_key, float(seconds)))
         case (_, ["withdraw"]):
             server.withdraw()
         case _:
             return f"not understood: {' '.join(words)}"
     return "-"
+
+
+def _credentials(access_key: str, secret_key: str, seconds: float) -> dict[str, str]:
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+    return {
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "AccessKeyId": access_key,
+        "SecretAccessKey": secret_key,
+        "Token": "of-a-role",
+        "Expiration": ends,
+    }
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from architect.api import names
-from architect.api.interruption import Interruption
 from architect.core.errors import Unavailable
+from architect.core.interruption import Interruption
 from architect.kube import checkpoints, conditions
 from architect.kube.checkpoints import CheckpointSpec, Trigger
 from architect.kube.resources import CHECKPOINTS, LEASES, pod

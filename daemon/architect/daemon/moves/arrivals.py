@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -93,7 +93,9 @@ class Arrivals:
         endings: Endings,
         metrics: Metrics,
         tell: Tell,
+        has_left: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """Prepare; *has_left* tells of pods of this node that are saved, and not yet deleted."""
         self._api = api
         self._node = node
         self._store = store
@@ -106,6 +108,7 @@ class Arrivals:
         self._endings = endings
         self._metrics = metrics
         self._tell = tell
+        self._has_left = has_left
         self._lock = threading.Lock()
         self._pods: dict[str, _Pod] = {}
 
@@ -114,6 +117,12 @@ class Arrivals:
         ref = resources.pod(
             text(arguments, "namespace"), text(arguments, "pod_name"), uid=text(arguments, "pod")
         )
+        if self._has_left(ref.uid):
+            # A probe has failed, since nobody answers in there any more.
+            return {
+                **{"restore": False, "left": True, "reason": "Captured"},
+                "message": "the pod was saved for its successor, and its machine ends",
+            }
         with self._lock:
             pod = self._pods.setdefault(ref.uid, _Pod())
         with pod.lock:

@@ -64,6 +64,7 @@ class Storing:
         self._is_late = is_late
         self._lock = threading.Lock()
         self._jobs: dict[str, Future[None]] = {}
+        self._stored: set[str] = set()
         self._pool = ThreadPoolExecutor(AT_ONCE, "storing")
         self._closed = threading.Event()
 
@@ -75,11 +76,21 @@ class Storing:
                 return
             self._jobs[uid] = self._pool.submit(self._run, uid, time.monotonic())
 
+    def is_stored(self, uid: str) -> bool:
+        """Whether pod *uid* lies in the store as a whole, as far as this daemon knows."""
+        return uid in self._stored
+
+    def note_stored(self, uid: str) -> None:
+        """Learn that pod *uid* lies in the store as a whole: its Checkpoint says so."""
+        with self._lock:
+            self._stored.add(uid)
+
     def keep_only(self, uids: set[str]) -> None:
         """Let go of what was noted about all saved pods but *uids*."""
         with self._lock:
             for uid in [u for u, job in self._jobs.items() if job.done() and u not in uids]:
                 del self._jobs[uid]
+            self._stored &= uids
         self._depot.forget_uploads(but=uids)
 
     def close(self) -> None:
@@ -129,6 +140,7 @@ class Storing:
             "pod %s lies in bucket %s: %d bytes for %d, in %.2f s",
             uid, self._vault.bucket, found.stored_bytes, manifest.total_bytes, found.seconds,
         )  # fmt: skip
+        self.note_stored(uid)
         self._tell(uid, manifest, found)
 
     def _tell(self, uid: str, manifest: Manifest, found: Uploaded) -> None:

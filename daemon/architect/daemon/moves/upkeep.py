@@ -291,9 +291,12 @@ class Upkeep:
         if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
-        is_stored = checkpoint is None or conditions.is_true(checkpoint, checkpoints.STORED)
-        if self._storing is not None and storage is Storage.OBJECT_STORE and not is_stored:
-            self._storing.begin(uid)
+        is_stored = checkpoint is not None and conditions.is_true(checkpoint, checkpoints.STORED)
+        if self._storing is not None and storage is Storage.OBJECT_STORE:
+            if is_stored:
+                self._storing.note_stored(uid)
+            elif checkpoint is not None:
+                self._storing.begin(uid)
         return True
 
     def _announce(self, where: ObjectRef, uid: str, manifest: Manifest) -> JsonObject:

@@ -66,6 +66,9 @@ _HINTS: Final = {
     "options)",
 }
 
+NOTICE_SECONDS: Final = 120.0
+"""Amazon: "two minutes before"."""
+
 _TOKEN = re.compile(r"[!-~]{1,2048}")
 _OVER: Final = ("completed", "canceled")
 """States of scheduled events that have no future."""
@@ -91,7 +94,7 @@ class Aws:
         name, about = parse_identity(answer)
         life_cycle = self._get(LIFE_CYCLE)
         self._is_spot = not life_cycle.is_success or life_cycle.body.strip() == b"spot"
-        return Machine(name=name, about=about, is_spot=self._is_spot)
+        return Machine(name=name, about=about, is_spot=self._is_spot, notice_seconds=NOTICE_SECONDS)
 
     def look(self) -> Look:
         """See :class:`providers.Provider`."""

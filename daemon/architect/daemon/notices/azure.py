@@ -39,6 +39,9 @@ FIRST_SECONDS: Final = 150.0
 two minutes"."""
 NEXT_SECONDS: Final = 5.0
 
+NOTICE_SECONDS: Final = 30.0
+"""Azure: a machine of Spot is evicted "with a minimum of 30 seconds" of notice."""
+
 KINDS: Final[Mapping[str, Kind | None]] = MappingProxyType(
     {
         "Preempt": Kind.INTERRUPTION,
@@ -76,7 +79,7 @@ class Azure:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._machine = Machine(name="", about="", is_spot=True)
+        self._machine = Machine(name="", about="", is_spot=True, notice_seconds=NOTICE_SECONDS)
         self._seconds = FIRST_SECONDS
         self._events: dict[str, Event] = {}
 
@@ -153,6 +156,7 @@ def parse_compute(answer: Answer) -> Machine:
         about=line(", ".join(str(a) for a in about if a)),
         # Empty of one that was made before there was such a thing.
         is_spot=priority in ("Spot", "Low") or not isinstance(priority, str),
+        notice_seconds=NOTICE_SECONDS,
     )
 
 

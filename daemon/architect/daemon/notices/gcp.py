@@ -64,7 +64,9 @@ class Gcp:
             raise answer.malformed("no instance id")
         spot = self._service.ask(PREEMPTIBLE, headers=HEADERS)
         is_spot = not spot.is_success or spot.body.strip().upper() != b"FALSE"
-        return Machine(name=line(name), about="", is_spot=is_spot)
+        return Machine(
+            name=line(name), about="", is_spot=is_spot, notice_seconds=self._notice_seconds
+        )
 
     def look(self) -> Look:
         """See :class:`providers.Provider`."""

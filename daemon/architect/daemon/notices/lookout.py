@@ -25,7 +25,7 @@ from architect.daemon.notices.hostnetwork import HostNetwork
 from architect.daemon.notices.metadata import Connect, connect_here
 from architect.daemon.notices.nodewatch import NodeWatch
 from architect.daemon.notices.notice import ENDS, Announcement, Notice, foremost
-from architect.daemon.notices.providers import NOT_ASKED, Part
+from architect.daemon.notices.providers import NOT_ASKED, Machine, Part
 from architect.daemon.notices.troubles import Troubles
 from architect.daemon.settings import DaemonSettings, SpotProvider
 from architect.kube.api import Api
@@ -137,14 +137,21 @@ class Lookout:
         self._board = Board()
         self._first_seen = FirstSeen(memory)
         self._found: Found | None = None
+        self._machine: Machine | None = None
         self._is_closed = False
         self._has_said_skew = False
-        metrics.announced_end_seconds.set_function(self._seconds_left)
+        metrics.announced_end_seconds.set_function(lambda: self.seconds_left)
 
     def standing(self) -> tuple[Notice, ...]:
         """Return all that is announced at the moment."""
         with self._lock:
             return self._board.standing()
+
+    @property
+    def machine(self) -> Machine | None:
+        """Who this machine is, once a metadata service has told; it stays that one."""
+        with self._lock:
+            return self._machine
 
     def run(self, stop: threading.Event) -> None:
         """Look out until *stop*; :meth:`close` after setting it."""
@@ -205,7 +212,7 @@ class Lookout:
         if found is None:
             return None
         with self._lock:
-            self._found = found
+            self._found, self._machine = found, found.machine
             if self._is_closed:
                 found.service.close()
         self._metrics.notice_provider.labels(found.name).set(1)
@@ -297,8 +304,9 @@ class Lookout:
             self._metrics.notices_seen.labels(*labels).inc()
         log.warning("%s: %s", change.kind.value, notice)
 
-    def _seconds_left(self) -> float:
-        """Return what the metric says: see :attr:`Metrics.announced_end_seconds`."""
+    @property
+    def seconds_left(self) -> float:
+        """What the metric says: see :attr:`Metrics.announced_end_seconds`."""
         first = foremost(n for n in self.standing() if n.kind in ENDS)
         if first is None:
             return math.inf

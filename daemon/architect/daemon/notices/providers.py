@@ -25,6 +25,8 @@ class Machine:
     """More of it, for the log."""
     is_spot: bool
     """Whether the cloud may take it back; where it does not say, it may."""
+    notice_seconds: float
+    """How long before the end of a spot machine that is announced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,11 @@
     learning    rates from what was measured (pure)
     rates       what this node was measured at, for all threads
     table       a plan for people (pure)
+    document    a plan for programs (pure)
+    outlook     what would become of the node now, and what of that is news (pure)
+    lookahead   tells that all the time, where machines are taken back
+    page        tells whoever asks
+    command     ``architect-spot``, which asks
 
 ``docs/spot.md`` has the model in words, and what it does not know.
 """

@@ -107,11 +107,14 @@ class Survey:
         self._saved: dict[str, _Saved] = {}
         self._wishes: dict[str, _Wishes] = {}
 
-    def request(self, deadline_seconds: float) -> Request:
-        """Return what the planner is asked, with *deadline_seconds* from now to plan with."""
+    def request(self, deadline_seconds: float, *, pods: Mapping[str, Pod] | None = None) -> Request:
+        """Return what the planner is asked, with *deadline_seconds* from now to plan with.
+
+        *pods* are what :meth:`pods` has returned, if it was asked already.
+        """
         return Request(
             deadline_seconds=deadline_seconds,
-            pods=tuple(self.pods().values()),
+            pods=tuple((self.pods() if pods is None else pods).values()),
             cores=self._cores,
             rates=self._rates(),
             bounds=self._bounds,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +11,8 @@ from architect.api.keeper import PodState
 from architect.api.policy import ContainerPolicy, Migrate, Policy, Storage
 from architect.checkpoint.envelope import SHARD_BYTES
 from architect.core.errors import Unavailable
-from architect.daemon.moves.depot import Depot
-from architect.daemon.observation import KeeperPod, Refusal
-from architect.daemon.registry import Registry
+from architect.daemon.observation import Refusal
 from architect.daemon.spot.inputs import Pod, State
-from architect.daemon.spot.survey import Survey
-from architect.daemon.store import PodStore
-from architect.kube.watch import Snapshot
-from support import checkpointdirs
 
 MIB = 1 << 20
 OVERHEAD = 4 * MIB
@@ -31,88 +22,11 @@ OWNER = {
 }
 
 
-class Node:
-    """A node's facts, each of which a test may change."""
-
-    def __init__(self, path: Path, make: Any) -> None:
-        self.path, self.make = path, make
-        self.depot = Depot(
-            pods=path / "pods",
-            checkpoints=path / "checkpoints",
-            arrivals=path / "arrivals",
-            uploads=path / "uploads",
-        )
-        self.store, self.registry = PodStore(), Registry()
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.states: list[KeeperPod] = []
-        self.sizes: dict[str, int] | Unavailable = {}
-        self.stored: set[str] = set()
-        self.survey = self.surveying()
-
-    def surveying(self, **given: Any) -> Survey:
-        return Survey(
-            store=self.store,
-            registry=self.registry,
-            depot=self.depot,
-            memory=self._memory,
-            is_stored=self.stored.__contains__,
-            **given,
-        )
-
-    def _memory(self) -> Mapping[str, int]:
-        if isinstance(self.sizes, Unavailable):
-            raise self.sizes
-        return self.sizes
-
-    def runs(self, name: str = "web", **given: Any) -> str:
-        """Have a pod that the API server tells of."""
-        value = self.make.pod_json(name, **{"ownerReferences": [OWNER], **given})
-        self.objects[value["metadata"]["uid"]] = value
-        self.told()
-        return str(value["metadata"]["uid"])
-
-    def told(self) -> None:
-        self.store.take(Snapshot(objects=tuple(self.objects.values())))
-
-    def keeps(self, uid: str, state: PodState = PodState.AWAKE, **given: Any) -> None:
-        """Have the keeper know a pod."""
-        self.states = [p for p in self.states if p.uid != uid]
-        self.states.append(KeeperPod(uid=uid, namespace="default", name="x", state=state, **given))
-        self.registry.set_all(self.states)
-
-    def captures(self, uid: str) -> int:
-        """Have a pod captured; return the bytes of it."""
-        directory = self.path / "checkpoints" / uid
-        manifest = checkpointdirs.fill(directory, files={"big": b"x" * (2 * SHARD_BYTES)})
-        self.leaves(uid, "captured")
-        return manifest.total_bytes
-
-    def leaves(self, uid: str, phase: str) -> None:
-        (self.path / "pods" / uid).mkdir(parents=True, exist_ok=True)
-        note = {"version": 1, "phase": phase}
-        (self.path / "pods" / uid / "pod.json").write_text(json.dumps(note))
-
-    def has_sent(self, uid: str, shards: int) -> None:
-        (self.path / "uploads").mkdir(exist_ok=True)
-        lines = [{"version": 1}, *({"n": n} for n in range(shards))]
-        notes = self.path / "uploads" / f"{uid}.json"
-        notes.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def only(self) -> Pod:
-        (pod,) = self.survey.pods().values()
-        return pod
-
-
-@pytest.fixture
-def node(tmp_path: Path, make: Any) -> Node:
-    return Node(tmp_path, make)
-
-
 def reason(pod: Pod) -> str | None:
     return None if pod.obstacle is None else pod.obstacle.reason
 
 
-def test_an_awake_pod_is_as_large_as_its_memory(node: Node) -> None:
+def test_an_awake_pod_is_as_large_as_its_memory(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid)
     node.sizes = {uid: 100 * MIB}
@@ -121,7 +35,7 @@ def test_an_awake_pod_is_as_large_as_its_memory(node: Node) -> None:
     }
 
 
-def test_a_keeper_that_does_not_answer_leaves_what_was_known(node: Node) -> None:
+def test_a_keeper_that_does_not_answer_leaves_what_was_known(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid)
     node.sizes = {uid: 100 * MIB}
@@ -130,7 +44,7 @@ def test_a_keeper_that_does_not_answer_leaves_what_was_known(node: Node) -> None
     assert node.only().image_bytes == 100 * MIB + OVERHEAD
 
 
-def test_a_sleeping_pod_is_as_large_as_its_image(node: Node) -> None:
+def test_a_sleeping_pod_is_as_large_as_its_image(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid, PodState.ASLEEP, image_bytes=7 * MIB)
     node.sizes = {uid: 100 * MIB}
@@ -138,7 +52,7 @@ def test_a_sleeping_pod_is_as_large_as_its_image(node: Node) -> None:
     assert (found.state, found.image_bytes, found.obstacle) == (State.ASLEEP, 7 * MIB, None)
 
 
-def test_of_a_captured_pod_only_what_was_not_sent_is_left(node: Node) -> None:
+def test_of_a_captured_pod_only_what_was_not_sent_is_left(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid, PodState.CAPTURED)
     size = node.captures(uid)
@@ -153,7 +67,7 @@ def test_of_a_captured_pod_only_what_was_not_sent_is_left(node: Node) -> None:
     assert node.only().state is State.STORED
 
 
-def test_a_captured_pod_counts_as_long_as_it_lies_there(node: Node) -> None:
+def test_a_captured_pod_counts_as_long_as_it_lies_there(node: Any) -> None:
     policy = Policy(containers={"app": ContainerPolicy()}, priority=7, storage=Storage.OBJECT_STORE)
     uid = node.runs(policy=policy)
     node.keeps(uid)
@@ -171,14 +85,14 @@ def test_a_captured_pod_counts_as_long_as_it_lies_there(node: Node) -> None:
     assert node.surveying().pods()[uid].priority == 0
 
 
-def test_half_a_capture_is_a_pod_of_this_node(node: Node) -> None:
+def test_half_a_capture_is_a_pod_of_this_node(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid, PodState.CAPTURED, image_bytes=5 * MIB)
     node.leaves(uid, "captured")
     assert (node.only().state, node.only().image_bytes) == (State.ASLEEP, 5 * MIB)
 
 
-def test_one_that_ran_again_after_it_was_saved_is_not_saved_twice(node: Node) -> None:
+def test_one_that_ran_again_after_it_was_saved_is_not_saved_twice(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid)
     node.captures(uid)
@@ -186,7 +100,7 @@ def test_one_that_ran_again_after_it_was_saved_is_not_saved_twice(node: Node) ->
     assert (node.only().state, reason(node.only())) == (State.AWAKE, "RunsAgain")
 
 
-def test_the_annotation_goes_before_the_class_and_the_cluster(node: Node) -> None:
+def test_the_annotation_goes_before_the_class_and_the_cluster(node: Any) -> None:
     containers = {"app": ContainerPolicy()}
     uid = node.runs(policy=Policy(containers=containers, storage=Storage.NODE))
     node.objects[uid]["spec"]["priority"] = 1000
@@ -223,7 +137,7 @@ HOST_PATH = [{"name": "data", "hostPath": {"path": "/data"}}]
         ({"containers": [{"name": "app", "volumeMounts": [{"name": "data"}]}]}, "PersistentVolume"),
     ],
 )
-def test_what_no_time_would_help_is_named(node: Node, change: dict[str, Any], word: str) -> None:
+def test_what_no_time_would_help_is_named(node: Any, change: dict[str, Any], word: str) -> None:
     uid = node.runs(**change)
     node.objects[uid]["spec"]["volumes"] = HOST_PATH
     node.told()
@@ -231,7 +145,7 @@ def test_what_no_time_would_help_is_named(node: Node, change: dict[str, Any], wo
     assert reason(node.only()) == word
 
 
-def test_a_deletion_is_an_obstacle_only_to_who_moves_on_eviction_only(node: Node) -> None:
+def test_a_deletion_is_an_obstacle_only_to_who_moves_on_eviction_only(node: Any) -> None:
     policy = Policy(containers={"app": ContainerPolicy()}, migrate=Migrate.EVICTION)
     uid = node.runs(policy=policy)
     node.keeps(uid)
@@ -240,7 +154,7 @@ def test_a_deletion_is_an_obstacle_only_to_who_moves_on_eviction_only(node: Node
     assert reason(node.only()) == "DeletedOnPurpose"
 
 
-def test_a_pod_of_gvisor_is_not_saved(node: Node) -> None:
+def test_a_pod_of_gvisor_is_not_saved(node: Any) -> None:
     uid = node.runs()
     node.objects[uid]["spec"]["runtimeClassName"] = names.RUNTIME_CLASS_GVISOR
     node.told()
@@ -248,7 +162,7 @@ def test_a_pod_of_gvisor_is_not_saved(node: Node) -> None:
     assert reason(node.only()) == "Gvisor"
 
 
-def test_what_the_keeper_met_is_in_the_way(node: Node) -> None:
+def test_what_the_keeper_met_is_in_the_way(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid, refused=Refusal(reason="IoUring", message="it has an io_uring"))
     found = node.only().obstacle
@@ -257,7 +171,7 @@ def test_what_the_keeper_met_is_in_the_way(node: Node) -> None:
     assert reason(node.only()) == "RestoreFailed"
 
 
-def test_what_has_not_begun_or_is_over_has_nothing_to_save(node: Node) -> None:
+def test_what_has_not_begun_or_is_over_has_nothing_to_save(node: Any) -> None:
     node.runs()
     # As long as the keeper has not told its pods, nothing is known of any.
     assert reason(node.only()) is None
@@ -267,7 +181,7 @@ def test_what_has_not_begun_or_is_over_has_nothing_to_save(node: Node) -> None:
     assert node.survey.pods() == {}
 
 
-def test_without_an_object_store_nothing_can_be_saved(node: Node) -> None:
+def test_without_an_object_store_nothing_can_be_saved(node: Any) -> None:
     running, gone = node.runs("a"), "uid-b"
     node.keeps(running)
     node.captures(gone)
@@ -279,7 +193,7 @@ def test_without_an_object_store_nothing_can_be_saved(node: Node) -> None:
     }
 
 
-def test_the_request_has_all_that_is_known_of_the_node(node: Node) -> None:
+def test_the_request_has_all_that_is_known_of_the_node(node: Any) -> None:
     uid = node.runs()
     node.keeps(uid)
     asked = node.surveying(cores=16, is_store_reachable=lambda: False).request(25.0)
@@ -287,6 +201,6 @@ def test_the_request_has_all_that_is_known_of_the_node(node: Node) -> None:
     assert [pod.name for pod in asked.pods] == ["default/web"]
 
 
-def test_a_checkpoint_that_cannot_be_read_is_left_out(node: Node) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_left_out(node: Any) -> None:
     (node.path / "checkpoints" / "uid-x").mkdir(parents=True)
     assert node.survey.pods() == {}

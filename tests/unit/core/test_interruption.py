@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from architect.api import interruption, names
-from architect.api.interruption import Interruption
+from architect.api import names
+from architect.core import interruption
 from architect.core.errors import FormatError
+from architect.core.interruption import Interruption
 
 ENDS = datetime.datetime(2026, 12, 1, 10, 0, 7, tzinfo=datetime.UTC)
 GOOD = {"version": 1, "kind": "interruption", "source": "aws", "uncordon": True}

@@ -1,0 +1,327 @@
+"""A spot machine is taken back: what was saved inside the notice goes on when the machine is gone.
+
+The end is a real one: no process and no disk is left of the node, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import pytest
+
+from architect.api import names
+from architect.daemon.spot import planner
+from architect.daemon.spot.inputs import RESERVE_SECONDS
+from lab import store_faults
+from lab.cluster import Cluster
+from support import fleets, moves, parts
+from support.fleets import Fleet, Known, Outcome, Squad
+from support.objectstore import in_store
+from support.spotnodes import GONE_SECONDS, SpotNode, is_gone, spot_node
+from support.storing import leave
+from support.workloads import eventually, workload
+
+pytestmark = pytest.mark.timeout(1200)
+
+MIB: Final = 1 << 20
+OF_TIME: Final = {planner.NO_TIME_LEFT, planner.TOO_LARGE, planner.NO_TIME}
+"""Reasons why there is no time for a pod."""
+TEACHER_MIB: Final = 32
+"""Of a pod that moves before the notice: several objects, by which the node learns how fast the way
+to the store is."""
+SLOW: Final = 4 * MIB
+"""Bytes a second, at which half a minute is not enough for four small pods."""
+SETTLE_SECONDS: Final = 2.0
+CLOCK_SECONDS: Final = 2.0
+"""Between what a service says in whole seconds and what a node writes in whole seconds."""
+MARK: Final = "ToBeDeletedByClusterAutoscaler"
+
+
+@contextmanager
+def told(
+    cluster: Cluster, namespace: str, squads: Sequence[Squad], *, cloud: str = "aws"
+) -> Iterator[tuple[SpotNode, Fleet, list[Known]]]:
+    """Have *squads* run on a spot machine and be visited; give what each pod said of itself."""
+    with (
+        spot_node(cluster, cloud=cloud) as place,
+        fleets.running(cluster, namespace, squads, node=place.name) as fleet,
+        fleet.visited() as visits,
+    ):
+        yield place, fleet, fleet.known()
+        eventually(visits.are_served, what="everybody is served again", seconds=60)
+        visits.check()
+
+
+def after_the_end(place: SpotNode, fleet: Fleet, before: Sequence[Known]) -> Outcome:
+    """Return what became of the pods once others run in their place."""
+    old = [known.pod for known in before]
+    after = fleet.known(apart_from=old, seconds=GONE_SECONDS)
+    assert place.name not in {known.pod["spec"]["nodeName"] for known in after}
+    return fleets.compare(before, after)
+
+
+def refused(fleet: Fleet) -> dict[str, str]:
+    """Return why a pod could not be saved, by its uid."""
+    return {
+        uid: reason
+        for uid, (status, reason) in fleet.conditions("Captured").items()
+        if status == "False"
+    }
+
+
+def as_was_said(outcome: Outcome, fleet: Fleet) -> None:
+    """Fail unless those and only those have begun anew of whom it was said, with the reason."""
+    why = refused(fleet)
+    assert {known.uid for known in outcome.lost} == set(why), (why, outcome)
+    assert set(outcome.went_on).isdisjoint(why)
+    assert len(outcome.fresh) == len(outcome.lost)
+    found = fleet.checkpoints()
+    for uid in why:
+        message = condition(found[uid], "Captured")["message"]
+        assert message, found[uid]
+
+
+def condition(checkpoint: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return a condition of a Checkpoint that has it."""
+    (found,) = [c for c in checkpoint["status"]["conditions"] if c["type"] == kind]
+    value: dict[str, Any] = found
+    return value
+
+
+def moment(text: str) -> float:
+    """Return what the API wrote, in Unix seconds."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def all_stored_before(fleet: Fleet, uids: set[str], ends: float) -> None:
+    """Fail unless each of the pods lay in the store before the machine's end."""
+    found = fleet.checkpoints()
+    for uid in uids:
+        said = condition(found[uid], "Stored")
+        assert said["status"] == "True", said
+        assert moment(said["lastTransitionTime"]) <= ends, said
+
+
+def moved_by_the_notice(fleet: Fleet, before: Sequence[Known]) -> None:
+    """Fail unless each pod has one Checkpoint, made for the notice."""
+    items = fleet.any_app.get_json("checkpoints.architect.dev")["items"]
+    saved = [c for c in items if c["spec"]["trigger"] != "Sleep"]
+    uids = sorted(c["spec"]["podRef"]["uid"] for c in saved)
+    assert uids == sorted(known.uid for known in before)
+    assert {c["spec"]["trigger"] for c in saved} == {"SpotInterruption"}
+
+
+def test_pods_go_on_elsewhere_after_their_machine_is_gone(
+    architect: Cluster, namespace: str
+) -> None:
+    with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
+        with place.countdown() as countdown:
+            place.wait_until_marked()
+            said = place.interruption()
+            assert said is not None
+            assert (said.kind, said.source) == ("interruption", "aws")
+            assert said.ends is not None
+            assert abs(said.ends.timestamp() - countdown.ends) <= CLOCK_SECONDS
+            assert not place.is_schedulable()
+            (appeared,) = place.events(names.EVENT_NOTICE_APPEARED)
+            assert appeared.startswith("interruption")
+            fleet.wait_until_stored(before, seconds=countdown.left_seconds)
+            # What a cloud may do, too; and a test need not wait for two minutes.
+            time.sleep(SETTLE_SECONDS)
+            countdown.end_now()
+            assert is_gone(countdown)
+        outcome = after_the_end(place, fleet, before)
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+        moved_by_the_notice(fleet, before)
+        for old in before:
+            app = fleet.app(next(s for s in fleet.squads if s.name == old.squad))
+            assert moves.ended(app, old.pod)["Restored"] == ("True", "Restored")
+            assert moves.events(app, old.pod, names.EVENT_CAPTURED)
+            new = outcome.went_on[old.uid]
+            (restored,) = eventually(
+                partial(moves.events, app, new.pod, names.EVENT_RESTORED),
+                what=f"event Restored of {new.name}",
+            )
+            assert old.name in restored
+
+
+def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
+    architect: Cluster, namespace: str
+) -> None:
+    with told(architect, namespace, fleets.FOUR, cloud="gcp") as (place, fleet, before):
+        with store_faults.limited(place.node.machine, SLOW):
+            teach(place, namespace)
+            with place.countdown() as countdown:
+                place.wait_until_marked()
+                why = eventually(lambda: refused(fleet), what="it is said who is not saved")
+                assert set(why.values()) <= OF_TIME
+                # Nobody moves the end. What becomes of it is seen from what is left.
+                countdown.wait()
+                assert is_gone(countdown)
+        outcome = after_the_end(place, fleet, before)
+        as_was_said(outcome, fleet)
+        assert outcome.lost, "the limit is so low that not all of them fit"
+        assert outcome.went_on, "and some do"
+        assert {known.squad for known in outcome.lost} >= {"large"}
+        all_stored_before(fleet, set(outcome.went_on), countdown.ends)
+
+
+def teach(place: SpotNode, namespace: str) -> None:
+    """Have the node learn how fast its way to the store is: a pod moves away from it."""
+    with (
+        workload(
+            place.cluster,
+            namespace,
+            "teacher",
+            mebibytes=TEACHER_MIB,
+            spec={"nodeSelector": {"kubernetes.io/hostname": place.name}},
+        ) as app,
+    ):
+        leave(app)
+
+
+def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
+    architect: Cluster, namespace: str
+) -> None:
+    with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
+        with place.countdown() as countdown:
+            place.wait_until_marked()
+            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            place.service.withdraw()
+            assert countdown.call_off()
+        place.wait_until_unmarked()
+        eventually(lambda: place.events(names.EVENT_NOTICE_WITHDRAWN), what="event NoticeWithdrawn")
+        # Who has left goes on elsewhere, or here again; who had not stays.
+        eventually(lambda: not ending(fleet), what="nobody leaves any more", seconds=GONE_SECONDS)
+        outcome = fleets.compare(before, fleet.known(seconds=GONE_SECONDS))
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+
+
+def ending(fleet: Fleet) -> list[str]:
+    """Return the pods that are being deleted."""
+    found = fleet.any_app.get_json("pods")["items"]
+    return [p["metadata"]["name"] for p in found if "deletionTimestamp" in p["metadata"]]
+
+
+def test_a_second_notice_and_a_daemon_killed_meanwhile_change_nothing(
+    architect: Cluster, namespace: str
+) -> None:
+    with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
+        moves.never_killed(architect, place.node)
+        # Something of a pod is on the disk, whole or in part.
+        seen = f"ls {names.CHECKPOINTS} | grep -qE '{'|'.join(known.uid for known in before)}'"
+        with moves.killed_when(place.node, seen, moves.pid_of_daemon(place.node)):
+            with place.countdown() as countdown:
+                place.wait_until_marked()
+                architect.kubectl("taint", "node", place.name, f"{MARK}=1:PreferNoSchedule")
+                eventually(
+                    lambda: any(MARK in told for told in place.events("NoticeAppeared")),
+                    what="the second notice is heard",
+                )
+                old = [known.pod for known in before]
+                after = fleet.known(apart_from=old, seconds=countdown.left_seconds)
+                assert countdown.call_off()
+            outcome = fleets.compare(before, after)
+            assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+            moved_by_the_notice(fleet, before)
+        place.service.withdraw()
+        # One of two stands: the machine still ends.
+        eventually(
+            lambda: (said := place.interruption()) is not None and said.source == "node",
+            what="the other notice counts",
+        )
+        assert place.is_marked()
+        architect.kubectl("taint", "node", place.name, f"{MARK}-")
+        place.wait_until_unmarked()
+
+
+# The whole proof: `make test-long`
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize(
+    ("cloud", "seconds", "rate"),
+    [("aws", 120, None), ("aws", 120, 16 * MIB), ("gcp", 30, None), ("azure", 30, 16 * MIB)],
+    ids=["full speed, 120 s", "limited, 120 s", "full speed, 30 s", "limited, 30 s"],
+)
+def test_of_twenty_pods_exactly_those_are_saved_of_which_it_was_said(
+    architect: Cluster,
+    namespace: str,
+    cloud: str,
+    seconds: float,
+    rate: float | None,
+) -> None:
+    with told(architect, namespace, fleets.TWENTY, cloud=cloud) as (place, fleet, before):
+        with ExitStack() as stack:
+            if rate is not None:
+                stack.enter_context(store_faults.limited(place.node.machine, rate))
+                teach(place, namespace)
+            countdown = stack.enter_context(place.countdown(seconds))
+            place.wait_until_marked()
+            countdown.wait()
+            assert is_gone(countdown)
+        outcome = after_the_end(place, fleet, before)
+        as_was_said(outcome, fleet)
+        all_stored_before(fleet, set(outcome.went_on), countdown.ends)
+        moved_by_the_notice(fleet, before)
+        if rate is None and seconds == 120:
+            assert not outcome.lost
+        else:
+            assert outcome.went_on
+            assert outcome.lost
+            assert set(refused(fleet).values()) <= OF_TIME
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", store_faults.FAULTS)
+def test_an_object_store_that_fails_for_a_while_is_not_the_end(
+    architect: Cluster, namespace: str, fault: str
+) -> None:
+    """Eighteen of the twenty: what has time for twenty seconds of nothing."""
+    with told(architect, namespace, fleets.TWENTY[2:]) as (place, fleet, before):
+        with place.countdown() as countdown:
+            place.wait_until_marked()
+            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            with store_faults.failing(architect.plane, fault):
+                time.sleep(20)
+            fleet.wait_until_stored(before, seconds=countdown.left_seconds - RESERVE_SECONDS)
+            countdown.wait()
+        outcome = after_the_end(place, fleet, before)
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+        all_stored_before(fleet, set(outcome.went_on), countdown.ends)
+
+
+@pytest.mark.long
+def test_with_the_api_server_away_the_pods_are_saved_and_found_again(
+    architect: Cluster, namespace: str
+) -> None:
+    with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
+        wanted = {known.uid for known in before}
+        architect.api_server.stop()
+        try:
+            with place.countdown() as countdown:
+                eventually(
+                    lambda: committed(architect, wanted) == wanted,
+                    what="all manifests are in the store",
+                    seconds=countdown.left_seconds,
+                )
+                countdown.end_now()
+        finally:
+            architect.api_server.start()
+            eventually(architect.api.ready, what="the API server is back")
+        outcome = after_the_end(place, fleet, before)
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+    parts.wait_until_ready(architect)
+
+
+def committed(cluster: Cluster, uids: set[str]) -> set[str]:
+    """Return which pods have a manifest in the store."""
+    return {
+        uid for uid in uids if any(p.endswith("/manifest.json") for p in in_store(cluster, uid))
+    }
