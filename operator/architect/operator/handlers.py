@@ -80,10 +80,10 @@ def register(
             if collector is not None:
                 await in_threads(store_threads, collector.deleted, value)
             return
-        # First who waits: a pod does not start before it has its key, and does not come before the
-        # one that it replaces is deleted.
-        await in_threads(key_threads, releaser.look_at, value)
+        # First who waits: a pod does not come before the one that it replaces is deleted, and does
+        # not start before it has its key, for which a key management service may be asked.
         await asyncio.to_thread(dismisser.look_at, value)
+        await in_threads(key_threads, releaser.look_at, value)
         await asyncio.to_thread(sweeper.collect, value)
         if collector is not None:
             await in_threads(store_threads, collector.changed, value)

@@ -217,12 +217,11 @@ def are_saved(pods: Iterable[JsonObject], known: Iterable[JsonObject], *, node: 
 
 def _is_to_be_let_go(pod: JsonObject, node: str) -> bool:
     metadata = pod["metadata"]
-    owners = metadata.get("ownerReferences") or ()
     return (
         (pod.get("spec") or {}).get("nodeName") == node
         and (pod.get("status") or {}).get("phase") not in plan.FINISHED_PHASES
         and _MIRROR not in (metadata.get("annotations") or {})
-        and not any(o.get("controller") and o.get("kind") == "DaemonSet" for o in owners)
+        and not plan.is_of_daemon_set(pod)
     )
 
 

@@ -137,6 +137,12 @@ def is_settled(pod: JsonObject) -> bool:
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in FINISHED_PHASES
 
 
+def is_of_daemon_set(pod: Mapping[str, Any]) -> bool:
+    """Whether another pod like it comes to the same node."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return any(o.get("controller") and o.get("kind") == "DaemonSet" for o in owners)
+
+
 def for_pod(pod: JsonObject, *, has_gvisor: bool = True) -> Report | None:
     """Decide about one pod: whether its owner wants it managed and it is not, or not so.
 
