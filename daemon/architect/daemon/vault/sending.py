@@ -1,4 +1,4 @@
-"""The shards of one upload on their way: each is read, sealed and put, in whichever stream."""
+"""The shards of one upload on their way: read, proved, sealed and put, in whichever stream."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from architect.checkpoint import envelope
+from architect.checkpoint.envelope import Shard
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
 from architect.daemon.vault import shards
 from architect.daemon.vault.progress import Progress
+from architect.daemon.vault.proof import Proof
 from architect.daemon.vault.shards import ShardName
 from architect.daemon.vault.stream import Stream, read
 from architect.daemon.vault.streams import Streams
@@ -45,13 +47,22 @@ class Sending:
         self._is_wanted = is_wanted
         self._sent = sent
         self._stream = Stream(manifest)
+        numbers = range(envelope.shards_of(self._stream.length))
+        self._missing = [n for n in numbers if n not in noted.shards]
+        self._proof = Proof(directory, self._stream, self._missing)
         self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._arrived: dict[int, Shard] = {}
+        """What lies in the store and is not proved yet."""
 
     def run(self, streams: Streams) -> None:
-        """Send every shard that is not noted. The first failure ends all, and is raised."""
-        numbers = range(envelope.shards_of(self._stream.length))
-        missing = [n for n in numbers if n not in self._noted.shards]
-        streams.run(self._manifest.id, self._send, missing)
+        """Send every shard that is not noted, and prove that they are what the manifest says.
+
+        The first failure ends all, and is raised.
+        """
+        streams.run(self._manifest.id, self._send, self._missing)
+        self._proof.finish()
+        self._note()
 
     def _send(self, number: int) -> None:
         if self._ended.is_set():
@@ -60,7 +71,9 @@ class Sending:
             self._check_wanted()
             self._seal_and_put(number)
         except BaseException:
-            self._ended.set()  # nobody is patient for an upload that has failed
+            # Nobody is patient for an upload that has failed, or waits for his turn.
+            self._ended.set()
+            self._proof.give_up()
             raise
 
     def _seal_and_put(self, number: int) -> None:
@@ -71,6 +84,8 @@ class Sending:
             start=number * envelope.SHARD_BYTES,
             length=envelope.shard_length(self._stream.length, number),
         )
+        if not self._proof.check(number, plain):
+            return
         sealed = shards.seal_shard(plain, key=self._noted.begun.data_key, about=about)
         del plain
         key = envelope.shard_key(
@@ -83,7 +98,18 @@ class Sending:
 
         self._patience.with_(put, self._ended)
         self._sent(len(sealed.data))
-        self._noted.add(number, sealed.to_entry())
+        with self._lock:
+            self._arrived[number] = sealed.to_entry()
+        self._note()
+
+    def _note(self) -> None:
+        """Note what has arrived and is proved."""
+        with self._lock:
+            length, proved = self._stream.length, self._proof.proved
+            for number in sorted(self._arrived):
+                if min((number + 1) * envelope.SHARD_BYTES, length) > proved:
+                    break
+                self._noted.add(number, self._arrived.pop(number))
 
     def _check_wanted(self) -> None:
         if not self._is_wanted():

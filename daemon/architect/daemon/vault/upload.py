@@ -1,7 +1,9 @@
 """A checkpoint of this node into the object store: shards in parallel, the envelope last.
 
 What is already there is not sent again, by whichever daemon. Until the envelope lies there, and it
-is never replaced, the store holds no checkpoint.
+is never replaced, the store holds no checkpoint. It is written only after what was sealed was found
+to be what the manifest says (:mod:`.proof`): files that were not synced may hold nothing after a
+power cut, and what is committed is believed by everybody.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
-from architect.daemon.checkpoint import contents
 from architect.daemon.vault import progress
 from architect.daemon.vault.progress import Begun
 from architect.daemon.vault.sending import Sending
@@ -108,9 +109,6 @@ class Uploader:
             is_wanted=is_wanted,
             sent=self._sent,
         ).run(self._streams)
-        # Of what was sent, too: files that were not synced may hold nothing after a power cut, and
-        # what is committed is believed by everybody.
-        contents.verify(directory, manifest)
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
             Envelope(
