@@ -208,7 +208,7 @@ def ending(fleet: Fleet) -> list[str]:
     return [p["metadata"]["name"] for p in found if "deletionTimestamp" in p["metadata"]]
 
 
-def test_a_second_notice_and_a_daemon_killed_meanwhile_change_nothing(
+def test_a_notice_that_changes_another_one_and_a_daemon_killed_meanwhile_change_nothing(
     architect: Cluster, namespace: str
 ) -> None:
     with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
@@ -218,26 +218,23 @@ def test_a_second_notice_and_a_daemon_killed_meanwhile_change_nothing(
         with moves.killed_when(place.node, seen, moves.pid_of_daemon(place.node)):
             with place.countdown() as countdown:
                 place.wait_until_marked()
+                place.service.notice(90)
+                # Of somebody who does not say when, and drains it at their own pace.
                 architect.kubectl("taint", "node", place.name, f"{MARK}=1:PreferNoSchedule")
-                eventually(
-                    lambda: any(MARK in told for told in place.events("NoticeAppeared")),
-                    what="the second notice is heard",
-                )
                 old = [known.pod for known in before]
                 after = fleet.known(apart_from=old, seconds=countdown.left_seconds)
                 assert countdown.call_off()
             outcome = fleets.compare(before, after)
             assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
             moved_by_the_notice(fleet, before)
-        place.service.withdraw()
-        # One of two stands: the machine still ends.
         eventually(
-            lambda: (said := place.interruption()) is not None and said.source == "node",
-            what="the other notice counts",
+            lambda: any(MARK in said for said in place.events(names.EVENT_NOTICE_APPEARED)),
+            what="the second notice was heard",
         )
         assert place.is_marked()
-        architect.kubectl("taint", "node", place.name, f"{MARK}-")
+        place.service.withdraw()
         place.wait_until_unmarked()
+        architect.kubectl("taint", "node", place.name, f"{MARK}-")
 
 
 # The whole proof: `make test-long`

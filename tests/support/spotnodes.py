@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from architect.api import interruption, names
-from architect.api.interruption import Interruption
+from architect.api import names
+from architect.core import interruption
+from architect.core.interruption import Interruption
 from lab import dockerfiles, release, spot
 from lab.cluster import Cluster
 from lab.node import Node
