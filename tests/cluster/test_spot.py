@@ -156,6 +156,7 @@ def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
     with told(architect, namespace, fleets.FOUR, cloud="gcp") as (place, fleet, before):
         with store_faults.limited(place.node.machine, SLOW):
             teach(place, namespace)
+            planned = misfits(place, before, seconds=30)
             with place.countdown() as countdown:
                 place.wait_until_marked()
                 why = eventually(lambda: refused(fleet), what="it is said who is not saved")
@@ -165,10 +166,18 @@ def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
                 assert is_gone(countdown)
         outcome = after_the_end(place, fleet, before)
         as_was_said(outcome, fleet)
+        assert {known.name for known in outcome.lost} == planned, "as was seen before the notice"
         assert outcome.lost, "the limit is so low that not all of them fit"
         assert outcome.went_on, "and some do"
         assert {known.squad for known in outcome.lost} >= {"large"}
         all_stored_before(fleet, set(outcome.went_on), countdown.ends)
+
+
+def misfits(place: SpotNode, pods: Sequence[Known], *, seconds: float) -> set[str]:
+    """Return the names of those for which the node would have no time in a notice of *seconds*."""
+    said = place.plan(seconds)
+    names_of = {f"{k.pod['metadata']['namespace']}/{k.name}": k.name for k in pods}
+    return {name for full, name in names_of.items() if said[full]["verdict"] == "misfit"}
 
 
 def teach(place: SpotNode, namespace: str) -> None:

@@ -75,6 +75,11 @@ class SpotNode:
             and _told_at(event) >= self.since
         ]
 
+    def plan(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Return what it says would become of each pod, by ``namespace/name``."""
+        said = json.loads(spot.plan(self.cluster, self.node, seconds=seconds))
+        return {str(pod["name"]): pod for pod in said["pods"]}
+
     def countdown(self, seconds: float | None = None) -> Any:
         """Give notice of its end, for a ``with`` block: :func:`lab.spot.countdown`."""
         return spot.countdown(self.cluster, self.node, self.service, seconds)
@@ -107,16 +112,7 @@ def spot_node(
     since = time.time()
     try:
         with spot.metadata(chosen.machine, cloud) as service:
-            renew_daemon(cluster, chosen.name)
-            eventually(
-                lambda: (
-                    parts.daemon_numbers(cluster, chosen.name).value(
-                        "architect_notice_provider", provider=cloud
-                    )
-                    == 1
-                ),
-                what=f"the daemon of {chosen.name} has found {cloud}",
-            )
+            spot.become_known(cluster, chosen, cloud)
             yield SpotNode(cluster=cluster, node=chosen, service=service, since=since)
             if chosen.machine.pid is not None:
                 service.withdraw()
