@@ -200,7 +200,7 @@ def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
     with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
         with place.countdown() as countdown:
             place.wait_until_marked()
-            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            eventually(fleet.captured, what="the first pod is captured")
             place.service.withdraw()
             assert countdown.call_off()
         place.wait_until_unmarked()
@@ -293,7 +293,7 @@ def test_an_object_store_that_fails_for_a_while_is_not_the_end(
     with told(architect, namespace, fleets.TWENTY[2:]) as (place, fleet, before):
         with place.countdown() as countdown:
             place.wait_until_marked()
-            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            eventually(fleet.captured, what="the first pod is captured")
             with store_faults.failing(architect.plane, fault):
                 time.sleep(20)
             fleet.wait_until_stored(before, seconds=countdown.left_seconds - RESERVE_SECONDS)
