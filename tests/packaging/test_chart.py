@@ -347,6 +347,15 @@ def test_the_operator_reads_its_arguments(render, values):
     assert deadline > found.uninstall_timeout_seconds
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_the_operator_is_told_whether_to_mark_nodes_that_are_gone(render, said):
+    _, found = operator_main.settings_of(
+        arguments(render({"spot": {"outOfService": said}}), "Deployment", "architect-operator"),
+        {"POD_NAME": "p", "POD_NAMESPACE": NAMESPACE},
+    )
+    assert found.spot_out_of_service is said
+
+
 def test_the_operators_selector_finds_the_daemons_pods(render):
     objects = render({"nameOverride": "other"}, release="blue")
     args = arguments(objects, "Deployment", "blue-other-operator")

@@ -238,6 +238,8 @@ class Node:
         self.default_storage = Storage.OBJECT_STORE
         self.storing: Any = None
         self.requests: Any = None
+        self.leaves: set[str] = set()
+        """Whose machine ends, and who are saved."""
         self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
@@ -281,6 +283,7 @@ class Node:
             endings=self.endings,
             metrics=self.metrics,
             tell=self._tell,
+            has_left=lambda uid: uid in self.leaves,
         )
         self.departures = self.departing()
         self.upkeep = Upkeep(
