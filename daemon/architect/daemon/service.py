@@ -279,6 +279,7 @@ class Daemon:
             metrics=self._metrics,
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
             is_paused=self._evacuation.is_under_way,
+            settled_seconds=lookahead.settled_seconds(config),
             tell=self._tell,
         )
         self._handover = Handover(
