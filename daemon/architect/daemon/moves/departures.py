@@ -39,6 +39,8 @@ from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
 from architect.daemon.pods import read as read_pod
 from architect.daemon.shared import SharedReads
+from architect.daemon.spot.learning import Measure
+from architect.daemon.spot.rates import Known
 from architect.daemon.store import PodStore
 from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api, JsonObject
@@ -62,6 +64,8 @@ STAY_SECONDS: Final = 15.0
 STAY_MARGIN_SECONDS: Final = 2.0
 """Of the pod's grace period, after which kubelet kills."""
 STAY_STEP_SECONDS: Final = 0.25
+SMALL_BYTES: Final = 32 * 1024**2
+"""What captures of less take, they take whatever their size: dumped and hashed in 0.1 s."""
 FOLLOW_SECONDS: Final = 1.5
 """For readiness, endpoints and kube-proxy to follow: it writes its rules once a second."""
 
@@ -123,6 +127,7 @@ class Departures:
         turns: Turns,
         depot: Depot,
         pods: PodStore,
+        rates: Known,
         metrics: Metrics,
         tell: Tell,
         hand_on: Callable[[ObjectRef], bool],
@@ -139,6 +144,7 @@ class Departures:
         self._keeper = keeper
         self._depot = depot
         self._pods = pods
+        self._rates = rates
         self._captures = captures
         self._turns = turns
         self._metrics = metrics
@@ -336,7 +342,10 @@ class Departures:
             with self._turns.of(ref.uid, is_wanted=lambda: self._still_leaves(leaver)) as has_turn:
                 if not has_turn:
                     return self._let_stay(leaver, spec)
+                began = time.monotonic()
                 manifest = self._captures.save(pod, value, who, trigger=trigger)
+                if manifest.total_bytes < SMALL_BYTES:
+                    self._rates.take(Measure.CAPTURE_FIXED, time.monotonic() - began)
         except (ArchitectError, OSError) as error:
             if self._depot.has_left(ref.uid):
                 # The keeper let it go, and only its answer is lost. All of it lies there: upkeep

@@ -38,6 +38,7 @@ from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.observation import KeeperPod
 from architect.daemon.registry import Registry
+from architect.daemon.spot.rates import Known
 from architect.daemon.store import PodStore
 from architect.daemon.vault.upload import Uploaded
 from architect.kube.api import Api
@@ -251,6 +252,7 @@ class Node:
         self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
+        self.rates = Known()
         self.images = ImagesDouble()
         self.inits = Inits(state / "init")
         (state / "init" / INIT_SHA).mkdir(parents=True)
@@ -332,6 +334,7 @@ class Node:
             turns=self.turns,
             depot=self.depot,
             pods=self.store,
+            rates=self.rates,
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
