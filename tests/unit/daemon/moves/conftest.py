@@ -23,8 +23,7 @@ from architect.daemon import status
 from architect.daemon.inits import Inits
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
-from architect.daemon.moves import departures as departing
-from architect.daemon.moves import judging
+from architect.daemon.moves import judging, leavers, lingering
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.captures import Captures
@@ -473,9 +472,9 @@ def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
     monkeypatch.setattr(capturing, "KEEPER_STEP_SECONDS", 0.01)
-    monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(leavers, "API_STEP_SECONDS", 0.01)
     monkeypatch.setattr(judging, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
+    monkeypatch.setattr(lingering, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)
     yield made
     made.departures.close()
