@@ -143,5 +143,5 @@ demo-down: $(VENV)/.ready ## Remove what the demo made
 	@$(PYTHON) -m demo down
 
 .PHONY: bench
-bench: build ## Percentiles of sleep and wake beside plain runc and CRIU (68 minutes at most)
+bench: build ## Percentiles of sleep and wake beside plain runc and CRIU (75 minutes at most)
 	@$(PYTHON) -m bench --nodes $(NODES) $(BENCH_ARGS)

@@ -37,7 +37,7 @@ def measure(stage: Stage, scenario: StoreScenario, clock: Clock) -> list[Result]
                 *(object_store.ENDPOINT, object_store.REGION, object_store.BUCKET),
                 *(str(scenario.mebibytes), str(runs)),
             ),
-            env=_environment(),
+            env=environment(),
             timeout_seconds=LIMIT_SECONDS,
         )
     finally:
@@ -97,7 +97,8 @@ def results(
     return found
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return what a program of the benchmark needs that talks to the lab's object store."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -68,7 +68,7 @@ def main(words: list[str]) -> None:
     # Not counted, as it is the first: but for its memory, before there is any that is not ours.
     transfer(0)
     print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
-    plain = _Plain(settings)
+    plain = Plain(settings)
     for number in range(1, int(runs) + 1):
         print(json.dumps(transfer(number)), flush=True)
         with heap.busy():
@@ -128,7 +128,7 @@ class _Ours:
         return envelope.from_bytes(raw, authorities=[self._authority[0]])
 
 
-class _Plain:
+class Plain:
     """One file as one object, by awscrt alone."""
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -150,20 +150,33 @@ class _Plain:
         )
 
     def up(self, path: Path) -> None:
+        """Upload a file."""
+        self.wait(self.begin_up(path, name="plain"))
+
+    def begin_up(self, path: Path, *, name: str) -> Any:
+        """Begin to upload a file as an object called *name*; see :meth:`wait`."""
         length = ("Content-Length", str(path.stat().st_size))
-        self._run("PUT", self._s3.S3RequestType.PUT_OBJECT, [length], send_filepath=str(path))
+        kind = self._s3.S3RequestType.PUT_OBJECT
+        return self._begin("PUT", name, kind, [length], send_filepath=str(path))
 
     def down(self, path: Path) -> None:
-        self._run("GET", self._s3.S3RequestType.GET_OBJECT, [], recv_filepath=str(path))
+        """Download what :meth:`up` has uploaded."""
+        kind = self._s3.S3RequestType.GET_OBJECT
+        self.wait(self._begin("GET", "plain", kind, [], recv_filepath=str(path)))
 
-    def _run(self, method: str, kind: Any, headers: list[tuple[str, str]], **more: Any) -> None:
+    def wait(self, made: Any) -> None:
+        """Return once a transfer is over."""
+        made.finished_future.result(LIMIT_SECONDS)
+
+    def _begin(
+        self, method: str, name: str, kind: Any, headers: list[tuple[str, str]], **more: Any
+    ) -> Any:
         request = self._http.HttpRequest(
             method,
-            self._settings.path_of(self._settings.key_of("plain")),
+            self._settings.path_of(self._settings.key_of(name)),
             self._http.HttpHeaders([("Host", self._settings.host), *headers]),
         )
-        made = self._client.make_request(type=kind, request=request, **more)
-        made.finished_future.result(LIMIT_SECONDS)
+        return self._client.make_request(type=kind, request=request, **more)
 
 
 def _make(directory: Path, mebibytes: int) -> Manifest:

@@ -180,7 +180,7 @@ def places(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.kubectl("label", "nodes", "--all", f"{PLACE}-")
+        nowhere(cluster)
 
 
 def only(cluster: Cluster, node: str) -> None:
@@ -188,6 +188,11 @@ def only(cluster: Cluster, node: str) -> None:
     others = [other.name for other in cluster.nodes if other.name != node]
     cluster.kubectl("label", "nodes", "--overwrite", node, f"{PLACE}=yes")
     cluster.kubectl("label", "nodes", *others, f"{PLACE}-")
+
+
+def nowhere(cluster: Cluster) -> None:
+    """Let new pods come to no node."""
+    cluster.kubectl("label", "nodes", "--all", f"{PLACE}-")
 
 
 def objects(spec: HerdSpec) -> list[dict[str, Any]]:

@@ -67,6 +67,14 @@ class StoreScenario(Scenario):
     mebibytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpotScenario(Scenario):
+    """A node gets the notice that its machine ends, and saves all its pods in the object store."""
+
+    sizes: Mapping[int, int]
+    """Mebibytes to so many pods of that size."""
+
+
 MOVES: Final = 20
 """A run of a move takes seconds, most of them Kubernetes's."""
 
@@ -181,6 +189,18 @@ STORE: Final = StoreScenario(
     mebibytes=1024,
 )
 
+SPOT: Final = SpotScenario(
+    name="spot",
+    quantities=(
+        Quantity(name="spot.notice_to_safe.4GiB", unit="s"),
+        Quantity(name="spot.ratio", unit="", goal={"p50": 1.4}),
+    ),
+    runs=3,
+    weight=7,
+    sizes={2048: 1, 576: 1, 256: 2, 128: 4, 64: 4, 32: 4, 16: 4},
+)
+"""Twenty pods, 4 GiB in all."""
+
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     _wake(
         64,
@@ -228,6 +248,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         more=(Quantity(name="daemon.memory.2048MB", unit="MB", goal={"p50": 200}),),
     ),
     STORE,
+    SPOT,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
     _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),
 )

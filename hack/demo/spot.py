@@ -41,12 +41,9 @@ SCOUT_MEBIBYTES: Final = 48
 READY_SECONDS: Final = 300.0
 SUCCESSOR_SECONDS: Final = 400.0
 """From the machine's end: it is silent for a minute before Kubernetes takes note."""
-ASK_SECONDS: Final = 5.0
 DIGEST_SECONDS: Final = 60.0
 STEP_SECONDS: Final = 1.0
 SAY_SECONDS: Final = 10.0
-DAEMON_PORT: Final = 9464
-DAEMON: Final = "app.kubernetes.io%2Fcomponent%3Ddaemon"
 UNREACHABLE: Final = (OSError, http.client.HTTPException, ProtocolError, DemoError)
 
 
@@ -110,7 +107,7 @@ def show(cluster: Cluster, *, namespace: str = stage.NAMESPACE) -> list[Result]:
         with ExitStack() as stack:
             with progress.step(f"{node.name} becomes a spot machine, by the metadata service"):
                 service = stack.enter_context(spot.metadata(node.machine, "aws"))
-                renew_daemon(scene)
+                spot.become_known(cluster, node, "aws")
             with progress.step(f"kubectl apply -f examples/{stage.SPOT}, all on {node.name}"):
                 begin(scene)
             with progress.step(f"{LINK >> 20} MiB/s to the object store, which the node learns"):
@@ -132,34 +129,6 @@ def show(cluster: Cluster, *, namespace: str = stage.NAMESPACE) -> list[Result]:
         row.check()
     spotstory.kept(rows)
     return results(scene, rows)
-
-
-def renew_daemon(scene: Scene) -> None:
-    """Replace the node's daemon, which looks for its cloud every few minutes only."""
-    pod = daemon_pod(scene)["metadata"]
-    scene.cluster.kubectl("-n", release.NAMESPACE, "delete", "pod", pod["name"])
-
-    def has_found_it() -> bool:
-        path = f"/api/v1/nodes/{scene.node.name}"
-        annotations = scene.cluster.api.get(path)["metadata"].get("annotations", {})
-        return release.is_ready(scene.cluster) and names.SPOT_NEEDS in annotations
-
-    waiting.until(
-        has_found_it,
-        what=f"{scene.node.name} says that it is a spot machine",
-        timeout_seconds=READY_SECONDS,
-        interval_seconds=0.5,
-        last_seen=lambda: release.diagnosis(scene.cluster),
-    )
-
-
-def daemon_pod(scene: Scene) -> dict[str, Any]:
-    """Return the daemon of the node that will end."""
-    path = f"/api/v1/namespaces/{release.NAMESPACE}/pods?labelSelector={DAEMON}"
-    for pod in scene.cluster.api.get(path)["items"]:
-        if pod["spec"].get("nodeName") == scene.node.name:
-            return dict(pod)
-    raise DemoError(f"{scene.node.name} has no daemon")
 
 
 def begin(scene: Scene) -> None:
@@ -244,13 +213,9 @@ def tell_plan(scene: Scene) -> None:
         return any(found.get(label) == names.STATUS_SCALED_DOWN for found in labels)
 
     waiting.until(sleeps, what=f"{SLEEPER} sleeps", timeout_seconds=120, interval_seconds=0.5)
-    address = daemon_pod(scene)["status"]["podIP"]
-    url = f"http://{address}:{DAEMON_PORT}/spot/plan?deadline={WINDOW_SECONDS:.0f}"
-    ask = partial(scene.cluster.in_control_plane, timeout_seconds=90)
-    curl = ("curl", "-fsS", "-m", "60")
-    found = json.loads(ask([*curl, f"{url}&output=json"]))
-    scene.plan = {pod["name"]: pod for pod in found["pods"]}
-    print(f"\n{ask([*curl, url])}", flush=True)
+    told = partial(spot.plan, scene.cluster, scene.node, seconds=WINDOW_SECONDS)
+    scene.plan = {pod["name"]: pod for pod in json.loads(told())["pods"]}
+    print(f"\n{told(output='text')}", flush=True)
 
 
 def follow(scene: Scene, countdown: Countdown) -> None:

@@ -30,9 +30,7 @@ class Account:
             c["type"]: c for c in ((checkpoint or {}).get("status") or {}).get("conditions", [])
         }
         captured = said.get("Captured", {})
-        refused = ""
-        if captured.get("status") == "False" and captured.get("reason") != "Capturing":
-            refused = str(captured.get("reason"))
+        refused = str(captured.get("reason")) if captured.get("status") == "False" else ""
         return cls(
             captured=_when(captured, began),
             stored=_when(said.get("Stored", {}), began),

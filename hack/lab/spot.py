@@ -13,11 +13,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from lab import commands, dockerfiles, errors
+from lab import commands, dockerfiles, errors, release, waiting
 from lab.cluster import Cluster
 from lab.machine import Machine
 from lab.node import Node
@@ -30,6 +30,9 @@ WINDOWS: Final = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
 START_SECONDS: Final = 20.0
 END_SECONDS: Final = 60.0
 """For a machine to be gone, disk and all, once its end has come."""
+DAEMON_SECONDS: Final = 180.0
+DAEMON_PORT: Final = 9464
+_DAEMONS: Final = "app.kubernetes.io%2Fcomponent%3Ddaemon"
 
 
 class Metadata:
@@ -123,6 +126,58 @@ def _wait_for_first_line(process: subprocess.Popen[bytes], cloud: str) -> None:
         watch.cancel()
 
 
+def become_known(cluster: Cluster, node: Node, cloud: str) -> None:
+    """Have the node's daemon, which runs, find its machine's metadata service now.
+
+    It is replaced: one that has found none looks for it every few minutes only. Raises LabError.
+    """
+    old = _daemon(cluster, node.name)["metadata"]
+    where = ("-n", release.NAMESPACE)
+    cluster.kubectl(*where, "delete", "pod", old["name"], timeout_seconds=DAEMON_SECONDS)
+    wanted = f'architect_notice_provider{{provider="{cloud}"}} 1.0'
+
+    def is_known() -> bool:
+        try:
+            pod = _daemon(cluster, node.name)
+            address = pod["status"].get("podIP")
+            if pod["metadata"]["uid"] == old["uid"] or not address:
+                return False
+            url = f"http://{address}:{DAEMON_PORT}/metrics"
+            return wanted in cluster.in_control_plane(["curl", "-fsS", "-m", "5", url])
+        except errors.LabError:
+            return False  # it is starting
+
+    waiting.until(
+        is_known,
+        what=f"the daemon of {node.name} has found {cloud}",
+        timeout_seconds=DAEMON_SECONDS,
+        interval_seconds=0.3,
+        last_seen=lambda: release.diagnosis(cluster),
+    )
+    waiting.until(
+        lambda: release.is_ready(cluster),
+        what="Architect is ready on every node",
+        timeout_seconds=DAEMON_SECONDS,
+        interval_seconds=0.3,
+        last_seen=lambda: release.diagnosis(cluster),
+    )
+
+
+def plan(cluster: Cluster, node: Node, *, seconds: float, output: str = "json") -> str:
+    """Return what the node says would be saved of it in a notice of *seconds*. Raises LabError."""
+    address = _daemon(cluster, node.name)["status"]["podIP"]
+    url = f"http://{address}:{DAEMON_PORT}/spot/plan?deadline={seconds:g}&output={output}"
+    return cluster.in_control_plane(["curl", "-fsS", "-m", "60", url], timeout_seconds=90)
+
+
+def _daemon(cluster: Cluster, node: str) -> dict[str, Any]:
+    path = f"/api/v1/namespaces/{release.NAMESPACE}/pods?labelSelector={_DAEMONS}"
+    for pod in cluster.api.get(path)["items"]:
+        if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]:
+            return dict(pod)
+    raise errors.LabError(f"{node} has no daemon")
+
+
 class Countdown:
     """The end of a node that was announced. It moves for nobody."""
 
@@ -191,8 +246,3 @@ def countdown(
     finally:
         if not made.call_off():
             made.wait()
-
-
-def others(cluster: Cluster, ending: Node) -> Sequence[Node]:
-    """Return the nodes that stay."""
-    return [node for node in cluster.nodes if node.name != ending.name]

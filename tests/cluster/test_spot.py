@@ -156,6 +156,7 @@ def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
     with told(architect, namespace, fleets.FOUR, cloud="gcp") as (place, fleet, before):
         with store_faults.limited(place.node.machine, SLOW):
             teach(place, namespace)
+            planned = misfits(place, before, seconds=30)
             with place.countdown() as countdown:
                 place.wait_until_marked()
                 why = eventually(lambda: refused(fleet), what="it is said who is not saved")
@@ -165,10 +166,18 @@ def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
                 assert is_gone(countdown)
         outcome = after_the_end(place, fleet, before)
         as_was_said(outcome, fleet)
+        assert {known.name for known in outcome.lost} == planned, "as was seen before the notice"
         assert outcome.lost, "the limit is so low that not all of them fit"
         assert outcome.went_on, "and some do"
         assert {known.squad for known in outcome.lost} >= {"large"}
         all_stored_before(fleet, set(outcome.went_on), countdown.ends)
+
+
+def misfits(place: SpotNode, pods: Sequence[Known], *, seconds: float) -> set[str]:
+    """Return the names of those for which the node would have no time in a notice of *seconds*."""
+    said = place.plan(seconds)
+    names_of = {f"{k.pod['metadata']['namespace']}/{k.name}": k.name for k in pods}
+    return {name for full, name in names_of.items() if said[full]["verdict"] == "misfit"}
 
 
 def teach(place: SpotNode, namespace: str) -> None:
@@ -191,7 +200,7 @@ def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
     with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
         with place.countdown() as countdown:
             place.wait_until_marked()
-            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            eventually(fleet.captured, what="the first pod is captured")
             place.service.withdraw()
             assert countdown.call_off()
         place.wait_until_unmarked()
@@ -208,7 +217,7 @@ def ending(fleet: Fleet) -> list[str]:
     return [p["metadata"]["name"] for p in found if "deletionTimestamp" in p["metadata"]]
 
 
-def test_a_second_notice_and_a_daemon_killed_meanwhile_change_nothing(
+def test_a_notice_that_changes_another_one_and_a_daemon_killed_meanwhile_change_nothing(
     architect: Cluster, namespace: str
 ) -> None:
     with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
@@ -218,26 +227,23 @@ def test_a_second_notice_and_a_daemon_killed_meanwhile_change_nothing(
         with moves.killed_when(place.node, seen, moves.pid_of_daemon(place.node)):
             with place.countdown() as countdown:
                 place.wait_until_marked()
+                place.service.notice(90)
+                # Of somebody who does not say when, and drains it at their own pace.
                 architect.kubectl("taint", "node", place.name, f"{MARK}=1:PreferNoSchedule")
-                eventually(
-                    lambda: any(MARK in told for told in place.events("NoticeAppeared")),
-                    what="the second notice is heard",
-                )
                 old = [known.pod for known in before]
                 after = fleet.known(apart_from=old, seconds=countdown.left_seconds)
                 assert countdown.call_off()
             outcome = fleets.compare(before, after)
             assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
             moved_by_the_notice(fleet, before)
-        place.service.withdraw()
-        # One of two stands: the machine still ends.
         eventually(
-            lambda: (said := place.interruption()) is not None and said.source == "node",
-            what="the other notice counts",
+            lambda: any(MARK in said for said in place.events(names.EVENT_NOTICE_APPEARED)),
+            what="the second notice was heard",
         )
         assert place.is_marked()
-        architect.kubectl("taint", "node", place.name, f"{MARK}-")
+        place.service.withdraw()
         place.wait_until_unmarked()
+        architect.kubectl("taint", "node", place.name, f"{MARK}-")
 
 
 # The whole proof: `make test-long`
@@ -287,7 +293,7 @@ def test_an_object_store_that_fails_for_a_while_is_not_the_end(
     with told(architect, namespace, fleets.TWENTY[2:]) as (place, fleet, before):
         with place.countdown() as countdown:
             place.wait_until_marked()
-            eventually(lambda: fleet.conditions("Captured"), what="the first pod is captured")
+            eventually(fleet.captured, what="the first pod is captured")
             with store_faults.failing(architect.plane, fault):
                 time.sleep(20)
             fleet.wait_until_stored(before, seconds=countdown.left_seconds - RESERVE_SECONDS)

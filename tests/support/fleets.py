@@ -191,6 +191,10 @@ class Fleet:
             if condition["type"] == kind
         }
 
+    def captured(self) -> set[str]:
+        """Return the uids of the pods that are saved, wherever."""
+        return {uid for uid, said in self.conditions("Captured").items() if said[0] == "True"}
+
     def stored(self) -> set[str]:
         """Return the uids of the pods that lie in the object store."""
         return {uid for uid, said in self.conditions("Stored").items() if said[0] == "True"}

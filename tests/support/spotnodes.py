@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +20,6 @@ from lab.spot import Countdown, Metadata
 from support import parts
 from support.workloads import eventually
 
-NODE_EVENTS: Final = (
-    names.EVENT_NOTICE_APPEARED,
-    names.EVENT_NOTICE_CHANGED,
-    names.EVENT_NOTICE_WITHDRAWN,
-)
 GONE_SECONDS: Final = 300
 """For the pods of a machine that is gone to be where they go on: its silence is waited for first,
 for as long as Kubernetes does."""
@@ -35,6 +32,8 @@ class SpotNode:
     cluster: Cluster
     node: Node
     service: Metadata
+    since: float
+    """When it became one, in Unix seconds: nodes of one name have events of earlier tests."""
 
     @property
     def name(self) -> str:
@@ -73,7 +72,13 @@ class SpotNode:
             if event["involvedObject"].get("kind") == "Node"
             and event["involvedObject"].get("name") == self.name
             and event["reason"] == reason
+            and _told_at(event) >= self.since
         ]
+
+    def plan(self, seconds: float) -> dict[str, dict[str, Any]]:
+        """Return what it says would become of each pod, by ``namespace/name``."""
+        said = json.loads(spot.plan(self.cluster, self.node, seconds=seconds))
+        return {str(pod["name"]): pod for pod in said["pods"]}
 
     def countdown(self, seconds: float | None = None) -> Any:
         """Give notice of its end, for a ``with`` block: :func:`lab.spot.countdown`."""
@@ -104,19 +109,11 @@ def spot_node(
     """
     chosen = node or cluster.nodes[-1]
     count = len(cluster.nodes)
+    since = time.time()
     try:
         with spot.metadata(chosen.machine, cloud) as service:
-            renew_daemon(cluster, chosen.name)
-            eventually(
-                lambda: (
-                    parts.daemon_numbers(cluster, chosen.name).value(
-                        "architect_notice_provider", provider=cloud
-                    )
-                    == 1
-                ),
-                what=f"the daemon of {chosen.name} has found {cloud}",
-            )
-            yield SpotNode(cluster=cluster, node=chosen, service=service)
+            spot.become_known(cluster, chosen, cloud)
+            yield SpotNode(cluster=cluster, node=chosen, service=service, since=since)
             if chosen.machine.pid is not None:
                 service.withdraw()
     finally:
@@ -153,6 +150,12 @@ def put_back(cluster: Cluster, node: str) -> None:
         if taint["key"] == names.INTERRUPTION:
             cluster.kubectl("taint", "node", node, f"{taint['key']}:{taint['effect']}-")
     cluster.kubectl("uncordon", node)
+
+
+def _told_at(event: dict[str, Any]) -> float:
+    """Return when an event was told first, in Unix seconds."""
+    text = event.get("eventTime") or event.get("firstTimestamp") or event["lastTimestamp"]
+    return datetime.datetime.fromisoformat(text).timestamp()
 
 
 def is_gone(countdown: Countdown) -> bool:

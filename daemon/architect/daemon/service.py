@@ -9,7 +9,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -66,7 +66,7 @@ from architect.daemon.spot.rates import Known
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
-from architect.daemon.vault.upload import STREAMS
+from architect.daemon.vault.streams import AT_ONCE
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -256,7 +256,7 @@ class Daemon:
             depot=depot,
             memory=self._keeper.memory,
             rates=rates.rates,
-            bounds=Bounds(captures=config.max_concurrent_captures, objects=STREAMS),
+            bounds=Bounds(captures=config.max_concurrent_captures, objects=AT_ONCE),
             has_store=self._storing is not None,
             default_storage=config.store_default,
             is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
@@ -268,7 +268,8 @@ class Daemon:
             pods=self._store,
             departures=self._departures,
             marking=self._marking,
-            prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
+            prefer=functools.partial(_prefer, turns, self._storing),
+            hurry=self._hurry,
             tell=self._planned,
         )
         self._lookahead = Lookahead(
@@ -279,6 +280,7 @@ class Daemon:
             metrics=self._metrics,
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
             is_paused=self._evacuation.is_under_way,
+            settled_seconds=lookahead.settled_seconds(config),
             tell=self._tell,
         )
         self._handover = Handover(
@@ -466,6 +468,10 @@ class Daemon:
         self._note(resources.node(node, uid=node), status.of_notice(change))
         self._evacuation.announced(change)
 
+    def _hurry(self, is_needed: bool) -> None:
+        if self._storing is not None:
+            self._storing.hurry(is_needed=is_needed)
+
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
@@ -606,6 +612,15 @@ class Daemon:
         if not self._housekeeping.standing.is_ready:
             return f"{report.reason}: {report.message}"
         return "" if self._store.is_synced else "the node's pods are not listed yet"
+
+
+def _prefer(
+    turns: Turns, storing: Storing | None, order: Sequence[str], at_once: int | None
+) -> None:
+    """Have pods captured and sent in this *order*; an empty one: there is time again."""
+    turns.prefer(order, at_once=at_once)
+    if storing is not None:
+        storing.prefer(order)
 
 
 def _longest_idle_seconds(pod: ManagedPod) -> float:
