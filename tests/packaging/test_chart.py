@@ -21,7 +21,8 @@ from architect.api.policy import Storage
 from architect.daemon import rbac as daemon_rbac
 from architect.daemon import settings as daemon_settings
 from architect.daemon.peer import addresses
-from architect.daemon.settings import SpotProvider
+from architect.daemon.settings import LookAhead, SpotProvider
+from architect.daemon.spot import command as spot_command
 from architect.kube import checkpoints
 from architect.kube.rbac import Rule, flatten
 from architect.objectstore.settings import StoreSettings
@@ -238,6 +239,7 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         {"spot": {"provider": "oracle"}},
         {"spot": {"endpoint": "https://metadata"}},
         {"spot": {"noticeSeconds": 0}},
+        {"spot": {"lookAhead": "sometimes"}},
         {"objectStore": {"bucket": "Pods"}},
         {"objectStore": {"endpoint": "s3.example"}},
         {"objectStore": {"endpoint": "https://s3.example/pods"}},
@@ -345,6 +347,15 @@ def test_the_operator_reads_its_arguments(render, values):
     assert deadline > found.uninstall_timeout_seconds
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_the_operator_is_told_whether_to_mark_nodes_that_are_gone(render, said):
+    _, found = operator_main.settings_of(
+        arguments(render({"spot": {"outOfService": said}}), "Deployment", "architect-operator"),
+        {"POD_NAME": "p", "POD_NAMESPACE": NAMESPACE},
+    )
+    assert found.spot_out_of_service is said
+
+
 def test_the_operators_selector_finds_the_daemons_pods(render):
     objects = render({"nameOverride": "other"}, release="blue")
     args = arguments(objects, "Deployment", "blue-other-operator")
@@ -377,21 +388,37 @@ def test_the_daemon_reads_its_arguments(render, values):
     variables = {
         e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"]
         for e in container["env"]
-        if "fieldRef" in e["valueFrom"]
+        if "fieldRef" in e.get("valueFrom", {})
     }
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
 
 
 def test_the_daemon_is_told_who_announces_interruptions(render):
-    values = {"spot": {"provider": "gcp", "endpoint": "http://[::1]:8080", "noticeSeconds": 150}}
+    values = {
+        "spot": {
+            **{"provider": "gcp", "endpoint": "http://[::1]:8080", "noticeSeconds": 150},
+            "lookAhead": "always",
+        }
+    }
     for given, expected in (
-        ({}, (SpotProvider.AUTO, "", 30)),
-        (values, (SpotProvider.GCP, "http://[::1]:8080", 150)),
+        ({}, (SpotProvider.AUTO, "", 30, LookAhead.AUTO)),
+        (values, (SpotProvider.GCP, "http://[::1]:8080", 150, LookAhead.ALWAYS)),
     ):
         _, *flags = arguments(render(given), "DaemonSet", "architect-daemon")
         found = daemon_settings.parse(flags, environment={})
         told = (found.spot_provider, found.spot_endpoint, found.spot_notice_seconds)
-        assert told == expected
+        assert (*told, found.spot_look_ahead) == expected
+
+
+def test_the_daemon_and_who_is_run_beside_it_find_its_port(render):
+    daemon = find(render({"daemon": {"metricsPort": 9999}}), "DaemonSet", "architect-daemon")
+    (container,) = daemon["spec"]["template"]["spec"]["containers"]
+    variables = {e["name"]: e["value"] for e in container["env"] if "value" in e}
+    assert variables == {spot_command.ADDRESS: "0.0.0.0:9999"}
+    found = daemon_settings.parse(container["args"][1:], environment=variables)
+    assert found.metrics_address == "0.0.0.0:9999"
+    ports = {p["name"]: p["containerPort"] for p in container["ports"]}
+    assert ports[spot_command.PORT_NAME] == 9999
 
 
 def test_operator_and_daemon_are_told_the_same_object_store(render):
@@ -425,7 +452,7 @@ def test_operator_and_daemon_are_told_the_same_object_store(render):
         keys = {
             e["name"]: (s["name"], s["key"])
             for e in container["env"]
-            if (s := e["valueFrom"].get("secretKeyRef"))
+            if (s := e.get("valueFrom", {}).get("secretKeyRef"))
         }
         assert keys == {
             "AWS_ACCESS_KEY_ID": ("store", "AWS_ACCESS_KEY_ID"),
@@ -447,7 +474,9 @@ def test_without_a_bucket_there_is_no_store_and_no_credential(render):
     for name, spec in pod_specs(objects):
         (container,) = spec["containers"]
         assert not [a for a in container["args"] if a.startswith("--store-")], name
-        assert not [e for e in container.get("env", ()) if "secretKeyRef" in e["valueFrom"]], name
+        assert not [
+            e for e in container.get("env", ()) if "secretKeyRef" in e.get("valueFrom", {})
+        ], name
     for value in objects:
         if value["kind"] == "ServiceAccount" and "helm.sh/hook" not in str(value["metadata"]):
             assert "annotations" not in value["metadata"]

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
 
 import pytest
 
-from architect.daemon.spot import inputs, learning, planner, schedule
+from architect.daemon.metrics import Metrics
+from architect.daemon.notices import aws, azure
+from architect.daemon.spot import (
+    inputs,
+    learning,
+    lookahead,
+    outlook,
+    page,
+    planner,
+    schedule,
+)
 from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request, State
 from architect.daemon.spot.need import Limit
 from architect.daemon.spot.pipeline import OBJECT_BYTES
@@ -17,6 +28,7 @@ from bench import paper
 
 CHECKOUT = Path(__file__).parents[2]
 TESTS = CHECKOUT / "tests" / "unit" / "daemon" / "spot"
+DAEMON_PAGE = (CHECKOUT / "docs" / "daemon.md").read_text(encoding="utf-8")
 PAGE = (CHECKOUT / "docs" / "spot.md").read_text(encoding="utf-8")
 
 
@@ -95,3 +107,35 @@ def test_every_guarantee_is_a_test() -> None:
     source = "".join(path.read_text(encoding="utf-8") for path in TESTS.glob("test_*.py"))
     assert len(named) >= 10
     assert [name for name in sorted(named) if f"\ndef {name}(" not in source] == []
+
+
+def test_what_is_told_all_the_time_is_named() -> None:
+    families = {family.name for family in Metrics().registry.collect()}
+    ours = {name for name in families if name.startswith("architect_spot_")}
+    assert ours == set(re.findall(r"`(architect_spot_\w+)", PAGE))
+    assert ours == set(re.findall(r"`(architect_spot_\w+)", DAEMON_PAGE))
+    (passage,) = re.findall(r"Pods are not told (.*?), and nothing is counted", PAGE, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", passage)) == outlook.UNTOLD
+    (shown,) = re.findall(r"^ *```json\n(.*?)```$", PAGE, re.MULTILINE | re.DOTALL)
+    request = Request(deadline_seconds=25.0, pods=(), cores=1)
+    told = outlook.annotation(outlook.look(request, notice_seconds=30.0))
+    assert json.loads(shown).keys() == told.keys()
+    assert json.loads(shown)["version"] == told["version"]
+
+
+def test_how_often_is_looked_and_written_stands_there() -> None:
+    assert (
+        f"not within {lookahead.LEAST_SECONDS:g} s, and every {lookahead.INTERVAL_SECONDS:g} s"
+        in PAGE
+    )
+    assert f"it rests {lookahead.REST:g} times as long" in PAGE
+    assert (lookahead.WRITE_SECONDS, "at most once a minute" in PAGE) == (60.0, True)
+    share, size = outlook.SAME_SHARE, outlook.SAME_BYTES
+    assert (
+        f"more than {share:.0%} (and {outlook.SAME_SECONDS:g} s, {size >> 20} MiB)"
+        in PAGE.replace(" %", "%")
+    )
+    assert f"120 s with Amazon, {azure.NOTICE_SECONDS:g} s with Azure" in PAGE
+    assert aws.NOTICE_SECONDS == 120.0
+    assert page.MOST_WAITING == 4 and "more than four who wait are turned away" in PAGE
+    assert page.REST == 3.0 and "a quarter of a core at most" in PAGE

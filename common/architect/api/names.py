@@ -80,6 +80,9 @@ NODE_GVISOR_CONDITION: Final = "ArchitectGvisorReady"
 INTERRUPTION: Final = "architect.dev/interruption"
 """Node annotation and taint, by the daemon, from the notice that its machine ends until that is
 withdrawn. The annotation's value is :mod:`architect.core.interruption`; the taint's is the kind."""
+OUT_OF_SERVICE: Final = "architect.dev/out-of-service"
+"""Node annotation, by the operator, which gave the node the taint that Kubernetes knows for this:
+the boot id of the machine that is gone. It goes with the taint."""
 
 SPOT_NEEDS: Final = "architect.dev/spot-needs"
 """Node annotation, by the daemon of a spot machine: what of its pods would be saved in its notice,
@@ -114,6 +117,8 @@ EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
 EVENT_EXPIRED: Final = "Expired"
 EVENT_DISMISSED: Final = "Dismissed"
+EVENT_ADOPTED: Final = "Adopted"
+EVENT_NOT_ADOPTED: Final = "NotAdopted"
 EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
 EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
@@ -122,6 +127,8 @@ EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"
 EVENT_RUNTIME_KEPT: Final = "RuntimeKept"
+EVENT_MACHINE_GONE: Final = "MachineGone"
+EVENT_MACHINE_BACK: Final = "MachineBack"
 EVENT_NOTICE_APPEARED: Final = "NoticeAppeared"
 EVENT_NOTICE_CHANGED: Final = "NoticeChanged"
 EVENT_NOTICE_WITHDRAWN: Final = "NoticeWithdrawn"

@@ -1,6 +1,7 @@
 """What the operator does in the object store: it lists, and deletes what nobody needs.
 
-``boto3`` is imported when a :class:`Control` is made. Bodies of objects never pass here.
+``boto3`` is imported when a :class:`Control` is made. Of bodies only checkpoints' manifests pass
+here, those of which no node is there any more to tell.
 """
 
 from __future__ import annotations
@@ -44,6 +45,18 @@ class Listed:
     """Bytes."""
     modified: datetime.datetime
     """By the store's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """One object that was asked for."""
+
+    etag: str
+    """Of exactly this content, by the store's word."""
+    size: int
+    """Bytes."""
+    body: bytes | None
+    """None: it is larger than asked for, or the same as before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +113,24 @@ class Control:
                 if not found.key.startswith(prefix):
                     raise errors.unreachable("a key is not below it", what=what)
                 yield found
+
+    def get(self, key: str, *, most: int, unless: str = "") -> Fetched:
+        """Return an object of at most *most* bytes, but its body only if its etag is not *unless*.
+
+        What the store says of its size is not believed: no more than *most* is read. Raises as all
+        methods, ``NoSuchKey`` if it is not there.
+        """
+        what = f"get {self._settings.bucket}/{key}"
+        with _translated(what):
+            answer = self._client.get_object(Bucket=self._settings.bucket, Key=key)
+            with contextlib.closing(answer["Body"]) as stream:
+                etag, size = str(answer.get("ETag", "")), int(answer["ContentLength"])
+                if size > most or (etag and etag == unless):
+                    return Fetched(etag=etag, size=size, body=None)
+                body = stream.read(most + 1)
+        if len(body) != size:
+            raise errors.unreachable(f"{len(body)} bytes instead of {size}", what=what)
+        return Fetched(etag=etag, size=size, body=body)
 
     def delete(self, keys: Iterable[str]) -> tuple[Undeleted, ...]:
         """Delete objects by their whole keys; one that is not there counts as deleted.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
+from architect.api.keeper import PodState
 from architect.core import wire
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.core.wire import Client
@@ -69,12 +70,25 @@ class KeeperLink:
     def memory(self) -> dict[str, int]:
         """Return how many bytes of memory a dump of each awake pod would write, by uid.
 
-        Rejected by an older keeper, which does not know the question.
+        An older keeper knows only what its cgroups have in all, files that were read included.
         """
-        found = self._call("memory").get("memory")
+        try:
+            found = self._call("memory").get("memory")
+        except Rejected as error:
+            if error.reason != "Protocol":
+                raise
+            return self._all_memory()
         if not isinstance(found, dict):
             raise FormatError(f"keeper's answer to memory is malformed: {found!r:.200}")
         return {str(uid): int(size) for uid, size in found.items()}
+
+    def _all_memory(self) -> dict[str, int]:
+        seen = map(read_observation, self._call("observe", pods=[]).get("observations") or ())
+        return {
+            o.uid: sum(usage.memory_bytes for usage in o.containers.values())
+            for o in seen
+            if o.state is PodState.AWAKE
+        }
 
     def sleep(
         self, uid: str, *, reason: str, patience_seconds: float, is_forced: bool = False

@@ -9,7 +9,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -268,7 +268,7 @@ class Daemon:
             pods=self._store,
             departures=self._departures,
             marking=self._marking,
-            prefer=lambda order, at_once: turns.prefer(order, at_once=at_once),
+            prefer=functools.partial(_prefer, turns, self._storing),
             tell=self._planned,
         )
         self._lookahead = Lookahead(
@@ -279,6 +279,7 @@ class Daemon:
             metrics=self._metrics,
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
             is_paused=self._evacuation.is_under_way,
+            settled_seconds=lookahead.settled_seconds(config),
             tell=self._tell,
         )
         self._handover = Handover(
@@ -606,6 +607,15 @@ class Daemon:
         if not self._housekeeping.standing.is_ready:
             return f"{report.reason}: {report.message}"
         return "" if self._store.is_synced else "the node's pods are not listed yet"
+
+
+def _prefer(
+    turns: Turns, storing: Storing | None, order: Sequence[str], at_once: int | None
+) -> None:
+    """Have pods captured and sent in this *order*; an empty one: there is time again."""
+    turns.prefer(order, at_once=at_once)
+    if storing is not None:
+        storing.prefer(order)
 
 
 def _longest_idle_seconds(pod: ManagedPod) -> float:

@@ -19,9 +19,8 @@ from typing import Any, Final
 from architect.kube import checkpoints, conditions
 from architect.kube.checkpoints import Trigger
 from architect.kube.conditions import Condition, Status
+from architect.operator.machines import OUT_OF_SERVICE
 from architect.operator.plan import FINISHED_PHASES
-
-OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 
 REASON: Final = "ClaimantLost"
 

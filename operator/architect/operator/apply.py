@@ -70,6 +70,8 @@ class Applier:
             case plan.Unlabel(node=ref, labels=labels, why=why):
                 patches.set_metadata(self._api, ref, labels=dict.fromkeys(labels))
                 log.warning("took label %s off %s: %s", ", ".join(labels), ref, why)
+            case plan.Mark():
+                self._mark(action)
             case plan.Dismiss(pod=ref, is_saved=is_saved, why=why):
                 self._api.delete(ref)
                 log.info("deleted %s: %s", ref, why)
@@ -81,6 +83,20 @@ class Applier:
                     event_type=EventType.NORMAL if is_saved else EventType.WARNING,
                 )
         return True
+
+    def _mark(self, action: plan.Mark) -> None:
+        change = patches.metadata_patch(annotations={names.OUT_OF_SERVICE: action.boot_id})
+        change["spec"] = {"taints": list(action.taints)}
+        self._api.patch(action.node, change, resource_version=action.resource_version)
+        is_gone = action.boot_id is not None
+        log.warning("%s: %s", action.node, action.why)
+        self._recorder.record(
+            action.node,
+            reason=names.EVENT_MACHINE_GONE if is_gone else names.EVENT_MACHINE_BACK,
+            note=action.why,
+            action="Mark",
+            event_type=EventType.WARNING if is_gone else EventType.NORMAL,
+        )
 
     def _report(self, action: plan.Report) -> bool:
         """Record an event unless the API server remembers that it was."""

@@ -66,10 +66,13 @@ class Collector:
         *,
         open_bucket: Callable[[], Bucket],
         prefix: str,
+        is_kept: Callable[[Place], bool] = lambda _: False,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """*is_kept* tells of places that are not nobody's, though no object is known of them."""
         self._api = api
         self._metrics = numbers
+        self._is_kept = is_kept
         self._open_bucket = open_bucket
         self._prefix = prefix
         self._clock = clock
@@ -116,7 +119,7 @@ class Collector:
         self._metrics.set(metrics.STORED_BYTES, sum(one.size for one in listed.values()))
         for value in known:
             self.changed(value)
-        latest = {place: one.modified for place, one in listed.items()}
+        latest = {p: one.modified for p, one in listed.items() if not self._is_kept(p)}
         for action in stored.for_all(latest, known, now=self._clock()):
             self._remove(action)
 

@@ -68,8 +68,9 @@ def decide(
         return None
     is_interrupted = is_ending(node)
     if conditions.is_false(checkpoint, checkpoints.CAPTURED):
-        # Once the notice is withdrawn, the daemon takes such a Checkpoint back.
-        if not is_interrupted or is_deleted:
+        # Once the notice is withdrawn, the daemon takes such a Checkpoint back. A DaemonSet makes
+        # the same pod there again, for as long as the node lives.
+        if not is_interrupted or is_deleted or plan.is_of_daemon_set(pod):
             return None
         said = conditions.said(checkpoint, checkpoints.CAPTURED)
         why = f"it could not be saved before its node's end: {_words(said)}"

@@ -19,6 +19,7 @@ from architect.core.tls import without_strictness
 from architect.kube.connection import Credentials
 from architect.kube.resources import (
     CHECKPOINTS,
+    NODES,
     PERSISTENT_CHECKPOINTS,
     PODS,
     SIGNING_REQUESTS,
@@ -31,6 +32,7 @@ from architect.operator.releaser import Releaser
 from architect.operator.signer import Signer
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
+from architect.operator.watchman import Watchman
 
 
 def register(
@@ -42,6 +44,7 @@ def register(
     signer: Signer,
     releaser: Releaser,
     dismisser: Dismisser,
+    watchman: Watchman,
     collector: Collector | None,
     store_threads: ThreadPoolExecutor,
     key_threads: ThreadPoolExecutor,
@@ -77,10 +80,10 @@ def register(
             if collector is not None:
                 await in_threads(store_threads, collector.deleted, value)
             return
-        # First who waits: a pod does not start before it has its key, and does not come before the
-        # one that it replaces is deleted.
-        await in_threads(key_threads, releaser.look_at, value)
+        # First who waits: a pod does not come before the one that it replaces is deleted, and does
+        # not start before it has its key, for which a key management service may be asked.
         await asyncio.to_thread(dismisser.look_at, value)
+        await in_threads(key_threads, releaser.look_at, value)
         await asyncio.to_thread(sweeper.collect, value)
         if collector is not None:
             await in_threads(store_threads, collector.changed, value)
@@ -99,6 +102,14 @@ def register(
         registrar.deleted(value)
         if collector is not None:
             await in_threads(store_threads, collector.deleted, value)
+
+    @kopf.on.event(NODES.version, NODES.plural, registry=registry)
+    async def node_changed(event: kopf.RawEvent, **_: Any) -> None:
+        value = dict(event["object"])
+        if event["type"] == "DELETED":
+            watchman.gone(value)
+        else:
+            watchman.changed(value)
 
     @kopf.on.event(
         SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry

@@ -102,6 +102,16 @@ REMOVALS_LEFT: Final = Family(
     type="gauge",
     help="Deleted objects whose data could not be removed from the object store yet.",
 )
+ADOPTIONS: Final = Family(
+    name="architect_operator_adoptions_total",
+    type="counter",
+    help="Checkpoints that silent nodes left in the object store, by what became of them.",
+)
+ENDING: Final = Family(
+    name="architect_operator_ending_nodes",
+    type="gauge",
+    help="Nodes whose machine is announced to end, by whether it is ready, silent or gone.",
+)
 KEY_RELEASES: Final = Family(
     name="architect_operator_key_releases_total",
     type="counter",
@@ -136,6 +146,8 @@ FAMILIES: Final = (
     STORED_BYTES,
     REMOVALS,
     REMOVALS_LEFT,
+    ADOPTIONS,
+    ENDING,
     KEY_RELEASES,
     KEYS_SEALED,
     KEY_SERVICE,

@@ -80,7 +80,20 @@ class Dismiss:
     why: str
 
 
-Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """Say of a node that its machine is gone, or is there again: taints and our annotation."""
+
+    node: ObjectRef
+    resource_version: str
+    taints: tuple[JsonObject, ...]
+    """All that it is to have."""
+    boot_id: str | None
+    """The annotation's value: the run of the machine that is over; None: it is there again."""
+    why: str
+
+
+Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss | Mark
 
 
 def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:
@@ -122,6 +135,12 @@ def is_settled(pod: JsonObject) -> bool:
     """Whether nothing that is said about this pod can change anything any more."""
     phase = (pod.get("status") or {}).get("phase")
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in FINISHED_PHASES
+
+
+def is_of_daemon_set(pod: Mapping[str, Any]) -> bool:
+    """Whether another pod like it comes to the same node."""
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return any(o.get("controller") and o.get("kind") == "DaemonSet" for o in owners)
 
 
 def for_pod(pod: JsonObject, *, has_gvisor: bool = True) -> Report | None:

@@ -24,8 +24,11 @@ from architect.kube.resources import (
 RULES: Final = (
     # Deleted: those of a machine that ends, once it is decided what of them is saved.
     Rule(resource=PODS, verbs=("get", "list", "watch", "delete")),
-    Rule(resource=NODES, verbs=("get", "list", "patch")),
-    Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
+    Rule(resource=NODES, verbs=("get", "list", "watch", "patch")),
+    # Whether kubelets are silent.
+    Rule(resource=LEASES, verbs=("get", "list")),
+    # Created: of what silent nodes left in the object store.
+    Rule(resource=CHECKPOINTS, verbs=("get", "list", "watch", "create", "delete")),
     Rule(resource=CHECKPOINTS, subresource="status", verbs=("patch",)),
     Rule(resource=PERSISTENT_CHECKPOINTS, verbs=("get", "list", "watch", "delete")),
     Rule(resource=PERSISTENT_CHECKPOINTS, subresource="status", verbs=("patch",)),

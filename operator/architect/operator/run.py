@@ -20,7 +20,8 @@ from architect.kube.errors import NotFound
 from architect.kube.events import Recorder
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
 from architect.objectstore.control import Control
-from architect.operator import handlers, metrics, releaser
+from architect.operator import handlers, metrics, releaser, watchman
+from architect.operator.adopter import Adopter
 from architect.operator.apply import Applier
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.collector import Collector
@@ -40,6 +41,7 @@ from architect.operator.signer import Signer
 from architect.operator.strongbox import Strongbox
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
+from architect.operator.watchman import Watchman
 
 log = logging.getLogger(__name__)
 
@@ -128,11 +130,40 @@ class Operator:
             self._metrics,
             authorities=lambda: authorities.fetch().trusted,
         )
-        self._collector = _collector(api, settings, self._metrics)
+        self._adopter = None
+        self._collector = None
+        if (store := settings.store) is not None:
+            # It takes 30 MiB of memory when it is made, which a replica that only waits does
+            # without.
+            self._adopter = Adopter(
+                api,
+                recorder,
+                self._metrics,
+                open_bucket=lambda: Control(store),
+                bucket=store.bucket,
+                prefix=store.prefix,
+                authorities=lambda: authorities.fetch().trusted,
+            )
+            self._collector = Collector(
+                api,
+                self._metrics,
+                open_bucket=lambda: Control(store),
+                prefix=store.prefix,
+                is_kept=self._adopter.is_unsettled,
+            )
+        self._watchman = Watchman(
+            api,
+            self._applier,
+            self._metrics,
+            self._dismisser,
+            self._adopter,
+            marks=settings.spot_out_of_service,
+        )
         # A store or a key management service that hangs, and what waits for it, costs nobody else a
         # thread, least of all the lease.
         self._store_threads = ThreadPoolExecutor(STORE_THREADS, "store")
         self._key_threads = ThreadPoolExecutor(KEY_THREADS, "keys")
+        self._machine_thread = ThreadPoolExecutor(1, "machines")
         self._lease_thread = ThreadPoolExecutor(1, "lease")
         self._elector = Elector(
             api,
@@ -223,6 +254,7 @@ class Operator:
             signer=self._signer,
             releaser=self._releaser,
             dismisser=self._dismisser,
+            watchman=self._watchman,
             collector=self._collector,
             store_threads=self._store_threads,
             key_threads=self._key_threads,
@@ -251,8 +283,14 @@ class Operator:
             Round(what="objects", look=self._sweeper.sweep),
             Round(what="certificates", look=self._signer.sweep),
             Round(what="pods of machines that end", look=self._dismisser.sweep),
+            Round(
+                what="machines that end",
+                look=self._watchman.look,
+                threads=self._machine_thread,
+                seconds=watchman.LOOK_SECONDS,
+            ),
         ]
-        if self._collector is not None:
+        if self._collector is not None and self._adopter is not None:
             # Without a store nothing is ever encrypted for our keys.
             found += [
                 Round(what="keys", look=self._releaser.sweep, threads=self._key_threads),
@@ -262,9 +300,15 @@ class Operator:
                     threads=self._key_threads,
                     seconds=releaser.WAITING_SECONDS,
                 ),
-                Round(what="object store", look=self._collector.sweep, threads=self._store_threads),
+                Round(what="object store", look=self._look_at_store, threads=self._store_threads),
             ]
         return found
+
+    def _look_at_store(self) -> None:
+        """Give what lies there to whom it is of, and remove what is nobody's: in this order."""
+        assert self._adopter is not None and self._collector is not None
+        self._adopter.sweep()
+        self._collector.sweep()
 
     async def _beat(self) -> None:
         while True:
@@ -280,16 +324,6 @@ class Operator:
         if contact is None or time.monotonic() - contact > STUCK_SECONDS:
             return "the API server does not answer"
         return ""
-
-
-def _collector(api: Api, settings: OperatorSettings, numbers: Metrics) -> Collector | None:
-    """Return who removes data from the object store; None: there is no store."""
-    store = settings.store
-    if store is None:
-        return None
-
-    # It takes 30 MiB of memory when it is made, which a replica that only waits does without.
-    return Collector(api, numbers, open_bucket=lambda: Control(store), prefix=store.prefix)
 
 
 def key_service(settings: KmsSettings | None) -> KeyService:

@@ -62,6 +62,10 @@ class OperatorSettings(KmsOptions):
     has_gvisor: bool = False
     """Whether the cluster has the runtime class of gVisor."""
 
+    spot_out_of_service: bool = True
+    """Whether nodes whose machine is gone after a notice are given the taint by which Kubernetes
+    lets go of their pods and volumes."""
+
     store_max_count: int = 0
     """Most PersistentCheckpoints that are kept in the store; 0: no limit."""
 
@@ -113,6 +117,7 @@ _FLAGS: Final[Mapping[str, str]] = {
     "key_secret": "name of the Secret with the keys of checkpoints in the object store",
     "key_config_map": "name of the ConfigMap with the public key for daemons",
     "has_gvisor": "whether there is the runtime class of gVisor",
+    "spot_out_of_service": "whether nodes that are gone after a notice are marked out of service",
     **options.HELP,
     **kms.HELP,
     "store_max_count": "PersistentCheckpoints that are kept (0: no limit)",
@@ -155,7 +160,7 @@ def from_arguments(arguments: Mapping[str, Any]) -> OperatorSettings:
             given[name] = Path(text)
         elif name.endswith(("_max_count", "_max_bytes")):
             given[name] = _limit(name, text)
-        elif name in ("has_gvisor", "store_path_style", "kms_unseal"):
+        elif name in ("has_gvisor", "spot_out_of_service", "store_path_style", "kms_unseal"):
             given[name] = _read(flags.switch, name, text)
         else:
             given[name] = text

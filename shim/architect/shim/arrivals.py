@@ -106,8 +106,9 @@ def _asked(
         if answer.get("hold") is True:
             raise Rejected(str(answer.get("message")), reason=str(answer.get("reason")))
         return use(identity) if answer.get("restore") is True else None
-    except _Left:
-        raise  # whatever the policy is: its memory is elsewhere by now
+    except _Left as error:  # whatever the policy is: its memory is elsewhere by now
+        engine_log.error(call, f"container {call.container} is not started again: {error}")
+        raise
     except (ArchitectError, OSError) as error:
         wish = policy.on_restore_failure
         if wish is not OnRestoreFailure.FRESH:

@@ -55,6 +55,28 @@ def test_a_listing_begins_with_its_prefix(server: s3server.Server, control: Cont
     assert keys(control, "c/") == []
 
 
+def test_an_object_is_read_within_a_bound_and_once(
+    server: s3server.Server, store: Store, control: Control
+) -> None:
+    store.put("web/1/manifest.json", b"12345", timeout_seconds=patient(30))
+    found = control.get("web/1/manifest.json", most=5)
+    assert (found.body, found.size) == (b"12345", 5)
+    assert found.etag
+    assert control.get("web/1/manifest.json", most=4).body is None
+    assert control.get("web/1/manifest.json", most=5, unless=found.etag).body is None
+    control.delete(["web/1/manifest.json"])
+    with pytest.raises(Rejected) as refused:
+        control.get("web/1/manifest.json", most=5)
+    assert refused.value.reason == "NoSuchKey"
+    store.put("web/1/manifest.json", b"54321", timeout_seconds=patient(30))
+    assert control.get("web/1/manifest.json", most=5, unless=found.etag).body == b"54321"
+
+
+def test_an_empty_object_is_read(store: Store, control: Control) -> None:
+    store.put("web/1/empty", b"", timeout_seconds=patient(30))
+    assert control.get("web/1/empty", most=5).body == b""
+
+
 def test_more_than_a_page_is_listed_and_deleted(server: s3server.Server, control: Control) -> None:
     names = [f"web/1/a/{number:06}" for number in range(MANY)]
     fill(server, *names, "web/2/a/000000")

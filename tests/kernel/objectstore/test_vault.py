@@ -199,7 +199,57 @@ def test_what_was_damaged_before_it_was_sent_is_not_committed(
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises(FormatError, match=r"random\.img is damaged"):
         vaults.upload()
-    assert shard_files(server)
+    assert not list(bucket(server).rglob("manifest.json"))
+
+
+class _Changing:
+    """A store before whose put of a number a byte of a file changes."""
+
+    def __init__(self, store: Store, path: Path, *, put: int) -> None:
+        self._store = store
+        self._path = path
+        self._left = put
+        self._lock = threading.Lock()
+
+    def put(self, key: str, body: bytes, **more: Any) -> None:
+        with self._lock:
+            if self._left == 0:
+                _flip(self._path)
+            self._left -= 1
+        self._store.put(key, body, **more)
+
+    def get(self, key: str, **more: Any) -> bytes:
+        return self._store.get(key, **more)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("put", range(5))
+def test_a_file_that_changes_while_it_is_sent_is_committed_as_it_was_or_not_at_all(
+    server: Server, vaults: Vaults, store: Store, name: str, put: int
+) -> None:
+    vaults.store = _Changing(store, vaults.source / name, put=put)
+    try:
+        found = vaults.upload()
+    except FormatError as error:
+        assert name in str(error)
+        assert not list(bucket(server).rglob("manifest.json"))
+        _flip(vaults.source / name)
+        vaults.store = store
+        found = vaults.upload()
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+
+
+def test_damage_between_two_daemons_is_not_committed(
+    server: Server, vaults: Vaults, store: Store
+) -> None:
+    vaults.store = _Failing(store, good=1)
+    with pytest.raises(Rejected, match="has ended"):
+        vaults.upload()
+    _flip(vaults.source / "app/image/random.img")
+    vaults.store = store
+    with pytest.raises(FormatError, match=r"random\.img is damaged"):
+        vaults.upload()
     assert not list(bucket(server).rglob("manifest.json"))
 
 

@@ -122,6 +122,23 @@ def test_a_pod_that_wants_its_memory_is_not_made_without_it(
     assert_starts_at_one(new)
 
 
+@pytest.mark.parametrize("wish", ["fresh", "retry"])
+def test_a_pod_that_was_saved_before_its_machine_ends_does_not_begin_anew(
+    mover: Mover, wish: str
+) -> None:
+    mover.daemon.answers["arriving"] = {
+        **{"restore": False, "left": True, "reason": "Captured"},
+        "message": "the pod was saved for its successor",
+    }
+    old = mover.pod("uid-a", policy={**POLICY, "on_restore_failure": wish})
+    assert old.create(check=False) != 0
+    assert "is not started again: the pod was saved" in old.log.read_text()
+    assert [r for r in mover.host.ask("list")["pods"] if r["pod"] == "uid-a"] == []
+    mover.daemon.answers["arriving"] = {"restore": False}  # its machine did not end
+    old.start()
+    assert_starts_at_one(old)
+
+
 def hooked(*argv: str) -> dict[str, Any]:
     return {**POLICY, "containers": {"app": {"after_restore": list(argv)}}}
 

@@ -117,6 +117,7 @@ class FakeKeeper:
         self.pods: dict[str, dict[str, Any]] = {}
         self.observations: dict[str, dict[str, Any]] = {}
         self.calls: list[dict[str, Any]] = []
+        self.memory: dict[str, int] = {}
         self.refusals: dict[str, dict[str, Any]] = {}
         """Operation to the error that it is answered with."""
         self._subscribers: list[socket.socket] = []
@@ -183,8 +184,11 @@ class FakeKeeper:
         if op == "version":
             return {"ok": True, "version": "1"}
         if op == "observe":
-            seen = [self._observe(u) for u in message["pods"] if u in self.pods]
+            seen = [self._observe(u) for u in message["pods"] or self.pods if u in self.pods]
             return {"ok": True, "observations": seen}
+        if op == "memory":
+            awake = [u for u, p in self.pods.items() if p["state"] == "awake"]
+            return {"ok": True, "memory": {u: self.memory.get(u, 1 << 20) for u in awake}}
         if op in ("status", "sleep", "wake", "note", "ready") and pod is None:
             error = {"code": "rejected", "reason": "UnknownPod", "message": "no such pod"}
             return {"ok": False, "error": error}

@@ -551,3 +551,39 @@ def test_a_node_is_ready_once_its_keeper_is_of_its_version(
     layout.current.unlink()
     layout.current.symlink_to("1")
     assert chores._check_keeper() == ""
+
+
+def plan_of(daemon: Daemon, query: str = "") -> str:
+    url = f"http://127.0.0.1:{daemon.metrics_port}/spot/plan{query}"
+    with urllib.request.urlopen(url, timeout=60) as found:
+        return str(found.read().decode())
+
+
+def test_the_daemon_tells_what_a_notice_would_save(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    keeper.add("uid-web")
+    keeper.memory["uid-web"] = 60 << 20
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    cluster.put_pod(make.pod_json("web"))
+    eventually(lambda: "default/web" in plan_of(running))
+    assert plan_of(running).startswith("node node1: 25 s can be used; nothing has to be saved")
+    # It has no object store here.
+    assert "does not fit: NoObjectStore: no object store is configured" in plan_of(running)
+    (pod,) = json.loads(plan_of(running, "?output=json"))["pods"]
+    assert (pod["bytes"], pod["state"]) == (64 << 20, "awake")
+    # No cloud has said that this is a spot machine.
+    assert names.SPOT_NEEDS not in (cluster.objects[NODE]["metadata"].get("annotations") or {})
+
+
+def test_an_older_keeper_tells_the_memory_that_it_knows_of(tmp_path: Path, keeper: Any) -> None:
+    link = KeeperLink(timeout_seconds=20, transition_timeout_seconds=20, path=keeper.path)
+    keeper.add("uid-web")
+    keeper.add("uid-asleep", state="asleep")
+    keeper.memory["uid-web"] = 5
+    assert link.memory() == {"uid-web": 5}
+    keeper.refusals["memory"] = {"code": "rejected", "reason": "Protocol", "message": "unknown"}
+    assert link.memory() == {"uid-web": 1 << 20}
+    keeper.refusals["memory"] = {"code": "rejected", "reason": "Ending", "message": "x"}
+    with pytest.raises(Rejected):
+        link.memory()

@@ -120,6 +120,17 @@ def test_only_the_pod_itself_goes_and_once(there: Object | None) -> None:
     assert dismissal.decide(value, pod=there, node=ENDS) is None
 
 
+@pytest.mark.parametrize(("said", "goes"), [(SAVED, True), ({"Captured": "False"}, False)])
+def test_a_daemon_sets_pod_goes_only_if_nothing_of_it_runs(
+    said: dict[str, Any], goes: bool
+) -> None:
+    """Another one would come at once, and be refused again."""
+    owner = {"kind": "DaemonSet", "name": "x", "uid": "o", "controller": True}
+    there = its_pod(ownerReferences=[owner])
+    value = checkpoint(**said, storage="Node")
+    assert (dismissal.decide(value, pod=there, node=ENDS) is not None) is goes
+
+
 @pytest.mark.parametrize("where", [None, "spot-2"])
 @pytest.mark.parametrize("said", [{**SAVED, "Stored": "True"}, {"Captured": "False"}])
 def test_another_nodes_word_counts_for_nothing(where: str | None, said: dict[str, Any]) -> None:

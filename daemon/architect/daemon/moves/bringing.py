@@ -16,6 +16,7 @@ from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.kube import checkpoints
 from architect.kube.api import Api, JsonObject
+from architect.kube.checkpoints import Trigger
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Bringing:
         """Have what *ref* has claimed lie ready for it. Raises ArchitectError or OSError.
 
         The node that saved is asked first, and the object store where that fails or never had it.
+        A node whose machine is about to end is asked last: others are still to be sent from there.
         """
         self._bring(checkpoint, ref, seconds=seconds)
         self._inits.take_from(self._depot.arrival_of(ref.uid))
@@ -89,6 +91,15 @@ class Bringing:
         if not (peer := checkpoints.peer_of(checkpoint)):
             self._bring_from_store(checkpoint, ref, ends_at=ends_at)
             return
+        if self._spares_node(checkpoint):
+            try:
+                self._bring_from_store(checkpoint, ref, ends_at=ends_at)
+            except (NodeError, OSError):
+                raise
+            except ArchitectError as error:
+                log.warning("%s comes from node %s: %s", ref, peer["node"], error)
+            else:
+                return
         try:
             if peer["node"] == self._node:
                 self._take_own(checkpoint, peer["id"], ref)
@@ -102,6 +113,13 @@ class Bringing:
                 raise
             log.warning("%s comes from the object store: %s", ref, error)
             self._bring_from_store(found, ref, ends_at=ends_at)
+
+    def _spares_node(self, checkpoint: JsonObject) -> bool:
+        """Whether the store is asked before another node, whose machine may be about to end."""
+        if self._retrieve is None or checkpoints.peer_of(checkpoint).get("node") == self._node:
+            return False
+        is_spot = checkpoint["spec"].get("trigger") == Trigger.SPOT_INTERRUPTION.value
+        return is_spot and bool(checkpoints.stored_in(checkpoint))
 
     def _take_own(self, checkpoint: JsonObject, checkpoint_id: str, ref: ObjectRef) -> None:
         directory = self._depot.departure(checkpoint_id)

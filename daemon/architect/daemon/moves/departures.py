@@ -412,7 +412,9 @@ class Departures:
         def settle() -> Outcome | None:
             expected = self._judging.judge(leaver.value, pod, leaver.who, leaver.trigger)
             if not expected.is_expected:
-                log.info("%s gets its signal: %s: %s", pod, expected.reason, expected.message)
+                log.info(
+                    "%s gets its signal: %s: %s", pod.full_name, expected.reason, expected.message
+                )
                 return Outcome(
                     is_captured=False,
                     reason=expected.reason,

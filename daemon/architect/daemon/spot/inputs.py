@@ -96,7 +96,7 @@ class Bounds:
     captures: int = 4
     """Pods (``daemon.migration.maxConcurrentCaptures``)."""
     objects: int = 3
-    """Objects that are sealed and sent (``architect.daemon.vault.upload.STREAMS``)."""
+    """Objects that are sealed and sent (``architect.daemon.vault.streams.AT_ONCE``)."""
 
 
 @dataclass(frozen=True, kw_only=True)

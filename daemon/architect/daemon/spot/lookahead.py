@@ -21,7 +21,7 @@ from architect.daemon import status
 from architect.daemon.metrics import Metrics
 from architect.daemon.notices.providers import Machine
 from architect.daemon.pods import ManagedPod
-from architect.daemon.settings import DaemonSettings, LookAhead
+from architect.daemon.settings import DaemonSettings, LookAhead, SpotProvider
 from architect.daemon.spot import outlook as outlooks
 from architect.daemon.spot import table
 from architect.daemon.spot.inputs import Pod
@@ -61,6 +61,12 @@ def notice_of(config: DaemonSettings, machine: Machine | None) -> float | None:
     if config.spot_look_ahead is LookAhead.AUTO and (machine is None or not machine.is_spot):
         return None
     return config.spot_notice_seconds if machine is None else machine.notice_seconds
+
+
+def settled_seconds(config: DaemonSettings) -> float:
+    """Return after how long it is certain enough that this is no spot machine."""
+    is_asked = config.spot_provider is not SpotProvider.NONE
+    return SETTLED_SECONDS if is_asked and config.spot_look_ahead is LookAhead.AUTO else 0.0
 
 
 class Lookahead:

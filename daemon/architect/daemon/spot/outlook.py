@@ -26,7 +26,9 @@ SAME_BYTES: Final = 4 << 20
 
 SAME_SECONDS: Final = 2.0
 
-UNTOLD: Final = frozenset(
+NOTHING_TO_LOSE: Final = frozenset({"NotBegun", "PodFinished"})
+
+UNTOLD: Final = NOTHING_TO_LOSE | frozenset(
     {
         planner.STORE_UNREACHABLE,
         planner.STAYS_ON_NODE,
@@ -35,13 +37,11 @@ UNTOLD: Final = frozenset(
         "Fresh",
         "MigrationOff",
         "NoObjectStore",
-        "NotBegun",
-        "PodFinished",
         "RunsAgain",
     }
 )
-"""Reasons that no pod is told of: somebody wants it so, it is nothing about the pod, or there is
-nothing to lose. They are counted all the same."""
+"""Reasons that no pod is told of: somebody wants it so, or it is nothing about the pod. They are
+counted all the same, but for where there is nothing to lose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +56,10 @@ class Outlook:
 
     @property
     def misfits(self) -> dict[str, int]:
-        """How many pods would not be saved, by reason."""
+        """How many pods would be lost, by reason."""
         verdicts = [outcome.verdict for outcome in self.plan.outcomes]
-        words = (v.reason for v in verdicts if isinstance(v, Misfit))
-        return dict(sorted(collections.Counter(words).items()))
+        words = collections.Counter(v.reason for v in verdicts if isinstance(v, Misfit))
+        return {word: n for word, n in sorted(words.items()) if word not in NOTHING_TO_LOSE}
 
     @property
     def saved(self) -> int:

@@ -104,6 +104,7 @@ class Survey:
         self._is_store_reachable = is_store_reachable
         self._lock = threading.Lock()
         self._awake_bytes: dict[str, int] = {}
+        self._is_deaf = False
         self._saved: dict[str, _Saved] = {}
         self._wishes: dict[str, _Wishes] = {}
 
@@ -142,9 +143,11 @@ class Survey:
     def _ask(self) -> None:
         """Learn the sizes of awake pods; what was known stands where nobody answers."""
         try:
-            self._awake_bytes = dict(self._memory())
-        except (ArchitectError, FormatError, OSError) as error:
-            log.warning("how large the awake pods are is not known anew: %s", error)
+            self._awake_bytes, self._is_deaf = dict(self._memory()), False
+        except (ArchitectError, OSError) as error:
+            if not self._is_deaf:
+                log.warning("how large the awake pods are is not known anew: %s", error)
+            self._is_deaf = True
 
     def _saved_of(self, uid: str) -> _Saved | None:
         if uid in self._saved:

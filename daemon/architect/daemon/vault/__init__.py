@@ -8,6 +8,9 @@
     progress    an upload on this node's disk: another daemon goes on with it
     received    a download, likewise
     journal     lines that one daemon writes, and the one that comes after it reads
+    proof       that what is sent is what the manifest says
+    streams     whose shard is sent next, and how many at once
+    sending     the shards of one upload
     upload      a checkpoint of this node: shards in parallel, the envelope last
     download    a checkpoint from the store into a directory that appears whole or not at all
     cluster_key for whom data keys are encrypted

@@ -1,7 +1,8 @@
 """An upload on this node's disk, so that a daemon that starts goes on with it.
 
-A line that begins the upload, and one for each shard that lies in the store. The data key is in it,
-beside the memory that it protects elsewhere.
+A line that begins the upload, and one for each shard that lies in the store and was proved to be
+what the manifest says (:mod:`.proof`): the next daemon believes it without reading a byte. The data
+key is in it, beside the memory that it protects elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from architect.checkpoint.envelope import Codec, Shard
 from architect.core.errors import FormatError
 from architect.daemon.vault import journal
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""In 1 a line meant that the shard was sent, and no more."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Progress:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, number: int, shard: Shard) -> None:
-        """Note that a shard lies in the store.
+        """Note that a shard lies in the store, and is what the manifest says.
 
         A disk that takes no note (it may be full, and this upload what makes room) costs only that
         the shard is sent again if the daemon ends before the upload does.

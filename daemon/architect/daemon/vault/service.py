@@ -21,6 +21,7 @@ from architect.daemon.peer.identity import Identity
 from architect.daemon.settings import DaemonSettings
 from architect.daemon.vault.cluster_key import ClusterKey
 from architect.daemon.vault.download import Downloaded, Downloader
+from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.transfer import Bucket
 from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
 from architect.kube.api import Api
@@ -85,8 +86,18 @@ class Vault:
         self._metrics = metrics
         self._heap = heap
         self._floor_bytes = floor_bytes
+        self._streams = Streams()
+        self._is_hurried = False
         self._opening = threading.Lock()
         self._made: tuple[Uploader, Downloader] | None = None
+
+    def prefer(self, order: Sequence[str]) -> None:
+        """Send checkpoints in this order of their ids: see :meth:`Streams.prefer`."""
+        self._streams.prefer(order)
+
+    def hurry(self, *, is_needed: bool) -> None:
+        """Send as if the node were about to end, or not any more."""
+        self._is_hurried = is_needed
 
     def upload(
         self,
@@ -139,6 +150,8 @@ class Vault:
                     sign=self._sign,
                     verify=self._verify,
                     sent=self._metrics.store_sent_bytes.inc,
+                    streams=self._streams,
+                    is_hurried=lambda: self._is_hurried,
                 )
                 downloader = Downloader(
                     store,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import Manifest, Piece
 from architect.core.errors import FormatError
 
@@ -23,6 +24,17 @@ class Extent:
     length: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of one piece with a hash of its own, where it lies in the row."""
+
+    piece: Piece
+    number: int
+    """Within the piece."""
+    start: int
+    end: int
+
+
 class Stream:
     """All pieces of *manifest* in its order, one behind the other."""
 
@@ -35,15 +47,27 @@ class Stream:
         """Bytes in all."""
         return self._starts[-1]
 
+    def segment(self, position: int) -> Segment:
+        """Return the segment that the byte at *position* belongs to. It is within the row."""
+        piece, begins = self._at(position)
+        number = (position - begins) // manifests.SEGMENT_BYTES
+        start = number * manifests.SEGMENT_BYTES
+        end = min(start + manifests.SEGMENT_BYTES, piece.size)
+        return Segment(piece=piece, number=number, start=begins + start, end=begins + end)
+
     def extents(self, start: int, length: int) -> Iterator[Extent]:
         """Yield what *length* bytes from *start* consist of, in order. They are within it."""
         end = start + length
-        number = bisect.bisect_right(self._starts, start) - 1
         while start < end:
-            piece, begins = self._pieces[number], self._starts[number]
+            piece, begins = self._at(start)
             part = min(end, begins + piece.size) - start
             yield Extent(piece=piece, start=start - begins, length=part)
-            start, number = start + part, number + 1
+            start += part
+
+    def _at(self, position: int) -> tuple[Piece, int]:
+        """Return the piece at *position*, and where it begins."""
+        number = bisect.bisect_right(self._starts, position) - 1
+        return self._pieces[number], self._starts[number]
 
 
 def read(directory: Path, stream: Stream, *, start: int, length: int) -> bytearray:

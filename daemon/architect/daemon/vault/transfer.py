@@ -27,26 +27,43 @@ class Bucket(Protocol):
         """Return an object."""
 
 
-class Patience:
-    """Tries again for as long as something has worked within the last *seconds*."""
+AGAIN_FIRST_SECONDS: Final = 0.2
+AGAIN_MAX_SECONDS: Final = 5.0
+AGAIN_HURRIED_SECONDS: Final = 1.0
+"""Between two tries: at first, at most, and at most in a hurry."""
 
-    def __init__(self, seconds: float) -> None:
+
+class Patience:
+    """Tries again for as long as something has worked within the last *seconds*.
+
+    While *is_hurried* a store that comes back is found within a second or two.
+    """
+
+    def __init__(self, seconds: float, *, is_hurried: Callable[[], bool] = lambda: False) -> None:
         self._seconds = seconds
+        self._is_hurried = is_hurried
         self._worked_at = time.monotonic()
 
     def with_(self, work: Callable[[], T], ended: threading.Event) -> T:
         """Return what *work* does. Raises what cannot be retried, and the last failure."""
-        backoff = Backoff(first_seconds=0.2, max_seconds=5.0)
+        backoff = Backoff(first_seconds=AGAIN_FIRST_SECONDS, max_seconds=AGAIN_MAX_SECONDS)
         while True:
             try:
                 result = work()
             except Retryable:
                 if ended.is_set() or time.monotonic() - self._worked_at > self._seconds:
                     raise
-                ended.wait(backoff.next())
+                self._pause(backoff.next(), ended)
             else:
                 self._worked_at = time.monotonic()
                 return result
+
+    def _pause(self, seconds: float, ended: threading.Event) -> None:
+        # In steps: the hurry may begin meanwhile.
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if ended.wait(min(left, AGAIN_HURRIED_SECONDS)) or self._is_hurried():
+                return
 
 
 def together(

@@ -1,7 +1,9 @@
 """A checkpoint of this node into the object store: shards in parallel, the envelope last.
 
 What is already there is not sent again, by whichever daemon. Until the envelope lies there, and it
-is never replaced, the store holds no checkpoint.
+is never replaced, the store holds no checkpoint. It is written only after what was sealed was found
+to be what the manifest says (:mod:`.proof`): files that were not synced may hold nothing after a
+power cut, and what is committed is believed by everybody.
 """
 
 from __future__ import annotations
@@ -19,16 +21,11 @@ from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
-from architect.daemon.checkpoint import contents
-from architect.daemon.vault import progress, shards
-from architect.daemon.vault.progress import Begun, Progress
-from architect.daemon.vault.shards import ShardName
-from architect.daemon.vault.stream import Stream, read
-from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience, together
-
-STREAMS: Final = 3
-"""Shards that are sent at once, of all checkpoints: each is in memory three times for a moment, as
-it is, compressed and encrypted, and in the client."""
+from architect.daemon.vault import progress
+from architect.daemon.vault.progress import Begun
+from architect.daemon.vault.sending import Sending
+from architect.daemon.vault.streams import Streams
+from architect.daemon.vault.transfer import SHARD_SECONDS, Bucket, Patience
 
 PATIENCE_SECONDS: Final = 120.0
 """How long a store may refuse everything before an upload is given up; upkeep tries again."""
@@ -71,7 +68,10 @@ class Uploader:
         verify: Callable[[bytes], Envelope],
         sent: Callable[[int], None] = lambda _: None,
         patience_seconds: float = PATIENCE_SECONDS,
+        streams: Streams | None = None,
+        is_hurried: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Prepare; *is_hurried* tells, at once, whether to be impatient with the store."""
         self._store = store
         self._prefix = prefix
         self._recipient = recipient
@@ -79,7 +79,8 @@ class Uploader:
         self._verify = verify
         self._sent = sent
         self._patience_seconds = patience_seconds
-        self._slots = threading.BoundedSemaphore(STREAMS)
+        self._streams = streams or Streams()
+        self._is_hurried = is_hurried
 
     def upload(
         self,
@@ -98,10 +99,16 @@ class Uploader:
         noted = progress.resume(notes, manifest_sha256=manifest.sha256)
         if noted is None:
             noted = progress.begin(notes, self._begin(manifest))
-        self._send_all(directory, manifest, noted, is_wanted)
-        # Of what was sent, too: files that were not synced may hold nothing after a power cut, and
-        # what is committed is believed by everybody.
-        contents.verify(directory, manifest)
+        Sending(
+            self._store,
+            directory,
+            manifest,
+            noted,
+            prefix=self._prefix,
+            patience=self._patience(),
+            is_wanted=is_wanted,
+            sent=self._sent,
+        ).run(self._streams)
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
             Envelope(
@@ -125,6 +132,9 @@ class Uploader:
             seconds=time.monotonic() - started,
         )
 
+    def _patience(self) -> Patience:
+        return Patience(self._patience_seconds, is_hurried=self._is_hurried)
+
     def _begin(self, manifest: Manifest) -> Begun:
         recipient, data_key = self._recipient(), keys.new_data_key()
         return Begun(
@@ -135,54 +145,9 @@ class Uploader:
             wrapped_key=keys.wrap(data_key, recipient.public_key, envelope.binding_of(manifest)),
         )
 
-    def _send_all(
-        self, directory: Path, manifest: Manifest, noted: Progress, is_wanted: Callable[[], bool]
-    ) -> None:
-        """Send every shard that is not noted. The first failure ends all."""
-        stream, ended = Stream(manifest), threading.Event()
-        patience = Patience(self._patience_seconds)
-
-        def check_wanted() -> None:
-            if not is_wanted():
-                raise Rejected(
-                    f"checkpoint {manifest.id} is not wanted in the store any more",
-                    reason="Unwanted",
-                )
-
-        def send(number: int) -> None:
-            start = number * envelope.SHARD_BYTES
-            length = envelope.shard_length(stream.length, number)
-            about = ShardName(id=manifest.id, attempt=noted.begun.attempt, number=number)
-            with self._slots:
-                if ended.is_set():
-                    return
-                check_wanted()
-                plain = read(directory, stream, start=start, length=length)
-                sealed = shards.seal_shard(plain, key=noted.begun.data_key, about=about)
-                del plain
-                key = envelope.shard_key(
-                    manifest.about.namespace,
-                    about.id,
-                    about.attempt,
-                    number,
-                    below=self._prefix,
-                )
-
-                def put() -> None:
-                    check_wanted()  # also while the store is away: what is not, leaves the disk
-                    self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS)
-
-                patience.with_(put, ended)
-                self._sent(len(sealed.data))
-                shard = sealed.to_entry()
-            noted.add(number, shard)
-
-        missing = [n for n in range(envelope.shards_of(stream.length)) if n not in noted.shards]
-        together(send, missing, ended=ended, streams=STREAMS, name="upload")
-
     def _commit(self, key: str, raw: bytes, manifest: Manifest) -> bytes:
         """Write the envelope, unless one of this checkpoint lies there; return what does."""
-        patience, ended = Patience(self._patience_seconds), threading.Event()
+        patience, ended = self._patience(), threading.Event()
         try:
             patience.with_(
                 lambda: self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS),

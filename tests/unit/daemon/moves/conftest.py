@@ -9,7 +9,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,6 +149,14 @@ class VaultDouble:
         self.troubles: list[Exception] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.order: list[str] = []
+        self.is_hurried = False
+
+    def prefer(self, order: Sequence[str]) -> None:
+        self.order = list(order)
+
+    def hurry(self, *, is_needed: bool) -> None:
+        self.is_hurried = is_needed
 
     def upload(
         self, directory: Path, manifest: Manifest, *, notes: Path, is_wanted: Callable[[], bool]
@@ -238,6 +246,8 @@ class Node:
         self.default_storage = Storage.OBJECT_STORE
         self.storing: Any = None
         self.requests: Any = None
+        self.leaves: set[str] = set()
+        """Whose machine ends, and who are saved."""
         self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
@@ -281,6 +291,7 @@ class Node:
             endings=self.endings,
             metrics=self.metrics,
             tell=self._tell,
+            has_left=lambda uid: uid in self.leaves,
         )
         self.departures = self.departing()
         self.upkeep = Upkeep(

@@ -413,6 +413,44 @@ def test_what_lies_in_the_store_alone_comes_from_there(node: Any) -> None:
     assert len(retrieved) == 1
 
 
+def test_a_node_that_is_about_to_end_is_spared(node: Any) -> None:
+    retrieved = _stored(node)
+    node.checkpoint("old")["spec"]["trigger"] = "SpotInterruption"
+    assert node.arriving("new")["restore"] is True, "and node2 is not asked"
+    assert len(retrieved) == 1
+
+
+def test_a_node_that_is_about_to_end_is_asked_where_the_store_fails(node: Any) -> None:
+    _stored(node)
+    node.checkpoint("old")["spec"]["trigger"] = "SpotInterruption"
+
+    def retrieve(*_: Any, **__: Any) -> None:
+        raise Unavailable("503")
+
+    def fetch(_: str, __: str, target: Path, **more: Any) -> None:
+        (target / "containers" / "app" / "image").mkdir(parents=True)
+
+    node.retrieve, node.fetch = retrieve, fetch
+    assert node.arriving("new")["restore"] is True
+
+
+def test_what_a_node_that_is_about_to_end_saved_it_takes_itself(node: Any) -> None:
+    retrieved = _stored(node, source="node1")
+    node.checkpoint("old")["spec"]["trigger"] = "SpotInterruption"
+    assert node.arriving("new")["restore"] is True
+    assert retrieved == []
+
+
+def test_a_pod_that_has_left_does_not_begin_anew(node: Any) -> None:
+    node.saved()
+    node.pod("old")
+    node.leaves = {"uid-old"}
+    answer = node.arriving("old")
+    assert (answer["restore"], answer["left"], answer["reason"]) == (False, True, "Captured")
+    node.leaves = set()
+    assert "left" not in node.arriving("old")
+
+
 def test_of_a_node_that_is_lost_with_all_it_had_nothing_comes(node: Any) -> None:
     retrieved = _stored(node)
     del node.checkpoint("old")["status"]["location"]["s3"]

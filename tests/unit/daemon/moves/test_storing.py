@@ -11,7 +11,7 @@ import pytest
 
 from architect.api import names
 from architect.api.policy import ContainerPolicy, Policy, Storage
-from architect.core.errors import Rejected, Unavailable
+from architect.core.errors import FormatError, Rejected, Unavailable
 from architect.daemon.moves.storing import Storing
 
 
@@ -156,6 +156,126 @@ def test_what_waits_is_sent_at_once_when_the_node_goes(node: Any, vault: Any) ->
     goes.set()
     node.until(lambda: vault.uploaded == ["uid-old"])
     storing.close()
+
+
+def test_it_is_sent_at_once_in_a_hurry_and_waits_again_after_it(node: Any, vault: Any) -> None:
+    storing = _storing(node, vault, delay_seconds=3600.0, is_busy=lambda: True)
+    node.saved()
+    storing.begin("uid-old")
+    node.until(lambda: "uid-old" in storing._jobs)
+    storing.hurry()
+    assert vault.is_hurried
+    node.until(lambda: vault.uploaded == ["uid-old"])
+    storing.hurry(is_needed=False)
+    assert not vault.is_hurried
+    assert storing._is_early(time.monotonic())
+    storing.close()
+
+
+def test_all_are_under_way_so_that_the_order_decides(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    """The vault has the streams; here nobody waits for the end of another one."""
+    uids = [f"uid-pod{n}" for n in range(12)]
+    for n in range(12):
+        node.saved(f"pod{n}")
+    vault.gate.clear()
+    for uid in uids:
+        storing.begin(uid)
+    node.until(lambda: all(node.depot.upload_notes(uid).exists() for uid in uids))
+    storing.prefer(uids[::-1])
+    assert vault.order == uids[::-1]
+    vault.gate.set()
+    node.until(lambda: sorted(vault.uploaded) == sorted(uids))
+    node.until(lambda: all(map(storing.is_stored, uids)))
+
+
+def test_in_a_hurry_nobody_waits_for_the_api_server(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    node.saved()
+    hangs, asked = threading.Event(), threading.Event()
+
+    def hang(_: Any) -> None:
+        asked.set()
+        assert hangs.wait(20)
+
+    node.cluster.failures.append(hang)
+    storing.begin("uid-old")
+    assert asked.wait(20)
+    assert vault.uploaded == [], "there is time to ask"
+    storing.hurry()
+    node.until(lambda: storing.is_stored("uid-old"))
+    node.cluster.failures.clear()
+    hangs.set()
+    node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+
+
+def test_what_is_told_late_ends_what_was_sent_in_a_hurry(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    node.saved()
+    value = node.checkpoint("old")
+    value["status"]["conditions"].append(
+        {"type": "Restored", "status": "True", "reason": "Restored", "message": ""}
+    )
+    answers = threading.Event()
+    node.cluster.failures.append(lambda _: assert_(answers.wait(20)))
+    storing.hurry()
+    vault.gate.clear()
+    storing.begin("uid-old")
+    node.until(lambda: node.depot.upload_notes("uid-old").exists())
+    answers.set()
+    node.cluster.failures.clear()
+    node.until(lambda: not any(t.name == "ask-uid-old" for t in threading.enumerate()))
+    vault.gate.set()
+    node.until(lambda: storing._jobs["uid-old"].done())
+    assert vault.uploaded == []
+    assert node.metrics.failures.labels("store", "Unwanted")._value.get() == 0
+
+
+def assert_(is_so: bool) -> None:
+    assert is_so
+
+
+def test_what_fails_in_a_hurry_is_tried_again_at_once(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    """Such as the metadata service, which does not renew credentials just now."""
+    vault.troubles += [
+        Rejected("none", reason="NoCredentials"),
+        Unavailable("the store is away"),
+        OSError("no disk"),
+    ]
+    node.saved()
+    storing.hurry()
+    storing.begin("uid-old")
+    node.until(lambda: vault.uploaded == ["uid-old"])
+    node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+
+
+def test_files_that_are_damaged_are_not_tried_again_in_a_hurry(
+    node: Any, storing: Storing, vault: Any
+) -> None:
+    vault.troubles.append(FormatError("pages-1.img is damaged"))
+    node.saved()
+    storing.hurry()
+    storing.begin("uid-old")
+    node.until(lambda: storing._jobs["uid-old"].done())
+    assert node.conditions("old")["Stored"] == "False FormatError"
+    assert vault.uploaded == []
+
+
+def test_at_its_end_nothing_is_waited_for(node: Any, vault: Any) -> None:
+    storing = _storing(node, vault, delay_seconds=3600.0)
+    for name in ("one", "two"):
+        node.saved(name)
+        storing.begin(f"uid-{name}")
+    storing.close()
+    node.until(lambda: all(job.done() for job in storing._jobs.values()))
+    assert vault.uploaded == []
+    storing.begin("uid-one")
+    assert storing._jobs["uid-one"].done(), "nothing is begun any more"
 
 
 def test_one_that_is_restored_elsewhere_is_never_sent(

@@ -17,9 +17,11 @@ from architect.core.errors import Unavailable
 from architect.daemon import status
 from architect.daemon.metrics import Metrics
 from architect.daemon.notices.providers import Machine
-from architect.daemon.settings import DaemonSettings, LookAhead
-from architect.daemon.spot import planner
+from architect.daemon.settings import DaemonSettings, LookAhead, SpotProvider
+from architect.daemon.spot import lookahead, planner
+from architect.daemon.spot.inputs import Request
 from architect.daemon.spot.lookahead import Lookahead, notice_of
+from architect.daemon.spot.planner import Plan
 from architect.kube.api import Api
 
 MIB = 1 << 20
@@ -173,7 +175,12 @@ def test_nothing_is_planned_or_written_while_nothing_changes(
 ) -> None:
     plans: list[object] = []
     plan = planner.plan
-    monkeypatch.setattr(planner, "plan", lambda r: (plans.append(r), plan(r))[1])
+
+    def counted(request: Request) -> Plan:
+        plans.append(request)
+        return plan(request)
+
+    monkeypatch.setattr(planner, "plan", counted)
     uid = looking.node.has("web", 100 * MIB)
     looking.look(1)
     made = len(plans)
@@ -246,6 +253,28 @@ def test_where_it_is_told_and_of_which_notice(
 ) -> None:
     config = DaemonSettings(spot_look_ahead=look_ahead, spot_notice_seconds=45.0)
     assert notice_of(config, found) == notice_seconds
+
+
+@pytest.mark.parametrize(
+    ("look_ahead", "provider", "seconds"),
+    [
+        (LookAhead.AUTO, SpotProvider.AUTO, lookahead.SETTLED_SECONDS),
+        (LookAhead.AUTO, SpotProvider.NONE, 0.0),
+        (LookAhead.NEVER, SpotProvider.AUTO, 0.0),
+    ],
+)
+def test_where_no_service_can_be_found_none_is_waited_for(
+    look_ahead: LookAhead, provider: SpotProvider, seconds: float
+) -> None:
+    config = DaemonSettings(spot_look_ahead=look_ahead, spot_provider=provider)
+    assert lookahead.settled_seconds(config) == seconds
+
+
+def test_while_the_end_is_announced_it_stands_still(node: Any, api: Api, cluster: Any) -> None:
+    looking = Looking(node, api, cluster, is_paused=lambda: True)
+    looking.node.has("large", 64 << 30)
+    looking.look()
+    assert (looking.events, looking.annotation()) == ([], None)
 
 
 def test_a_hundred_pods_cost_little(looking: Looking, tmp_path: Path) -> None:

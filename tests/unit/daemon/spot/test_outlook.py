@@ -22,6 +22,7 @@ NODE = Request(
         Pod(name="a/large", image_bytes=64 << 30),
         Pod(name="a/there", image_bytes=MIB, state=State.STORED),
         Pod(name="a/odd", image_bytes=MIB, obstacle=Obstacle("PersistentVolume", "data stays")),
+        Pod(name="a/young", image_bytes=MIB, obstacle=Obstacle("NotBegun", "has not run")),
     ),
 )
 

@@ -1,0 +1,124 @@
+"""That what is sent is what the manifest says: proved of the very bytes that are sealed.
+
+A shard is hashed once it was read and before it is sealed, as a part of the manifest's segments,
+which are compared when their last byte has come. So nothing is read or hashed a second time, and
+nothing is left to do once the last shard has arrived.
+
+**What is guaranteed.** An upload whose proof was finished sealed exactly the bytes that its
+manifest names, shard for shard. A file that is not (any more) what the manifest says when it is
+read ends the upload; a file that changes after that is not looked at, and what lies in the store is
+as it was. Nothing is believed of a shard that was sent before all its segments were compared, so
+:attr:`Proof.proved` says what may be noted for another daemon. What an earlier one noted it had
+proved, too, and it is not read again, but for what its segments share with shards that are sent
+now: a segment's hash can only be had of the whole. That part comes from the disk, and if it is not
+what was sent then, the hash is another one and the upload ends. (SHA-256 is taken to have no
+collisions.)
+
+Segments are hashed from their beginning on, so shards have their turns in the stream's order;
+streams begin them in that order, so whose turn it is is always under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from architect.checkpoint import envelope
+from architect.checkpoint import manifest as manifests
+from architect.core.errors import FormatError
+from architect.daemon.vault.stream import Segment, Stream, read
+
+READ_BYTES: Final = 1024**2
+"""Of what is read once more."""
+
+
+class Proof:
+    """Of one upload that sends the shards *numbers*, in this order, which is the stream's.
+
+    Safe to use from several threads, one a shard.
+    """
+
+    def __init__(self, directory: Path, stream: Stream, numbers: Sequence[int]) -> None:
+        self._directory = directory
+        self._stream = stream
+        self._turns = {number: turn for turn, number in enumerate(numbers)}
+        self._changed = threading.Condition()
+        self._turn = 0
+        self._is_over = False
+        # Of whose turn it is:
+        self._at = 0
+        self._hash = hashlib.sha256()
+        self._proved = 0
+
+    @property
+    def proved(self) -> int:
+        """Up to where the stream is proved, but for what an earlier daemon noted."""
+        return self._proved
+
+    def check(self, number: int, plain: bytearray) -> bool:
+        """Take what was read of a shard, when its turn has come. False: another one has failed.
+
+        Raises FormatError, which names the file, if a segment that ends in it is not what the
+        manifest says; OSError.
+        """
+        with self._changed:
+            turn = self._turns[number]
+            self._changed.wait_for(lambda: self._turn == turn or self._is_over)
+            if self._is_over:
+                return False
+        self._catch_up(number * envelope.SHARD_BYTES)
+        self._feed(plain)
+        with self._changed:
+            self._turn += 1
+            self._changed.notify_all()
+        return True
+
+    def finish(self) -> None:
+        """Compare the last segment, after all shards. Raises FormatError, OSError."""
+        if self._turns:
+            self._feed_from_disk(self._stream.segment(self._at - 1).end)
+
+    def give_up(self) -> None:
+        """Let nobody wait any more: the upload has failed."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _catch_up(self, start: int) -> None:
+        """Be at *start*, with the hash of its segment: what lies before was noted earlier."""
+        if self._at == start:
+            return
+        if self._at > self._proved:
+            self._feed_from_disk(min(start, self._stream.segment(self._at).end))
+        if self._at < start:
+            self._at = self._proved = self._stream.segment(start).start
+            self._feed_from_disk(start)
+
+    def _feed_from_disk(self, end: int) -> None:
+        while self._at < end:
+            length = min(READ_BYTES, end - self._at)
+            self._feed(read(self._directory, self._stream, start=self._at, length=length))
+
+    def _feed(self, plain: bytearray) -> None:
+        view = memoryview(plain)
+        while view:
+            segment = self._stream.segment(self._at)
+            if self._at == segment.start:
+                self._hash = hashlib.sha256()
+            part = view[: segment.end - self._at]
+            self._hash.update(part)
+            self._at += len(part)
+            view = view[len(part) :]
+            if self._at == segment.end:
+                self._compare(segment)
+                self._proved = self._at
+
+    def _compare(self, segment: Segment) -> None:
+        if self._hash.hexdigest() != segment.piece.sha256[segment.number]:
+            raise FormatError(
+                f"{self._directory}: {segment.piece.name} is damaged within "
+                f"{manifests.SEGMENT_BYTES} bytes from {segment.number * manifests.SEGMENT_BYTES}"
+            )
