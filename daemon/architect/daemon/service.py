@@ -66,7 +66,7 @@ from architect.daemon.spot.rates import Known
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
-from architect.daemon.vault.upload import STREAMS
+from architect.daemon.vault.streams import AT_ONCE
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -256,7 +256,7 @@ class Daemon:
             depot=depot,
             memory=self._keeper.memory,
             rates=rates.rates,
-            bounds=Bounds(captures=config.max_concurrent_captures, objects=STREAMS),
+            bounds=Bounds(captures=config.max_concurrent_captures, objects=AT_ONCE),
             has_store=self._storing is not None,
             default_storage=config.store_default,
             is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
@@ -269,6 +269,7 @@ class Daemon:
             departures=self._departures,
             marking=self._marking,
             prefer=functools.partial(_prefer, turns, self._storing),
+            hurry=self._hurry,
             tell=self._planned,
         )
         self._lookahead = Lookahead(
@@ -466,6 +467,10 @@ class Daemon:
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_notice(change))
         self._evacuation.announced(change)
+
+    def _hurry(self, is_needed: bool) -> None:
+        if self._storing is not None:
+            self._storing.hurry(is_needed=is_needed)
 
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name

@@ -71,6 +71,7 @@ class Evacuation:
         departures: Leaves,
         marking: Marking,
         prefer: Callable[[Sequence[str], int | None], None],
+        hurry: Callable[[bool], None],
         tell: Callable[[Notice, Told], None],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -79,7 +80,7 @@ class Evacuation:
         """Prepare. *standing* returns the notices that stand, and *clock* is that of theirs.
 
         *prefer* is told in which order pods have their turns and are sent, and how many have their
-        turn at once; *tell* what is planned.
+        turn at once; *hurry*, whether an end is announced; *tell*, what is planned.
         """
         self._standing = standing
         self._survey = survey
@@ -87,6 +88,7 @@ class Evacuation:
         self._departures = departures
         self._marking = marking
         self._prefer = prefer
+        self._hurry = hurry
         self._tell = tell
         self._clock = clock
         self._wall = wall
@@ -96,6 +98,7 @@ class Evacuation:
         self._heard_at: dict[tuple[str, str], float] = {}
         self._ends: tuple[float, datetime.datetime] | None = None
         self._is_acting = False
+        self._is_hurried = False
         self._was_marked: bool | None = None
         self._told: tuple[object, ...] = ()
 
@@ -127,6 +130,9 @@ class Evacuation:
 
     def look(self) -> None:
         """Look once, and do what is to be done now."""
+        if self.is_urgent != self._is_hurried:
+            self._is_hurried = not self._is_hurried
+            self._hurry(self._is_hurried)
         notice = self._next()
         if notice is not None and notice.deadline is not None:
             self._is_acting = True

@@ -1,8 +1,8 @@
 """That what is sent is what the manifest says: proved of the very bytes that are sealed.
 
-A shard is hashed once it was read and before it is sealed, as a part of the manifest's segments,
-which are compared when their last byte has come. So nothing is read or hashed a second time, and
-nothing is left to do once the last shard has arrived.
+What was read of a shard is hashed and sealed, the hash as a part of the manifest's segments, which
+are compared when their last byte has come. So nothing is read or hashed a second time, and nothing
+is left to do once the last shard has arrived.
 
 **What is guaranteed.** An upload whose proof was finished sealed exactly the bytes that its
 manifest names, shard for shard. A file that is not (any more) what the manifest says when it is
@@ -14,15 +14,15 @@ now: a segment's hash can only be had of the whole. That part comes from the dis
 what was sent then, the hash is another one and the upload ends. (SHA-256 is taken to have no
 collisions.)
 
-Segments are hashed from their beginning on, so shards have their turns in the stream's order;
-streams begin them in that order, so whose turn it is is always under way.
+Segments are hashed from their beginning on, so shards have their turns in the stream's order.
+Streams begin them in that order, so whose turn it is is always under way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,10 @@ from architect.checkpoint import manifest as manifests
 from architect.core.errors import FormatError
 from architect.daemon.vault.stream import Segment, Stream, read
 
+STREAMS_AHEAD: Final = 3
+"""Of so many streams one may be a shard ahead of the hash, 8 MiB of memory each. Those that would
+be further ahead wait: one upload is sent no faster than one core hashes."""
+
 READ_BYTES: Final = 1024**2
 """Of what is read once more."""
 
@@ -38,17 +42,28 @@ READ_BYTES: Final = 1024**2
 class Proof:
     """Of one upload that sends the shards *numbers*, in this order, which is the stream's.
 
-    Safe to use from several threads, one a shard.
+    Safe to use from several threads, one a shard; no thread changes what it has given.
     """
 
-    def __init__(self, directory: Path, stream: Stream, numbers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        stream: Stream,
+        numbers: Sequence[int],
+        *,
+        streams: Callable[[], int],
+    ) -> None:
+        """Prepare; *streams* tells, at once, how many shards are sent at the same time."""
         self._directory = directory
         self._stream = stream
+        self._streams = streams
         self._turns = {number: turn for turn, number in enumerate(numbers)}
         self._changed = threading.Condition()
         self._turn = 0
+        self._waiting: dict[int, tuple[int, bytearray]] = {}
+        self._is_busy = False
         self._is_over = False
-        # Of whose turn it is:
+        # Of who is hashing:
         self._at = 0
         self._hash = hashlib.sha256()
         self._proved = 0
@@ -59,22 +74,39 @@ class Proof:
         return self._proved
 
     def check(self, number: int, plain: bytearray) -> bool:
-        """Take what was read of a shard, when its turn has come. False: another one has failed.
+        """Take what was read of a shard. False: another one has failed.
 
-        Raises FormatError, which names the file, if a segment that ends in it is not what the
-        manifest says; OSError.
+        Who comes before its turn leaves it to whoever is hashing, and goes on. Raises FormatError,
+        which names the file, if a segment is not what the manifest says; OSError.
         """
         with self._changed:
             turn = self._turns[number]
-            self._changed.wait_for(lambda: self._turn == turn or self._is_over)
+            self._changed.wait_for(lambda: turn < self._turn + self._ahead or self._is_over)
             if self._is_over:
                 return False
-        self._catch_up(number * envelope.SHARD_BYTES)
-        self._feed(plain)
-        with self._changed:
-            self._turn += 1
-            self._changed.notify_all()
+            self._waiting[turn] = number, plain
+            del plain
+            if self._is_busy:
+                return True
+            self._is_busy = True
+        while (found := self._next()) is not None:
+            self._catch_up(found[0] * envelope.SHARD_BYTES)
+            self._feed(found[1])
+            with self._changed:
+                self._turn += 1
+                self._changed.notify_all()
         return True
+
+    @property
+    def _ahead(self) -> int:
+        return max(1, self._streams() // STREAMS_AHEAD)
+
+    def _next(self) -> tuple[int, bytearray] | None:
+        """Return the shard whose turn it is, if it was read."""
+        with self._changed:
+            found = self._waiting.pop(self._turn, None)
+            self._is_busy = found is not None
+            return found
 
     def finish(self) -> None:
         """Compare the last segment, after all shards. Raises FormatError, OSError."""

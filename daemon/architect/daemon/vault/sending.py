@@ -33,6 +33,7 @@ class Sending:
         manifest: Manifest,
         noted: Progress,
         *,
+        streams: Streams,
         prefix: str,
         patience: Patience,
         is_wanted: Callable[[], bool],
@@ -49,18 +50,19 @@ class Sending:
         self._stream = Stream(manifest)
         numbers = range(envelope.shards_of(self._stream.length))
         self._missing = [n for n in numbers if n not in noted.shards]
-        self._proof = Proof(directory, self._stream, self._missing)
+        self._streams = streams
+        self._proof = Proof(directory, self._stream, self._missing, streams=lambda: streams.at_once)
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._arrived: dict[int, Shard] = {}
         """What lies in the store and is not proved yet."""
 
-    def run(self, streams: Streams) -> None:
+    def run(self) -> None:
         """Send every shard that is not noted, and prove that they are what the manifest says.
 
         The first failure ends all, and is raised.
         """
-        streams.run(self._manifest.id, self._send, self._missing)
+        self._streams.run(self._manifest.id, self._send, self._missing)
         self._proof.finish()
         self._note()
 
@@ -94,7 +96,7 @@ class Sending:
 
         def put() -> None:
             self._check_wanted()  # also while the store is away: what is not, leaves the disk
-            self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS)
+            self._store.put(key, sealed.data, sha256=sealed.sha256, timeout_seconds=SHARD_SECONDS)
 
         self._patience.with_(put, self._ended)
         self._sent(len(sealed.data))

@@ -107,12 +107,15 @@ class Store:
     def put(
         self,
         key: str,
-        body: bytes,
+        body: bytes | bytearray,
         *,
         is_new: bool = False,
+        sha256: str = "",
         timeout_seconds: float,
     ) -> None:
         """Have *body* be the object of a whole key, of at most :data:`MAX_OBJECT_BYTES`.
+
+        *sha256* is that of *body* as hex, if the caller has it already; a wrong one is refused.
 
         With *is_new*, raises Rejected(Exists) where there is one. That may be ours, of a request
         whose answer was lost: whoever must know gets it and looks. An object for which this raises
@@ -127,7 +130,7 @@ class Store:
         if is_new:
             headers.append(("If-None-Match", "*"))
         request = self._http.HttpRequest(
-            "PUT", self._settings.path_of(key), self._headers(headers), io.BytesIO(body)
+            "PUT", self._settings.path_of(key), self._headers(headers), _Body(body)
         )
         self._run(
             f"put {self._settings.bucket}/{key}",
@@ -135,7 +138,7 @@ class Store:
             type=self._s3.S3RequestType.DEFAULT,
             operation_name="PutObject",
             request=request,
-            signing_config=self._signed(hashlib.sha256(body).hexdigest()),
+            signing_config=self._signed(sha256 or hashlib.sha256(body).hexdigest()),
         )
 
     def get(self, key: str, *, most_bytes: int, timeout_seconds: float) -> bytes:
@@ -264,6 +267,31 @@ class Store:
         if (reason := _REASONS.get(getattr(error, "name", ""))) is not None:
             return errors.refused(f"cannot {what}: {errors.bounded(str(error))}", reason)
         return errors.unreachable(str(error) or type(error).__name__, what=what)
+
+
+class _Body(io.RawIOBase):
+    """What is sent, read in awscrt's thread: :class:`io.BytesIO` would copy it."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._view = memoryview(data)
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        part = self._view[self._at : self._at + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._view)}[whence]
+        self._at = min(max(0, base + offset), len(self._view))
+        return self._at
 
 
 class _Answer:

@@ -20,7 +20,15 @@ SHARD_SECONDS: Final = 60.0
 class Bucket(Protocol):
     """The store, as far as a transfer needs it: see :class:`architect.daemon.vault.store.Store`."""
 
-    def put(self, key: str, body: bytes, *, is_new: bool = False, timeout_seconds: float) -> None:
+    def put(
+        self,
+        key: str,
+        body: bytes | bytearray,
+        *,
+        is_new: bool = False,
+        sha256: str = "",
+        timeout_seconds: float,
+    ) -> None:
         """Write an object."""
 
     def get(self, key: str, *, most_bytes: int, timeout_seconds: float) -> bytes:

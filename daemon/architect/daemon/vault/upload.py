@@ -104,11 +104,12 @@ class Uploader:
             directory,
             manifest,
             noted,
+            streams=self._streams,
             prefix=self._prefix,
             patience=self._patience(),
             is_wanted=is_wanted,
             sent=self._sent,
-        ).run(self._streams)
+        ).run()
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
             Envelope(

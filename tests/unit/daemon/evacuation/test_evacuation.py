@@ -102,6 +102,7 @@ class World:
         self.leaving, self.marks = Leaving(), Marks()
         self.orders: list[tuple[str, ...]] = []
         self.said: list[Told] = []
+        self.hurried: list[bool] = []
         self.start()
 
     def start(self) -> None:
@@ -113,6 +114,7 @@ class World:
             departures=self.leaving,
             marking=cast(Any, self.marks),
             prefer=self._prefer,
+            hurry=self.hurried.append,
             tell=lambda notice, told: self.said.append(told),
             clock=lambda: self.now,
             wall=lambda: WALL + self.now,
@@ -191,6 +193,7 @@ def test_an_end_without_a_time_is_urgent_and_somebody_elses(world: World, kind: 
     world.notice(seconds=None, kind=kind)
     world.look()
     assert world.evacuation.is_urgent
+    assert world.hurried == [True]
     assert not world.evacuation.is_under_way()
     assert (world.marks.wanted, world.leaving.left) == ([], [])
 
@@ -248,6 +251,7 @@ def test_after_a_withdrawal_all_is_as_before(world: World) -> None:
     assert world.leaving.released == 1
     assert world.marks.wanted[-1] is None
     assert world.orders[-1] == ()
+    assert world.hurried == [True, False]
     assert not world.evacuation.is_under_way()
     world.look(after=5)
     assert world.leaving.released == 1, "once"
