@@ -6,10 +6,12 @@ The end is a real one: no process and no disk is left of the node, and nobody is
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -19,7 +21,7 @@ from architect.daemon.spot import planner
 from architect.daemon.spot.inputs import RESERVE_SECONDS
 from lab import store_faults
 from lab.cluster import Cluster
-from support import fleets, moves, parts
+from support import fleets, moves, parts, roles
 from support.fleets import Fleet, Known, Outcome, Squad
 from support.objectstore import in_store
 from support.spotnodes import GONE_SECONDS, SpotNode, is_gone, spot_node
@@ -324,6 +326,36 @@ def test_with_the_api_server_away_the_pods_are_saved_and_found_again(
         outcome = after_the_end(place, fleet, before)
         assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
     parts.wait_until_ready(architect)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["the machine's", "the account's"])
+def test_pods_are_saved_with_the_credentials_of_a_role(
+    architect: Cluster, namespace: str, tmp_path: Path, whose: str
+) -> None:
+    """A Secret's are those of all other tests."""
+    last = architect.nodes[-1].name
+    with ExitStack() as stack:
+        if whose == "the machine's":
+            stack.enter_context(roles.of_machines(architect, apart_from=last))
+        front = stack.enter_context(roles.used_by_all(architect))
+        if whose == "the account's":
+            asked = stack.enter_context(roles.by_web_identity(architect, tmp_path))
+        place, fleet, before = stack.enter_context(told(architect, namespace, fleets.FOUR))
+        if whose == "the machine's":
+            roles.give(place.service)
+        used = sum(front.used().values())
+        with place.countdown() as countdown:
+            fleet.wait_until_stored(before, seconds=countdown.left_seconds)
+            countdown.end_now()
+        outcome = after_the_end(place, fleet, before)
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+        assert set(front.used()) == {roles.KEYS.access_key}
+        assert sum(front.used().values()) > used
+        if whose == "the account's":
+            tokens = [json.loads(line) for line in asked.read_text().splitlines()]
+            assert {a["RoleArn"] for a in tokens} == {roles.ROLE}
+            assert all(a["WebIdentityToken"].count(".") == 2 for a in tokens), "kubelet's own"
 
 
 def committed(cluster: Cluster, uids: set[str]) -> set[str]:
