@@ -60,6 +60,7 @@ from architect.daemon.settings import DaemonSettings
 from architect.daemon.spot import lookahead
 from architect.daemon.spot import page as spot_page
 from architect.daemon.spot.inputs import Bounds
+from architect.daemon.spot.learning import Measure
 from architect.daemon.spot.lookahead import Lookahead
 from architect.daemon.spot.page import Page
 from architect.daemon.spot.rates import Known
@@ -109,6 +110,8 @@ class Daemon:
         )
         self._has_notes = threading.Event()
         self._random = random.Random()
+        self._rates = Known()
+        """Gone with the daemon: another one may run on another machine."""
         layout = layout or Layout()
         self._keeper = KeeperLink(
             timeout_seconds=config.keeper_timeout_seconds,
@@ -206,6 +209,7 @@ class Daemon:
             turns=turns,
             depot=depot,
             pods=self._store,
+            rates=self._rates,
             metrics=self._metrics,
             tell=self._tell,
             hand_on=self._arrivals.hand_on,
@@ -249,13 +253,12 @@ class Daemon:
             memory=layout.run / NOTICES,
             is_in_pod=host.is_entered,
         )
-        rates = Known()
         survey = Survey(
             store=self._store,
             registry=self._registry,
             depot=depot,
             memory=self._keeper.memory,
-            rates=rates.rates,
+            rates=self._rates.rates,
             bounds=Bounds(captures=config.max_concurrent_captures, objects=AT_ONCE),
             has_store=self._storing is not None,
             default_storage=config.store_default,
@@ -562,6 +565,8 @@ class Daemon:
             steps = message.get("steps")
             if isinstance(steps, dict):
                 self._registry.set_steps(uid, {str(k): float(v) for k, v in steps.items()})
+                size = int(message.get("image_bytes") or 0)
+                self._rates.take(Measure.DUMP, float(steps.get("dump") or 0.0), size)
             self._registry.change_history(
                 uid, lambda h: planner.slept(h, now=now, took_seconds=took)
             )

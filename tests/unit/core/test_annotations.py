@@ -350,9 +350,8 @@ def test_every_key_of_ours_is_a_users_or_ours_or_no_annotation() -> None:
         *annotation_reading.LABELS_ONLY,
     }
     known.add(names.CONDITION_ASLEEP)
-    known.update(
-        (names.UNINSTALL, names.UNINSTALLED, names.INTERRUPTION, names.SPOT_NEEDS)
-    )  # of the DaemonSet and of nodes
+    known.update((names.UNINSTALL, names.UNINSTALLED))  # of the DaemonSet and of nodes
+    known.update((names.INTERRUPTION, names.OUT_OF_SERVICE, names.SPOT_NEEDS))  # of nodes
     known.add(names.OUT_OF_SERVICE)  # of nodes, by the operator
     known.update((names.DAEMON_SIGNER, names.OWNER_LABEL, names.PIN))  # of Checkpoints
     spelled = {

@@ -23,8 +23,7 @@ from architect.daemon import status
 from architect.daemon.inits import Inits
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
-from architect.daemon.moves import departures as departing
-from architect.daemon.moves import judging
+from architect.daemon.moves import judging, leavers, lingering
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.captures import Captures
@@ -38,6 +37,7 @@ from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.observation import KeeperPod
 from architect.daemon.registry import Registry
+from architect.daemon.spot.rates import Known
 from architect.daemon.store import PodStore
 from architect.daemon.vault.upload import Uploaded
 from architect.kube.api import Api
@@ -251,6 +251,7 @@ class Node:
         self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
         self.metrics = Metrics()
+        self.rates = Known()
         self.images = ImagesDouble()
         self.inits = Inits(state / "init")
         (state / "init" / INIT_SHA).mkdir(parents=True)
@@ -332,6 +333,7 @@ class Node:
             turns=self.turns,
             depot=self.depot,
             pods=self.store,
+            rates=self.rates,
             metrics=self.metrics,
             tell=self._tell,
             hand_on=self.arrivals.hand_on,
@@ -470,9 +472,9 @@ def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
     monkeypatch.setattr(capturing, "KEEPER_STEP_SECONDS", 0.01)
-    monkeypatch.setattr(departing, "API_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(leavers, "API_STEP_SECONDS", 0.01)
     monkeypatch.setattr(judging, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(departing, "STAY_SECONDS", 0.0)
+    monkeypatch.setattr(lingering, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)
     yield made
     made.departures.close()

@@ -14,7 +14,7 @@ from architect.api import names
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
-from architect.daemon.moves import departures as departing
+from architect.daemon.moves import leavers, lingering
 
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
 
@@ -53,7 +53,7 @@ def test_a_pod_that_stays_is_asked_about_again(node: Any) -> None:
 def test_a_pod_that_kubelet_ends_with_its_node_is_saved(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "STAY_SECONDS", 3600.0)  # longer than any test
+    monkeypatch.setattr(lingering, "STAY_SECONDS", 3600.0)  # longer than any test
     node.pod("old")
     node.shuts_down = True
     assert node.leaving("old")["captured"] is True, "at once: its successor waits for its end"
@@ -103,7 +103,7 @@ def test_what_was_said_of_a_pod_as_its_node_went_is_not_kept(node: Any) -> None:
 def test_where_nobody_can_tell_it_gets_its_signal(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "API_SECONDS", 0.2)
+    monkeypatch.setattr(leavers, "API_SECONDS", 0.2)
     node.pod("old")
     node.shuts_down = Unavailable("503")
     answer = node.leaving("old")
@@ -141,7 +141,7 @@ def test_a_pod_that_woke_in_between_is_captured_again(node: Any) -> None:
 def test_a_pod_whose_volume_its_successor_waits_for_does_not_stay(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "STAY_SECONDS", 3600.0)  # longer than any test
+    monkeypatch.setattr(lingering, "STAY_SECONDS", 3600.0)  # longer than any test
     claim = "/api/v1/namespaces/default/persistentvolumeclaims/files"
     node.cluster.put(
         claim, {"metadata": {"name": "files"}, "spec": {"accessModes": ["ReadWriteOnce"]}}

@@ -11,7 +11,7 @@ import pytest
 
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Unavailable
-from architect.daemon.moves import departures as departing
+from architect.daemon.moves import leavers
 
 NOTHING = Unavailable("503")
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
@@ -72,7 +72,7 @@ def test_one_that_nobody_replaces_is_left_alone(ends: Any) -> None:
 def test_nobody_is_waited_for_and_it_is_said_later(
     ends: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "URGENT_SECONDS", 0.1)
+    monkeypatch.setattr(leavers, "URGENT_SECONDS", 0.1)
     api_is_away(ends)
     evacuate(ends, "old")
     ends.until(lambda: ends.to_store == ["uid-old"])
@@ -87,7 +87,7 @@ def test_nobody_is_waited_for_and_it_is_said_later(
 def test_an_api_server_that_hangs_is_not_waited_for_either(
     ends: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "URGENT_SECONDS", 0.1)
+    monkeypatch.setattr(leavers, "URGENT_SECONDS", 0.1)
     gate = threading.Event()
 
     def hang(_: Any) -> None:
@@ -104,7 +104,7 @@ def test_an_api_server_that_hangs_is_not_waited_for_either(
 def test_the_next_daemon_says_what_nobody_could_be_told(
     ends: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(departing, "URGENT_SECONDS", 0.1)
+    monkeypatch.setattr(leavers, "URGENT_SECONDS", 0.1)
     api_is_away(ends)
     evacuate(ends, "old")
     ends.until(lambda: ends.to_store == ["uid-old"])
