@@ -184,7 +184,7 @@ def misfits(place: SpotNode, pods: Sequence[Known], *, seconds: float) -> set[st
 
 
 def teach(place: SpotNode, namespace: str) -> None:
-    """Have the node learn how fast its way to the store is: a pod is sent there and goes nowhere."""
+    """Have the node learn how fast its way to the store is: a pod is sent there, and stays."""
     gate = Gate(cluster=place.cluster, name="teacher")
     selector = {"kubernetes.io/hostname": place.name, **gate.selector}
     gate.open()
