@@ -25,7 +25,7 @@ from support import fleets, moves, parts, roles
 from support.fleets import Fleet, Known, Outcome, Squad
 from support.objectstore import in_store
 from support.spotnodes import GONE_SECONDS, SpotNode, is_gone, spot_node
-from support.storing import leave
+from support.storing import Gate, leave
 from support.workloads import eventually, workload
 
 pytestmark = pytest.mark.timeout(1200)
@@ -112,9 +112,10 @@ def all_stored_before(fleet: Fleet, uids: set[str], ends: float) -> None:
 def moved_by_the_notice(fleet: Fleet, before: Sequence[Known]) -> None:
     """Fail unless each pod has one Checkpoint, made for the notice."""
     items = fleet.any_app.get_json("checkpoints.architect.dev")["items"]
-    saved = [c for c in items if c["spec"]["trigger"] != "Sleep"]
-    uids = sorted(c["spec"]["podRef"]["uid"] for c in saved)
-    assert uids == sorted(known.uid for known in before)
+    wanted = {known.uid for known in before}
+    moved = [c for c in items if c["spec"]["trigger"] != "Sleep"]
+    saved = [c for c in moved if c["spec"]["podRef"]["uid"] in wanted]
+    assert sorted(c["spec"]["podRef"]["uid"] for c in saved) == sorted(wanted)
     assert {c["spec"]["trigger"] for c in saved} == {"SpotInterruption"}
 
 
@@ -183,17 +184,22 @@ def misfits(place: SpotNode, pods: Sequence[Known], *, seconds: float) -> set[st
 
 
 def teach(place: SpotNode, namespace: str) -> None:
-    """Have the node learn how fast its way to the store is: a pod moves away from it."""
-    with (
-        workload(
+    """Have the node learn how fast its way to the store is: a pod is sent there, and stays."""
+    gate = Gate(cluster=place.cluster, name="teacher")
+    selector = {"kubernetes.io/hostname": place.name, **gate.selector}
+    gate.open()
+    try:
+        with workload(
             place.cluster,
             namespace,
             "teacher",
             mebibytes=TEACHER_MIB,
-            spec={"nodeSelector": {"kubernetes.io/hostname": place.name}},
-        ) as app,
-    ):
-        leave(app)
+            spec={"nodeSelector": selector},
+        ) as app:
+            gate.close()
+            leave(app)
+    finally:
+        gate.close()
 
 
 def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
