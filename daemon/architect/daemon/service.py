@@ -52,6 +52,7 @@ from architect.daemon.pods import ManagedPod
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
+from architect.daemon.spot.rates import Known
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
 from architect.daemon.writer import Writer
@@ -131,7 +132,10 @@ class Daemon:
             identity=identity,
         )
         turns = Turns(config.max_concurrent_captures)
-        vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
+        self._known = Known()
+        vault = open_vault(
+            config, api=api, identity=identity, metrics=self._metrics, known=self._known
+        )
         self._storing: Storing | None = None
         retrieving: Retrieving | None = None
         starting: Starting | None = None

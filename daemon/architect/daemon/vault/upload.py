@@ -22,6 +22,7 @@ from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
 from architect.daemon.vault import progress
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.progress import Begun
 from architect.daemon.vault.sending import Sending
 from architect.daemon.vault.streams import Streams
@@ -70,6 +71,7 @@ class Uploader:
         patience_seconds: float = PATIENCE_SECONDS,
         streams: Streams | None = None,
         is_hurried: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
     ) -> None:
         """Prepare; *is_hurried* tells, at once, whether to be impatient with the store."""
         self._store = store
@@ -81,6 +83,7 @@ class Uploader:
         self._patience_seconds = patience_seconds
         self._streams = streams or Streams()
         self._is_hurried = is_hurried
+        self._meter = meter or Meter(lambda *_: None)
 
     def upload(
         self,
@@ -109,6 +112,7 @@ class Uploader:
             patience=self._patience(),
             is_wanted=is_wanted,
             sent=self._sent,
+            meter=self._meter,
         ).run()
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
@@ -149,11 +153,13 @@ class Uploader:
     def _commit(self, key: str, raw: bytes, manifest: Manifest) -> bytes:
         """Write the envelope, unless one of this checkpoint lies there; return what does."""
         patience, ended = self._patience(), threading.Event()
+
+        def put() -> None:
+            with self._meter.sending(len(raw)):
+                self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS)
+
         try:
-            patience.with_(
-                lambda: self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS),
-                ended,
-            )
+            patience.with_(put, ended)
         except Rejected as error:
             if error.reason != "Exists":
                 raise

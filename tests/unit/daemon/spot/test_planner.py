@@ -9,13 +9,12 @@ import pytest
 
 from architect.checkpoint import envelope
 from architect.core.obstacles import Obstacle
-from architect.daemon.moves import storing
 from architect.daemon.settings import DaemonSettings
 from architect.daemon.spot import inputs, pipeline, planner
 from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request, State
 from architect.daemon.spot.planner import Misfit, Saved, Stored, Verdict
 from architect.daemon.spot.schedule import SAFETY
-from architect.daemon.vault import upload
+from architect.daemon.vault import streams
 from support.spot import saved
 
 MB = 10**6
@@ -229,9 +228,8 @@ def test_what_is_sent_for_long_goes_first_where_the_streams_would_be_idle() -> N
 
 def test_the_model_knows_the_daemon() -> None:
     assert pipeline.OBJECT_BYTES == envelope.SHARD_BYTES
-    assert Bounds().objects == upload.STREAMS
+    assert Bounds().objects == streams.AT_ONCE == DaemonSettings.store_upload_streams
     assert Bounds().captures == DaemonSettings.max_concurrent_captures
-    assert Bounds().objects <= storing.AT_ONCE
 
 
 def test_of_a_notice_the_reserve_is_not_planned_with() -> None:
