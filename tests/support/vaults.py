@@ -56,8 +56,13 @@ class Vaults:
     def manifest_key(self) -> str:
         return envelope.manifest_key("default", ID, below=self.prefix)
 
-    def upload(self, **more: Any) -> Uploaded:
+    def upload(self, *, uploader: Uploader | None = None, **more: Any) -> Uploaded:
         """Send it, as a daemon that has just been started would."""
+        made = uploader or self.uploader(patience_seconds=more.pop("patience_seconds", 10))
+        return made.upload(self.source, self.manifest, notes=self.notes, **more)
+
+    def uploader(self, **more: Any) -> Uploader:
+        """Return the part of node-a's daemon that sends."""
         mine = self.issuer.credentials("node-a")
 
         def sign(value: Envelope) -> bytes:
@@ -67,16 +72,15 @@ class Vaults:
         def count(size: int) -> None:
             self.sent += size
 
-        uploader = Uploader(
+        return Uploader(
             self.store,
             prefix=self.prefix,
             recipient=lambda: Recipient(public_key=self.cluster_key.public_key()),
             sign=sign,
             verify=self.verify,
             sent=count,
-            patience_seconds=more.pop("patience_seconds", 10),
+            **more,
         )
-        return uploader.upload(self.source, self.manifest, notes=self.notes, **more)
 
     def download(self, found: Uploaded, **more: Any) -> Manifest:
         """Get it, as who was given the key would."""

@@ -83,6 +83,7 @@ class Uploader:
         self._patience_seconds = patience_seconds
         self._streams = streams or Streams()
         self._is_hurried = is_hurried
+        self._has_worked = False
         self._meter = meter or Meter(lambda *_: None)
 
     def upload(
@@ -111,7 +112,7 @@ class Uploader:
             prefix=self._prefix,
             patience=self._patience(),
             is_wanted=is_wanted,
-            sent=self._sent,
+            sent=self._count,
             meter=self._meter,
         ).run()
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
@@ -138,7 +139,15 @@ class Uploader:
         )
 
     def _patience(self) -> Patience:
-        return Patience(self._patience_seconds, is_hurried=self._is_hurried)
+        return Patience(
+            self._patience_seconds,
+            is_hurried=self._is_hurried,
+            is_known=lambda: self._has_worked,
+        )
+
+    def _count(self, size: int) -> None:
+        self._has_worked = True
+        self._sent(size)
 
     def _begin(self, manifest: Manifest) -> Begun:
         recipient, data_key = self._recipient(), keys.new_data_key()
