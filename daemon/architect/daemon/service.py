@@ -133,7 +133,7 @@ class Daemon:
         )
         turns = Turns(config.max_concurrent_captures)
         self._known = Known()
-        vault = open_vault(
+        self._vault = vault = open_vault(
             config, api=api, identity=identity, metrics=self._metrics, known=self._known
         )
         self._storing: Storing | None = None
@@ -313,11 +313,12 @@ class Daemon:
                 ("lookout", self._lookout.run, (self._stop,)),
             )
         ]
-        if self._requests is not None:
-            run = self._requests.run
-            threads.append(
-                threading.Thread(target=run, name="requests", args=(self._stop,), daemon=True)
-            )
+        parts = {"requests": self._requests, "cluster-key": self._vault}
+        threads += [
+            threading.Thread(target=part.run, name=name, args=(self._stop,), daemon=True)
+            for name, part in parts.items()
+            if part is not None
+        ]
         self._server.start()
         self._endpoint.start()
         for thread in threads:
@@ -333,6 +334,8 @@ class Daemon:
             self._storing.close()
         if self._requests is not None:
             self._requests.close()
+        if self._vault is not None:
+            self._vault.poke()
         self._lookout.close()
         self._watcher.stop()
         self._writer.close()

@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-
 from architect.checkpoint import envelope
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
@@ -67,8 +65,7 @@ def open_vault(
         bucket=settings.bucket,
         prefix=settings.prefix,
         open_store=open_store,
-        recipient=lambda: Recipient(public_key=key.current().public_key),
-        authorities=lambda: key.current().authorities,
+        cluster_key=key,
         credentials=identity.current,
         metrics=metrics,
         heap=heap,
@@ -88,8 +85,7 @@ class Vault:
         bucket: str,
         prefix: str,
         open_store: Callable[[Callable[[], int]], Bucket],
-        recipient: Callable[[], Recipient],
-        authorities: Callable[[], Sequence[x509.Certificate]],
+        cluster_key: ClusterKey,
         credentials: Callable[[], Credentials],
         metrics: Metrics,
         heap: Heap,
@@ -102,8 +98,7 @@ class Vault:
         self.bucket = bucket
         self._prefix = prefix
         self._open_store = open_store
-        self._recipient = recipient
-        self._authorities = authorities
+        self._cluster_key = cluster_key
         self._credentials = credentials
         self._metrics = metrics
         self._heap = heap
@@ -115,6 +110,14 @@ class Vault:
         self._is_hurried = False
         self._opening = threading.Lock()
         self._made: tuple[Uploader, Downloader] | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the cluster's key known until *stop*; :meth:`poke` after setting it."""
+        self._cluster_key.run(stop)
+
+    def poke(self) -> None:
+        """Have :meth:`run` look at once."""
+        self._cluster_key.poke()
 
     def prefer(self, order: Sequence[str]) -> None:
         """Send checkpoints in this order of their ids: see :meth:`Streams.prefer`."""
@@ -190,7 +193,7 @@ class Vault:
                 uploader = Uploader(
                     store,
                     prefix=self._prefix,
-                    recipient=self._recipient,
+                    recipient=lambda: Recipient(public_key=self._cluster_key.current().public_key),
                     sign=self._sign,
                     verify=self._verify,
                     sent=self._metrics.store_sent_bytes.inc,
@@ -220,5 +223,5 @@ class Vault:
         """
         trusted = certificates.read_certificates(self._credentials().authorities)
         with contextlib.suppress(ArchitectError):
-            trusted += [c for c in self._authorities() if c not in trusted]
+            trusted += [c for c in self._cluster_key.current().authorities if c not in trusted]
         return envelope.from_bytes(raw, authorities=trusted)
