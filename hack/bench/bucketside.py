@@ -31,7 +31,8 @@ from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
 from architect.daemon.heap import Heap
 from architect.daemon.vault.download import Downloader
-from architect.daemon.vault.store import Store
+from architect.daemon.vault.store import CONCURRENCY, Store
+from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.upload import Recipient, Uploader
 from architect.kube.checkpoints import Requirements
 from architect.objectstore.settings import StoreSettings
@@ -49,11 +50,11 @@ def main(words: list[str]) -> None:
     settings = StoreSettings(bucket=bucket, endpoint=endpoint, region=region, prefix="bench")
     work = Path(directory)
     source = work / "source"
-    manifest = _make(source, int(mebibytes))
+    manifest = make(source, int(mebibytes))
     before = _peak_bytes()
     heap = Heap()
     heap.prepare()
-    ours = _Ours(settings)
+    ours = Ours(settings)
 
     def transfer(number: int) -> dict[str, float]:
         with heap.busy():
@@ -68,7 +69,7 @@ def main(words: list[str]) -> None:
     # Not counted, as it is the first: but for its memory, before there is any that is not ours.
     transfer(0)
     print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
-    plain = _Plain(settings)
+    plain = Plain(settings)
     for number in range(1, int(runs) + 1):
         print(json.dumps(transfer(number)), flush=True)
         with heap.busy():
@@ -81,11 +82,11 @@ def main(words: list[str]) -> None:
     ours.store.close()
 
 
-class _Ours:
+class Ours:
     """Both directions, with keys and certificates made here."""
 
-    def __init__(self, settings: StoreSettings) -> None:
-        self.store = Store(settings)
+    def __init__(self, settings: StoreSettings, *, requests: int = CONCURRENCY) -> None:
+        self.store = Store(settings, requests=lambda: requests, most_requests=requests)
         now = datetime.datetime.now(UTC)
         self._authority = certificates.make_authority("bench", now=now, life=timedelta(days=1))
         self._key = certificates.make_key()
@@ -103,14 +104,20 @@ class _Ours:
         self._prefix = f"{settings.prefix}/{uuid.uuid4()}"
         self._found: Any = None
 
-    def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:
-        uploader = Uploader(
+    def uploader(self, number: int, *, streams: Streams | None = None) -> Uploader:
+        """Return what sends, in a run of that number."""
+        return Uploader(
             self.store,
             prefix=f"{self._prefix}/{number}",
             recipient=lambda: Recipient(public_key=self._cluster.public_key()),
             sign=lambda value: envelope.seal(value, key=self._key, certificate=self._certificate),
             verify=self._verify,
+            streams=streams,
         )
+
+    def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:
+        """Send it."""
+        uploader = self.uploader(number)
         self._prefix_now = f"{self._prefix}/{number}"
         self._found = uploader.upload(source, manifest, notes=work / f"notes-{number}.json")
         self._data_key = keys.unwrap(
@@ -118,6 +125,7 @@ class _Ours:
         )
 
     def down(self, target: Path) -> None:
+        """Get what was sent last."""
         downloader = Downloader(self.store, prefix=self._prefix_now, verify=self._verify)
         described = downloader.describe(self._found.key, sha256=self._found.sha256)
         downloader.download(
@@ -128,7 +136,7 @@ class _Ours:
         return envelope.from_bytes(raw, authorities=[self._authority[0]])
 
 
-class _Plain:
+class Plain:
     """One file as one object, by awscrt alone."""
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -149,24 +157,41 @@ class _Plain:
             throughput_target_gbps=10.0,
         )
 
-    def up(self, path: Path) -> None:
-        length = ("Content-Length", str(path.stat().st_size))
-        self._run("PUT", self._s3.S3RequestType.PUT_OBJECT, [length], send_filepath=str(path))
+    def up(self, *paths: Path) -> None:
+        """Put all of them, at once."""
+        put = self._s3.S3RequestType.PUT_OBJECT
+        made = [
+            self._begin(
+                f"plain-{number}",
+                "PUT",
+                put,
+                [("Content-Length", str(path.stat().st_size))],
+                send_filepath=str(path),
+            )
+            for number, path in enumerate(paths)
+        ]
+        for one in made:
+            one.finished_future.result(LIMIT_SECONDS)
 
     def down(self, path: Path) -> None:
-        self._run("GET", self._s3.S3RequestType.GET_OBJECT, [], recv_filepath=str(path))
+        """Get the first of what was put."""
+        get = self._s3.S3RequestType.GET_OBJECT
+        one = self._begin("plain-0", "GET", get, [], recv_filepath=str(path))
+        one.finished_future.result(LIMIT_SECONDS)
 
-    def _run(self, method: str, kind: Any, headers: list[tuple[str, str]], **more: Any) -> None:
+    def _begin(
+        self, name: str, method: str, kind: Any, headers: list[tuple[str, str]], **more: Any
+    ) -> Any:
         request = self._http.HttpRequest(
             method,
-            self._settings.path_of(self._settings.key_of("plain")),
+            self._settings.path_of(self._settings.key_of(name)),
             self._http.HttpHeaders([("Host", self._settings.host), *headers]),
         )
-        made = self._client.make_request(type=kind, request=request, **more)
-        made.finished_future.result(LIMIT_SECONDS)
+        return self._client.make_request(type=kind, request=request, **more)
 
 
-def _make(directory: Path, mebibytes: int) -> Manifest:
+def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
+    """Make a checkpoint of random bytes."""
     path = directory / PAGES
     path.parent.mkdir(parents=True)
     with open(path, "wb") as file:
@@ -174,7 +199,7 @@ def _make(directory: Path, mebibytes: int) -> Manifest:
             file.write(os.urandom(BLOCK_BYTES))
     path.chmod(0o600)
     about = About(
-        id="bench",
+        id=id,
         namespace="bench",
         pod_name="bench",
         pod_uid="bench",
