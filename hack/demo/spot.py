@@ -62,7 +62,9 @@ class Scene:
     """What the node said of each by its name, before the notice."""
     began: float = 0.0
     answers: dict[str, tuple[float, State]] = field(default_factory=dict)
-    """The first answer of each new pod, by its uid, with seconds from the notice."""
+    """What each new pod says, by its uid, with the seconds from the notice to its first answer."""
+    known: dict[str, Account] = field(default_factory=dict)
+    """What was ever said of each pod of before, by uid."""
 
     def living(self) -> list[dict[str, Any]]:
         """Return the example's pods that nobody deletes."""
@@ -78,7 +80,10 @@ class Scene:
         """Return what is said of each pod of before, by uid."""
         items = self.cluster.api.get(CHECKPOINTS.format(self.namespace))["items"]
         made = {c["spec"]["podRef"]["uid"]: c for c in items if c["spec"]["trigger"] != "Sleep"}
-        return {uid: Account.read(made.get(uid), began=self.began) for uid in self.pods}
+        for uid in self.pods:
+            now = Account.read(made.get(uid), began=self.began)
+            self.known[uid] = now.after(self.known.get(uid, Account()))
+        return self.known
 
     def state(self, address: str, *, path: str = "/state") -> State:
         """Ask a counter at its address."""
@@ -227,28 +232,33 @@ def tell_plan(scene: Scene) -> None:
 
 
 def follow(scene: Scene, countdown: Countdown) -> None:
-    """Say what happens, until somebody answers in the place of each pod."""
+    """Say what happens until the machine is gone, and somebody answers in the place of each pod."""
     say, said, said_at = scene.cluster.progress.say, "", 0.0
     deadline = time.monotonic() + countdown.left_seconds + SUCCESSOR_SECONDS
     is_told_gone = False
     with futures.ThreadPoolExecutor(max_workers=PODS) as pool:
-        while len(scene.answers) < PODS or countdown.ended is None:
+        while len(scene.answers) < PODS or not is_told_gone:
             if time.monotonic() > deadline:
                 raise DemoError(
                     f"{len(scene.answers)} of {PODS} pods answer {SUCCESSOR_SECONDS:g} s after "
                     f"their machine's end\n{diagnosis(scene)}"
                 )
-            if countdown.ended is not None and not is_told_gone:
-                say(f"GONE: of {scene.node.name} there is no process and no disk any more")
-                is_told_gone = True
             counts = look(scene, pool)
             text = spotstory.moment(countdown.ends - time.time(), counts, PODS)
             now = time.monotonic()
             if text.partition(":")[2] != said or now - said_at > SAY_SECONDS:
                 say(text)
                 said, said_at = text.partition(":")[2], now
+            if countdown.ended is not None and not is_told_gone:
+                countdown.wait()
+                say(f"GONE: of {scene.node.name} there is no process and no disk any more")
+                is_told_gone = True
             time.sleep(STEP_SECONDS)
-    countdown.wait()
+    # Once more, now that nothing can come from there.
+    for pod in scene.living():
+        uid = pod["metadata"]["uid"]
+        if uid in scene.answers:
+            scene.answers[uid] = scene.answers[uid][0], scene.state(pod["status"]["podIP"])
 
 
 def look(scene: Scene, pool: futures.ThreadPoolExecutor) -> dict[str, int]:

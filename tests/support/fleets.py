@@ -195,20 +195,28 @@ class Fleet:
         """Return the uids of the pods that are saved, wherever."""
         return {uid for uid, said in self.conditions("Captured").items() if said[0] == "True"}
 
-    def stored(self) -> set[str]:
-        """Return the uids of the pods that lie in the object store."""
-        return {uid for uid, said in self.conditions("Stored").items() if said[0] == "True"}
+    def safe(self) -> set[str]:
+        """Return the uids of the pods that need their node no more.
 
-    def wait_until_stored(self, pods: Sequence[Known], *, seconds: float) -> None:
-        """Return once all *pods* lie in the object store."""
+        They lie in the object store; or did, and went on elsewhere.
+        """
+        return {
+            uid
+            for kind in ("Stored", "Restored")
+            for uid, said in self.conditions(kind).items()
+            if said[0] == "True"
+        }
+
+    def wait_until_safe(self, pods: Sequence[Known], *, seconds: float) -> None:
+        """Return once none of *pods* needs its node any more."""
         wanted = {pod.uid: pod.name for pod in pods}
 
         def missing() -> list[str]:
-            there = self.stored()
+            there = self.safe()
             return [name for uid, name in wanted.items() if uid not in there]
 
         eventually(
-            lambda: not missing(), what=f"all of {len(wanted)} pods are stored", seconds=seconds
+            lambda: not missing(), what=f"all of {len(wanted)} pods are safe", seconds=seconds
         )
 
     def remove(self) -> None:

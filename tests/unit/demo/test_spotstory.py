@@ -85,9 +85,11 @@ def test_who_went_on_has_all_of_its_memory() -> None:
             row(after=after).check()
 
 
-def test_who_was_not_stored_did_not_go_on_from_the_store() -> None:
-    with pytest.raises(ProofFailed, match="never Stored"):
-        row(account=Account(captured=3.0)).check()
+def test_what_lay_in_the_store_before_its_pod_went_on_did() -> None:
+    earlier = Account(captured=3.0, stored=5.0)
+    assert Account(captured=3.0).after(earlier) == earlier
+    assert Account(stored=4.0).after(Account()) == Account(stored=4.0)
+    assert Account(refused="TooLarge").after(Account()) == Account(refused="TooLarge")
 
 
 def test_who_was_refused_began_anew() -> None:
