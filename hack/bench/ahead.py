@@ -32,10 +32,10 @@ from architect.daemon.checkpoint import contents
 from architect.daemon.vault import shards, stream
 from architect.daemon.vault.shards import ShardName
 from architect.daemon.vault.stream import Stream
-from bench import accounting, aheadapps, sameness
+from bench import accounting, aheadapps, liveread, sameness
 from bench.accounting import ProcTable
 from bench.aheadapps import App, Asking
-from bench.sameness import Part
+from bench.sameness import Part, Place
 from lab import dockerfiles
 from lab.cache import Cache
 from lab.settings import Settings
@@ -58,6 +58,7 @@ CUTS: Final = {
     "content8": "8 MiB by content",
     "content1": "1 MiB by content",
     "pages": "pages",
+    "live": "pages, read while it ran",
 }
 """Ways to cut a copy, as the table calls them. The first one is what uploads do."""
 
@@ -137,6 +138,11 @@ class Running:
             processor_seconds=self._processor_seconds() - before,
         )
 
+    def read(self) -> dict[Place, bytes]:
+        """Return its memory, read while it goes on."""
+        found = accounting.descendants(ProcTable(Path("/proc")).processes(), self._pid)
+        return liveread.pages(process.pid for process in found if process.pid != self._pid)
+
     def end(self) -> float:
         """Stop asking; return the longest that an answer took. Raises OSError."""
         if self._asking is None:
@@ -199,7 +205,9 @@ def measure(apps: Sequence[App], directory: Path, *, seconds: float) -> tuple[li
                 failed.append(f"{app.name}: {error}")
         time.sleep(SETTLE_SECONDS)
         first: dict[str, tuple[float, Copy]] = {}
+        live: dict[str, dict[Place, bytes]] = {}
         for each in running:
+            live[each.uid] = each.read()
             first[each.uid] = time.monotonic(), each.copy(directory / "first" / each.app.name)
         second: dict[str, Copy] = {}
         for each in running:
@@ -213,6 +221,7 @@ def measure(apps: Sequence[App], directory: Path, *, seconds: float) -> tuple[li
                 each.app,
                 first[each.uid][1],
                 second[each.uid],
+                live[each.uid],
                 seconds=seconds,
                 longest_seconds=longest[each.uid],
             )
@@ -239,9 +248,18 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _row(app: App, first: Copy, second: Copy, *, seconds: float, longest_seconds: float) -> Row:
+def _row(
+    app: App,
+    first: Copy,
+    second: Copy,
+    live: Mapping[Place, bytes],
+    *,
+    seconds: float,
+    longest_seconds: float,
+) -> Row:
     sealed, seal_seconds = _sealed(first.directory)
     old, new = _cuts(first.directory), _cuts(second.directory)
+    old["live"], new["live"] = sameness.by_page(live), new["pages"]
     same = {name: sameness.share(old[name], new[name]) for name in CUTS}
     return Row(
         name=app.name,
