@@ -63,6 +63,10 @@ def test_how_long_a_pod_stands_still_is_of_the_measured_sleep_and_wake() -> None
     )
     said = f"{seconds / 1000:.1f} s for each GiB"
     assert said in SPOT and said in DECISION
+    least = paperahead.largest_mib(paperahead.CHOSEN[0], 0.0) / 1024
+    assert f"more than {least:g} GiB, would stand still for {least * seconds / 1000:.0f} s and" in (
+        DECISION
+    )
 
 
 def test_what_more_objects_at_once_have_brought_is_computed(
