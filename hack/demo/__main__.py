@@ -6,12 +6,14 @@ import argparse
 import http.client
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from demo import drain, results, spot, stage, warm
 from demo.errors import DemoError
 from demo.results import Result
+from demo.stage import Example
 from lab import commands, dockerfiles, interrupts, release
 from lab import errors as lab_errors
 from lab.cluster import Cluster
@@ -80,12 +82,12 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def prepare(cluster: Cluster, *, nodes: int) -> None:
-    """Bring everything up, with nothing of an earlier demonstration."""
+def prepare(cluster: Cluster, *, nodes: int, examples: Sequence[Example] = stage.ALL) -> None:
+    """Bring everything up for *examples*, with nothing of an earlier demonstration."""
     progress = cluster.progress
     with progress.step(f"cluster of {nodes} nodes"):
         cluster.up(nodes)
-    stage.load_images(cluster)
+    stage.load_images(cluster, examples)
     with progress.step("Architect"):
         release.install(cluster)
     with progress.step("removing what an earlier demonstration left"):
@@ -96,7 +98,7 @@ def prepare(cluster: Cluster, *, nodes: int) -> None:
 
 def run_spot(cluster: Cluster, *, nodes: int) -> list[Result]:
     """Show what becomes of a spot machine's pods, and return what was measured."""
-    prepare(cluster, nodes=nodes)
+    prepare(cluster, nodes=nodes, examples=stage.ALL[:1])
     return spot.show(cluster)
 
 

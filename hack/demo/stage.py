@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,9 +38,9 @@ SPOT: Final = "05-spot"
 """The one whose machine is taken back (:mod:`demo.spot`); with the first one's image, too."""
 
 
-def load_images(cluster: Cluster) -> None:
-    """Build the examples' images and bring them onto every node."""
-    for example in ALL:
+def load_images(cluster: Cluster, examples: Sequence[Example] = ALL) -> None:
+    """Build the images of *examples* and bring them onto every node."""
+    for example in examples:
         with cluster.progress.step(f"image {pictures.name_of(example.name)}"):
             cluster.load_image(pictures.build(cluster.cache, example.name).archive)
 

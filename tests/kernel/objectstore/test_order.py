@@ -16,6 +16,8 @@ import pytest
 
 from architect.checkpoint.envelope import SHARD_BYTES
 from architect.daemon.checkpoint import contents
+from architect.daemon.spot.learning import Measure
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.store import Store
 from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.upload import Uploaded, Uploader
@@ -29,6 +31,8 @@ SECONDS = patient(120)
 AWAY_SECONDS = 20.0
 STREAMS = 3
 SHARDS = 6
+RATE = 8 << 20
+"""Bytes a second of each connection."""
 NAMES = ("one", "two", "three", "four")
 
 
@@ -136,3 +140,21 @@ def test_another_order_holds_for_those_that_are_under_way(
     shards = [id for id, name in asked(proxy) if name.isdecimal()]
     last = len(shards) - 1 - shards[::-1].index("uid-four")
     assert len(shards[:last]) - shards[:last].count("uid-four") <= 2 * STREAMS
+
+
+def test_who_plans_learns_how_fast_the_way_to_the_store_was(
+    proxy: FaultProxy, throttled: Store, tmp_path: Path
+) -> None:
+    """Of a pod whose bytes cannot be compressed: what is sent is what there is."""
+    found: list[tuple[Measure, float, int]] = []
+    node = Node(tmp_path, throttled)
+    vaults = node.checkpoints["one"]
+    meter = Meter(lambda *sample: found.append(sample))
+    proxy.bytes_per_second = RATE
+    vaults.upload(
+        uploader=vaults.uploader(streams=Streams(STREAMS), is_hurried=lambda: True, meter=meter)
+    )
+    sent = [(seconds, size) for measure, seconds, size in found if measure is Measure.UPLOAD]
+    assert sum(size for _, size in sent) > (SHARDS - 1) * SHARD_BYTES
+    # Each stream is as slow as the proxy makes it.
+    assert all(size / seconds < 1.2 * STREAMS * RATE for seconds, size in sent)
