@@ -66,6 +66,7 @@ from architect.daemon.spot.page import Page
 from architect.daemon.spot.rates import Known
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
+from architect.daemon.vault.reach import Reach
 from architect.daemon.vault.service import open_vault
 from architect.daemon.writer import Writer
 from architect.kube import resources
@@ -264,6 +265,7 @@ class Daemon:
             has_store=self._storing is not None,
             default_storage=config.store_default,
             is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
+            is_store_reachable=lambda: self._reach is None or self._reach.is_there,
         )
         self._marking = Marking(api, node=config.node_name)
         self._evacuation = Evacuation(
@@ -287,6 +289,9 @@ class Daemon:
             settled_seconds=lookahead.settled_seconds(config),
             tell=self._tell,
         )
+        self._reach: Reach | None = None
+        if vault is not None:
+            self._reach = Reach(vault.look, is_wanted=self._may_end)
         self._handover = Handover(
             api,
             depot=depot,
@@ -366,7 +371,7 @@ class Daemon:
                 ("evacuation", self._evacuation.run, (self._stop,)),
             )
         ]
-        parts = {"requests": self._requests, "cluster-key": self._vault}
+        parts = {"requests": self._requests, "cluster-key": self._vault, "reach": self._reach}
         threads += [
             threading.Thread(target=part.run, name=name, args=(self._stop,), daemon=True)
             for name, part in parts.items()
@@ -389,6 +394,8 @@ class Daemon:
             self._requests.close()
         if self._vault is not None:
             self._vault.poke()
+        if self._reach is not None:
+            self._reach.close()
         self._lookout.close()
         self._lookahead.poke()
         self._evacuation.close()
@@ -481,9 +488,16 @@ class Daemon:
             return Bounds(captures=captures)
         return Bounds(captures=captures, objects=self._vault.objects_at_notice())
 
+    def _may_end(self) -> bool:
+        """Whether this machine may be taken back, or is."""
+        notice = lookahead.notice_of(self._config, self._lookout.machine)
+        return notice is not None or self._evacuation.is_urgent
+
     def _hurry(self, is_needed: bool) -> None:
         if self._storing is not None:
             self._storing.hurry(is_needed=is_needed)
+        if self._reach is not None:
+            self._reach.hurry(is_needed)
 
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name

@@ -16,7 +16,9 @@ import pytest
 
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
+from architect.daemon.spot.learning import Measure
 from architect.daemon.vault import received
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.store import Store
 from support.checkpointdirs import fill
 from support.faultproxy import FaultProxy
@@ -58,6 +60,22 @@ def test_it_comes_as_it_went(server: Server, vaults: Vaults) -> None:
     assert vaults.download(found).sha256 == vaults.manifest.sha256
     contents.verify(vaults.target, vaults.manifest)
     assert os.stat(vaults.target).st_mode & 0o777 == 0o700
+
+
+def test_what_it_took_is_told_to_who_plans(vaults: Vaults) -> None:
+    """All of it: an upload of which nobody learns is planned with as if it had never been."""
+    told: dict[Measure, list[tuple[float, int]]] = {}
+
+    def take(measure: Measure, seconds: float, size: int) -> None:
+        told.setdefault(measure, []).append((seconds, size))
+
+    found = vaults.upload(uploader=vaults.uploader(meter=Meter(take)))
+    sent = sum(size for _, size in told[Measure.UPLOAD])
+    assert 0.9 * vaults.sent < sent <= vaults.sent < found.stored_bytes
+    assert all(seconds > 0 for seconds, _ in told[Measure.UPLOAD])
+    # The envelope, and shards that became that small.
+    assert told[Measure.OBJECT]
+    assert all(seconds > 0 and size == 0 for seconds, size in told[Measure.OBJECT])
 
 
 def test_it_lies_below_the_prefix(

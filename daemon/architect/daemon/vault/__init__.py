@@ -13,6 +13,7 @@
     sending     the shards of one upload
     upload      a checkpoint of this node: shards in parallel, the envelope last
     download    a checkpoint from the store into a directory that appears whole or not at all
+    reach       whether the store answers
     cluster_key for whom data keys are encrypted
     service     these together, as the daemon runs them
 

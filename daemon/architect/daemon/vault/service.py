@@ -32,6 +32,10 @@ from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
 from architect.kube.api import Api
 from architect.pki import certificates
 
+NOWHERE: Final = "reachable"
+"""A name that no namespace's objects are below."""
+LOOK_SECONDS: Final = 3.0
+
 DOWNLOAD_SECONDS: Final = 600.0
 """For a whole checkpoint, unless who gets it says otherwise."""
 
@@ -109,6 +113,7 @@ class Vault:
         self._streams = Streams(streams)
         self._is_hurried = False
         self._opening = threading.Lock()
+        self._store: Bucket | None = None
         self._made: tuple[Uploader, Downloader] | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -155,6 +160,15 @@ class Vault:
         with self._heap.busy():
             return uploader.upload(directory, manifest, notes=notes, is_wanted=is_wanted)
 
+    def look(self) -> None:
+        """Ask the store for an object that is not there. Raises what it says; Retryable: nothing.
+
+        Whoever may not know that it is not there is told so instead.
+        """
+        self._parts()
+        assert self._store is not None  # as it was opened just now
+        self._store.get(f"{self._prefix}{NOWHERE}", most_bytes=1, timeout_seconds=LOOK_SECONDS)
+
     def describe(self, key: str, *, sha256: str) -> Envelope:
         """Return what lies at *key*: see :meth:`Downloader.describe`."""
         _, downloader = self._parts()
@@ -189,7 +203,7 @@ class Vault:
         """Return what works with the store, made once: what it bounds, it bounds for all."""
         with self._opening:
             if self._made is None:
-                store = self._open_store(self._requests)
+                store = self._store = self._open_store(self._requests)
                 uploader = Uploader(
                     store,
                     prefix=self._prefix,

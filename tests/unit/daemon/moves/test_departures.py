@@ -196,6 +196,7 @@ def test_every_pod_has_its_checkpoint_before_its_turn_has_come(node: Any) -> Non
     jobs = [node.departures._job(node.ref(name)) for name in ("one", "two", "three")]
     for name in ("one", "two", "three"):
         node.until(lambda name=name: node.conditions(name).get("Captured") == "Unknown Capturing")
+    node.until(lambda: node.keeper.ops("capture") > 0)
     assert node.keeper.ops("capture") == 1
     node.keeper.gate.set()
     assert [job.result(20).is_captured for job in jobs] == [True] * 3

@@ -126,6 +126,7 @@ def test_the_next_daemon_says_what_nobody_could_be_told(
 def test_what_was_announced_and_deleted_since_goes(ends: Any) -> None:
     evacuate(ends, "old")
     ends.until(lambda: ends.conditions("old").get("Available") == "True OnPeer")
+    ends.until(lambda: not ends.departures.is_working("uid-old"))
     for path in [p for p in ends.cluster.objects if "/checkpoints/" in p]:
         ends.cluster.remove(path)
     ends.upkeep.run()

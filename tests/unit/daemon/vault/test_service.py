@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from architect.checkpoint import envelope
+from architect.core.errors import Rejected
 from architect.daemon.heap import Heap
 from architect.daemon.metrics import Metrics
 from architect.daemon.spot import width
@@ -23,6 +25,7 @@ class Made:
     def __init__(self, *, streams: int = 3) -> None:
         self.known = Known()
         self.requests: Any = None
+        self.store: Any = None
         self.vault = Vault(
             bucket="b",
             prefix="",
@@ -39,6 +42,7 @@ class Made:
 
     def _open(self, requests: Any) -> Any:
         self.requests = requests
+        return self.store
 
     @staticmethod
     def _at_notice(rates: Rates) -> int:
@@ -104,3 +108,20 @@ def test_the_order_is_that_of_the_streams_before_and_after_the_store_is_opened(m
     uploader, _ = made.vault._parts()
     assert uploader._streams is made.vault._streams
     assert made.vault._streams._rank == {"b": 0, "a": 1}
+
+
+def test_the_store_is_asked_for_what_no_checkpoint_is(made: Made) -> None:
+    asked: list[tuple[str, int]] = []
+
+    class Bucket:
+        def get(self, key: str, *, most_bytes: int, timeout_seconds: float) -> bytes:
+            assert 0 < timeout_seconds < 10
+            asked.append((key, most_bytes))
+            raise Rejected("there is no such object", reason="NotFound")
+
+    made.store = Bucket()
+    with pytest.raises(Rejected):
+        made.vault.look()
+    ((key, most_bytes),) = asked
+    assert envelope.place_of(key) is None
+    assert most_bytes == 1
