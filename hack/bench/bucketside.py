@@ -31,7 +31,8 @@ from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
 from architect.daemon.heap import Heap
 from architect.daemon.vault.download import Downloader
-from architect.daemon.vault.store import Store
+from architect.daemon.vault.store import CONCURRENCY, Store
+from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.upload import Recipient, Uploader
 from architect.kube.checkpoints import Requirements
 from architect.objectstore.settings import StoreSettings
@@ -49,11 +50,11 @@ def main(words: list[str]) -> None:
     settings = StoreSettings(bucket=bucket, endpoint=endpoint, region=region, prefix="bench")
     work = Path(directory)
     source = work / "source"
-    manifest = _make(source, int(mebibytes))
+    manifest = make(source, int(mebibytes))
     before = _peak_bytes()
     heap = Heap()
     heap.prepare()
-    ours = _Ours(settings)
+    ours = Ours(settings)
 
     def transfer(number: int) -> dict[str, float]:
         with heap.busy():
@@ -81,11 +82,11 @@ def main(words: list[str]) -> None:
     ours.store.close()
 
 
-class _Ours:
+class Ours:
     """Both directions, with keys and certificates made here."""
 
-    def __init__(self, settings: StoreSettings) -> None:
-        self.store = Store(settings)
+    def __init__(self, settings: StoreSettings, *, requests: int = CONCURRENCY) -> None:
+        self.store = Store(settings, requests=lambda: requests, most_requests=requests)
         now = datetime.datetime.now(UTC)
         self._authority = certificates.make_authority("bench", now=now, life=timedelta(days=1))
         self._key = certificates.make_key()
@@ -103,14 +104,20 @@ class _Ours:
         self._prefix = f"{settings.prefix}/{uuid.uuid4()}"
         self._found: Any = None
 
-    def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:
-        uploader = Uploader(
+    def uploader(self, number: int, *, streams: Streams | None = None) -> Uploader:
+        """Return what sends, in a run of that number."""
+        return Uploader(
             self.store,
             prefix=f"{self._prefix}/{number}",
             recipient=lambda: Recipient(public_key=self._cluster.public_key()),
             sign=lambda value: envelope.seal(value, key=self._key, certificate=self._certificate),
             verify=self._verify,
+            streams=streams,
         )
+
+    def up(self, source: Path, manifest: Manifest, work: Path, number: int) -> None:
+        """Send it."""
+        uploader = self.uploader(number)
         self._prefix_now = f"{self._prefix}/{number}"
         self._found = uploader.upload(source, manifest, notes=work / f"notes-{number}.json")
         self._data_key = keys.unwrap(
@@ -118,6 +125,7 @@ class _Ours:
         )
 
     def down(self, target: Path) -> None:
+        """Get what was sent last."""
         downloader = Downloader(self.store, prefix=self._prefix_now, verify=self._verify)
         described = downloader.describe(self._found.key, sha256=self._found.sha256)
         downloader.download(
@@ -149,9 +157,11 @@ class Plain:
             throughput_target_gbps=10.0,
         )
 
-    def up(self, path: Path) -> None:
-        """Upload a file."""
-        self.wait(self.begin_up(path, name="plain"))
+    def up(self, *paths: Path) -> None:
+        """Put all of them, at once."""
+        made = [self.begin_up(path, name=f"plain-{n}") for n, path in enumerate(paths)]
+        for one in made:
+            self.wait(one)
 
     def begin_up(self, path: Path, *, name: str) -> Any:
         """Begin to upload a file as an object called *name*; see :meth:`wait`."""
@@ -160,9 +170,9 @@ class Plain:
         return self._begin("PUT", name, kind, [length], send_filepath=str(path))
 
     def down(self, path: Path) -> None:
-        """Download what :meth:`up` has uploaded."""
+        """Get the first of what :meth:`up` has put."""
         kind = self._s3.S3RequestType.GET_OBJECT
-        self.wait(self._begin("GET", "plain", kind, [], recv_filepath=str(path)))
+        self.wait(self._begin("GET", "plain-0", kind, [], recv_filepath=str(path)))
 
     def wait(self, made: Any) -> None:
         """Return once a transfer is over."""
@@ -179,7 +189,8 @@ class Plain:
         return self._client.make_request(type=kind, request=request, **more)
 
 
-def _make(directory: Path, mebibytes: int) -> Manifest:
+def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
+    """Make a checkpoint of random bytes."""
     path = directory / PAGES
     path.parent.mkdir(parents=True)
     with open(path, "wb") as file:
@@ -187,7 +198,7 @@ def _make(directory: Path, mebibytes: int) -> Manifest:
             file.write(os.urandom(BLOCK_BYTES))
     path.chmod(0o600)
     about = About(
-        id="bench",
+        id=id,
         namespace="bench",
         pod_name="bench",
         pod_uid="bench",

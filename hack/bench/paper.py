@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from architect.daemon.spot import inputs, planner
+from architect.daemon.spot import inputs, planner, width
 from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request
 from architect.daemon.spot.need import need
 
@@ -20,6 +20,8 @@ GB: Final = 10**9
 MIB: Final = 1 << 20
 NOTICES_SECONDS: Final = (120, 30)
 SIZES_MIB: Final = (256, 2048)
+MEMORY_BYTES: Final = 4 << 30
+"""The daemon's limit (``daemon.resources.limits.memory``)."""
 MOST_PODS: Final = 4096
 """Kubelet has 110 a node unless it is told otherwise; here the question is bytes."""
 
@@ -41,9 +43,15 @@ class Machine:
         )
 
     @property
+    def as_it_is(self) -> Bounds:
+        """What the daemon does at a notice, unless the chart says otherwise."""
+        objects = width.objects(self.rates, cores=self.cores, memory_bytes=MEMORY_BYTES)
+        return Bounds(objects=objects)
+
+    @property
     def much_at_once(self) -> Bounds:
-        """Half of the cores seal: more than that many objects wait for one another."""
-        return Bounds(captures=16, objects=self.cores // 2)
+        """The same with as many captures as there may be of use."""
+        return replace(self.as_it_is, captures=16)
 
     def __str__(self) -> str:
         disk = f"{self.disk_bytes_per_second / GB:g} GB/s"
@@ -64,7 +72,7 @@ def main() -> None:
 
 def table() -> str:
     """Return one row for each machine, notice and size of its pods."""
-    head = ("node", "notice", "pods of", "as the daemon is", "limit", "much at once", "limit")
+    head = ("node", "notice", "pods of", "as the daemon is", "limit", "16 captures", "limit")
     found = (row for machine in MACHINES for row in rows(machine))
     return "\n".join([_line(head), _line(["---"] * len(head)), *found])
 
@@ -74,7 +82,7 @@ def rows(machine: Machine) -> list[str]:
     found = []
     for notice, size in itertools.product(NOTICES_SECONDS, SIZES_MIB):
         cells = [str(machine), f"{notice} s", _size(size)]
-        for bounds in (Bounds(), machine.much_at_once):
+        for bounds in (machine.as_it_is, machine.much_at_once):
             cells += _cells(machine, bounds, notice_seconds=notice, size_bytes=size * MIB)
         found.append(_line(cells))
     return found

@@ -163,7 +163,10 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def scout(scene: Scene) -> None:
-    """Have one pod leave the node: by what it sends, the node learns how fast its link is."""
+    """Have one pod leave the node: by what it sends, the node learns how fast its link is.
+
+    No node takes its replacement, or it would go on there at once, and nothing would be sent.
+    """
     name = "scout"
     container = {
         "name": name,
@@ -189,7 +192,6 @@ def scout(scene: Scene) -> None:
     kubectl = partial(scene.cluster.kubectl, "-n", scene.namespace)
     kubectl("apply", "-f", "-", input=json.dumps(deployment))
     kubectl("rollout", "status", f"deploy/{name}", "--timeout=120s", timeout_seconds=150)
-    kubectl("delete", "pods", "-l", f"app={name}", "--wait=false")
 
     def is_stored() -> bool:
         items = scene.cluster.api.get(CHECKPOINTS.format(scene.namespace))["items"]
@@ -200,8 +202,14 @@ def scout(scene: Scene) -> None:
             for c in (item.get("status") or {}).get("conditions", [])
         )
 
-    waiting.until(is_stored, what="the scout is in the object store", timeout_seconds=120)
-    kubectl("delete", "deployment", name, "--wait=false")
+    nodes = [node.name for node in scene.cluster.nodes]
+    kubectl("cordon", *nodes)
+    try:
+        kubectl("delete", "pods", "-l", f"app={name}", "--wait=false")
+        waiting.until(is_stored, what="the scout is in the object store", timeout_seconds=120)
+        kubectl("delete", "deployment", name, "--wait=false")
+    finally:
+        kubectl("uncordon", *nodes)
 
 
 def tell_plan(scene: Scene) -> None:

@@ -255,9 +255,7 @@ class Machine:
                 cwd="/",
             )
 
-    def popen_in_network(
-        self, argv: Sequence[str | Path], **options: Any
-    ) -> subprocess.Popen[bytes]:
+    def popen_in_network(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
         """Start a host program in the machine's network, and in no other of its namespaces.
 
         It ends with the machine, in whose cgroups it is.

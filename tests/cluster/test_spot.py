@@ -6,10 +6,12 @@ The end is a real one: no process and no disk is left of the node, and nobody is
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -19,11 +21,12 @@ from architect.daemon.spot import planner
 from architect.daemon.spot.inputs import RESERVE_SECONDS
 from lab import store_faults
 from lab.cluster import Cluster
-from support import fleets, moves, parts
+from support import fleets, moves, parts, roles
 from support.fleets import Fleet, Known, Outcome, Squad
 from support.objectstore import in_store
 from support.spotnodes import GONE_SECONDS, SpotNode, is_gone, spot_node
-from support.storing import leave
+from support.storing import Gate, leave
+from support.tiers import sized
 from support.workloads import eventually, workload
 
 pytestmark = pytest.mark.timeout(1200)
@@ -36,7 +39,6 @@ TEACHER_MIB: Final = 32
 to the store is."""
 SLOW: Final = 4 * MIB
 """Bytes a second, at which half a minute is not enough for four small pods."""
-SETTLE_SECONDS: Final = 2.0
 CLOCK_SECONDS: Final = 2.0
 """Between what a service says in whole seconds and what a node writes in whole seconds."""
 MARK: Final = "ToBeDeletedByClusterAutoscaler"
@@ -110,15 +112,18 @@ def all_stored_before(fleet: Fleet, uids: set[str], ends: float) -> None:
 def moved_by_the_notice(fleet: Fleet, before: Sequence[Known]) -> None:
     """Fail unless each pod has one Checkpoint, made for the notice."""
     items = fleet.any_app.get_json("checkpoints.architect.dev")["items"]
-    saved = [c for c in items if c["spec"]["trigger"] != "Sleep"]
-    uids = sorted(c["spec"]["podRef"]["uid"] for c in saved)
-    assert uids == sorted(known.uid for known in before)
+    wanted = {known.uid for known in before}
+    moved = [c for c in items if c["spec"]["trigger"] != "Sleep"]
+    saved = [c for c in moved if c["spec"]["podRef"]["uid"] in wanted]
+    assert sorted(c["spec"]["podRef"]["uid"] for c in saved) == sorted(wanted)
     assert {c["spec"]["trigger"] for c in saved} == {"SpotInterruption"}
 
 
+@pytest.mark.parametrize("end", sized(["they have left"], ["they have left", "they are stored"]))
 def test_pods_go_on_elsewhere_after_their_machine_is_gone(
-    architect: Cluster, namespace: str
+    architect: Cluster, namespace: str, end: str
 ) -> None:
+    """It ends as soon as *end*, as a cloud may, too; and a test need not wait for two minutes."""
     with told(architect, namespace, fleets.FOUR) as (place, fleet, before):
         with place.countdown() as countdown:
             place.wait_until_marked()
@@ -131,8 +136,9 @@ def test_pods_go_on_elsewhere_after_their_machine_is_gone(
             (appeared,) = place.events(names.EVENT_NOTICE_APPEARED)
             assert appeared.startswith("interruption")
             fleet.wait_until_stored(before, seconds=countdown.left_seconds)
-            # What a cloud may do, too; and a test need not wait for two minutes.
-            time.sleep(SETTLE_SECONDS)
+            if end == "they have left":
+                uids = {known.uid for known in before}
+                eventually(lambda: not uids & there(fleet), what="the pods of before have left")
             countdown.end_now()
             assert is_gone(countdown)
         outcome = after_the_end(place, fleet, before)
@@ -181,17 +187,22 @@ def misfits(place: SpotNode, pods: Sequence[Known], *, seconds: float) -> set[st
 
 
 def teach(place: SpotNode, namespace: str) -> None:
-    """Have the node learn how fast its way to the store is: a pod moves away from it."""
-    with (
-        workload(
+    """Have the node learn how fast its way to the store is: a pod is sent there, and stays."""
+    gate = Gate(cluster=place.cluster, name="teacher")
+    selector = {"kubernetes.io/hostname": place.name, **gate.selector}
+    gate.open()
+    try:
+        with workload(
             place.cluster,
             namespace,
             "teacher",
             mebibytes=TEACHER_MIB,
-            spec={"nodeSelector": {"kubernetes.io/hostname": place.name}},
-        ) as app,
-    ):
-        leave(app)
+            spec={"nodeSelector": selector},
+        ) as app:
+            gate.close()
+            leave(app)
+    finally:
+        gate.close()
 
 
 def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
@@ -209,6 +220,11 @@ def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
         eventually(lambda: not ending(fleet), what="nobody leaves any more", seconds=GONE_SECONDS)
         outcome = fleets.compare(before, fleet.known(seconds=GONE_SECONDS))
         assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+
+
+def there(fleet: Fleet) -> set[str]:
+    """Return the uids of all pods, those that are being deleted as well."""
+    return {str(p["metadata"]["uid"]) for p in fleet.any_app.get_json("pods")["items"]}
 
 
 def ending(fleet: Fleet) -> list[str]:
@@ -324,6 +340,36 @@ def test_with_the_api_server_away_the_pods_are_saved_and_found_again(
         outcome = after_the_end(place, fleet, before)
         assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
     parts.wait_until_ready(architect)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("whose", ["the machine's", "the account's"])
+def test_pods_are_saved_with_the_credentials_of_a_role(
+    architect: Cluster, namespace: str, tmp_path: Path, whose: str
+) -> None:
+    """A Secret's are those of all other tests."""
+    last = architect.nodes[-1].name
+    with ExitStack() as stack:
+        if whose == "the machine's":
+            stack.enter_context(roles.of_machines(architect, apart_from=last))
+        front = stack.enter_context(roles.used_by_all(architect))
+        if whose == "the account's":
+            asked = stack.enter_context(roles.by_web_identity(architect, tmp_path))
+        place, fleet, before = stack.enter_context(told(architect, namespace, fleets.FOUR))
+        if whose == "the machine's":
+            roles.give(place.service)
+        used = sum(front.used().values())
+        with place.countdown() as countdown:
+            fleet.wait_until_stored(before, seconds=countdown.left_seconds)
+            countdown.end_now()
+        outcome = after_the_end(place, fleet, before)
+        assert (list(outcome.lost), list(outcome.fresh)) == ([], [])
+        assert set(front.used()) == {roles.KEYS.access_key}
+        assert sum(front.used().values()) > used
+        if whose == "the account's":
+            tokens = [json.loads(line) for line in asked.read_text().splitlines()]
+            assert {a["RoleArn"] for a in tokens} == {roles.ROLE}
+            assert all(a["WebIdentityToken"].count(".") == 2 for a in tokens), "kubelet's own"
 
 
 def committed(cluster: Cluster, uids: set[str]) -> set[str]:

@@ -25,7 +25,6 @@ from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, parts
 from support.daemontokens import as_daemon, daemons_by_node, open_as
-from support.spotnodes import replace
 from support.workloads import Workload, apply, code, eventually, memory_server, pod_template
 
 pytestmark = pytest.mark.timeout(900)
@@ -70,11 +69,10 @@ def _announce(daemons: dict[str, Api], pod: Pod, *, by: str) -> Word:
     return word
 
 
-def _run(cluster: Cluster, namespace: str, name: str, *, kind: str, node: str = "") -> Workload:
+def _run(app: Workload, *, kind: str = "Deployment") -> None:
     """Run one pod that is none of ours, so that only the operator is tried."""
-    app = Workload(cluster=cluster, namespace=namespace, name=name)
-    spec = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
-    template = pod_template(name, [memory_server()], annotations={}, spec=spec)
+    name = app.name
+    template = pod_template(name, [memory_server()], annotations={})
     more = {"serviceName": name} if kind == "StatefulSet" else {}
     value = {
         "apiVersion": "apps/v1",
@@ -83,7 +81,6 @@ def _run(cluster: Cluster, namespace: str, name: str, *, kind: str, node: str = 
         "spec": {"selector": {"matchLabels": {"app": name}}, "template": template, **more},
     }
     apply(app, code(name), value)
-    return app
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +98,11 @@ def _there(app: Workload) -> set[str]:
 def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
-    apps = [_run(architect, namespace, name, kind="Deployment") for name in ("saved", "runs")]
+    apps = [
+        Workload(cluster=architect, namespace=namespace, name=name) for name in ("saved", "runs")
+    ]
+    for app in apps:
+        _run(app)
     saved, runs = (moves.ready(app)[0] for app in apps)
     (uid, other) = (pod["metadata"]["uid"] for pod in (saved, runs))
     node = saved["spec"]["nodeName"]
@@ -126,13 +127,15 @@ def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
 def test_a_stolen_daemon_has_no_pods_of_other_nodes_deleted(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
-    app = _run(architect, namespace, "target", kind="Deployment")
+    app = Workload(cluster=architect, namespace=namespace, name="target")
+    _run(app)
     (pod,) = moves.ready(app)
     thief = next(name for name in daemons if name != pod["spec"]["nodeName"])
     word = _announce(daemons, pod, by=thief)
     word.say(*objects.captured(thief, None, has_store=False))
     # What comes after it in the same watch has been looked at: so has this.
-    other = _run(architect, namespace, "other", kind="Deployment")
+    other = Workload(cluster=architect, namespace=namespace, name="other")
+    _run(other)
     (after,) = moves.ready(other)
     witness = _announce(daemons, after, by=after["spec"]["nodeName"])
     witness.say(*objects.captured(witness.node, None, has_store=False))
@@ -163,7 +166,7 @@ def _told(cluster: Cluster, node: str, reason: str) -> list[str]:
     ]
 
 
-def _restart_as_another_run(node: Node) -> None:
+def _becomes_another_run(node: Node) -> None:
     """Have kubelet see another boot id, as after a restart: machines here share their kernel's."""
     script = (
         "cat /proc/sys/kernel/random/uuid > /etc/boot_id && "
@@ -173,17 +176,22 @@ def _restart_as_another_run(node: Node) -> None:
     node.kubelet.restart()
 
 
-def test_a_machine_that_is_gone_lets_go_of_its_pods_and_its_node_takes_new_ones_when_it_is_back(
+def _is_as_before(node: Node) -> None:
+    node.exec(["sh", "-c", "umount /proc/sys/kernel/random/boot_id || true"])
+    node.kubelet.restart()
+
+
+def test_a_silent_machine_lets_go_of_its_pods_and_its_node_takes_new_ones_when_it_is_back(
     architect: Cluster, namespace: str
 ) -> None:
-    count = len(architect.nodes)
-    doomed = architect.nodes[-1]
-    name = doomed.name
-    with moves.alone(Workload(cluster=architect, namespace=namespace, name="web"), name):
-        app = _run(architect, namespace, "web", kind="StatefulSet")
+    node = architect.nodes[-1]
+    name = node.name
+    app = Workload(cluster=architect, namespace=namespace, name="web")
+    with moves.alone(app, name):
+        _run(app, kind="StatefulSet")
         (old,) = moves.ready(app)
     assert old["spec"]["nodeName"] == name
-    doomed.end(architect.plane.machine)
+    node.kubelet.stop()
     try:
         # Its daemon would have written it, for an end that has come by now.
         ends = datetime.datetime.now(datetime.UTC)
@@ -199,18 +207,14 @@ def test_a_machine_that_is_gone_lets_go_of_its_pods_and_its_node_takes_new_ones_
         # A StatefulSet's pod is not replaced as long as the old one is there.
         (new,) = moves.ready(app, apart_from=[old], seconds=GONE_SECONDS)
         assert (new["metadata"]["name"], new["spec"]["nodeName"] != name) == ("web-0", True)
+        # It was only cut off, and is the same run of the machine: people decide.
+        node.kubelet.restart()
+        eventually(lambda: _told(architect, name, names.EVENT_MACHINE_BACK), what="that is said")
+        assert _is_marked(architect, name)
+        _becomes_another_run(node)
+        eventually(lambda: not _is_marked(architect, name), what="the node is there again")
+        assert names.OUT_OF_SERVICE not in _node(architect, name)["metadata"]["annotations"]
     finally:
-        replace(architect, count)
-    # The same kernel, and so the same run of the machine by what kubelet says: people decide.
-    eventually(lambda: _told(architect, name, names.EVENT_MACHINE_BACK), what="that is said")
-    assert _is_marked(architect, name)
-    _restart_as_another_run(architect.node(name))
-    eventually(lambda: not _is_marked(architect, name), what="the node is there again")
-    annotations = _node(architect, name)["metadata"]["annotations"]
-    assert names.OUT_OF_SERVICE not in annotations
-    # Its daemon has found that nothing is announced.
-    eventually(
-        lambda: names.INTERRUPTION not in _node(architect, name)["metadata"]["annotations"],
-        what="no notice stands",
-    )
+        _is_as_before(node)
+        architect.kubectl("annotate", "node", name, f"{names.INTERRUPTION}-")
     parts.wait_until_ready(architect)

@@ -240,6 +240,8 @@ def test_the_schema_knows_exactly_the_values_that_there_are():
         {"spot": {"endpoint": "https://metadata"}},
         {"spot": {"noticeSeconds": 0}},
         {"spot": {"lookAhead": "sometimes"}},
+        {"spot": {"uploadStreams": 65}},
+        {"objectStore": {"uploadStreams": 0}},
         {"objectStore": {"bucket": "Pods"}},
         {"objectStore": {"endpoint": "s3.example"}},
         {"objectStore": {"endpoint": "https://s3.example/pods"}},
@@ -391,6 +393,24 @@ def test_the_daemon_reads_its_arguments(render, values):
         if "fieldRef" in e.get("valueFrom", {})
     }
     assert variables == {"NODE_NAME": "spec.nodeName", "POD_NAMESPACE": "metadata.namespace"}
+    resources = {
+        e["name"]: e["valueFrom"]["resourceFieldRef"]["resource"]
+        for e in container["env"]
+        if "resourceFieldRef" in e.get("valueFrom", {})
+    }
+    assert resources == {daemon_settings.DOWNWARD["memory_limit_bytes"]: "limits.memory"}
+
+
+def test_the_daemon_is_told_how_much_it_sends_at_once(render):
+    values = {
+        "objectStore": {"bucket": "pods", "uploadStreams": 5},
+        "spot": {"uploadStreams": 20},
+    }
+    for given, expected in (({"objectStore": {"bucket": "pods"}}, (3, 0)), (values, (5, 20))):
+        _, *flags = arguments(render(given), "DaemonSet", "architect-daemon")
+        found = daemon_settings.parse(flags, environment={"MEMORY_LIMIT_BYTES": "4294967296"})
+        assert (found.store_upload_streams, found.spot_upload_streams) == expected
+        assert found.memory_limit_bytes == 4 * 1024**3
 
 
 def test_the_daemon_is_told_who_announces_interruptions(render):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from architect.daemon.spot import (
     page,
     planner,
     schedule,
+    width,
 )
 from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request, State
 from architect.daemon.spot.need import Limit
@@ -61,8 +63,8 @@ def test_what_is_fixed_stands_there() -> None:
     assert f"0 (smallest first), {turns}, 1 GiB, ∞ (largest first)" in PAGE
 
 
-@pytest.mark.parametrize("is_much_at_once", [False, True])
-def test_what_the_order_gains_is_computed(is_much_at_once: bool) -> None:
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_what_the_order_gains_is_computed(is_noticed: bool) -> None:
     sizes = [16] * 6 + [64] * 6 + [256] * 6 + [288] + [1792]
     assert (len(sizes), sum(sizes)) == (20, 4096)
     machine = paper.MACHINES[0]
@@ -71,7 +73,7 @@ def test_what_the_order_gains_is_computed(is_much_at_once: bool) -> None:
         pods=tuple(Pod(name=f"{n:02}", image_bytes=size << 20) for n, size in enumerate(sizes)),
         cores=machine.cores,
         rates=machine.rates,
-        bounds=machine.much_at_once if is_much_at_once else Bounds(),
+        bounds=machine.as_it_is if is_noticed else Bounds(),
     )
     assert (machine.cores, machine.gigabits) == (16, 10)
     chosen = planner.plan(request).seconds
@@ -86,13 +88,32 @@ def test_what_the_order_gains_is_computed(is_much_at_once: bool) -> None:
 
 def test_what_few_streams_carry_is_computed() -> None:
     rates, megabytes = Rates(), OBJECT_BYTES / 1e6
-    seconds = rates.upload_object_seconds + OBJECT_BYTES / rates.seal_bytes_per_second_per_core
+    worked = 1 / rates.seal_bytes_per_second_per_core + 1 / rates.hash_bytes_per_second_per_core
+    seconds = rates.upload_object_seconds + OBJECT_BYTES * worked
     assert f"no link carries more than {Bounds().objects * megabytes / seconds:.0f} MB/s" in PAGE
     # Two cores, one of which seals.
     seconds = rates.upload_object_seconds + Bounds().objects * OBJECT_BYTES * (
-        1 / rates.seal_bytes_per_second_per_core + 1 / rates.upload_bytes_per_second
+        worked + 1 / rates.upload_bytes_per_second
     )
     assert f"an upload of {Bounds().objects * megabytes / seconds:.0f} MB/s" in PAGE
+
+
+def test_how_many_objects_at_once_is_computed() -> None:
+    def objects(cores: int, bytes_per_second: float = Rates().upload_bytes_per_second) -> int:
+        rates = dataclasses.replace(Rates(), upload_bytes_per_second=bytes_per_second)
+        return width.objects(rates, cores=cores, memory_bytes=paper.MEMORY_BYTES)
+
+    fast = paper.MACHINES[0].rates.upload_bytes_per_second
+    assert objects(2) == objects(16) == objects(2, math.inf)
+    assert (
+        f"Before anything was measured that is {objects(16)}; on 16 cores and 10 Gb/s it gets to "
+        f"{objects(16, fast)}, on two cores to {objects(2, math.inf)}."
+    ) in PAGE
+    assert f"{objects(96, math.inf)} of 4 GiB" in PAGE
+    assert f"nor more than {width.MOST}" in PAGE
+    assert f"up to {width.STREAM_BYTES >> 20} MiB" in PAGE
+    assert {machine.as_it_is.objects for machine in paper.MACHINES} == {39}
+    assert "once the link is known (39)" in PAGE
 
 
 def test_every_reason_state_and_limit_stands_there() -> None:

@@ -173,12 +173,15 @@ class Simulation:
                 half / sharers / sum(per_byte),
                 rates.disk_bytes_per_second / sharers,
             )
-        elif what == "seal":
-            speed = rates.seal_bytes_per_second_per_core * min(1.0, half / sharers)
+        elif what in ("prove", "seal"):
+            sharers = sum(1 for a in self._under_way if a.parts[0][0] in ("prove", "seal"))
+            speed = min(1.0, half / sharers) * (
+                rates.hash_bytes_per_second_per_core
+                if what == "prove"
+                else rates.seal_bytes_per_second_per_core
+            )
         elif what == "send":
             speed = rates.upload_bytes_per_second / sharers
-        elif what == "hash":
-            speed = rates.hash_bytes_per_second_per_core
         else:
             speed = 1.0
         return speed * activity.haste
@@ -219,7 +222,7 @@ class Simulation:
             if not self._unfinished[pod.name]:
                 self._commit(pod)
 
-        self._begin([("seal", size), ("wait", wait), ("send", size)], then)
+        self._begin([("prove", size), ("seal", size), ("wait", wait), ("send", size)], then)
 
     def _commit(self, pod: Pod) -> None:
         wait = self.request.rates.upload_object_seconds
@@ -227,7 +230,7 @@ class Simulation:
         def then() -> None:
             self.done[pod.name] = self.now
 
-        self._begin([("hash", pod.image_bytes), ("wait", wait)], then)
+        self._begin([("wait", wait)], then)
 
     def _begin(self, parts: list[tuple[str, float]], then: Callable[[], None]) -> None:
         haste = self.luck.choice([1.0, 1.0, 1.3, 5.0]) if self.luck else 1.0

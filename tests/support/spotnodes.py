@@ -138,6 +138,11 @@ def replace(cluster: Cluster, count: int) -> None:
         if node.name not in before:
             for image in dockerfiles.architect(cluster.cache):
                 node.load_image(image.archive)
+            # What has not found its image would look for it again later and later.
+            cluster.kubectl(
+                *("-n", release.NAMESPACE, "delete", "pods", "--force", "--grace-period=0"),
+                f"--field-selector=spec.nodeName={node.name}",
+            )
     parts.wait_until_ready(cluster)
 
 

@@ -122,7 +122,7 @@ def node(*, ready: str = "Unknown", said: str | None = None, boot: str = "boot-1
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": NODE, "annotations": annotations},
+        "metadata": {"name": NODE, "uid": "node-uid", "annotations": annotations},
         "spec": {},
         "status": {
             "nodeInfo": {"bootID": boot},

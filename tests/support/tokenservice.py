@@ -1,9 +1,13 @@
-"""AWS' token service under its own name, for a program that believes no other: by ``unshare``.
-``unshare``.
+"""AWS' token service under its own name, for programs that believe no other.
 
 ``python -m support.tokenservice DIRECTORY PROGRAM…`` has namespaces of its own (network and
 mounts), in which :data:`NAME` is the loopback, and a certificate for it is of an authority that
-everybody believes. It ends with the program, whose status it returns. Each request is a line of
+everybody believes. It ends with the program, whose status it returns.
+
+``python -m support.tokenservice DIRECTORY --at ADDRESS`` is the service alone: who is to believe it
+is told by others that the name is at that address, and given ``DIRECTORY/authority.pem``.
+
+Each request is a line of
 JSON in ``DIRECTORY/asked``, and is answered with what is in ``DIRECTORY/credentials``:
 ``access_key``, ``secret_key``, ``token``, and the ``seconds`` that they live.
 """
@@ -51,15 +55,23 @@ def command(directory: Path, *program: str | Path) -> list[str | Path]:
 def main() -> int:
     """Be the service until the program ends."""
     directory = Path(sys.argv[1])
+    if sys.argv[2] == "--at":
+        _, context = _identity(directory)
+        _server(directory, sys.argv[3], context).serve_forever()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     authority, context = _identity(directory)
     (directory / "hosts").write_text(f"127.0.0.1 localhost {NAME}\n")
     for source, target in ((directory / "hosts", Path("/etc/hosts")), (authority, TRUSTED)):
         subprocess.run(["mount", "--bind", source, target], check=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 443), _handler(directory))
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server = _server(directory, "127.0.0.1", context)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return subprocess.run(sys.argv[2:], check=False).returncode
+
+
+def _server(directory: Path, address: str, context: ssl.SSLContext) -> ThreadingHTTPServer:
+    server = ThreadingHTTPServer((address, 443), _handler(directory))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
 
 
 def _handler(directory: Path) -> type[BaseHTTPRequestHandler]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from support.cloudmetadata.server import MetadataServer, Reply, Request
 
 BUCKET = "checkpoints"
 REGION = "us-east-1"
+TOKEN = "x-amz-security-token"
 
 _SIGNED = re.compile(
     r"AWS4-HMAC-SHA256 Credential=(?P<key>[^/]+)/(?P<scope>\d{8}/[^/]+/s3/aws4_request),"
@@ -47,25 +49,47 @@ class TokenStore(MetadataServer):
         return StoreSettings(bucket=BUCKET, endpoint=self.url, region=REGION)
 
     def answer(self, request: Request) -> Reply:
-        found = _SIGNED.fullmatch(request.headers.get("authorization", ""))
-        if found is None:
-            return _refusal(403, "AccessDenied")
-        keys = self.holders.get(found["key"])
-        if keys is None:
-            return _refusal(403, "InvalidAccessKeyId")
-        names = found["headers"].split(";")
-        if request.headers.get("x-amz-security-token") != keys.token or (
-            "x-amz-security-token" not in names
-        ):
-            return _refusal(400, "InvalidToken")
-        if not hmac.compare_digest(
-            _signature(request, names, found["scope"], keys.secret_key), found["signature"]
-        ):
-            return _refusal(403, "SignatureDoesNotMatch")
-        self.used.append(keys.access_key)
+        who = verified(request, self.holders)
+        if isinstance(who, Reply):
+            return who
+        self.used.append(who.access_key)
         if request.method == "PUT":
             return Reply()
         return Reply(body=b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+
+
+def verified(request: Request, holders: Mapping[str, Keys]) -> Keys | Reply:
+    """Return who of *holders*, by access key, has signed a request, or how it is refused."""
+    found = _SIGNED.fullmatch(request.headers.get("authorization", ""))
+    if found is None:
+        return refusal(403, "AccessDenied")
+    keys = holders.get(found["key"])
+    if keys is None:
+        return refusal(403, "InvalidAccessKeyId")
+    names = found["headers"].split(";")
+    if request.headers.get(TOKEN) != keys.token or TOKEN not in names:
+        return refusal(400, "InvalidToken")
+    if not hmac.compare_digest(
+        _signature(request, names, found["scope"], keys.secret_key), found["signature"]
+    ):
+        return refusal(403, "SignatureDoesNotMatch")
+    return keys
+
+
+def signed_anew(request: Request, access_key: str, secret_key: str) -> dict[str, str]:
+    """Return the headers of a verified request as somebody else sends it, who has no token."""
+    found = _SIGNED.fullmatch(request.headers["authorization"])
+    assert found is not None
+    names = [name for name in found["headers"].split(";") if name != TOKEN]
+    signature = _signature(request, names, found["scope"], secret_key)
+    headers = {name: value for name, value in request.headers.items() if name != TOKEN}
+    return {
+        **headers,
+        "authorization": (
+            f"AWS4-HMAC-SHA256 Credential={access_key}/{found['scope']}, "
+            f"SignedHeaders={';'.join(names)}, Signature={signature}"
+        ),
+    }
 
 
 def _signature(request: Request, names: list[str], scope: str, secret: str) -> str:
@@ -89,5 +113,6 @@ def _signature(request: Request, names: list[str], scope: str, secret: str) -> s
     return hmac.digest(key, text.encode(), "sha256").hex()
 
 
-def _refusal(status: int, code: str) -> Reply:
+def refusal(status: int, code: str) -> Reply:
+    """Return how an S3 server says no."""
     return Reply(status=status, body=f"<Error><Code>{code}</Code></Error>".encode())

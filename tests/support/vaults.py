@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,25 @@ FILES = {
 class Vaults:
     """node-a, which has the checkpoint, and node-b, which gets it."""
 
-    def __init__(self, directory: Path, issuer: Issuer, store: Any, *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        issuer: Issuer,
+        store: Any,
+        *,
+        prefix: str = "",
+        id: str = ID,
+        files: Mapping[str, bytes] = FILES,
+    ) -> None:
         self.issuer = issuer
         self.store = store
         self.prefix = prefix
-        self.source = directory / "a" / ID
-        self.target = directory / "b" / ID
+        self.id = id
+        self.source = directory / "a" / id
+        self.target = directory / "b" / id
         self.target.parent.mkdir(parents=True)
-        self.notes = directory / "a" / "uploads" / f"{ID}.json"
-        self.manifest = fill(self.source, checkpoint_id=ID, files=FILES)
+        self.notes = directory / "a" / "uploads" / f"{id}.json"
+        self.manifest = fill(self.source, checkpoint_id=id, files=dict(files))
         self.cluster_key: PrivateKey = keys.make_key()
         self.sent = 0
         self.received = 0
@@ -54,10 +64,15 @@ class Vaults:
 
     @property
     def manifest_key(self) -> str:
-        return envelope.manifest_key("default", ID, below=self.prefix)
+        return envelope.manifest_key("default", self.id, below=self.prefix)
 
-    def upload(self, **more: Any) -> Uploaded:
+    def upload(self, *, uploader: Uploader | None = None, **more: Any) -> Uploaded:
         """Send it, as a daemon that has just been started would."""
+        made = uploader or self.uploader(patience_seconds=more.pop("patience_seconds", 10))
+        return made.upload(self.source, self.manifest, notes=self.notes, **more)
+
+    def uploader(self, **more: Any) -> Uploader:
+        """Return the part of node-a's daemon that sends."""
         mine = self.issuer.credentials("node-a")
 
         def sign(value: Envelope) -> bytes:
@@ -67,16 +82,15 @@ class Vaults:
         def count(size: int) -> None:
             self.sent += size
 
-        uploader = Uploader(
+        return Uploader(
             self.store,
             prefix=self.prefix,
             recipient=lambda: Recipient(public_key=self.cluster_key.public_key()),
             sign=sign,
             verify=self.verify,
             sent=count,
-            patience_seconds=more.pop("patience_seconds", 10),
+            **more,
         )
-        return uploader.upload(self.source, self.manifest, notes=self.notes, **more)
 
     def download(self, found: Uploaded, **more: Any) -> Manifest:
         """Get it, as who was given the key would."""

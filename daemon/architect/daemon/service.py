@@ -67,7 +67,6 @@ from architect.daemon.spot.rates import Known
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.daemon.vault.service import open_vault
-from architect.daemon.vault.streams import AT_ONCE
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
@@ -147,7 +146,9 @@ class Daemon:
             identity=identity,
         )
         turns = Turns(config.max_concurrent_captures)
-        vault = open_vault(config, api=api, identity=identity, metrics=self._metrics)
+        self._vault = vault = open_vault(
+            config, api=api, identity=identity, metrics=self._metrics, known=self._rates
+        )
         self._storing: Storing | None = None
         retrieving: Retrieving | None = None
         starting: Starting | None = None
@@ -259,7 +260,7 @@ class Daemon:
             depot=depot,
             memory=self._keeper.memory,
             rates=self._rates.rates,
-            bounds=Bounds(captures=config.max_concurrent_captures, objects=AT_ONCE),
+            bounds=self._bounds_at_notice,
             has_store=self._storing is not None,
             default_storage=config.store_default,
             is_stored=lambda uid: self._storing is not None and self._storing.is_stored(uid),
@@ -365,11 +366,12 @@ class Daemon:
                 ("evacuation", self._evacuation.run, (self._stop,)),
             )
         ]
-        if self._requests is not None:
-            run = self._requests.run
-            threads.append(
-                threading.Thread(target=run, name="requests", args=(self._stop,), daemon=True)
-            )
+        parts = {"requests": self._requests, "cluster-key": self._vault}
+        threads += [
+            threading.Thread(target=part.run, name=name, args=(self._stop,), daemon=True)
+            for name, part in parts.items()
+            if part is not None
+        ]
         self._server.start()
         self._endpoint.start()
         for thread in threads:
@@ -385,6 +387,8 @@ class Daemon:
             self._storing.close()
         if self._requests is not None:
             self._requests.close()
+        if self._vault is not None:
+            self._vault.poke()
         self._lookout.close()
         self._lookahead.poke()
         self._evacuation.close()
@@ -470,6 +474,12 @@ class Daemon:
         node = self._config.node_name
         self._note(resources.node(node, uid=node), status.of_notice(change))
         self._evacuation.announced(change)
+
+    def _bounds_at_notice(self) -> Bounds:
+        captures = self._config.max_concurrent_captures
+        if self._vault is None:
+            return Bounds(captures=captures)
+        return Bounds(captures=captures, objects=self._vault.objects_at_notice())
 
     def _hurry(self, is_needed: bool) -> None:
         if self._storing is not None:

@@ -18,12 +18,17 @@ from architect.api.policy import Storage
 from architect.cloud import addresses
 from architect.core import flags, quantity
 from architect.core.errors import ConfigError
+from architect.daemon.spot import width
 from architect.objectstore import options
 from architect.objectstore.options import StoreOptions
 
 ENVIRONMENT_PREFIX: Final = "ARCHITECT_"
 
-DOWNWARD: Final = {"node_name": "NODE_NAME", "namespace": "POD_NAMESPACE"}
+DOWNWARD: Final = {
+    "node_name": "NODE_NAME",
+    "namespace": "POD_NAMESPACE",
+    "memory_limit_bytes": "MEMORY_LIMIT_BYTES",
+}
 """Settings that the DaemonSet's downward API gives under its customary names."""
 
 
@@ -68,6 +73,9 @@ class DaemonSettings(StoreOptions):
 
     namespace: str = "architect"
     """The namespace of the DaemonSet (downward API ``metadata.namespace``)."""
+
+    memory_limit_bytes: int = 0
+    """What this process may take (downward API ``limits.memory``); 0: as much as there is."""
 
     daemonset: str = "architect-daemon"
     """The DaemonSet whose annotation ``architect.dev/uninstall`` starts the removal."""
@@ -156,6 +164,9 @@ class DaemonSettings(StoreOptions):
     store_default: Storage = Storage.OBJECT_STORE
     """Where a saved pod lies whose policy does not say it, if there is an object store."""
 
+    store_upload_streams: int = 3
+    """Objects of 8 MiB that are sealed and sent at once, of all pods: 26 MiB of memory each."""
+
     spot_provider: SpotProvider = SpotProvider.AUTO
 
     spot_endpoint: str = ""
@@ -166,6 +177,12 @@ class DaemonSettings(StoreOptions):
     which no metadata service tells."""
 
     spot_look_ahead: LookAhead = LookAhead.AUTO
+
+    spot_upload_streams: int = 0
+    """The same while the machine's end is announced, never fewer than otherwise.
+
+    0: what :mod:`architect.daemon.spot.width` says.
+    """
 
     key_config_map: str = "architect-checkpoint-key"
     """The ConfigMap with the operator's public key, for which the data's keys are encrypted."""
@@ -187,6 +204,7 @@ class DaemonSettings(StoreOptions):
 _HELP: Final = {
     "node_name": "name of this node",
     "namespace": "namespace of the DaemonSet",
+    "memory_limit_bytes": "memory that the daemon may take (0: no limit)",
     "daemonset": "name of the DaemonSet",
     "kubeconfig": "kubeconfig file (empty: the pod's ServiceAccount)",
     "bundle": "host bundle in the image",
@@ -210,10 +228,12 @@ _HELP: Final = {
     **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "store_default": "node or object-store: where saved pods lie whose annotations do not say it",
+    "store_upload_streams": "objects of 8 MiB that are sealed and sent at once",
     "spot_provider": "whose metadata service is asked: auto, aws, gcp, azure or none",
     "spot_endpoint": "URL of the metadata service (empty: where the cloud has it)",
     "spot_notice_seconds": "from notice to end where it is not said (Google's preemptions)",
     "spot_look_ahead": "report what a notice would save: auto (on spot machines), always or never",
+    "spot_upload_streams": "the same while the machine's end is announced (0: found out)",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",
@@ -318,6 +338,14 @@ def _check(settings: DaemonSettings) -> None:
         (
             not settings.spot_endpoint or settings.spot_provider is not SpotProvider.NONE,
             "spot_endpoint is set, and spot_provider is none: nobody would ask there",
+        ),
+        (
+            1 <= settings.store_upload_streams <= width.MOST,
+            f"store_upload_streams must be 1 to {width.MOST}",
+        ),
+        (
+            0 <= settings.spot_upload_streams <= width.MOST,
+            f"spot_upload_streams must be 0 to {width.MOST}",
         ),
         (
             1 <= settings.spot_notice_seconds <= 3600,

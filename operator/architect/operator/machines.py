@@ -6,8 +6,9 @@ volumes of a StatefulSet's pods until somebody says that the machine is down, by
 it can be known, and is said here:
 
 - its node says an *interruption* (:mod:`architect.core.interruption`), and not maintenance;
-- the time that was announced is over since :data:`MARGIN_SECONDS`. Or, where nobody said a time,
-  each of its pods is saved: of those no process is left, whatever became of the machine;
+- the time that was announced is over since :data:`MARGIN_SECONDS`. Or, where nobody said a time or
+  could say anything, since the API server was away, its pods are saved for a machine's end: of
+  those no process is left, whatever became of the machine (:func:`are_saved`);
 - its node is not ready, and its kubelet has not renewed its Lease for :data:`SILENT_SECONDS`.
 
 No clock is compared with another machine's. The end was announced in the node's own time, and so
@@ -54,6 +55,9 @@ OUTLIVED_SECONDS: Final = 120.0
 """Clouds are late by seconds. A kubelet that is heard of this long after the end had none."""
 
 _MIRROR: Final = "kubernetes.io/config.mirror"
+_REPLACED_AT_ONCE: Final = frozenset({"ReplicaSet", "Job", "ReplicationController"})
+"""Owners that do not wait for the end of a pod that is being deleted."""
+_OF_CLAIMS: Final = ("persistentVolumeClaim", "ephemeral")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,19 +146,20 @@ def why_gone(
 ) -> str | None:
     """Return by what it is known that a node's machine is gone; None: it is not known.
 
-    *are_saved*: each pod on it that its owner replaces elsewhere is saved, and there is one.
+    *are_saved*: what :func:`are_saved` says of its pods.
     """
     notice = notice_of(node)
-    if notice is None or is_ready(node):
+    if is_ready(node) or (notice is None and dismissal.is_ending(node)):
         return None
     silent = heartbeat.silent_seconds(now)
     if silent < SILENT_SECONDS:
         return None
     said = f"its kubelet is silent since {heartbeat.renewed:%H:%M:%S}"
-    if notice.ends is None:
+    if notice is None or notice.ends is None:
         if not are_saved:
             return None
-        return f"{notice.source} announced its end, {said}, and all of its pods are saved"
+        who = "nobody could be told of" if notice is None else f"{notice.source} announced"
+        return f"{who} its end, {said}, and its pods are saved"
     if heartbeat.there(now) < notice.ends + timedelta(seconds=MARGIN_SECONDS):
         return None
     if heartbeat.renewed > notice.ends + timedelta(seconds=OUTLIVED_SECONDS):
@@ -201,9 +206,11 @@ def take_back(node: JsonObject) -> Mark | Report | None:
 
 
 def are_saved(pods: Iterable[JsonObject], known: Iterable[JsonObject], *, node: str) -> bool:
-    """Whether each pod on *node* that has to be let go is saved, and there is one.
+    """Whether no pod on *node* can run on to anybody's harm, as far as that is in saving them.
 
-    *known* are all Checkpoints. Also a pod that is none of ours counts: it may run.
+    One at least is saved for its machine's end. So is each that Kubernetes lets run once only, or
+    that has a volume of its own, whether it is one of ours or not; and each of ours that nobody
+    deletes: if the machine comes back, it has lost nothing. *known* are all Checkpoints.
     """
     captured = set()
     for value in known:
@@ -211,11 +218,12 @@ def are_saved(pods: Iterable[JsonObject], known: Iterable[JsonObject], *, node: 
         is_true = conditions.is_true(value, checkpoints.CAPTURED)
         if ref is not None and is_true and dismissal.saver_of(value) == node:
             captured.add(ref.uid)
-    there = [pod for pod in pods if _is_to_be_let_go(pod, node)]
-    return bool(there) and all(pod["metadata"]["uid"] in captured for pod in there)
+    there = [pod for pod in pods if _may_run(pod, node)]
+    unsaved = [pod for pod in there if pod["metadata"]["uid"] not in captured]
+    return len(unsaved) < len(there) and not any(map(_is_harmful, unsaved))
 
 
-def _is_to_be_let_go(pod: JsonObject, node: str) -> bool:
+def _may_run(pod: JsonObject, node: str) -> bool:
     metadata = pod["metadata"]
     return (
         (pod.get("spec") or {}).get("nodeName") == node
@@ -223,6 +231,19 @@ def _is_to_be_let_go(pod: JsonObject, node: str) -> bool:
         and _MIRROR not in (metadata.get("annotations") or {})
         and not plan.is_of_daemon_set(pod)
     )
+
+
+def _is_harmful(pod: JsonObject) -> bool:
+    """Whether a pod that runs on must not be let go."""
+    metadata = pod["metadata"]
+    owner = next((o for o in metadata.get("ownerReferences") or () if o.get("controller")), None)
+    if owner is not None and owner.get("kind") not in _REPLACED_AT_ONCE:
+        return True
+    volumes = (pod.get("spec") or {}).get("volumes") or ()
+    if any(kind in volume for volume in volumes for kind in _OF_CLAIMS):
+        return True
+    is_ours = names.POLICY in (metadata.get("annotations") or {})
+    return is_ours and not metadata.get("deletionTimestamp")
 
 
 def _taints(node: Mapping[str, Any]) -> tuple[JsonObject, ...]:

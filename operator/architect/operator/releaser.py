@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from cryptography import x509
@@ -31,8 +32,21 @@ JsonObject = dict[str, Any]
 WAITING_SECONDS: Final = 5.0
 """Between two looks at claims that wait: a daemon waits for its key for 45 s."""
 
+PATIENCE: Final = timedelta(seconds=90)
+"""After which nobody waits for an answer to a claim any more: who still wants it asks anew, and a
+sweep answers what is left."""
+
 MAX_WAITING: Final = 1024
 """That are remembered; the others are looked at in each sweep only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """A claim that has no answer yet."""
+
+    question: str
+    """Its public key: who asks again has another one."""
+    since: datetime
 
 
 class Releaser:
@@ -57,11 +71,15 @@ class Releaser:
         self._metrics = numbers
         self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: dict[ObjectRef, None] = {}
+        self._waiting: dict[ObjectRef, _Waiting] = {}
 
     def look_at_waiting(self) -> None:
         """Look at those claims again that could not be answered."""
+        now = self._clock()
         with self._lock:
+            over = [ref for ref, one in self._waiting.items() if now - one.since > PATIENCE]
+            for ref in over:
+                del self._waiting[ref]
             refs = list(self._waiting)
         for ref in refs:
             try:
@@ -128,10 +146,12 @@ class Releaser:
     def _delay(self, value: JsonObject, error: FormatError | Rejected | Retryable) -> None:
         """Say why a claim has no answer yet, and remember it."""
         ref = ObjectRef.of(CHECKPOINTS, value)
+        question = _question_of(value)
         with self._lock:
-            is_known = ref in self._waiting
-            if len(self._waiting) < MAX_WAITING:
-                self._waiting[ref] = None
+            known = self._waiting.get(ref)
+            is_known = known is not None and known.question == question
+            if not is_known and (known is not None or len(self._waiting) < MAX_WAITING):
+                self._waiting[ref] = _Waiting(question=question, since=self._clock())
         # Once: it is tried again every few seconds.
         log.log(
             logging.DEBUG if is_known else logging.WARNING,
@@ -191,3 +211,8 @@ class Releaser:
         ref = ObjectRef.of(CHECKPOINTS, value)
         log.warning("%s: its key is refused: %s: %s", ref, refusal.reason, refusal.message)
         return refusal.reason
+
+
+def _question_of(value: JsonObject) -> str:
+    claim = (value.get("status") or {}).get("claimedBy") or {}
+    return str(claim.get("publicKey") or "")

@@ -31,6 +31,9 @@ JsonObject = dict[str, Any]
 LOOK_SECONDS: Final = 1.0
 """Between two looks."""
 
+UNTOLD_SECONDS: Final = 10.0
+"""Between two looks at a node that is silent and was not announced to end: most are only silent."""
+
 STORE_SECONDS: Final = 5.0
 """Between two questions to a store that is away."""
 
@@ -55,6 +58,8 @@ class _Watched:
     """Since it is silent."""
     asked_at: float = float("-inf")
     """The store, in vain."""
+    looked_at: float = float("-inf")
+    """Whether its machine is gone."""
     proven_at: float | None = None
     """When its machine was first known to be gone."""
 
@@ -158,11 +163,10 @@ class Watchman:
         if back is not None:
             self._applier.apply(back)
             return
-        notice = machines.notice_of(node)
-        is_awaited = notice is not None and (notice.ends is not None or not machines.is_ready(node))
-        if not is_awaited or machines.given_up(node) is not None:
+        if machines.given_up(node) is not None or not self._is_due(one, node):
             return
-        why = self._why_gone(name, one, node)
+        one.looked_at = self._clock()
+        why = self._why_gone(name, one, node, is_cached=True)
         if why is None:
             one.proven_at = None
             return
@@ -175,7 +179,7 @@ class Watchman:
                 return
             why += "; what it left in the object store could not be looked at"
         fresh = self._api.find(ObjectRef.of(NODES, node))
-        if fresh is None or self._why_gone(name, one, fresh) is None:
+        if fresh is None or self._why_gone(name, one, fresh, is_cached=False) is None:
             return
         mark = machines.give_up(fresh, why)
         if mark is not None:
@@ -189,14 +193,29 @@ class Watchman:
         one.asked_at = self._clock()
         return False
 
-    def _why_gone(self, name: str, one: _Watched, node: JsonObject) -> str | None:
+    def _is_due(self, one: _Watched, node: JsonObject) -> bool:
+        """Whether it is time to look whether a node's machine is gone."""
+        notice = machines.notice_of(node)
+        if notice is not None:
+            # Of one whose end is known its renewals are followed from the first one on.
+            return notice.ends is not None or not machines.is_ready(node)
+        if dismissal.is_ending(node) or machines.is_ready(node):
+            return False
+        return one.proven_at is not None or self._clock() - one.looked_at >= UNTOLD_SECONDS
+
+    def _why_gone(
+        self, name: str, one: _Watched, node: JsonObject, *, is_cached: bool
+    ) -> str | None:
+        """Return what is known; *is_cached*: by what the API server remembers of pods."""
         lease = heartbeats.lease_of(self._api, name)
         one.heartbeat = machines.observe(one.heartbeat, lease, now=self._clock())
         notice = machines.notice_of(node)
         are_saved = False
-        if notice is not None and notice.ends is None and not machines.is_ready(node):
-            pods = self._api.list(PODS, fields=f"spec.nodeName={name}").items
-            are_saved = machines.are_saved(pods, self._api.list(CHECKPOINTS).items, node=name)
+        is_silent = one.heartbeat.silent_seconds(self._clock()) >= machines.SILENT_SECONDS
+        if is_silent and not machines.is_ready(node) and (notice is None or notice.ends is None):
+            pods = self._api.list(PODS, fields=f"spec.nodeName={name}", is_cached=is_cached).items
+            known = self._api.list(CHECKPOINTS, is_cached=is_cached).items if pods else ()
+            are_saved = machines.are_saved(pods, known, node=name)
         return machines.why_gone(
             node, heartbeat=one.heartbeat, are_saved=are_saved, now=self._clock()
         )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ from architect.objectstore.settings import StoreSettings
 from support import tokenservice
 from support.cloudmetadata.aws import Imds
 from support.cloudmetadata.server import MetadataServer, Reply, Request
+from support.issuer import Issuer
 from support.patience import patient
 from support.tokenstore import Keys, TokenStore
+from support.vaults import Vaults
 
 SECONDS = patient(60)
 TESTS = Path(__file__).parents[2]
@@ -153,6 +156,50 @@ def test_a_service_that_fails_at_a_renewal_is_asked_again(server: TokenStore, im
         imds.give_role("node", role(SECOND))
         until(lambda: refusal(store) == "")
     assert server.used[-1] == "key-2"
+
+
+def credentials_fail(store: Store, imds: Imds) -> None:
+    """Let the role's credentials end while the metadata service fails."""
+    imds.give_role("node", role(seconds=SOON_SECONDS))
+    put(store)
+    imds.replies[ROLE] = Reply(status=500)
+    until(lambda: refusal(store) == "NoCredentials")
+
+
+@pytest.mark.parametrize("why", ["in a hurry", "since it worked before"])
+def test_an_upload_waits_out_a_renewal_that_fails(
+    server: TokenStore, imds: Imds, tmp_path: Path, why: str
+) -> None:
+    """The last minute of a machine is no time to give up for that."""
+    with opened(server.settings) as store, futures.ThreadPoolExecutor(1) as pool:
+        vaults = Vaults(tmp_path / "v", Issuer(), store)
+        uploader = vaults.uploader(is_hurried=lambda: why == "in a hurry")
+        if why == "since it worked before":
+            imds.give_role("node", role())
+            vaults.upload(uploader=uploader)
+            vaults.notes.unlink()
+        with opened(server.settings) as vaults.store:
+            uploader._store = vaults.store
+            credentials_fail(vaults.store, imds)
+            asked, used = imds.asked("GET", ROLE), len(server.used)
+            upload = pool.submit(vaults.upload, uploader=uploader)
+            until(lambda: imds.asked("GET", ROLE) >= asked + 4)
+            assert not upload.done()
+            assert len(server.used) == used
+            imds.replies.clear()
+            imds.give_role("node", role(SECOND))
+            upload.result(SECONDS)
+    assert set(server.used[used:]) == {"key-2"}
+
+
+def test_an_upload_that_never_had_credentials_says_so_at_once(
+    server: TokenStore, imds: Imds, tmp_path: Path
+) -> None:
+    with opened(server.settings) as store:
+        vaults = Vaults(tmp_path / "v", Issuer(), store)
+        with pytest.raises(Rejected) as caught:
+            vaults.upload(patience_seconds=SECONDS)
+        assert caught.value.reason == "NoCredentials"
 
 
 def test_an_instance_without_a_role_is_named(server: TokenStore, imds: Imds) -> None:

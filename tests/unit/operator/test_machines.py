@@ -130,11 +130,16 @@ def test_nothing_else_is_a_proof(value: Object) -> None:
         (notice(ends=None), "False", 20, True),
         (notice(ends=None), "Unknown", 19, False),
         (notice(ends=None), "True", 3600, False),
+        # Nobody could be told: the API server was away.
+        (None, "Unknown", 20, True),
+        (None, "Unknown", 19, False),
+        (None, "True", 3600, False),
+        ("no JSON", "Unknown", 3600, False),
         (notice(ends=None, kind="maintenance"), "Unknown", 3600, False),
     ],
 )
 def test_without_a_time_it_is_enough_that_all_of_its_pods_are_saved(
-    said: str, ready: str, ago: float, gone: bool
+    said: str | None, ready: str, ago: float, gone: bool
 ) -> None:
     value = node(said=said, ready=ready)
     assert is_gone(value, heard(before_end=0, ago=ago), are_saved=True) is gone
@@ -266,6 +271,15 @@ def saved(uid: str, *, captured: str = "True", saver: str = "spot-1") -> Object:
     return value
 
 
+MANAGED = {names.POLICY: "{}"}
+
+
+def with_claim(kind: str) -> Object:
+    value = its_pod("v", kind="ReplicaSet")
+    value["spec"]["volumes"] = [{"name": "data", kind: {}}]
+    return value
+
+
 @pytest.mark.parametrize(
     ("pods", "known", "expected"),
     [
@@ -284,8 +298,35 @@ def saved(uid: str, *, captured: str = "True", saver: str = "spot-1") -> Object:
         # Nothing is won.
         ([], [saved("a")], False),
         ([its_pod("d", kind="DaemonSet")], [], False),
-        # One runs, perhaps; also one that is none of ours.
+        # One runs, perhaps, and must not run twice; also one that is none of ours.
         ([its_pod("a"), its_pod("b")], [saved("a")], False),
+        ([its_pod("a"), its_pod("b", kind="Cluster")], [saved("a")], False),
+        ([its_pod("a"), with_claim("persistentVolumeClaim")], [saved("a")], False),
+        ([its_pod("a"), with_claim("ephemeral")], [saved("a")], False),
+        # One of ours would lose its memory, if the machine is only cut off.
+        (
+            [its_pod("a"), its_pod("b", kind="ReplicaSet", annotations=MANAGED)],
+            [saved("a")],
+            False,
+        ),
+        # Not those whose end is decided, or that nobody waits for.
+        ([its_pod("a"), its_pod("b", kind="ReplicaSet")], [saved("a")], True),
+        ([its_pod("a"), its_pod("b", kind="Job")], [saved("a")], True),
+        ([its_pod("a"), with_claim("emptyDir")], [saved("a")], True),
+        (
+            [
+                its_pod("a"),
+                its_pod(
+                    "b",
+                    kind="ReplicaSet",
+                    annotations=MANAGED,
+                    deletionTimestamp="2030-01-01T00:00:00Z",
+                ),
+            ],
+            [saved("a"), saved("b", captured="False")],
+            True,
+        ),
+        ([its_pod("b", kind="ReplicaSet")], [], False),
         ([its_pod("a")], [saved("a", captured="False")], False),
         ([its_pod("a")], [saved("a", captured="Unknown")], False),
         # Another node says so.

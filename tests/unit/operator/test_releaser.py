@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from architect.kube.api import Api
 from architect.kube.checkpoints import CheckpointSpec, Owner, Trigger
 from architect.kube.errors import Conflict
 from architect.kube.resources import CHECKPOINTS, PODS
-from architect.operator import keyring, metrics, release
+from architect.operator import keyring, metrics, release, releaser
 from architect.operator.keyring_store import KeyringStore
 from architect.operator.kms import errors
 from architect.operator.metrics import Metrics
@@ -359,7 +359,10 @@ class SealedWorld(World):
         self.store = KeyringStore(
             api, box, namespace="architect", name="k", config_map="k", clock=lambda: NOW
         )
-        self.releaser = Releaser(api, self.store, self.numbers, authorities=list, clock=lambda: NOW)
+        self.time = NOW
+        self.releaser = Releaser(
+            api, self.store, self.numbers, authorities=list, clock=lambda: self.time
+        )
 
 
 @pytest.fixture
@@ -407,6 +410,27 @@ def test_who_waits_no_longer_is_forgotten(sealed: SealedWorld) -> None:
         sealed.server.requests.clear()
         sealed.releaser.look_at_waiting()
         assert sealed.server.requests == []
+
+
+def test_a_claim_is_looked_at_as_long_as_somebody_can_wait_for_its_answer(
+    sealed: SealedWorld,
+) -> None:
+    sealed.service.failure = errors.unreachable("no route", what="ask")
+    sealed.releaser.look_at(sealed.claim())
+    sealed.time += releaser.PATIENCE
+    sealed.server.requests.clear()
+    sealed.releaser.look_at_waiting()
+    assert sealed.server.requests
+    sealed.time += timedelta(seconds=1)
+    sealed.server.requests.clear()
+    sealed.releaser.look_at_waiting()
+    assert sealed.server.requests == []
+    # Who asks anew is waited with anew, and a sweep answers who has not been.
+    sealed.releaser.look_at(sealed.claim())
+    sealed.service.failure = None
+    sealed.now += errors.RETRY_SECONDS
+    sealed.releaser.look_at_waiting()
+    assert sealed.said() == ("True", "Released")
 
 
 def test_a_claim_waits_while_the_api_server_is_away(sealed: SealedWorld) -> None:

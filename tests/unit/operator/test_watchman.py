@@ -208,6 +208,19 @@ def test_without_a_time_it_goes_once_all_of_its_pods_are_saved(world: World) -> 
     assert world.is_marked()
 
 
+def test_where_nobody_could_be_told_it_goes_as_well(world: World) -> None:
+    world.put(ready="Unknown")
+    world.run(60)
+    assert not world.is_marked()
+    world.server.requests.clear()
+    world.run(160)
+    # Its Lease, its pods and all Checkpoints, every ten seconds.
+    assert len(world.server.requests) <= 33
+    world.save(Captured="True", Available="True")
+    world.run(180)
+    assert world.is_marked()
+
+
 def test_an_operator_that_has_just_begun_waits_until_it_has_seen_the_silence(world: World) -> None:
     world.now = 300
     world.put(said=notice())

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
+from architect.core.errors import ArchitectError
 from architect.core.interruption import Interruption
 from architect.daemon.evacuation.course import Course, Told, course
 from architect.daemon.evacuation.marking import Marking
@@ -120,7 +121,13 @@ class Evacuation:
         """See to it until *stop*; :meth:`close` after setting it."""
         while not stop.is_set():
             self._changed.clear()
-            self.look()
+            try:
+                self.look()
+            except (ArchitectError, OSError) as error:
+                # There is no better time: a daemon that begins anew needs some of it.
+                log.error(
+                    "what is to be done about the machine's end is looked at again: %s", error
+                )
             waits = self._is_acting or self._may_have_been()
             self._changed.wait(self._step_seconds if waits else IDLE_SECONDS)
 

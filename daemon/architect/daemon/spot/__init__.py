@@ -7,6 +7,7 @@
     pipeline    the model: how long capturing and sending take (pure)
     planner     who is saved, in which order, by when; what would help who is not (pure)
     need        how long all of a node would take now, and what that depends on (pure)
+    width       how many objects are sent at once at a notice (pure)
     learning    rates from what was measured (pure)
     rates       what this node was measured at, for all threads
     table       a plan for people (pure)

@@ -67,7 +67,7 @@ class Rates:
     dump_bytes_per_second_per_core: float = 900e6
     """Of one dump, which keeps one core busy."""
     hash_bytes_per_second_per_core: float = 1000e6
-    """SHA-256: of what is captured, and once more before an upload is committed."""
+    """SHA-256: of what is captured, and of what is sent."""
     disk_bytes_per_second: float = 1800e6
     """Of the disk that images lie on, for all captures together, written or read."""
     seal_bytes_per_second_per_core: float = 250e6
@@ -96,7 +96,8 @@ class Bounds:
     captures: int = 4
     """Pods (``daemon.migration.maxConcurrentCaptures``)."""
     objects: int = 3
-    """Objects that are sealed and sent (``architect.daemon.vault.streams.AT_ONCE``)."""
+    """Objects that are sealed and sent (``objectStore.uploadStreams``); while the node's end is
+    announced there are more: :mod:`architect.daemon.spot.width`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ class Work:
     last_object: int
     """In its stream: the longest of its objects."""
     commit: int
-    """From its last object until the store has all of it: hashed once more, and the envelope."""
+    """From its last object until the store has all of it: the envelope."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +92,13 @@ class Pace:
         objects = -(-sent // OBJECT_BYTES)
         in_streams = objects * _fixed(self.rates.upload_object_seconds)
         in_streams += _seconds_for(sent, self._stream_seconds_per_byte)
-        commit = _fixed(self.rates.upload_object_seconds)
-        commit += _seconds_for(size, _per(self.rates.hash_bytes_per_second_per_core))
+        # What is sent of a pod is proved by one core after the other (daemon.vault.proof).
+        proved = _seconds_for(sent, _per(self.rates.hash_bytes_per_second_per_core))
         return Work(
             capture=capture,
-            sending=_ticks(in_streams / self.objects),
+            sending=_ticks(max(in_streams / self.objects, proved)),
             last_object=self._last_object(sent),
-            commit=_ticks(commit),
+            commit=_ticks(_fixed(self.rates.upload_object_seconds)),
         )
 
     @property
@@ -125,8 +125,9 @@ class Pace:
 
     @functools.cached_property
     def _stream_seconds_per_byte(self) -> float:
-        # A stream seals an object, then sends it.
-        sealed = _per(self.rates.seal_bytes_per_second_per_core)
+        # A stream hashes and seals an object, then sends it.
+        sealed = _per(self.rates.hash_bytes_per_second_per_core)
+        sealed += _per(self.rates.seal_bytes_per_second_per_core)
         crowd = max(1.0, self.objects / self._half_of_the_cores)
         return sealed * crowd + _per(self.rates.upload_bytes_per_second) * self.objects
 

@@ -80,7 +80,7 @@ class Survey:
         depot: Depot,
         memory: Callable[[], Mapping[str, int]],
         rates: Callable[[], Rates] = Rates,
-        bounds: Bounds | None = None,
+        bounds: Callable[[], Bounds] = Bounds,
         cores: int | None = None,
         has_store: bool = True,
         default_storage: Storage = Storage.OBJECT_STORE,
@@ -96,7 +96,7 @@ class Survey:
         self._depot = depot
         self._memory = memory
         self._rates = rates
-        self._bounds = bounds or Bounds()
+        self._bounds = bounds
         self._cores = cores or os.cpu_count() or 1
         self._has_store = has_store
         self._default_storage = default_storage
@@ -118,7 +118,7 @@ class Survey:
             pods=tuple((self.pods() if pods is None else pods).values()),
             cores=self._cores,
             rates=self._rates(),
-            bounds=self._bounds,
+            bounds=self._bounds(),
             is_store_reachable=self._is_store_reachable(),
         )
 

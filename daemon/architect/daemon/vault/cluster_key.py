@@ -1,17 +1,15 @@
 """For whom data keys are encrypted, and under whom checkpoints were sealed.
 
 The operator keeps both in a ConfigMap: the public half of the cluster's key, and the certificates
-of all its authorities, those that have expired too. What was read once goes on to be used while the
-API server does not answer, so that a checkpoint reaches the store all the same: the operator keeps
-its former keys.
+of all its authorities, those that have expired too. They are read from time to time, and nobody who
+needs them waits for that: what was read once goes on to be used while the API server does not
+answer, so that a checkpoint reaches the store all the same. The operator keeps its former keys.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +17,7 @@ from cryptography import x509
 
 from architect.checkpoint import keys
 from architect.checkpoint.keys import PublicKey
-from architect.core.errors import FormatError, Retryable, Unavailable
+from architect.core.errors import ArchitectError, FormatError, Unavailable
 from architect.kube.api import Api
 from architect.kube.errors import NotFound
 from architect.kube.resources import CONFIG_MAPS
@@ -34,10 +32,10 @@ AUTHORITIES: Final = "authorities"
 """Of the ConfigMap's data: certificates as PEM."""
 
 AGAIN_SECONDS: Final = 10.0
-"""Until it is asked for again after the API server did not answer."""
+"""Until it is read again after it could not be."""
 
 FRESH_SECONDS: Final = 300.0
-"""How long what was read is used without a look."""
+"""Until it is read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Published:
 
 
 class ClusterKey:
-    """Reads what is published. Safe to use from several threads."""
+    """Reads what is published. :meth:`run` belongs to one thread, the rest to any."""
 
     def __init__(
         self,
@@ -57,30 +55,45 @@ class ClusterKey:
         *,
         namespace: str,
         name: str,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._namespace = namespace
         self._name = name
-        self._clock = clock
-        self._lock = threading.Lock()
         self._known: Published | None = None
-        self._read_at = float("-inf")
+        self._wake = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Read it now, and again and again until *stop*; :meth:`poke` after setting it.
+
+        So it is known before it is needed: when a node's end is announced there may be no API
+        server to ask.
+        """
+        while not stop.is_set():
+            self._wake.clear()
+            try:
+                self._known = self._read()
+                wait = FRESH_SECONDS
+            except (ArchitectError, OSError) as error:
+                known = "is not known" if self._known is None else "is used as it was"
+                log.warning("what the operator published %s: %s", known, error)
+                wait = AGAIN_SECONDS
+            self._wake.wait(wait)
+
+    def poke(self) -> None:
+        """Have :meth:`run` look at once."""
+        self._wake.set()
 
     def current(self) -> Published:
-        """Return it. Raises Unavailable if none was ever read, FormatError, Rejected."""
-        with self._lock:
-            if self._known is not None and self._clock() - self._read_at < FRESH_SECONDS:
-                return self._known
-            try:
-                self._known, self._read_at = self._read(), self._clock()
-            except Retryable as error:
-                if self._known is None:
-                    raise
-                log.warning("what the operator published is used as it was: %s", error)
-                # Others who ask now are not to wait for the same answer one after the other.
-                self._read_at = self._clock() - FRESH_SECONDS + AGAIN_SECONDS
-            return self._known
+        """Return it. What is known is returned at once, whatever the API server does.
+
+        Raises Unavailable if none was ever read, FormatError, Rejected.
+        """
+        if (known := self._known) is not None:
+            return known
+        found = self._read()
+        if self._known is None:
+            self._known = found
+        return self._known
 
     def _read(self) -> Published:
         where = f"ConfigMap {self._namespace}/{self._name}"

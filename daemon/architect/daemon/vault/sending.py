@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from architect.checkpoint.envelope import Shard
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
 from architect.daemon.vault import shards
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.progress import Progress
 from architect.daemon.vault.proof import Proof
 from architect.daemon.vault.shards import ShardName
@@ -38,6 +40,7 @@ class Sending:
         patience: Patience,
         is_wanted: Callable[[], bool],
         sent: Callable[[int], None],
+        meter: Meter,
     ) -> None:
         self._store = store
         self._directory = directory
@@ -47,6 +50,7 @@ class Sending:
         self._patience = patience
         self._is_wanted = is_wanted
         self._sent = sent
+        self._meter = meter
         self._stream = Stream(manifest)
         numbers = range(envelope.shards_of(self._stream.length))
         self._missing = [n for n in numbers if n not in noted.shards]
@@ -88,7 +92,10 @@ class Sending:
         )
         if not self._proof.check(number, plain):
             return
+        began = time.thread_time()
         sealed = shards.seal_shard(plain, key=self._noted.begun.data_key, about=about)
+        entry = sealed.to_entry()
+        self._meter.sealed(time.thread_time() - began, len(plain))
         del plain
         key = envelope.shard_key(
             self._manifest.about.namespace, about.id, about.attempt, number, below=self._prefix
@@ -101,7 +108,7 @@ class Sending:
         self._patience.with_(put, self._ended)
         self._sent(len(sealed.data))
         with self._lock:
-            self._arrived[number] = sealed.to_entry()
+            self._arrived[number] = entry
         self._note()
 
     def _note(self) -> None:

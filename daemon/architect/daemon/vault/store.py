@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, Final
 
@@ -32,17 +33,23 @@ PART_BYTES: Final = 9 * 1024**2
 """What a larger object is got in: a sealed shard of 8 MiB comes in one request."""
 
 CONCURRENCY: Final = 4
-"""Requests in flight; who asks for more waits. Each takes a part's memory in awscrt besides what
-the caller holds: 41 MB for four and 65 MB for eight, which were no faster on two cores."""
+"""Requests in flight unless uploads may have more; who asks for more waits. Each takes a part's
+memory in awscrt besides what the caller holds: 41 MB for four and 65 MB for eight, which were no
+faster on two cores."""
 
 MEMORY_BYTES: Final = 256 * 1024**2
-"""What awscrt's pool of buffers may hold: a bound that is not met, with so few in flight."""
+"""What awscrt's pool of buffers may hold, at least: a bound that is not met, with few in flight."""
 
-THROUGHPUT_GBPS: Final = 1.0
-"""From which awscrt derives how many connections it keeps: about ten."""
+BUFFERS: Final = 2
+"""Parts for each request beyond which the pool would let one wait: a bound that is not met."""
 
-EVENT_THREADS: Final = 1
-"""Of awscrt, for sockets and TLS: one core encrypts more than a node's network carries."""
+REQUEST_GBPS: Final = 0.4
+"""For each request that there may be: awscrt has a connection for that much of what it is told to
+aim at, and ten at least."""
+
+CORES_PER_EVENT_THREAD: Final = 8
+MOST_EVENT_THREADS: Final = 4
+"""Of awscrt, for sockets and TLS: one core encrypts about as much as a link of 10 Gb/s carries."""
 
 CONNECT_SECONDS: Final = 5.0
 """To a machine that does not answer at all."""
@@ -70,17 +77,33 @@ class Store:
     file that cannot be used.
     """
 
-    def __init__(self, settings: StoreSettings) -> None:
+    def __init__(
+        self,
+        settings: StoreSettings,
+        *,
+        requests: Callable[[], int] = lambda: CONCURRENCY,
+        most_requests: int = CONCURRENCY,
+    ) -> None:
+        """Prepare; *requests* tells, at once, how many may be in flight: :data:`CONCURRENCY` may.
+
+        There are never to be more than *most_requests*, or that.
+        """
         from awscrt import auth, http, s3
         from awscrt import io as crt_io
 
         self._settings = settings
         self._auth, self._http, self._s3 = auth, http, s3
-        self._slots = threading.Semaphore(CONCURRENCY)
+        self._allowed = requests
+        self._slots = threading.Condition()
+        self._in_flight = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._requests: set[Any] = set()
-        threads = crt_io.EventLoopGroup(EVENT_THREADS)
+        most = max(CONCURRENCY, most_requests)
+        cores = os.cpu_count() or 1
+        threads = crt_io.EventLoopGroup(
+            min(MOST_EVENT_THREADS, max(1, cores // CORES_PER_EVENT_THREAD))
+        )
         bootstrap = crt_io.ClientBootstrap(threads, crt_io.DefaultHostResolver(threads))
         self._credentials = auth.AwsCredentialsProvider.new_default_chain(bootstrap)
         self._client: Any = s3.S3Client(
@@ -94,8 +117,8 @@ class Store:
             tls_connection_options=_tls(settings, crt_io),
             signing_config=self._signed(EMPTY_SHA256),
             part_size=PART_BYTES,
-            throughput_target_gbps=THROUGHPUT_GBPS,
-            memory_limit=MEMORY_BYTES,
+            throughput_target_gbps=most * REQUEST_GBPS,
+            memory_limit=max(MEMORY_BYTES, most * BUFFERS * PART_BYTES),
             connect_timeout_ms=int(CONNECT_SECONDS * 1000),
             retry_config=s3.S3RetryConfig(
                 max_retries=RETRIES,
@@ -230,14 +253,21 @@ class Store:
 
     @contextlib.contextmanager
     def _slot(self, what: str, timeout_seconds: float) -> Iterator[None]:
-        if not self._slots.acquire(timeout=max(0.0, timeout_seconds)):
-            raise errors.unreachable(
-                f"{CONCURRENCY} other requests took all of {timeout_seconds:g} s", what=what
-            )
+        with self._slots:
+            if not self._slots.wait_for(self._is_free, max(0.0, timeout_seconds)):
+                raise errors.unreachable(
+                    f"{self._in_flight} other requests took all of {timeout_seconds:g} s", what=what
+                )
+            self._in_flight += 1
         try:
             yield
         finally:
-            self._slots.release()
+            with self._slots:
+                self._in_flight -= 1
+                self._slots.notify_all()
+
+    def _is_free(self) -> bool:
+        return self._in_flight < max(CONCURRENCY, self._allowed())
 
     def _signed(self, body_value: str) -> Any:
         """Return how a request is signed whose body has this SHA-256."""

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
-from architect.core.errors import Retryable
+from architect.core.errors import Rejected, Retryable
 from architect.kube.watch import Backoff
+from architect.objectstore.errors import NO_CREDENTIALS
 
 T = TypeVar("T")
 
@@ -44,12 +45,21 @@ AGAIN_HURRIED_SECONDS: Final = 1.0
 class Patience:
     """Tries again for as long as something has worked within the last *seconds*.
 
-    While *is_hurried* a store that comes back is found within a second or two.
+    While *is_hurried* a store that comes back is found within a second or two. That there are no
+    credentials is waited out as well, then and where there were some before (*is_known*): a
+    metadata service that does not renew them just now may do so at the next try.
     """
 
-    def __init__(self, seconds: float, *, is_hurried: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        is_hurried: Callable[[], bool] = lambda: False,
+        is_known: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._seconds = seconds
         self._is_hurried = is_hurried
+        self._is_known = is_known
         self._worked_at = time.monotonic()
 
     def with_(self, work: Callable[[], T], ended: threading.Event) -> T:
@@ -58,13 +68,19 @@ class Patience:
         while True:
             try:
                 result = work()
-            except Retryable:
-                if ended.is_set() or time.monotonic() - self._worked_at > self._seconds:
+            except (Retryable, Rejected) as error:
+                is_over = time.monotonic() - self._worked_at > self._seconds
+                if ended.is_set() or is_over or not self._may_pass(error):
                     raise
                 self._pause(backoff.next(), ended)
             else:
                 self._worked_at = time.monotonic()
                 return result
+
+    def _may_pass(self, error: Retryable | Rejected) -> bool:
+        if isinstance(error, Retryable):
+            return True
+        return error.reason == NO_CREDENTIALS and (self._is_hurried() or self._is_known())
 
     def _pause(self, seconds: float, ended: threading.Event) -> None:
         # In steps: the hurry may begin meanwhile.

@@ -22,6 +22,7 @@ from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import Rejected
 from architect.daemon.vault import progress
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.progress import Begun
 from architect.daemon.vault.sending import Sending
 from architect.daemon.vault.streams import Streams
@@ -70,6 +71,7 @@ class Uploader:
         patience_seconds: float = PATIENCE_SECONDS,
         streams: Streams | None = None,
         is_hurried: Callable[[], bool] = lambda: False,
+        meter: Meter | None = None,
     ) -> None:
         """Prepare; *is_hurried* tells, at once, whether to be impatient with the store."""
         self._store = store
@@ -81,6 +83,8 @@ class Uploader:
         self._patience_seconds = patience_seconds
         self._streams = streams or Streams()
         self._is_hurried = is_hurried
+        self._has_worked = False
+        self._meter = meter or Meter(lambda *_: None)
 
     def upload(
         self,
@@ -108,7 +112,8 @@ class Uploader:
             prefix=self._prefix,
             patience=self._patience(),
             is_wanted=is_wanted,
-            sent=self._sent,
+            sent=self._count,
+            meter=self._meter,
         ).run()
         listed = tuple(noted.shards[n] for n in range(envelope.shards_of(manifest.total_bytes)))
         raw = self._sign(
@@ -134,7 +139,15 @@ class Uploader:
         )
 
     def _patience(self) -> Patience:
-        return Patience(self._patience_seconds, is_hurried=self._is_hurried)
+        return Patience(
+            self._patience_seconds,
+            is_hurried=self._is_hurried,
+            is_known=lambda: self._has_worked,
+        )
+
+    def _count(self, size: int) -> None:
+        self._has_worked = True
+        self._sent(size)
 
     def _begin(self, manifest: Manifest) -> Begun:
         recipient, data_key = self._recipient(), keys.new_data_key()
@@ -149,11 +162,13 @@ class Uploader:
     def _commit(self, key: str, raw: bytes, manifest: Manifest) -> bytes:
         """Write the envelope, unless one of this checkpoint lies there; return what does."""
         patience, ended = self._patience(), threading.Event()
+
+        def put() -> None:
+            with self._meter.sending(len(raw)):
+                self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS)
+
         try:
-            patience.with_(
-                lambda: self._store.put(key, raw, is_new=True, timeout_seconds=SHARD_SECONDS),
-                ended,
-            )
+            patience.with_(put, ended)
         except Rejected as error:
             if error.reason != "Exists":
                 raise

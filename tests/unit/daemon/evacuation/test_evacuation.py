@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from architect.core.errors import NodeError
 from architect.core.interruption import Interruption
 from architect.core.obstacles import Obstacle
 from architect.daemon.evacuation import evacuation as driving
@@ -316,6 +317,34 @@ def test_whether_it_was_marked_is_asked_until_somebody_tells(world: World) -> No
     world.marks.before = False
     world.look(after=1)
     assert not world.evacuation.is_under_way()
+
+
+def test_what_fails_once_is_done_in_the_next_round(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = [NodeError("no such file", reason="Gone"), OSError(5, "Input/output error")]
+    pods = world.survey.pods
+
+    def failing() -> dict[str, Pod]:
+        if troubles:
+            raise troubles.pop()
+        return pods()
+
+    monkeypatch.setattr(world.survey, "pods", failing)
+    world.pod("a")
+    world.notice(seconds=120)
+    stop = threading.Event()
+    thread = threading.Thread(target=world.evacuation.run, args=(stop,), daemon=True)
+    thread.start()
+    for _ in range(3000):
+        if world.leaving.left:
+            break
+        thread.join(0.01)
+    assert world.leaving.left == ["uid-a"]
+    stop.set()
+    world.evacuation.close()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_it_hears_at_once_and_ends_when_it_is_asked_to(world: World) -> None:

@@ -228,7 +228,7 @@ def test_what_is_sent_for_long_goes_first_where_the_streams_would_be_idle() -> N
 
 def test_the_model_knows_the_daemon() -> None:
     assert pipeline.OBJECT_BYTES == envelope.SHARD_BYTES
-    assert Bounds().objects == streams.AT_ONCE
+    assert Bounds().objects == streams.AT_ONCE == DaemonSettings.store_upload_streams
     assert Bounds().captures == DaemonSettings.max_concurrent_captures
 
 

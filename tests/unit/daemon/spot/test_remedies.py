@@ -86,7 +86,9 @@ def test_what_would_help_is_told_with_numbers() -> None:
         deadline_seconds=30.0,
         pods=pods_of_it,
         cores=16,
-        rates=replace(rates, seal_bytes_per_second_per_core=1e12),
+        rates=replace(
+            rates, seal_bytes_per_second_per_core=1e12, hash_bytes_per_second_per_core=1e12
+        ),
         bounds=Bounds(captures=4, objects=1),
     )
     plan = planner.plan(request)

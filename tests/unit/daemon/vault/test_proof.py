@@ -25,6 +25,7 @@ from architect.checkpoint.manifest import Manifest
 from architect.core.errors import FormatError, Rejected
 from architect.daemon.checkpoint import contents
 from architect.daemon.vault import progress, shards, stream
+from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.progress import Begun
 from architect.daemon.vault.sending import Sending
 from architect.daemon.vault.shards import ShardName
@@ -106,6 +107,7 @@ class Upload:
             patience=Patience(0),
             is_wanted=lambda: True,
             sent=lambda _: None,
+            meter=Meter(lambda *_: None),
         ).run()
         return noted.shards
 

@@ -1,0 +1,138 @@
+"""Several checkpoints on their way to a real S3 server at once, in an order that was planned."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from architect.checkpoint.envelope import SHARD_BYTES
+from architect.daemon.checkpoint import contents
+from architect.daemon.vault.store import Store
+from architect.daemon.vault.streams import Streams
+from architect.daemon.vault.upload import Uploaded, Uploader
+from support.faultproxy import FaultProxy
+from support.issuer import Issuer
+from support.patience import patient
+from support.s3server import Server
+from support.vaults import Vaults, until
+
+SECONDS = patient(120)
+AWAY_SECONDS = 20.0
+STREAMS = 3
+SHARDS = 6
+NAMES = ("one", "two", "three", "four")
+
+
+class _Gated:
+    """A store that takes nothing before the gate is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.gate = threading.Event()
+
+    def put(self, key: str, body: bytes | bytearray, **more: Any) -> None:
+        assert self.gate.wait(SECONDS)
+        self._store.put(key, body, **more)
+
+    def get(self, key: str, **more: Any) -> bytes:
+        return self._store.get(key, **more)
+
+
+class Node:
+    """A daemon that sends all of its checkpoints at once."""
+
+    def __init__(self, directory: Path, store: Any) -> None:
+        issuer = Issuer()
+        self.checkpoints = {
+            name: Vaults(
+                directory / name,
+                issuer,
+                store,
+                id=f"uid-{name}",
+                files={
+                    "app/image/pages-1.img": hashlib.shake_256(name.encode()).digest(
+                        SHARDS * SHARD_BYTES - (1 << 20)
+                    )
+                },
+            )
+            for name in NAMES
+        }
+        first = self.checkpoints[NAMES[0]]
+        for vaults in self.checkpoints.values():
+            vaults.cluster_key = first.cluster_key
+        self.streams = Streams(STREAMS)
+        self.uploader: Uploader = first.uploader(
+            streams=self.streams, is_hurried=lambda: True, patience_seconds=SECONDS
+        )
+
+    def upload(self, name: str) -> Uploaded:
+        found = self.checkpoints[name]
+        return self.uploader.upload(found.source, found.manifest, notes=found.notes)
+
+
+@pytest.fixture
+def throttled(server: Server, proxy: FaultProxy) -> Iterator[Store]:
+    with contextlib.closing(Store(server.with_endpoint(proxy.endpoint))) as made:
+        yield made
+
+
+def asked(proxy: FaultProxy) -> list[tuple[str, str]]:
+    """Return whose objects were put, and which, in order and each once: tries are many."""
+    paths = (line.split()[1].split("?")[0].split("/") for line in proxy.requests)
+    return list(dict.fromkeys((path[-3], path[-1]) for path in paths if len(path) > 4))
+
+
+def test_they_come_in_their_order_though_the_store_is_away_for_a_while(
+    server: Server, proxy: FaultProxy, throttled: Store, tmp_path: Path
+) -> None:
+    store = _Gated(throttled)
+    node = Node(tmp_path, store)
+    order = [f"uid-{name}" for name in ("three", "one", "four", "two")]
+    node.streams.prefer(order)
+    with futures.ThreadPoolExecutor(len(NAMES)) as pool:
+        uploads = {name: pool.submit(node.upload, name) for name in NAMES}
+        until(lambda: len(node.streams._rows) == len(NAMES))
+        proxy.bytes_per_second = 16 << 20
+        store.gate.set()
+        until(lambda: len(asked(proxy)) >= SHARDS + 2)
+        with server.away():
+            time.sleep(AWAY_SECONDS)
+            assert not uploads["two"].done()
+            proxy.bytes_per_second = 0
+        found = {name: upload.result(SECONDS) for name, upload in uploads.items()}
+    shards = [id for id, name in asked(proxy) if name.isdecimal()]
+    assert len(shards) == len(NAMES) * SHARDS
+    # What was under way before all were known, and what the last streams of each left free.
+    for first, then in itertools.pairwise(order):
+        last = len(shards) - 1 - shards[::-1].index(first)
+        assert shards[:last].count(then) <= STREAMS
+    for name, vaults in node.checkpoints.items():
+        assert vaults.download(found[name]).sha256 == vaults.manifest.sha256
+        contents.verify(vaults.target, vaults.manifest)
+
+
+def test_another_order_holds_for_those_that_are_under_way(
+    proxy: FaultProxy, throttled: Store, tmp_path: Path
+) -> None:
+    store = _Gated(throttled)
+    node = Node(tmp_path, store)
+    node.streams.prefer(["uid-one", "uid-two"])
+    with futures.ThreadPoolExecutor(len(NAMES)) as pool:
+        uploads = [pool.submit(node.upload, name) for name in NAMES]
+        until(lambda: len(node.streams._rows) == len(NAMES))
+        node.streams.prefer(["uid-four"])
+        store.gate.set()
+        for upload in uploads:
+            upload.result(SECONDS)
+    shards = [id for id, name in asked(proxy) if name.isdecimal()]
+    last = len(shards) - 1 - shards[::-1].index("uid-four")
+    assert len(shards[:last]) - shards[:last].count("uid-four") <= 2 * STREAMS
