@@ -546,6 +546,7 @@ class Daemon:
                 message,
                 pod=pod,
                 is_refused=keeper is not None and keeper.refused is not None,
+                is_leaving=self._departures.is_working(uid),
             )
             if note is not None:
                 self._tell(pod, note)
