@@ -159,24 +159,20 @@ class Plain:
 
     def up(self, *paths: Path) -> None:
         """Put all of them, at once."""
-        made = [self.begin_up(path, name=f"plain-{n}") for n, path in enumerate(paths)]
-        for one in made:
-            self.wait(one)
-
-    def begin_up(self, path: Path, *, name: str) -> Any:
-        """Begin to upload a file as an object called *name*; see :meth:`wait`."""
-        length = ("Content-Length", str(path.stat().st_size))
         kind = self._s3.S3RequestType.PUT_OBJECT
-        return self._begin("PUT", name, kind, [length], send_filepath=str(path))
+        made = []
+        for number, path in enumerate(paths):
+            length = ("Content-Length", str(path.stat().st_size))
+            name = f"plain-{number}"
+            made.append(self._begin("PUT", name, kind, [length], send_filepath=str(path)))
+        for one in made:
+            one.finished_future.result(LIMIT_SECONDS)
 
     def down(self, path: Path) -> None:
         """Get the first of what :meth:`up` has put."""
         kind = self._s3.S3RequestType.GET_OBJECT
-        self.wait(self._begin("GET", "plain-0", kind, [], recv_filepath=str(path)))
-
-    def wait(self, made: Any) -> None:
-        """Return once a transfer is over."""
-        made.finished_future.result(LIMIT_SECONDS)
+        one = self._begin("GET", "plain-0", kind, [], recv_filepath=str(path))
+        one.finished_future.result(LIMIT_SECONDS)
 
     def _begin(
         self, method: str, name: str, kind: Any, headers: list[tuple[str, str]], **more: Any

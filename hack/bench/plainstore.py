@@ -33,8 +33,7 @@ def main(words: list[str]) -> None:
     ]
     client = Plain(settings)
     began = time.monotonic()
-    for answer in [client.begin_up(path, name=path.name) for path in files]:
-        client.wait(answer)
+    client.up(*files)
     print(json.dumps({"seconds": time.monotonic() - began}), flush=True)
 
 

@@ -9,12 +9,20 @@ from architect.api import names
 from architect.core.errors import Rejected, Retryable
 from architect.kube import checkpoints, patches
 from architect.kube.api import Api
+from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict, NotFound
 from architect.kube.events import EventType, Recorder
+from architect.kube.resources import ObjectRef
 from architect.operator import metrics, plan
 from architect.operator.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+DISRUPTION: Final = "DisruptionTarget"
+DISRUPTED_BY_US: Final = "DeletionByArchitect"
+"""In the form that Kubernetes' own reasons have."""
+
+MAX_WHY_CHARS: Final = 1024
 
 REMEMBERED_REPORTS: Final = 65536
 """About 10 MB of text; a cluster with more wrong pods than that hears of some of them again."""
@@ -73,6 +81,7 @@ class Applier:
             case plan.Mark():
                 self._mark(action)
             case plan.Dismiss(pod=ref, is_saved=is_saved, why=why):
+                self._disrupt(ref, why)
                 self._api.delete(ref)
                 log.info("deleted %s: %s", ref, why)
                 self._recorder.record(
@@ -83,6 +92,21 @@ class Applier:
                     event_type=EventType.NORMAL if is_saved else EventType.WARNING,
                 )
         return True
+
+    def _disrupt(self, pod: ObjectRef, why: str) -> None:
+        """Say that nobody's decision ends the pod: a Job does not count it as a failure of its own.
+
+        As evictions do (KEP-3329). Where it cannot be said, the pod goes all the same.
+        """
+        said = Condition(
+            type=DISRUPTION, status=Status.TRUE, reason=DISRUPTED_BY_US, message=why[:MAX_WHY_CHARS]
+        )
+        try:
+            patches.set_condition(self._api, pod, [], said)
+        except NotFound:
+            raise
+        except (Rejected, Retryable) as error:
+            log.warning("%s does not say that it is disrupted: %s", pod, error)
 
     def _mark(self, action: plan.Mark) -> None:
         change = patches.metadata_patch(annotations={names.OUT_OF_SERVICE: action.boot_id})

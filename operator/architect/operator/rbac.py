@@ -24,6 +24,8 @@ from architect.kube.resources import (
 RULES: Final = (
     # Deleted: those of a machine that ends, once it is decided what of them is saved.
     Rule(resource=PODS, verbs=("get", "list", "watch", "delete")),
+    # That they are disrupted.
+    Rule(resource=PODS, subresource="status", verbs=("patch",)),
     Rule(resource=NODES, verbs=("get", "list", "watch", "patch")),
     # Whether kubelets are silent.
     Rule(resource=LEASES, verbs=("get", "list")),

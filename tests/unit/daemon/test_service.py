@@ -15,6 +15,7 @@ import pytest
 
 from architect.api import names
 from architect.api.policy import ContainerPolicy
+from architect.checkpoint import keys
 from architect.core.errors import Rejected, Unavailable
 from architect.daemon import gvisor, housekeeping, install, keeper_link, preflight
 from architect.daemon.host import Host
@@ -77,15 +78,28 @@ def nodes(cluster: Any) -> None:
 
 
 @pytest.fixture
+def fields(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What the daemon of a test is told besides: a parameter of it."""
+    given: dict[str, Any] = getattr(request, "param", {})
+    return given
+
+
+@pytest.fixture
 def running(
-    tmp_path: Path, api: Api, keeper: Any, layout: Layout, nodes: None, monkeypatch: Any
+    tmp_path: Path,
+    api: Api,
+    keeper: Any,
+    layout: Layout,
+    nodes: None,
+    fields: dict[str, Any],
+    monkeypatch: Any,
 ) -> Iterator[Daemon]:
     # What would look at, or change, this machine.
     monkeypatch.setattr(preflight, "probe_criu", lambda *_, **__: "")
     monkeypatch.setattr(Installer, "ensure", lambda self: setattr(self, "problem", ""))
     monkeypatch.setattr(install, "prune", lambda _: [])
     host = Host(root=tmp_path, is_entered=False, proc=tmp_path)
-    daemon = Daemon(config(tmp_path), api=api, host=host, layout=layout)
+    daemon = Daemon(config(tmp_path, **fields), api=api, host=host, layout=layout)
     before = threading.excepthook
     thread = threading.Thread(target=daemon.run)
     thread.start()
@@ -95,6 +109,22 @@ def running(
     assert not thread.is_alive()
     assert not daemon._failed
     threading.excepthook = before
+
+
+@pytest.mark.parametrize("fields", [{"store_bucket": "checkpoints"}], indirect=True)
+def test_the_clusters_key_is_known_before_any_pod_leaves(
+    running: Daemon, cluster: Any, eventually: Eventually
+) -> None:
+    """At a notice there may be nobody to ask."""
+    vault = running._vault
+    assert vault is not None
+    with pytest.raises(Unavailable, match="is not there"):
+        vault._cluster_key.current()
+    text = keys.public_to_text(keys.make_key().public_key())
+    data = {"metadata": {"name": "architect-checkpoint-key"}, "data": {"current": text}}
+    cluster.put("/api/v1/namespaces/architect/configmaps/architect-checkpoint-key", data)
+    vault.poke()
+    eventually(lambda: vault._cluster_key._known is not None)
 
 
 def quick(make: Any, name: str = "web", **arguments: Any) -> dict[str, Any]:

@@ -201,6 +201,10 @@ def test_it_is_deleted_with_its_own_grace_and_that_is_said(
             dismisser.deleted(value)
     (request,) = deletions(server)
     assert request.path == POD_PATH
+    (disrupted,) = [r for r in server.requests if r.path == f"{POD_PATH}/status"]
+    (said,) = disrupted.body["status"]["conditions"]
+    assert (said["type"], said["status"]) == ("DisruptionTarget", "True")
+    assert said["reason"] == "DeletionByArchitect"
     assert request.body["preconditions"] == {"uid": WEB.uid}
     assert "gracePeriodSeconds" not in request.body
     ((reason, kind, note),) = reported(server)
@@ -208,6 +212,14 @@ def test_it_is_deleted_with_its_own_grace_and_that_is_said(
     assert (reason, kind) == (names.EVENT_DISMISSED, "Warning" if is_lost else "Normal")
     assert ("was deleted" if is_lost else "object store") in note
     assert numbers.get(metrics.ACTIONS, action=Dismiss.__name__, result="done") == 1
+
+
+def test_where_it_cannot_be_called_a_disruption_it_goes_all_the_same(server, dismisser) -> None:
+    server.put(POD_PATH, its_pod())
+    server.put(NODE_PATH, node())
+    server.fail = lambda r: Unavailable("503") if r.path.endswith("/status") else None
+    dismisser.look_at(put(server, checkpoint(**SAVED, Stored="True")))
+    assert POD_PATH not in server.objects
 
 
 def test_who_could_not_be_saved_is_told_why(server, dismisser) -> None:

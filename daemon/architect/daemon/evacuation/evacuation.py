@@ -32,6 +32,12 @@ STEP_SECONDS: Final = 1.0
 """Between two looks while a notice stands."""
 IDLE_SECONDS: Final = 30.0
 
+AHEAD_SECONDS: Final = 300.0
+"""An end that is farther away than this, as a maintenance that is announced days before, is not
+acted upon yet, unless the node needs longer."""
+NEEDS: Final = 2.0
+"""Times as long as all pods need, which is when it begins at the latest."""
+
 SETTLE_SECONDS: Final = 30.0
 """How long after the daemon's start a node that says that its machine ends is believed, though no
 source has said so again: metadata services are found within seconds."""
@@ -110,12 +116,14 @@ class Evacuation:
 
     @property
     def is_urgent(self) -> bool:
-        """Whether an end is announced, whenever it is: what is not stored by then is lost."""
-        return any(notice.kind in ENDS for notice in self._standing())
+        """Whether an end is near, or may be at any time: what is not stored by then is lost."""
+        if self._is_acting:
+            return True
+        return any(n.kind in ENDS and self._is_near(n) for n in self._standing())
 
     def is_under_way(self) -> bool:
         """Whether pods are told to leave, or were by an earlier daemon, as far as is known."""
-        return self._is_acting or self._next() is not None or self._may_have_been()
+        return self._is_acting or self._may_have_been()
 
     def run(self, stop: threading.Event) -> None:
         """See to it until *stop*; :meth:`close` after setting it."""
@@ -137,14 +145,11 @@ class Evacuation:
 
     def look(self) -> None:
         """Look once, and do what is to be done now."""
-        if self.is_urgent != self._is_hurried:
-            self._is_hurried = not self._is_hurried
-            self._hurry(self._is_hurried)
         notice = self._next()
-        if notice is not None and notice.deadline is not None:
+        if notice is not None and notice.deadline is not None and self._is_due(notice):
             self._is_acting = True
             self._act(notice, notice.deadline)
-        elif self._is_acting:
+        elif self._is_acting and notice is None:
             log.warning("the end of this machine is not announced any more")
             self._is_acting = False
             self._was_marked = False
@@ -155,6 +160,9 @@ class Evacuation:
             self._marking.want(None)
         elif self._was_marked is not False:
             self._look_back()
+        if self.is_urgent != self._is_hurried:
+            self._is_hurried = not self._is_hurried
+            self._hurry(self._is_hurried)
 
     def _next(self) -> Notice | None:
         """Return the announced end that counts; None: there is none whose time is known.
@@ -164,6 +172,20 @@ class Evacuation:
         """
         timed = [n for n in self._standing() if n.kind in ENDS and n.deadline is not None]
         return foremost(timed)
+
+    def _is_near(self, notice: Notice) -> bool:
+        left = notice.seconds_left(self._clock())
+        return left is None or left <= AHEAD_SECONDS
+
+    def _is_due(self, notice: Notice) -> bool:
+        """Whether it is time to begin. What has begun goes on, however it is planned by then."""
+        left = notice.seconds_left(self._clock())
+        if self._is_acting or left is None or left <= AHEAD_SECONDS:
+            return True
+        if not self._pods.is_synced:
+            return False
+        plan = planner.plan(self._survey.request(usable_seconds(left)))
+        return left <= NEEDS * plan.seconds
 
     def _may_have_been(self) -> bool:
         is_early = self._clock() - self._started_at < SETTLE_SECONDS

@@ -20,14 +20,14 @@ from architect.daemon.spot.pipeline import OBJECT_BYTES
 
 STREAM_BYTES: Final = 26 * 1024**2
 """Of memory for each object: as it is (8 MiB), compressed or encrypted (8 MiB), and in the client.
-Measured: the daemon's process grew by 77 MB with three, 144 with six, 261 with twelve, 497 with 24
-(random bytes, which nothing makes smaller)."""
+Measured: a process that does nothing else grew by 77 MB with three, 151 with six, 269 with twelve,
+489 with 24, 775 with 39 (random bytes, which nothing makes smaller)."""
 
 MEMORY_PART: Final = 4
 """One part in so many of the daemon's limit; the rest is page cache of what it writes and reads."""
 
 MOST: Final = 64
-"""Threads of Python: no more of them were tried than 24."""
+"""Threads of Python: no more of them were tried than 39."""
 
 
 def objects(rates: Rates, *, cores: int, memory_bytes: int) -> int:

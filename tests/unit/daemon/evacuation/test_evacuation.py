@@ -53,8 +53,8 @@ class Survey:
         return dict(self.sizes)
 
     def request(self, deadline_seconds: float, *, pods: Mapping[str, Pod] | None = None) -> Request:
-        assert pods is not None
-        return Request(deadline_seconds=deadline_seconds, pods=tuple(pods.values()), cores=4)
+        found = self.sizes if pods is None else pods
+        return Request(deadline_seconds=deadline_seconds, pods=tuple(found.values()), cores=4)
 
 
 class Leaving:
@@ -197,6 +197,31 @@ def test_an_end_without_a_time_is_urgent_and_somebody_elses(world: World, kind: 
     assert world.hurried == [True]
     assert not world.evacuation.is_under_way()
     assert (world.marks.wanted, world.leaving.left) == ([], [])
+
+
+def test_an_end_that_is_far_away_is_waited_for(world: World) -> None:
+    world.pod("a")
+    world.notice(seconds=14 * 86400, kind=Kind.MAINTENANCE)
+    world.look()
+    assert not world.evacuation.is_under_way()
+    assert not world.evacuation.is_urgent
+    assert (world.marks.wanted, world.leaving.left, world.hurried) == ([], [], [])
+    world.look(after=14 * 86400 - driving.AHEAD_SECONDS)
+    assert world.leaving.left == ["uid-a"]
+    assert world.hurried == [True]
+
+
+def test_a_node_that_needs_long_begins_early_and_goes_on(world: World) -> None:
+    world.pod("large", 64 << 30)  # at the default rates it takes about 17 minutes
+    world.notice(seconds=86400)
+    world.look()
+    assert world.leaving.left == []
+    world.look(after=86400 - 1500)
+    assert world.leaving.left == ["uid-large"]
+    world.survey.sizes["uid-large"] = Pod(name="ns/large", image_bytes=64 << 30, state=State.STORED)
+    world.look(after=1)
+    assert world.evacuation.is_under_way()
+    assert world.leaving.released == 0
 
 
 def test_a_machine_that_is_only_likely_to_end_is_no_reason(world: World) -> None:
