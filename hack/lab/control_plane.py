@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from lab import addresses, netns, object_store
 from lab.machine import Bind, Machine, MachineSpec, Service
@@ -19,6 +21,10 @@ MACHINE = "control-plane"
 
 NODE_SILENCE_SECONDS = 50.0
 """Kubernetes' own: how long a node may say nothing before it counts as lost."""
+
+AUDIT_POLICY: Final = "/etc/kubernetes/audit.json"
+AUDIT_LOG: Final = "audit.log"
+"""Among the machine's logs."""
 
 API_SERVER_HOSTS = (
     "kubernetes",
@@ -74,12 +80,14 @@ class ControlPlane:
                     Bind(source=versitygw, target=object_store.PROGRAM, readonly=True),
                     Bind(source=authority.directory, target=PKI, readonly=True),
                 ),
+                files={AUDIT_POLICY: json.dumps(audit_policy())},
                 sysctls=netns.SYSCTLS,
             )
         )
         netns.make_bridge(self.machine)
         netns.name_control_plane(self.machine, record=netns_record(self.machine))
-        for name, argv in {**api_services(), **object_store.service()}.items():
+        services = api_services(has_audit=self.machine.settings.has_audit)
+        for name, argv in {**services, **object_store.service()}.items():
             self.machine.start_service(name, argv)
 
     def start_controllers(self) -> None:
@@ -114,8 +122,19 @@ def netns_record(machine: Machine) -> Path:
     return machine.settings.state / "netns"
 
 
-def api_services() -> dict[str, list[str]]:
+def audit_policy() -> dict[str, object]:
+    """Return what the API server writes down of each request: who asked for what, and when."""
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": "Metadata"}],
+    }
+
+
+def api_services(*, has_audit: bool = False) -> dict[str, list[str]]:
     """Return the command lines of the API server and of what it needs."""
+    audit = [f"--audit-policy-file={AUDIT_POLICY}", f"--audit-log-path=/var/log/{AUDIT_LOG}"]
     etcd = "http://127.0.0.1:2379"
     peer = "http://127.0.0.1:2380"
     return {
@@ -151,6 +170,7 @@ def api_services() -> dict[str, list[str]]:
             "--allow-privileged=true",
             # Webhooks are called at the pod's own address, before any kube-proxy runs.
             "--enable-aggregator-routing=true",
+            *(audit if has_audit else ()),
         ],
     }
 

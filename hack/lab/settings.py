@@ -26,6 +26,10 @@ class Settings:
     """By what every deadline is multiplied, of the lab as of Kubernetes' nodes and of tests. For
     machines that are much slower than a developer's, such as an emulated one."""
 
+    has_audit: bool = False
+    """Whether the API server of a new control plane writes down who asks it for what. It costs it
+    some time."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read ``ARCHITECT_CACHE``, ``ARCHITECT_LAB`` and so on from the environment."""
@@ -35,6 +39,7 @@ class Settings:
             state=Path(env.get("ARCHITECT_LAB") or cls.state),
             api_port=int(env.get("ARCHITECT_LAB_API_PORT") or cls.api_port),
             patience=float(env.get("ARCHITECT_PATIENCE") or cls.patience),
+            has_audit=bool(env.get("ARCHITECT_LAB_AUDIT")),
         )
 
     @property

@@ -37,7 +37,7 @@ TEACHER_MIB: Final = 32
 """Of a pod that moves before the notice: several objects, by which the node learns how fast the way
 to the store is."""
 SLOW: Final = 8 * MIB
-"""Bytes a second, at which half a minute is not enough for four small pods."""
+"""Bytes a second, at which half a minute is enough for some of four small pods."""
 CLOCK_SECONDS: Final = 2.0
 """Between what a service says in whole seconds and what a node writes in whole seconds."""
 MARK: Final = "ToBeDeletedByClusterAutoscaler"

@@ -105,6 +105,10 @@ Counters only grow within one life of the pod's rules; a smaller value means the
 from __future__ import annotations
 
 import enum
+from typing import Final
+
+REASON_ARRIVED: Final = "restored"
+"""Of a wake by which a pod goes on where it came to; ``restored`` is told after it."""
 
 
 class PodState(enum.Enum):

@@ -39,6 +39,7 @@ from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.endpoint import Endpoint
 from architect.daemon.moves.handover import Handover
+from architect.daemon.moves.latest import Latest
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
 from architect.daemon.moves.starting import Starting
@@ -134,6 +135,7 @@ class Daemon:
             arrivals=layout.arrivals,
             uploads=layout.uploads,
         )
+        latest = Latest(api)
         node = NodeFacts(host, current=names.CURRENT)
         self._shutdown = NodeShutdown(api, node=config.node_name, host=host)
         engine_images = EngineImages(host)
@@ -154,20 +156,23 @@ class Daemon:
         retrieving: Retrieving | None = None
         starting: Starting | None = None
         if vault is not None:
-            retrieving = Retrieving(api, node=config.node_name, vault=vault)
+            retrieving = Retrieving(api, node=config.node_name, vault=vault, latest=latest)
             starting = Starting(
                 api, node=config.node_name, patience_seconds=config.arrival_patience_seconds
             )
             self._storing = Storing(
                 api,
                 depot=depot,
+                latest=latest,
                 vault=vault,
                 metrics=self._metrics,
                 delay_seconds=config.store_delay_seconds,
                 is_busy=lambda: turns.are_wanted or self._peer.is_serving,
                 is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
-        self._endings = Endings(api, node=config.node_name, depot=depot, tell=self._tell)
+        self._endings = Endings(
+            api, node=config.node_name, depot=depot, latest=latest, tell=self._tell
+        )
         self._arrivals = Arrivals(
             api,
             node=config.node_name,
@@ -175,6 +180,7 @@ class Daemon:
             facts=node,
             images=engine_images,
             depot=depot,
+            latest=latest,
             succeeding=Succeeding(
                 api, node=config.node_name, patience_seconds=config.arrival_patience_seconds
             ),
@@ -210,6 +216,7 @@ class Daemon:
             captures=captures,
             turns=turns,
             depot=depot,
+            latest=latest,
             pods=self._store,
             rates=self._rates,
             metrics=self._metrics,
@@ -553,6 +560,7 @@ class Daemon:
                 message,
                 pod=pod,
                 is_refused=keeper is not None and keeper.refused is not None,
+                is_leaving=self._departures.is_working(uid),
             )
             if note is not None:
                 self._tell(pod, note)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
-from architect.api.keeper import Event, PodState
+from architect.api.keeper import REASON_ARRIVED, Event, PodState
 from architect.core import durations
 from architect.daemon import resize
 from architect.daemon.evacuation.course import Told
@@ -133,17 +133,27 @@ def is_condition_due(pod: ManagedPod, new: Condition, *, may_update_reason: bool
 
 
 def note_of(
-    event: Event, message: Mapping[str, Any], *, pod: ManagedPod | None, is_refused: bool
+    event: Event,
+    message: Mapping[str, Any],
+    *,
+    pod: ManagedPod | None,
+    is_refused: bool,
+    is_leaving: bool = False,
 ) -> Note | None:
     """Return the Kubernetes event for one event of the keeper, or None if it is not worth one.
 
     *is_refused*: a failed sleep is not tried again. One that is tried again is no event: it would
     come every few seconds from a pod that is simply busy. A disk without space is one all the same:
-    somebody has to do something about it.
+    somebody has to do something about it. What is part of a move is told by the move, once:
+    Captured (*is_leaving*) and Restored.
     """
     took = durations.render(float(message.get("duration_seconds") or 0.0))
     reason = str(message.get("reason") or "")
     because = f" ({reason})" if reason else ""
+    if is_leaving and event is Event.SLEPT:
+        return None
+    if event is Event.WOKE and reason == REASON_ARRIVED:
+        return None
     if event is Event.SLEPT:
         text = f"asleep after {took}{because}, {_mib(int(message.get('image_bytes') or 0))} on disk"
         return Note(reason=names.EVENT_SLEPT, text=text + _kept_requests(pod), action="Sleep")

@@ -52,13 +52,18 @@ def claimant_of(checkpoint: Mapping[str, Any]) -> Claimant | None:
     return Claimant(name=claim["name"], uid=claim["uid"], node=claim["node"])
 
 
+def may_go_on(claimant: Claimant, *, pod: Mapping[str, Any] | None) -> bool:
+    """Whether *claimant* is there, and not over; *pod* is what the API has by its name."""
+    is_same = pod is not None and pod["metadata"].get("uid") == claimant.uid
+    # One that is over, or was refused by its node, may lie about for days.
+    return is_same and ((pod or {}).get("status") or {}).get("phase") not in FINISHED_PHASES
+
+
 def is_lost(
     claimant: Claimant, *, pod: Mapping[str, Any] | None, node: Mapping[str, Any] | None
 ) -> bool:
     """Whether *claimant* will never go on; *pod* and *node* are what the API has by these names."""
-    is_same = pod is not None and pod["metadata"].get("uid") == claimant.uid
-    # One that is over, or was refused by its node, may lie about for days.
-    if is_same and ((pod or {}).get("status") or {}).get("phase") not in FINISHED_PHASES:
+    if may_go_on(claimant, pod=pod):
         return False
     if node is None:
         return True

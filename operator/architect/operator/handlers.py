@@ -66,8 +66,7 @@ def register(
         value = dict(event["object"])
         if event["type"] == "DELETED":
             unmanaged.forget(value)
-            await asyncio.to_thread(sweeper.collect_of, value)
-            await asyncio.to_thread(sweeper.free_claims_of, value)
+            await asyncio.to_thread(sweeper.pod_deleted, value)
         else:
             await asyncio.to_thread(unmanaged.look_at, value)
             await asyncio.to_thread(registrar.pod_changed, value)
@@ -76,6 +75,7 @@ def register(
     async def checkpoint_changed(event: kopf.RawEvent, **_: Any) -> None:
         value = dict(event["object"])
         if event["type"] == "DELETED":
+            sweeper.deleted(value)
             await asyncio.to_thread(dismisser.deleted, value)
             if collector is not None:
                 await in_threads(store_threads, collector.deleted, value)
@@ -84,7 +84,7 @@ def register(
         # not start before it has its key, for which a key management service may be asked.
         await asyncio.to_thread(dismisser.look_at, value)
         await in_threads(key_threads, releaser.look_at, value)
-        await asyncio.to_thread(sweeper.collect, value)
+        await asyncio.to_thread(sweeper.changed, value)
         if collector is not None:
             await in_threads(store_threads, collector.changed, value)
 

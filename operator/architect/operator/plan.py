@@ -96,6 +96,21 @@ class Mark:
 Action: TypeAlias = Collect | Expire | Declare | Report | Unlabel | Dismiss | Mark
 
 
+def pod_it_goes_with(value: JsonObject) -> ObjectRef | None:
+    """Return the pod with which a checkpoint goes; None: it is meant to outlive it, or goes.
+
+    Cheap: what is asked before anything is read. Raises FormatError for one that names no pod.
+    """
+    metadata = value["metadata"]
+    if metadata.get("deletionTimestamp"):
+        return None
+    ref = checkpoints.pod_of(value)
+    is_owned = any(o.get("uid") == ref.uid for o in metadata.get("ownerReferences") or ())
+    if not is_owned and value["spec"].get("trigger") != Trigger.SLEEP.value:
+        return None
+    return ref
+
+
 def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | None:
     """Decide about one checkpoint; *pod* is what the API has under its pod's name now.
 
@@ -104,11 +119,8 @@ def for_checkpoint(value: JsonObject, *, pod: JsonObject | None) -> Collect | No
     name (a StatefulSet's). One that is meant to outlive its pod is left alone.
     """
     metadata = value["metadata"]
-    if metadata.get("deletionTimestamp"):
-        return None
-    ref = checkpoints.pod_of(value)
-    is_owned = any(o.get("uid") == ref.uid for o in metadata.get("ownerReferences") or ())
-    if not is_owned and value["spec"].get("trigger") != Trigger.SLEEP.value:
+    ref = pod_it_goes_with(value)
+    if ref is None:
         return None
     if pod is None:
         why = f"pod {ref.name} is gone"
@@ -133,8 +145,12 @@ def is_of_interest(pod: Mapping[str, Any]) -> bool:
 
 def is_settled(pod: JsonObject) -> bool:
     """Whether nothing that is said about this pod can change anything any more."""
-    phase = (pod.get("status") or {}).get("phase")
-    return bool(pod["metadata"].get("deletionTimestamp")) or phase in FINISHED_PHASES
+    return bool(pod["metadata"].get("deletionTimestamp")) or is_finished(pod)
+
+
+def is_finished(pod: JsonObject) -> bool:
+    """Whether nothing of this pod runs again."""
+    return (pod.get("status") or {}).get("phase") in FINISHED_PHASES
 
 
 def is_of_daemon_set(pod: Mapping[str, Any]) -> bool:

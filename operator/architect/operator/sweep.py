@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from architect.api import names
@@ -14,6 +15,7 @@ from architect.kube.errors import Conflict, NotFound
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
 from architect.operator import abandoned, metrics, plan
 from architect.operator.apply import Applier
+from architect.operator.concerned import Concerned, uids_of
 from architect.operator.metrics import Metrics
 from architect.operator.registrar import Registrar
 from architect.operator.unmanaged import UnmanagedPods
@@ -44,6 +46,7 @@ class Sweeper:
         self._registrar = registrar
         self._daemon_namespace = daemon_namespace
         self._daemon_selector = daemon_selector
+        self._concerned = Concerned()
         self._suspects: frozenset[str] = frozenset()
 
     def sweep(self) -> bool:
@@ -52,7 +55,7 @@ class Sweeper:
         try:
             pods = self._api.list(PODS, is_cached=True).items
             self._sweep_pods(pods)
-            self._sweep_checkpoints()
+            self._sweep_checkpoints(pods)
             self._registrar.sweep()
             self._sweep_nodes(pods)
         except (Rejected, Retryable) as error:
@@ -64,10 +67,25 @@ class Sweeper:
         self._metrics.set(metrics.SWEPT_AT, time.time())
         return True
 
+    def changed(self, value: JsonObject) -> None:
+        """Learn of a checkpoint as it is now, and decide about it."""
+        try:
+            self._concerned.learn(value)
+        except FormatError as error:
+            log.warning("checkpoint %s: %s", value["metadata"].get("name"), error)
+        else:
+            self.collect(value)
+
+    def deleted(self, value: JsonObject) -> None:
+        """Learn that a checkpoint was deleted."""
+        self._concerned.forget((ObjectRef.of(CHECKPOINTS, value),))
+
     def collect(self, value: JsonObject) -> None:
         """Decide about one checkpoint, by a read of its pod that is not from a cache."""
         try:
-            ref = checkpoints.pod_of(value)
+            ref = plan.pod_it_goes_with(value)
+            if ref is None:
+                return
             pod = self._api.find(ObjectRef(resource=PODS, namespace=ref.namespace, name=ref.name))
             action = plan.for_checkpoint(value, pod=pod)
         except (FormatError, Rejected, Retryable) as error:
@@ -76,28 +94,16 @@ class Sweeper:
         if action is not None:
             self._applier.apply(action)
 
-    def collect_of(self, pod: JsonObject) -> None:
-        """Decide about the checkpoint of a pod that has just gone, if there is one."""
-        try:
-            value = self._api.find(checkpoints.ref_of(ObjectRef.of(PODS, pod)))
-        except (Rejected, Retryable) as error:
-            log.warning("%s", error)
-            return
-        if value is not None:
-            self.collect(value)
-
-    def free_claims_of(self, pod: JsonObject) -> None:
-        """Look at what a pod that has just gone may have claimed."""
-        owners = [o for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")]
-        for owner in owners:
+    def pod_deleted(self, pod: JsonObject) -> None:
+        """Decide about the checkpoint of a pod that has just gone, and about what it claimed."""
+        for ref in self._concerned.by(pod["metadata"]["uid"]):
             try:
-                values = checkpoints.of_owner(
-                    self._api, owner["uid"], namespace=pod["metadata"]["namespace"]
-                )
+                value = self._api.find(ref)
             except (Rejected, Retryable) as error:
-                log.warning("what %s claimed is not looked at: %s", ObjectRef.of(PODS, pod), error)
+                log.warning("what %s left is not looked at: %s", ObjectRef.of(PODS, pod), error)
                 return
-            for value in values:
+            if value is not None:
+                self.collect(value)
                 self._free(value)
 
     def _free(self, value: JsonObject) -> None:
@@ -108,6 +114,8 @@ class Sweeper:
         namespace = value["metadata"]["namespace"]
         try:
             pod = self._api.find(ObjectRef(resource=PODS, namespace=namespace, name=claimant.name))
+            if abandoned.may_go_on(claimant, pod=pod):
+                return
             node = self._api.find(ObjectRef(resource=NODES, name=claimant.node))
             if not abandoned.is_lost(claimant, pod=pod, node=node):
                 return
@@ -126,12 +134,22 @@ class Sweeper:
         for pod in pods:
             self._unmanaged.look_at(pod)
 
-    def _sweep_checkpoints(self) -> None:
+    def _sweep_checkpoints(self, pods: Iterable[JsonObject]) -> None:
+        """Look at those whose pod is not among *pods*, which may lag behind: there it is asked."""
+        known = self._concerned.all()
         values = self._api.list(CHECKPOINTS).items
+        self._concerned.forget(known - {ObjectRef.of(CHECKPOINTS, value) for value in values})
         self._metrics.set(metrics.CHECKPOINTS, len(values))
+        running = {pod["metadata"]["uid"] for pod in pods if not plan.is_finished(pod)}
         for value in values:
-            self.collect(value)
-            self._free(value)
+            try:
+                is_in_doubt = not uids_of(value) <= running
+            except FormatError as error:
+                log.warning("checkpoint %s: %s", value["metadata"].get("name"), error)
+                continue
+            if is_in_doubt:
+                self.collect(value)
+                self._free(value)
 
     def _sweep_nodes(self, pods: tuple[JsonObject, ...]) -> None:
         daemons = self._api.list(

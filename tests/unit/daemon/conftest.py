@@ -25,7 +25,7 @@ from architect.daemon import pods
 from architect.daemon.observation import ContainerUsage, Observation
 from architect.daemon.pods import ManagedPod
 from architect.kube import errors
-from architect.kube.api import Api
+from architect.kube.api import Api, PatchKind
 from architect.kube.conditions import timestamp
 from architect.kube.connection import Request, Stream
 
@@ -337,14 +337,23 @@ class FakeCluster:
             self.put(path, body)
             return self.objects[path]
         if request.method == "DELETE" and path in self.objects:
+            self._check_version(self.objects[path], (body or {}).get("preconditions"))
             self.remove(path)
             return {}
         if request.method == "PATCH":
             for suffix in ("/status", "/resize", ""):
                 if path.endswith(suffix) and (target := path.removesuffix(suffix)) in self.objects:
-                    self.put(target, _merged(self.objects[target], body))
+                    self._check_version(self.objects[target], body.get("metadata"))
+                    is_strategic = request.content_type == PatchKind.STRATEGIC.value
+                    self.put(target, _merged(self.objects[target], body, is_strategic=is_strategic))
                     return self.objects[target]
         raise errors.NotFound(f"cannot {request.what}: 404", reason="NotFound")
+
+    @staticmethod
+    def _check_version(value: dict[str, Any], wanted: dict[str, Any] | None) -> None:
+        there = value["metadata"]["resourceVersion"]
+        if (wanted or {}).get("resourceVersion", there) != there:
+            raise errors.Conflict("it was changed")
 
     def writes(self) -> list[str]:
         with self._lock:
@@ -367,19 +376,29 @@ def _is_selected(value: dict[str, Any], selector: str) -> bool:
 _KEYS = {"conditions": "type", "containers": "name"}
 
 
-def _merged(old: Any, patch: Any) -> Any:
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _merged(old: Any, patch: Any, *, is_strategic: bool) -> Any:
     result = dict(old)
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
-        elif key in _KEYS and isinstance(value, list) and all(isinstance(v, dict) for v in value):
+        elif (
+            is_strategic
+            and key in _KEYS
+            and isinstance(value, list)
+            and all(isinstance(v, dict) for v in value)
+        ):
             by = _KEYS[key]
             items = {i[by]: i for i in result.get(key) or []}
             for item in value:
-                items[item[by]] = _merged(items.get(item[by], {}), item)
+                was = items.get(item[by], {})
+                items[item[by]] = _merged(was, item, is_strategic=True)
             result[key] = list(items.values())
         elif isinstance(value, dict):
-            result[key] = _merged(result.get(key) or {}, value)
+            result[key] = _merged(result.get(key) or {}, value, is_strategic=is_strategic)
         else:
             result[key] = value
     return result

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from architect.api import names
-from architect.api.keeper import Event, PodState
+from architect.api.keeper import REASON_ARRIVED, Event, PodState
 from architect.daemon import resync, status
 from architect.daemon.observation import KeeperPod, Refusal
 from architect.daemon.reasons import Kind, Reason
@@ -32,6 +32,22 @@ def kinds(facts: PodFacts) -> list[str]:
 
 def awake_condition(reason: str = "Traffic") -> dict[str, Any]:
     return {"conditions": [{"type": names.CONDITION_ASLEEP, "status": "False", "reason": reason}]}
+
+
+def test_what_is_part_of_a_move_is_told_by_the_move() -> None:
+    slept = {"duration_seconds": 0.3, "image_bytes": 1 << 20}
+    woke = {"duration_seconds": 0.1, "held_packets": 0}
+
+    def is_told(event: Event, message: dict[str, Any], *, is_leaving: bool = False) -> bool:
+        return (
+            status.note_of(event, message, pod=None, is_refused=False, is_leaving=is_leaving)
+            is not None
+        )
+
+    assert is_told(Event.SLEPT, slept)
+    assert not is_told(Event.SLEPT, slept, is_leaving=True)
+    assert is_told(Event.WOKE, {**woke, "reason": "tcp"}, is_leaving=True)
+    assert not is_told(Event.WOKE, {**woke, "reason": REASON_ARRIVED})
 
 
 def test_a_pod_that_fell_asleep_gets_note_label_resize_condition_and_object(make: Any) -> None:

@@ -70,3 +70,12 @@ def test_a_machine_that_knows_no_patience_has_kubernetes_own_deadlines() -> None
     assert json.loads(node.kubelet_config())["nodeLeaseDurationSeconds"] == 40
     manager = control_plane.controllers()["kube-controller-manager"]
     assert "--node-monitor-grace-period=50s" in manager
+
+
+def test_the_api_server_writes_down_who_asks_only_where_that_is_wanted() -> None:
+    assert not Settings.from_environment({}).has_audit
+    assert Settings.from_environment({"ARCHITECT_LAB_AUDIT": "1"}).has_audit
+    plain = control_plane.api_services()["kube-apiserver"]
+    audited = control_plane.api_services(has_audit=True)["kube-apiserver"]
+    flags = [flag for flag in audited if flag not in plain]
+    assert [flag.partition("=")[0] for flag in flags] == ["--audit-policy-file", "--audit-log-path"]

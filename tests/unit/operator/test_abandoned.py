@@ -106,7 +106,8 @@ def test_a_lost_claim_is_given_back(server: Any, sweeper: Any, api: Api, how: st
     if how == "a sweep":
         assert sweeper.sweep()
     else:
-        sweeper.free_claims_of(its_pod())
+        sweeper.changed(stored(server))
+        sweeper.pod_deleted(its_pod())
     status = stored(server)["status"]
     assert not status.get("claimedBy")
     said = conditions.find(status["conditions"], checkpoints.CLAIMED)
@@ -118,7 +119,8 @@ def test_a_lost_claim_is_given_back(server: Any, sweeper: Any, api: Api, how: st
 def test_what_a_lost_pod_may_have_run_is_nobodys_any_more(server: Any, sweeper: Any) -> None:
     restoring = {"type": "Restored", "status": "Unknown", "reason": "Restoring", "message": ""}
     put(server, conditions=[restoring])
-    sweeper.free_claims_of(its_pod())
+    sweeper.changed(stored(server))
+    sweeper.pod_deleted(its_pod())
     status = stored(server)["status"]
     assert status["claimedBy"] == CLAIM
     said = conditions.said(stored(server), checkpoints.AVAILABLE)
@@ -130,9 +132,56 @@ def test_what_a_lost_pod_may_have_run_is_nobodys_any_more(server: Any, sweeper: 
 def test_one_whose_pod_or_node_is_there_is_kept(server: Any, sweeper: Any) -> None:
     put(server)
     server.put(NODES.path(name="n2"), node())
-    sweeper.free_claims_of(its_pod())
+    sweeper.changed(stored(server))
+    sweeper.pod_deleted(its_pod())
     assert sweeper.sweep()
     server.put(PODS.path(namespace="shop", name="web-new"), its_pod())
     server.objects.pop(NODES.path(name="n2"))
-    sweeper.free_claims_of(its_pod())
+    sweeper.pod_deleted(its_pod())
     assert stored(server)["status"]["claimedBy"] == CLAIM
+
+
+def test_a_pods_end_has_nothing_read_but_what_it_has_claimed(server: Any, sweeper: Any) -> None:
+    put(server)
+    sweeper.changed(stored(server))
+    other = its_pod("another")
+    sweeper.pod_deleted(other)
+    assert server.requests == []
+    server.put(NODES.path(name="n2"), node())
+    sweeper.pod_deleted(its_pod())
+    assert [request.path.rsplit("/", 2)[-2] for request in server.requests] == [
+        "checkpoints",
+        "pods",
+        "nodes",
+    ]
+    assert stored(server)["status"]["claimedBy"] == CLAIM
+
+
+def test_a_claim_that_is_over_is_nobodys_concern(server: Any, sweeper: Any) -> None:
+    put(server)
+    value = stored(server)
+    sweeper.changed(value)
+    said = {"type": "Restored", "status": "True", "reason": "R", "message": ""}
+    sweeper.changed({**value, "status": {**value["status"], "conditions": [said]}})
+    sweeper.pod_deleted(its_pod())
+    assert server.requests == []
+
+
+def test_of_what_was_deleted_unheard_a_sweep_lets_go(server: Any, sweeper: Any) -> None:
+    put(server)
+    sweeper.changed(stored(server))
+    server.objects.clear()
+    assert sweeper.sweep()
+    server.requests.clear()
+    sweeper.pod_deleted(its_pod())
+    assert server.requests == []
+
+
+def test_a_sweep_reads_no_pod_that_is_listed_as_running(server: Any, sweeper: Any) -> None:
+    put(server)
+    server.put(PODS.path(namespace="shop", name="web-new"), its_pod(phase="Running"))
+    assert sweeper.sweep()
+    assert PODS.path(namespace="shop", name="web-new") not in {r.path for r in server.requests}
+    server.objects.pop(PODS.path(namespace="shop", name="web-new"))
+    assert sweeper.sweep()
+    assert not stored(server)["status"].get("claimedBy")

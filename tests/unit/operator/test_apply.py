@@ -78,8 +78,21 @@ def test_a_checkpoint_that_changed_in_between_is_decided_anew(server, sweeper, n
 
 def test_the_checkpoint_of_a_deleted_pod_goes_at_once(server, sweeper):
     path = put_checkpoint(server)
-    sweeper.collect_of({"metadata": {"name": "web-0", "namespace": "shop", "uid": POD.uid}})
+    pod = put_pod(server)
+    sweeper.changed(server.objects[path])
+    assert path in server.objects
+    gone = server.objects.pop(pod)
+    sweeper.pod_deleted(gone)
     assert path not in server.objects
+
+
+def test_one_that_outlives_its_pod_has_nothing_read(server, sweeper):
+    spec = CheckpointSpec(pod=POD, trigger=Trigger.EVICTION, template_hash="", containers=("a",))
+    path = CHECKPOINTS.path(namespace="shop", name="moves")
+    server.put(path, checkpoints.build(spec))
+    sweeper.changed(server.objects[path])
+    sweeper.pod_deleted({"metadata": {"name": "web-0", "namespace": "shop", "uid": POD.uid}})
+    assert server.requests == []
 
 
 def test_a_sweep_tells_a_persistent_checkpoint_what_it_lacks(server, sweeper):

@@ -17,6 +17,7 @@ from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.latest import Latest
 from architect.daemon.patience import patiently
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api
@@ -40,8 +41,9 @@ def ref_of(spec: CheckpointSpec) -> ObjectRef:
 class Announcing:
     """Of one node. Safe to use from several threads."""
 
-    def __init__(self, api: Api, *, node: str, depot: Depot) -> None:
+    def __init__(self, api: Api, *, node: str, depot: Depot, latest: Latest) -> None:
         self._api = api
+        self._latest = latest
         self._node = node
         self._depot = depot
         # Apart: an API server that is away must not keep pods from being saved.
@@ -65,7 +67,9 @@ class Announcing:
                 raise Rejected(f"{where} has an outcome already", reason="AlreadyDecided") from None
         # With its location: if this daemon ends, the next one finds what it left unfinished.
         fields = objects.location(self._node, spec.pod.uid)
-        checkpoints.set_status(self._api, value, *objects.capturing(self._node), fields=fields)
+        self._latest.note(
+            checkpoints.set_status(self._api, value, *objects.capturing(self._node), fields=fields)
+        )
         self._depot.note_announced(spec.pod.uid)
 
     def publish(
@@ -76,7 +80,7 @@ class Announcing:
 
         def publish() -> None:
             self._announce_late(spec)
-            if objects.change(self._api, ref_of(spec), said, fields=fields) is None:
+            if self._latest.change(ref_of(spec), said, fields=fields) is None:
                 log.warning("%s was deleted; what it stands for goes, too", ref_of(spec))
 
         self._in_background(publish, f"{ref_of(spec)} is saved, and nobody knows yet")
@@ -90,7 +94,7 @@ class Announcing:
             except Rejected as error:
                 log.info("%s: %s", ref_of(spec), error)
                 return
-            objects.change(self._api, ref_of(spec), objects.not_captured(reason, message))
+            self._latest.change(ref_of(spec), objects.not_captured(reason, message))
 
         self._in_background(refuse, f"{ref_of(spec)} does not say that its pod is not saved")
 
@@ -98,7 +102,7 @@ class Announcing:
         """Say why the pod that was announced is not saved after all."""
         # If nobody hears it now, upkeep finds a capture that nobody is at.
         with contextlib.suppress(ArchitectError):
-            objects.change(self._api, ref_of(spec), objects.not_captured(reason, message))
+            self._latest.change(ref_of(spec), objects.not_captured(reason, message))
 
     def withdraw(self, spec: CheckpointSpec) -> None:
         """Remove the object of a pod that stays as if nobody had tried; returns at once."""

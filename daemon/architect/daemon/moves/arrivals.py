@@ -27,6 +27,7 @@ from architect.daemon.moves import objects, views
 from architect.daemon.moves.bringing import Bringing
 from architect.daemon.moves.depot import Decided, Depot
 from architect.daemon.moves.endings import Endings, Tell, where_of
+from architect.daemon.moves.latest import Latest
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.node_facts import NodeFacts
@@ -87,6 +88,7 @@ class Arrivals:
         facts: NodeFacts,
         images: EngineImages,
         depot: Depot,
+        latest: Latest,
         succeeding: Succeeding,
         starting: Starting | None,
         bringing: Bringing,
@@ -102,6 +104,7 @@ class Arrivals:
         self._node_facts = facts
         self._images = images
         self._depot = depot
+        self._latest = latest
         self._succeeding = succeeding
         self._starting = starting
         self._bringing = bringing
@@ -295,6 +298,7 @@ class Arrivals:
                 if found.misfit:
                     self._endings.does_not_fit(ref, found)
                 return outcome
+            self._latest.note(found)
             claimed = self._claimed(found, ref, asked_at=pod.asked_at)
             self._depot.note(ref.uid, claimed)
             self._bringing.bring(found, ref, seconds=deadline - time.monotonic())
@@ -320,7 +324,7 @@ class Arrivals:
         if not decided.is_announced:
             where = where_of(decided)
             patiently(
-                lambda: objects.change(self._api, where, objects.restoring(self._node)),
+                lambda: self._latest.change(where, objects.restoring(self._node)),
                 seconds=min(ANNOUNCE_SECONDS, ends_at - time.monotonic()),
                 step_seconds=API_SECONDS,
                 again=(Retryable,),

@@ -30,6 +30,7 @@ from architect.daemon.moves import announcing, objects
 from architect.daemon.moves.announcing import Announcing
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.latest import Latest
 from architect.daemon.moves.leavers import Leaver, Leavers, Outcome
 from architect.daemon.moves.lingering import Lingering, Stay, stay_of
 from architect.daemon.moves.turns import Turns
@@ -66,6 +67,7 @@ class Departures:
         captures: Captures,
         turns: Turns,
         depot: Depot,
+        latest: Latest,
         pods: PodStore,
         rates: Known,
         metrics: Metrics,
@@ -88,7 +90,7 @@ class Departures:
         self._metrics = metrics
         self._tell = tell
         self._store = store
-        self._announcing = Announcing(api, node=node, depot=depot)
+        self._announcing = Announcing(api, node=node, depot=depot, latest=latest)
         self._leavers = Leavers(
             api,
             keeper=keeper,

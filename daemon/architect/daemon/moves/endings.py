@@ -18,6 +18,7 @@ from architect.daemon import status
 from architect.daemon.claims import Fresh
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Decided, Depot
+from architect.daemon.moves.latest import Latest
 from architect.daemon.pods import ManagedPod
 from architect.kube import checkpoints
 from architect.kube.api import Api
@@ -31,8 +32,9 @@ Tell = Callable[[ManagedPod, status.Note], None]
 class Endings:
     """Of one node. Safe to use from several threads, one pod a thread."""
 
-    def __init__(self, api: Api, *, node: str, depot: Depot, tell: Tell) -> None:
+    def __init__(self, api: Api, *, node: str, depot: Depot, latest: Latest, tell: Tell) -> None:
         self._api = api
+        self._latest = latest
         self._node = node
         self._depot = depot
         self._tell = tell
@@ -79,7 +81,7 @@ class Endings:
             return
         where = where_of(decided)
         try:
-            objects.change(self._api, where, said)
+            self._latest.change(where, said)
         except ArchitectError as error:
             log.warning("%s does not say why its pod waits: %s", where, error)
 
@@ -156,7 +158,7 @@ class Endings:
         """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
         where = where_of(decided)
         try:
-            objects.change(self._api, where, said, fields=fields)
+            self._latest.change(where, said, fields=fields)
             self._depot.note(uid, replace(decided, is_told=True))
         except (ArchitectError, OSError) as error:
             log.error("%s does not say yet how it ended: %s", where, error)

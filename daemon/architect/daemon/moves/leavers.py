@@ -117,8 +117,11 @@ class Leavers:
 
     def look(self, ref: ObjectRef, *, is_evacuated: bool) -> Leaver | Outcome:
         """Return the pod as it leaves, or why it is not to be looked at. Raises ArchitectError."""
-        # As the watch has it, where nobody can be waited for.
-        value = self._pods.raw(ref.uid) if is_evacuated else None
+        # As the watch has it, where nobody can be waited for, and where it tells of the deletion:
+        # why a pod is deleted is written before that.
+        value = self._pods.raw(ref.uid)
+        if value is not None and not (is_evacuated or value["metadata"].get("deletionTimestamp")):
+            value = None
         if value is None:
             value = _asked(lambda: self._api.find(ref))
         if value is None:

@@ -17,6 +17,7 @@ from architect.checkpoint.keys import Claimant, PrivateKey
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import NodeError, Rejected, Unavailable
 from architect.daemon.moves import objects
+from architect.daemon.moves.latest import Latest
 from architect.daemon.vault.service import Vault
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
@@ -37,8 +38,9 @@ LOOKS_PER_WAIT: Final = 20
 class Retrieving:
     """Of one node. Safe to use from several threads."""
 
-    def __init__(self, api: Api, *, node: str, vault: Vault) -> None:
+    def __init__(self, api: Api, *, node: str, vault: Vault, latest: Latest) -> None:
         self._api = api
+        self._latest = latest
         self._node = node
         self._vault = vault
 
@@ -65,7 +67,7 @@ class Retrieving:
                 reason="OtherBucket",
             )
         private = keys.make_key()
-        asked = self._ask(ObjectRef.of(CHECKPOINTS, checkpoint), pod, private)
+        asked = self._ask(checkpoint, pod, private)
         described = self._vault.describe(s3["key"], sha256=s3.get("manifestSha256", ""))
         accept(described.manifest)
         sealed = self._await(asked, private, ends_at=min(ends_at, time.monotonic() + KEY_SECONDS))
@@ -84,11 +86,11 @@ class Retrieving:
             asked, s3["bucket"], found.seconds, found.resumed_shards,
         )  # fmt: skip
 
-    def _ask(self, ref: ObjectRef, pod: ObjectRef, private: PrivateKey) -> ObjectRef:
+    def _ask(self, checkpoint: JsonObject, pod: ObjectRef, private: PrivateKey) -> ObjectRef:
         """Write our public key into the claim. Raises Rejected if it is not ours any more."""
+        ref, value = ObjectRef.of(CHECKPOINTS, checkpoint), checkpoint
         public = keys.public_to_text(private.public_key())
         for _ in range(objects.CONFLICTS):
-            value = self._api.get(CHECKPOINTS, ref.name, namespace=ref.namespace)
             claim = (value.get("status") or {}).get("claimedBy") or {}
             if claim.get("uid") != pod.uid:
                 raise Rejected(f"{ref} is claimed by another pod", reason="Taken")
@@ -97,6 +99,7 @@ class Retrieving:
                 checkpoints.set_status(self._api, value, fields=fields)
             except Conflict:
                 time.sleep(objects.CONFLICT_SECONDS)
+                value = self._api.get(CHECKPOINTS, ref.name, namespace=ref.namespace)
             else:
                 return ref
         raise Conflict(f"{ref} is being changed by others all the time")
@@ -106,9 +109,12 @@ class Retrieving:
         public = keys.public_to_text(private.public_key())
         began = time.monotonic()
         while True:
+            # Less often the longer it takes: a whole node's pods may wait for the operator.
+            time.sleep(max(KEY_STEP_SECONDS, (time.monotonic() - began) / LOOKS_PER_WAIT))
             value = self._api.get(CHECKPOINTS, ref.name, namespace=ref.namespace)
             given = (value.get("status") or {}).get("keyRelease") or {}
             if given.get("publicKey") == public:
+                self._latest.note(value)
                 return keys.sealed_from_text(given["sealedKey"])
             said = conditions.said(value, checkpoints.KEY_RELEASED)
             if is_refusal(said, public):
@@ -117,8 +123,6 @@ class Retrieving:
                 )
             if time.monotonic() > ends_at:
                 raise _unanswered(ref, said, public)
-            # Less often the longer it takes: a whole node's pods may wait for the operator.
-            time.sleep(max(KEY_STEP_SECONDS, (time.monotonic() - began) / LOOKS_PER_WAIT))
 
 
 def is_refusal(said: Mapping[str, Any], public: str) -> bool:

@@ -24,6 +24,7 @@ from architect.daemon.checkpoint import contents
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.latest import Latest
 from architect.daemon.vault.sending import UNWANTED
 from architect.daemon.vault.service import Vault
 from architect.daemon.vault.upload import Uploaded
@@ -58,6 +59,7 @@ class Storing:
         api: Api,
         *,
         depot: Depot,
+        latest: Latest,
         vault: Vault,
         metrics: Metrics,
         delay_seconds: float,
@@ -70,6 +72,7 @@ class Storing:
         """
         self._api = api
         self._depot = depot
+        self._latest = latest
         self._vault = vault
         self._metrics = metrics
         self._delay_seconds = delay_seconds
@@ -202,8 +205,7 @@ class Storing:
         where = objects.of_manifest(manifest)
         bucket = self._vault.bucket
         try:
-            said = objects.change(
-                self._api,
+            said = self._latest.change(
                 where,
                 objects.stored(bucket, found),
                 fields=objects.stored_at(bucket, found),
@@ -243,6 +245,8 @@ class Storing:
         except ArchitectError as error:
             log.info("whether pod %s goes on is not known: %s", manifest.about.pod_uid, error)
             return False
+        if found is not None:
+            self._latest.note(found)
         return found is None or conditions.is_true(found, checkpoints.RESTORED)
 
     def _say(self, uid: str, said: objects.Said) -> None:
@@ -250,7 +254,7 @@ class Storing:
             directory = self._depot.departure(uid)
             if directory is not None:
                 where = objects.of_manifest(contents.read(directory))
-                objects.change(self._api, where, said)
+                self._latest.change(where, said)
         except (ArchitectError, OSError) as error:
             log.warning("the Checkpoint of pod %s does not say it yet: %s", uid, error)
 

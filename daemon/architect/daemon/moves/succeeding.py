@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from architect.daemon import claims
 from architect.daemon.claims import Bounds, Claim, Fresh, Newcomer, Wait
 from architect.daemon.moves import views
+from architect.daemon.moves.reaching import Reaching
 from architect.daemon.moves.waiting import until_decided
 from architect.daemon.offers import Node
 from architect.daemon.shared import SharedReads
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import Conflict
-from architect.kube.resources import CHECKPOINTS
 
 LOOK_SECONDS: Final = 0.1
 """Between two looks at the API while a pod waits for its predecessor."""
@@ -30,6 +30,7 @@ class Succeeding:
         self._looks = SharedReads[tuple[list[JsonObject], list[JsonObject]]](
             apart_seconds=LOOK_SECONDS
         )
+        self._reaching = Reaching()
 
     def claim(
         self,
@@ -51,16 +52,23 @@ class Succeeding:
             beside, found = self._looks.read(family, lambda: self._look(family))
             if is_leaving() or views.is_leaving(pod, beside):
                 return claims.LEAVING
-            decision = claims.decide(
-                newcomer,
-                node=node,
-                found=found,
-                siblings=[s for p in beside if (s := claims.sibling_of(p)) is not None],
-                living={p["metadata"]["uid"] for p in beside if not views.is_over(p)},
-                waited_seconds=waited,
-                bounds=self._bounds,
+            siblings = [s for p in beside if (s := claims.sibling_of(p)) is not None]
+            living = {p["metadata"]["uid"] for p in beside if not views.is_over(p)}
+            decision = self._reaching.decide(
+                newcomer.uid,
+                newcomer.name,
+                found,
+                lambda seen: claims.decide(
+                    newcomer,
+                    node=node,
+                    found=seen,
+                    siblings=siblings,
+                    living=living,
+                    waited_seconds=waited,
+                    bounds=self._bounds,
+                ),
             )
-            return self._claim(decision, pod) if isinstance(decision, Claim) else decision
+            return self._claim(decision, pod, found) if isinstance(decision, Claim) else decision
 
         return until_decided(
             look,
@@ -72,10 +80,10 @@ class Succeeding:
     def _look(self, family: views.Family) -> tuple[list[JsonObject], list[JsonObject]]:
         return family.pods(self._api), family.checkpoints(self._api)
 
-    def _claim(self, decision: Claim, pod: JsonObject) -> JsonObject:
+    def _claim(self, decision: Claim, pod: JsonObject, found: Sequence[JsonObject]) -> JsonObject:
+        """Write the claim into what was decided on, if it is still as it was read."""
         metadata = pod["metadata"]
-        found = self._api.get(CHECKPOINTS, decision.name, namespace=metadata["namespace"])
-        if found["metadata"]["resourceVersion"] != decision.resource_version:
-            raise Conflict(f"checkpoint {decision.name} was changed")
+        read = next(value for value in found if value["metadata"]["name"] == decision.name)
         ref = resources.pod(metadata["namespace"], metadata["name"], uid=metadata["uid"])
-        return checkpoints.claim(self._api, found, pod=ref, node=self._node)
+        with self._reaching.claiming(decision, superseded=Conflict):
+            return checkpoints.claim(self._api, read, pod=ref, node=self._node)

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from architect.api.keeper import Event, PodState
+from architect.api.keeper import REASON_ARRIVED, Event, PodState
 from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.shim.keeper import falling, hooks, images, lifecycle, podstate
@@ -236,7 +236,7 @@ class MovingPod(Pod):
             log.info("%s: container %s came asleep, and sleeps on", self, name)
             self.loop.spawn(self._tell_once_safe(name), name=f"arrival of {self}")
             return
-        yield from self.wake(reason="restored")
+        yield from self.wake(reason=REASON_ARRIVED)
         self.tell(Event.RESTORED, container=name)
 
     def _tell_once_safe(self, name: str) -> Task[None]:

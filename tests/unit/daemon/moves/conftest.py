@@ -31,6 +31,7 @@ from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
+from architect.daemon.moves.latest import Latest
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
@@ -270,6 +271,7 @@ class Node:
     def restart(self) -> None:
         self.store = PodStore()
         self.registry = Registry()
+        self.latest = Latest(self.api)
         self.bringing = Bringing(
             self.api,
             node="node1",
@@ -278,7 +280,9 @@ class Node:
             fetch=lambda *a, **k: self.fetch(*a, **k),
             retrieve=lambda *a, **k: self.retrieve(*a, **k),
         )
-        self.endings = Endings(self.api, node="node1", depot=self.depot, tell=self._tell)
+        self.endings = Endings(
+            self.api, node="node1", depot=self.depot, latest=self.latest, tell=self._tell
+        )
         self.arrivals = Arrivals(
             self.api,
             node="node1",
@@ -286,6 +290,7 @@ class Node:
             facts=cast(Any, Facts()),
             images=cast(Any, self.images),
             depot=self.depot,
+            latest=self.latest,
             succeeding=Succeeding(self.api, node="node1", patience_seconds=20),
             starting=Starting(self.api, node="node1", patience_seconds=5),
             bringing=self.bringing,
@@ -332,6 +337,7 @@ class Node:
             captures=self.captures,
             turns=self.turns,
             depot=self.depot,
+            latest=self.latest,
             pods=self.store,
             rates=self.rates,
             metrics=self.metrics,

@@ -66,7 +66,9 @@ class Story:
         value = node.checkpoint("old")
         value["status"]["location"]["s3"] = dict(S3)
         value["status"]["claimedBy"] = {"name": "new", "uid": "uid-new", "node": "node1"}
-        self.retrieving = Retrieving(node.api, node="node1", vault=cast(Any, self.vault))
+        self.retrieving = Retrieving(
+            node.api, node="node1", vault=cast(Any, self.vault), latest=node.latest
+        )
 
     def retrieve(self, **more: Any) -> Path:
         target: Path = self.node.depot.arrival_of("uid-new")

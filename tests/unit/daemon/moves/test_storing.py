@@ -34,6 +34,7 @@ def _storing(
     made = Storing(
         node.api,
         depot=node.depot,
+        latest=node.latest,
         vault=cast(Any, vault),
         metrics=node.metrics,
         delay_seconds=delay_seconds,

@@ -232,8 +232,7 @@ def test_a_capture_under_way_is_left_alone(node: Any) -> None:
     node.pod("old")
     node.delete("old")
     job = node.departures._job(node.ref("old"))
-    node.until(lambda: "Captured" in node.conditions("old"))
-    node.depot.begin_departure("uid-old")
+    node.until(lambda: node.keeper.ops("capture") == 1)
     node.watched("old")
     node.upkeep.run()
     assert node.conditions("old") == {"Captured": "Unknown Capturing"}
