@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from architect.daemon.evacuation.evacuation import AHEAD_SECONDS
 from bench import bucket, conditions, figures, fleet, herd
 from bench.clock import Clock
 from bench.errors import BenchError
@@ -30,7 +31,8 @@ from bench.stage import REQUEST_SECONDS, Stage
 from lab import commands, object_store, spot
 from lab.node import Node
 
-NOTICE_SECONDS: Final = 1200.0
+NOTICE_SECONDS: Final = AHEAD_SECONDS - 20
+"""As long as may be: there is time for everybody, and what is farther away is waited for."""
 SAFE_SECONDS: Final = 600.0
 PLAIN_SECONDS: Final = 600.0
 LOOK_SECONDS: Final = 1.0
