@@ -141,6 +141,8 @@ def test_pods_go_on_elsewhere_after_their_machine_is_gone(
             assert old.name in restored
 
 
+# Of half a minute a slow machine may need all: it is not a test of speed that everybody runs.
+@pytest.mark.long
 def test_what_does_not_fit_into_a_notice_is_said_and_starts_anew(
     architect: Cluster, namespace: str
 ) -> None:

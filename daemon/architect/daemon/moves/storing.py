@@ -25,6 +25,7 @@ from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.latest import Latest
+from architect.daemon.moves.question import Question
 from architect.daemon.vault.sending import UNWANTED
 from architect.daemon.vault.service import Vault
 from architect.daemon.vault.upload import Uploaded
@@ -184,13 +185,13 @@ class Storing:
             return
         manifest = contents.read(directory)
         goes_on = self._asked(manifest)
-        if goes_on():
+        if goes_on.is_yes():
             return
         found = self._vault.upload(
             directory,
             manifest,
             notes=self._depot.upload_notes(uid),
-            is_wanted=lambda: self._is_wanted(uid) and not goes_on(),
+            is_wanted=lambda: self._is_wanted(uid) and not goes_on.is_yes(),
         )
         self.note_stored(uid)
         self._metrics.store_seconds.observe(found.seconds)
@@ -216,23 +217,25 @@ class Storing:
         if said is None and self._depot.unannounced(manifest.about.pod_uid) is not None:
             log.warning("%s is not there yet, and what it will stand for is", where)
 
-    def _asked(self, manifest: Manifest) -> Callable[[], bool]:
-        """Ask whether the pod goes on elsewhere; return what tells, for as long as it takes.
+    def _asked(self, manifest: Manifest) -> Question:
+        """Ask whether the pod goes on elsewhere; return the question, for as long as it takes.
 
         Waits for the answer, but not in a hurry: the API server may be away for all the time that
-        is left. If the answer comes while the pod is being sent, that ends.
+        is left. If it is yes while the pod is being sent, that ends.
         """
-        answer: Future[bool] = Future()
-        ask = functools.partial(self._goes_on, manifest)
-        threading.Thread(
-            target=_fulfil, args=(answer, ask), name=f"ask-{manifest.id[:8]}", daemon=True
-        ).start()
-        answer.add_done_callback(self._notify)
+        question = Question(
+            functools.partial(self._goes_on, manifest),
+            name=f"ask-{manifest.id[:8]}",
+            answered=self._notify,
+        )
+        question.begin()
         with self._changed:
-            self._changed.wait_for(lambda: answer.done() or self._is_hurried or self._is_closed)
-        return lambda: answer.done() and answer.result()
+            self._changed.wait_for(
+                lambda: question.has_answer or self._is_hurried or self._is_closed
+            )
+        return question
 
-    def _notify(self, _: object) -> None:
+    def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 

@@ -12,7 +12,9 @@ import pytest
 from architect.api import names
 from architect.api.policy import ContainerPolicy, Policy, Storage
 from architect.core.errors import FormatError, Rejected, Unavailable
+from architect.daemon.moves import objects, question
 from architect.daemon.moves.storing import Storing
+from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 
 @pytest.fixture
@@ -233,6 +235,30 @@ def test_what_is_told_late_ends_what_was_sent_in_a_hurry(
     node.until(lambda: storing._jobs["uid-old"].done())
     assert vault.uploaded == []
     assert node.metrics.failures.labels("store", "Unwanted")._value.get() == 0
+
+
+def test_one_that_goes_on_while_it_is_sent_is_not_sent_to_its_end(
+    node: Any, vault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(question, "FRESH_SECONDS", 0.0)
+    begun = threading.Event()
+
+    def upload(*_: Any, is_wanted: Callable[[], bool], **__: Any) -> None:
+        begun.set()
+        node.until(lambda: not is_wanted())
+        raise Rejected("not wanted", reason="Unwanted")
+
+    monkeypatch.setattr(vault, "upload", upload)
+    storing = _storing(node, vault)
+    node.saved()
+    storing.begin("uid-old")
+    assert begun.wait(20)
+    where = ObjectRef.of(CHECKPOINTS, node.checkpoint("old"))
+    node.latest.change(where, objects.restored("node2", after_seconds=1.0))
+    node.until(lambda: storing._jobs["uid-old"].done())
+    assert "Stored" not in node.conditions("old")
+    assert node.metrics.failures.labels("store", "Unwanted")._value.get() == 0
+    storing.close()
 
 
 def assert_(is_so: bool) -> None:
