@@ -1,6 +1,7 @@
 """A spot machine is taken back: what was saved inside the notice goes on when the machine is gone.
 
-The end is a real one: no process and no disk is left of the node, and nobody is told.
+The end is a real one: no process and no disk is left of the node, and nobody is told. So this runs
+behind all that needs the nodes of before (``zx``), and before what takes Architect away (``zz``).
 """
 
 from __future__ import annotations
