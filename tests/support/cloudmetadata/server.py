@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import email.utils
 import socket
@@ -33,7 +34,7 @@ class Reply:
     """Of the packets that it goes in."""
 
 
-class MetadataServer:
+class MetadataServer(abc.ABC):
     """One on the loopback. Its faults are attributes, which may be set at any time.
 
     Use it in a ``with`` block.
@@ -109,9 +110,9 @@ class MetadataServer:
         with self.lock:
             return sum((r.method, r.path) == (method, path) for r in self.requests)
 
+    @abc.abstractmethod
     def answer(self, request: Request) -> Reply:
         """Return the true answer; called without the lock."""
-        raise NotImplementedError
 
     def wait(self, seconds: float) -> bool:
         """Wait, in an answer; returns whether the server ends meanwhile."""

@@ -69,16 +69,18 @@ class Told:
     """Names of those for which there is no time as it looks now, with the reason."""
 
 
-def course(
-    plan: Plan, pods: Mapping[str, Pod], *, over: float, left_alone: frozenset[str] = LEFT_ALONE
-) -> Course:
+def course(plan: Plan, pods: Mapping[str, Pod], *, over: float) -> Course:
     """Return what is done when the part *over* (0 to 1) of the notice is over.
 
     *pods* are those of the plan, by uid.
     """
     uids = {pod.name: uid for uid, pod in pods.items()}
     # What is captured is sent in any case: it is all that is left of its pod.
-    late = [o.pod for o in plan.outcomes if o.pod.state is State.CAPTURED and _is_misfit(o.verdict)]
+    late = [
+        o.pod
+        for o in plan.outcomes
+        if o.pod.state is State.CAPTURED and isinstance(o.verdict, Misfit)
+    ]
     order = tuple(uids[pod.name] for pod in (*plan.order, *late))
     leave = [
         uids[o.pod.name]
@@ -90,7 +92,7 @@ def course(
     for pod, verdict in plan.outcomes:
         if not isinstance(verdict, Misfit) or pod.state is State.CAPTURED:
             continue
-        if verdict.reason in left_alone:
+        if verdict.reason in LEFT_ALONE:
             continue
         has_hope = over < _hope(verdict, pod)
         (waiting if has_hope else refuse)[uids[pod.name]] = verdict
@@ -101,10 +103,6 @@ def course(
         refuse=refuse,
         waiting=waiting,
     )
-
-
-def _is_misfit(verdict: planner.Verdict) -> bool:
-    return isinstance(verdict, Misfit)
 
 
 def _hope(verdict: Misfit, pod: Pod) -> float:

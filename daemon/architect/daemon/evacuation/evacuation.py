@@ -149,8 +149,8 @@ class Evacuation:
         if notice is not None and notice.deadline is not None and self._is_due(notice):
             self._is_acting = True
             self._act(notice, notice.deadline)
-        elif self._is_acting and notice is None:
-            log.warning("the end of this machine is not announced any more")
+        elif self._is_acting:
+            log.warning("the end of this machine is not announced any more, or is far away")
             self._is_acting = False
             self._was_marked = False
             self._told = ()
@@ -178,9 +178,13 @@ class Evacuation:
         return left is None or left <= AHEAD_SECONDS
 
     def _is_due(self, notice: Notice) -> bool:
-        """Whether it is time to begin. What has begun goes on, however it is planned by then."""
+        """Whether it is time to begin. What has begun goes on, however it is planned by then.
+
+        That another end was near, which is not announced any more, is no reason to begin.
+        """
         left = notice.seconds_left(self._clock())
-        if self._is_acting or left is None or left <= AHEAD_SECONDS:
+        has_begun = (notice.source, notice.id) in self._heard_at
+        if has_begun or left is None or left <= AHEAD_SECONDS:
             return True
         if not self._pods.is_synced:
             return False

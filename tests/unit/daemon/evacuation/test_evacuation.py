@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,7 @@ from architect.daemon.notices.board import Change, ChangeKind
 from architect.daemon.notices.notice import Kind, Notice
 from architect.daemon.pods import ManagedPod
 from architect.daemon.spot.inputs import Pod, Request, State
+from support.runtime import eventually
 
 MIB = 1 << 20
 WALL = 1_800_000_000.0
@@ -211,6 +213,23 @@ def test_an_end_that_is_far_away_is_waited_for(world: World) -> None:
     assert world.hurried == [True]
 
 
+def test_a_near_end_that_is_withdrawn_is_no_reason_to_begin_for_a_far_one(world: World) -> None:
+    world.pod("a")
+    world.notice(seconds=14 * 86400, kind=Kind.MAINTENANCE, id="maintenance")
+    far = world.notices
+    world.notice(seconds=120)
+    world.notices = [*world.notices, *far]
+    world.look()
+    assert world.leaving.left == ["uid-a"]
+    world.notices = far
+    world.pod("b")
+    world.look(after=5)
+    assert world.leaving.left == ["uid-a"]
+    assert world.leaving.released == 1
+    assert world.marks.wanted[-1] is None
+    assert not world.evacuation.is_urgent
+
+
 def test_a_node_that_needs_long_begins_early_and_goes_on(world: World) -> None:
     world.pod("large", 64 << 30)  # at the default rates it takes about 17 minutes
     world.notice(seconds=86400)
@@ -344,6 +363,19 @@ def test_whether_it_was_marked_is_asked_until_somebody_tells(world: World) -> No
     assert not world.evacuation.is_under_way()
 
 
+@contextmanager
+def running(world: World) -> Iterator[threading.Thread]:
+    """Have its thread run for the block, and end when it is asked to."""
+    stop = threading.Event()
+    thread = threading.Thread(target=world.evacuation.run, args=(stop,), daemon=True)
+    thread.start()
+    yield thread
+    stop.set()
+    world.evacuation.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 def test_what_fails_once_is_done_in_the_next_round(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,34 +390,20 @@ def test_what_fails_once_is_done_in_the_next_round(
     monkeypatch.setattr(world.survey, "pods", failing)
     world.pod("a")
     world.notice(seconds=120)
-    stop = threading.Event()
-    thread = threading.Thread(target=world.evacuation.run, args=(stop,), daemon=True)
-    thread.start()
-    for _ in range(3000):
-        if world.leaving.left:
-            break
-        thread.join(0.01)
+    with running(world):
+        eventually(lambda: world.leaving.left, what="the pod leaves")
     assert world.leaving.left == ["uid-a"]
-    stop.set()
-    world.evacuation.close()
-    thread.join(30)
-    assert not thread.is_alive()
+    assert troubles == []
 
 
 def test_it_hears_at_once_and_ends_when_it_is_asked_to(world: World) -> None:
-    stop = threading.Event()
-    thread = threading.Thread(target=world.evacuation.run, args=(stop,), daemon=True)
-    thread.start()
-    world.pod("a")
-    world.notice(seconds=120)
-    change = Change(kind=ChangeKind.APPEARED, notice=world.notices[0])
-    for _ in range(3000):
-        world.evacuation.announced(change)
-        if world.leaving.left:
-            break
-        thread.join(0.01)
-    assert world.leaving.left == ["uid-a"]
-    stop.set()
-    world.evacuation.close()
-    thread.join(30)
-    assert not thread.is_alive()
+    with running(world) as thread:
+        world.pod("a")
+        world.notice(seconds=120)
+        change = Change(kind=ChangeKind.APPEARED, notice=world.notices[0])
+        for _ in range(3000):
+            world.evacuation.announced(change)
+            if world.leaving.left:
+                break
+            thread.join(0.01)
+        assert world.leaving.left == ["uid-a"]
