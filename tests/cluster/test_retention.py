@@ -158,7 +158,7 @@ def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
     _nothing_on_nodes(limited, orphans.uid)
 
 
-# By itself it passes; behind all other tests an operator of before its change of the chart has led.
+# By itself it passes; behind all other tests it has failed twice, of which the cause is not known.
 @pytest.mark.long
 def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it_may(
     limited: Cluster, namespace: str
