@@ -10,6 +10,13 @@ CLUSTER ?= yes
 VM ?= yes
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ ?=
+AGAIN ?=
+# What `make faults` tries, and its options; nothing: all of it.
+FAULTS ?=
+# How many cycles `make soak` makes; nothing: 1,000.
+export SOAK_CYCLES ?=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 # Debian's own and no version manager's: an environment made from it stays good.
@@ -17,6 +24,8 @@ HOST_PYTHON ?= /usr/bin/python3
 LAB := $(PYTHON) -m lab
 # One process for each core: they share nothing. Kernel and cluster tests share the machine.
 UNIT := $(VENV)/bin/pytest --numprocesses=auto --maxprocesses=4
+# What takes thousands of steps at chance.
+MACHINES = $(shell find tests/unit -name 'test_*_machine.py')
 # Servers on loopback and nothing of the machine: they mostly wait.
 SERVERS := tests/kernel/objectstore tests/kernel/kms
 # Status 5: nothing was selected. What PYTEST_ARGS select may all be in the other half.
@@ -86,12 +95,18 @@ lint: $(VENV)/.ready ## Lint, types, layers
 	$(VENV)/bin/lint-imports
 
 .PHONY: test-unit
-test-unit: $(VENV)/.ready ## Pure logic and packaging: no root, 1 to 3 minutes
-	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging
+test-unit: $(VENV)/.ready ## Pure logic, packaging and parsers: no root, 1 to 3 minutes
+	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging tests/fuzz
+
+# 60 s each; FUZZ="oci standin" chooses parsers, AGAIN=FILE runs one input once more.
+.PHONY: fuzz
+fuzz: export PYTHONPATH := tests
+fuzz: $(VENV)/.ready ## Look for inputs that break a parser: FUZZ_SECONDS for each of them
+	$(PYTHON) -m fuzz $(if $(AGAIN),--again $(AGAIN),--seconds $(FUZZ_SECONDS) $(FUZZ))
 
 .PHONY: test-kernel
-test-kernel: deps ## Real kernel, runc and CRIU: root, 6 minutes
-	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
+test-kernel: deps ## Real kernel, runc and CRIU: root, 8 minutes
+	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl containerd architect
 	$(KERNEL)
 
 .PHONY: test-cluster
@@ -101,10 +116,10 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 
 # The quickest first, so that a mistake shows before 25 minutes of building.
 .PHONY: test
-test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (25 to 37 minutes once all is built)
+test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (45 to 65 minutes once all is built)
 	@$(LAB) build helm
-	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging $(OR_NOTHING)
-	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl
+	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging tests/fuzz $(OR_NOTHING)
+	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl containerd architect
 	$(KERNEL)
 ifeq ($(CLUSTER),yes)
 	@$(LAB) build
@@ -112,7 +127,8 @@ ifeq ($(CLUSTER),yes)
 endif
 
 .PHONY: test-long
-test-long: build ## Kernel and cluster tests in full, where `make test` takes a sample: hours
+test-long: build ## State machines, kernel and cluster tests in full, where `make test` takes a sample: hours
+	ARCHITECT_LONG=1 $(UNIT) --timeout=3600 $(PYTEST_ARGS) $(MACHINES) $(OR_NOTHING)
 	ARCHITECT_LONG=1 $(VENV)/bin/pytest $(PYTEST_ARGS) tests/kernel
 ifeq ($(VM),yes)
 	@$(PYTHON) -m vm -- $(PYTEST_ARGS)
@@ -129,6 +145,15 @@ test-vm: deps ## A sample of the kernel tests on cgroup v2, in a virtual machine
 test-vm-cluster: build ## The main path on a Kubernetes node with cgroup v2, in that machine (25 minutes)
 	@$(PYTHON) -m vm --cluster -- $(PYTEST_ARGS)
 
+.PHONY: faults
+faults: deps ## Whatever is killed or broken, at every step of a container's life: FAULTS='keeper @dump'
+	@$(LAB) build $(if $(filter yes,$(CLUSTER)),,native)
+	@$(PYTHON) -m faults --nodes $(NODES) $(if $(filter yes,$(CLUSTER)),,--stage node) $(FAULTS)
+
+.PHONY: soak
+soak: build ## 1,000 sleeps and wakes over 20 pods with clients: SOAK_CYCLES=200 makes it short
+	@$(PYTHON) -m faults.soak --nodes $(NODES)
+
 .PHONY: demo
 demo: build ## Applications sleep, wake and are drained in a real cluster
 	@$(PYTHON) -m demo --nodes $(NODES)
@@ -141,6 +166,10 @@ demo-spot: build ## A spot machine is taken back with 120 s notice: who is saved
 .PHONY: demo-down
 demo-down: $(VENV)/.ready ## Remove what the demo made
 	@$(PYTHON) -m demo down
+
+.PHONY: workloads
+workloads: build ## Real applications sleep and wake under their clients; writes docs/workloads.md (15 minutes)
+	@$(PYTHON) -m applications --nodes $(NODES)
 
 .PHONY: bench
 bench: build ## Percentiles of sleep and wake beside plain runc and CRIU (75 minutes at most)

@@ -9,16 +9,18 @@ import pytest
 
 from support.tiers import IS_LONG
 
-# Two shared, noisy cores: no test may depend on speed.
+# Two shared, noisy cores: no test may depend on speed. The same examples each time, so that a
+# change is judged by what it changes; `make test-long` looks for new ones.
 hypothesis.settings.register_profile(
     "architect",
     deadline=None,
+    derandomize=not IS_LONG,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("architect")
 
 TESTS = Path(__file__).parent
-TIERS = ("unit", "packaging", "kernel", "cluster")
+TIERS = ("unit", "packaging", "fuzz", "kernel", "machine", "cluster")
 """Folders by how long their tests take and how much they need."""
 
 

@@ -20,6 +20,7 @@ from bench import (
     fifty,
     figures,
     moves,
+    peer,
     plan,
     spot,
     stage,
@@ -28,7 +29,14 @@ from bench import (
 from bench.clock import Clock
 from bench.errors import BenchError
 from bench.figures import Result
-from bench.plan import MoveScenario, Scenario, SpotScenario, StoreScenario, WakeScenario
+from bench.plan import (
+    MoveScenario,
+    PeerScenario,
+    Scenario,
+    SpotScenario,
+    StoreScenario,
+    WakeScenario,
+)
 from bench.stage import Stage
 from lab import dockerfiles, interrupts, release
 from lab import errors as lab_errors
@@ -162,6 +170,8 @@ def _measure_of(scenario: Scenario) -> Measure:
         return wake.measure
     if isinstance(scenario, MoveScenario):
         return moves.measure if scenario.pods == 1 else drains.measure
+    if isinstance(scenario, PeerScenario):
+        return peer.measure
     if isinstance(scenario, StoreScenario):
         return bucket.measure
     if isinstance(scenario, SpotScenario):

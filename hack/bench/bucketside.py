@@ -34,7 +34,7 @@ from architect.daemon.vault.download import Downloader
 from architect.daemon.vault.store import CONCURRENCY, Store
 from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.upload import Recipient, Uploader
-from architect.kube.checkpoints import Requirements
+from architect.kube.checkpoints import FORMAT_VERSION, Requirements
 from architect.objectstore.settings import StoreSettings
 from architect.pki import certificates, node_identity
 
@@ -211,7 +211,7 @@ def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
             )
         },
         requirements=Requirements(architecture="amd64"),
-        format_version=1,
+        format_version=FORMAT_VERSION,
     )
     return contents.build(directory, about)
 

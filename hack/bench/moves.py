@@ -242,7 +242,7 @@ class _Run:
             f"migration.freeze.{self.scenario.mebibytes}MB": self._freeze,
             f"migration.failed_requests.{self.scenario.mebibytes}MB": self._failed_requests,
             f"daemon.memory.{self.scenario.mebibytes}MB": self._daemon_memory,
-            "transfer.peer.ratio": self._ratio,
+            f"migration.copy.ratio.{self.scenario.mebibytes}MB": self._ratio,
         }
         found = []
         for quantity in self.scenario.quantities:

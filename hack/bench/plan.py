@@ -68,6 +68,13 @@ class StoreScenario(Scenario):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeerScenario(Scenario):
+    """A checkpoint goes from one node to another."""
+
+    mebibytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpotScenario(Scenario):
     """A node gets the notice that its machine ends, and saves all its pods in the object store."""
 
@@ -177,6 +184,14 @@ DRAIN: Final = MoveScenario(
     baseline_every=5,
 )
 
+PEER: Final = PeerScenario(
+    name="transfer.peer",
+    quantities=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
+    runs=20,
+    weight=1.5,
+    mebibytes=1024,
+)
+
 STORE: Final = StoreScenario(
     name="transfer.s3",
     quantities=(
@@ -235,9 +250,9 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         1024,
         goal=6000,
         own_goal=3000,
-        weight=7,
+        weight=5.5,
         baseline_every=4,
-        more=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
+        more=(Quantity(name="migration.copy.ratio.1024MB", unit=""),),
     ),
     DRAIN,
     _move(
@@ -247,6 +262,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         baseline_every=5,
         more=(Quantity(name="daemon.memory.2048MB", unit="MB", goal={"p50": 200}),),
     ),
+    PEER,
     STORE,
     SPOT,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),

@@ -6,14 +6,13 @@ others on the machine matter only as far as they take its caches and the other h
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import time
 from collections.abc import Callable
 from typing import Final
 
-from architect.checkpoint import keys
+from architect.checkpoint import digests, keys
 from architect.checkpoint.envelope import SHARD_BYTES
 from architect.daemon.heap import Heap
 from architect.daemon.vault import shards
@@ -30,7 +29,7 @@ def main() -> None:
     noise = os.urandom(SHARD_BYTES)
     mixed = b"".join(os.urandom(PAGE // 2) + bytes(PAGE // 2) for _ in range(SHARD_BYTES // PAGE))
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {RUNS} runs")
-    _tell("SHA-256", lambda: hashlib.sha256(noise).digest())
+    _tell(f"hashed ({digests.NAME})", lambda: digests.of(noise))
     _tell("sealed and signed, random bytes", lambda: _seal(noise))
     _tell("sealed and signed, half of it zero", lambda: _seal(mixed))
 

@@ -14,6 +14,7 @@ from typing import Final
 from architect.api import names
 from bench import baseline, conditions, fleet, processes
 from bench.conditions import Host
+from bench.errors import BenchError
 from bench.keeper import Keeper
 from bench.remote import Remote
 from lab.cluster import Cluster
@@ -71,6 +72,8 @@ class Stage:
 def opened(cluster: Cluster, *, node: str | None, logs: Path) -> Iterator[Stage]:
     """Make everything ready, and remove it afterwards. *node*: where pods run; None: the first."""
     logs.mkdir(parents=True, exist_ok=True)
+    if not cluster.nodes:
+        raise BenchError("the cluster has no nodes (hint: make cluster-up)")
     chosen = cluster.nodes[0] if node is None else cluster.node(node)
     others = [other for other in cluster.nodes if other.name != chosen.name]
     place: Machine = others[0].machine if others else cluster.plane.machine

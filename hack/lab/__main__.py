@@ -42,6 +42,7 @@ BUILDS = (
     "local-kms",
     "runsc",
     "crictl",
+    "containerd",
     "csi",
     "csi-attacher",
 )
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
     for name in ("kubectl", "helm"):
         client = sub.add_parser(name, help=f"{name} as administrator of the cluster")
         client.add_argument("argv", nargs=argparse.REMAINDER)
+    reboot = sub.add_parser("reboot", help="end all processes of a node, and boot it again")
+    reboot.add_argument("node")
     load = sub.add_parser("load-image", help="import image archives into every node")
     load.add_argument("archive", type=Path, nargs="+")
     build = sub.add_parser("build", help="build into the cache without starting anything")
@@ -135,6 +138,8 @@ def dispatch(arguments: argparse.Namespace) -> int:
         return run_with(cluster, arguments.nodes, plain(arguments.argv), logs=arguments.logs)
     elif command == "status":
         print(json.dumps(cluster.status(), indent=1))
+    elif command == "reboot":
+        cluster.reboot_node(arguments.node)
     elif command == "shell":
         return shell(cluster, arguments.node)
     elif command == "exec":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import json
 import os
@@ -164,7 +165,7 @@ class Cluster:
         What runs well is kept, what a killed run left or what has died is made anew, nodes above
         the number are removed. On failure the logs are gathered in ``failed-logs``.
         """
-        parts = artefacts.build(self.cache)
+        parts = artefacts.build(self.cache, containerd=self.settings.containerd)
         with self._exclusive():
             self.progress.say(f"bringing up {nodes} node(s) in {self.settings.state}")
             try:
@@ -185,6 +186,25 @@ class Cluster:
         :meth:`up` makes another one in its place.
         """
         self.node(name).end(self.plane.machine)
+
+    def reboot_node(self, name: str) -> None:
+        """Have a node lose its power, and boot again with its disk; return when it is Ready.
+
+        That it was Ready says nothing: what counts is what its kubelet says after this.
+        """
+        self.node(name).reboot(self.plane.machine)
+        began = datetime.datetime.now(tz=datetime.UTC)
+
+        def is_back() -> bool:
+            lease = self.api.get(
+                f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}"
+            )
+            told = datetime.datetime.fromisoformat(lease["spec"]["renewTime"])
+            return told > began and self._node_readiness().get(name, False)
+
+        waiting.until(
+            is_back, what=f"{name} Ready after its reboot", timeout_seconds=NODE_TIMEOUT_SECONDS
+        )
 
     def forget_node(self, name: str) -> None:
         """Remove what the API has of a node whose machine is gone, as a cloud's controller does.
@@ -298,6 +318,7 @@ class Cluster:
             new.create(
                 root=parts.node_root,
                 kubernetes=parts.kubernetes,
+                containerd=parts.containerd,
                 authority=Authority(self._pki),
                 pki=self.settings.state / "node-pki" / new.name,
                 plane=self.plane.machine,

@@ -28,7 +28,7 @@ KUBERNETES_COMMANDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """A program that builds from one module without replacements."""
+    """A program that builds from one module without replacements, and what is built with it."""
 
     name: str
     module: str
@@ -36,6 +36,10 @@ class Tool:
     version: str
     version_variable: str = ""
     """Go variable that the linker sets to the version."""
+    also: tuple[str, ...] = ()
+    """Packages of further programs of the module, which lie beside it."""
+    tags: tuple[str, ...] = ()
+    """Go's build tags."""
 
     @property
     def flags(self) -> str:
@@ -43,6 +47,10 @@ class Tool:
         if self.version_variable:
             text += f" -X {self.version_variable}={self.version}"
         return text
+
+    @property
+    def tag_options(self) -> list[str]:
+        return ["-tags", ",".join(self.tags)] if self.tags else []
 
 
 HELM = Tool(
@@ -87,6 +95,19 @@ CRICTL = Tool(
     version=versions.CRICTL,
     version_variable="sigs.k8s.io/cri-tools/pkg/version.Version",
 )
+CONTAINERD = Tool(
+    name="containerd",
+    module="github.com/containerd/containerd/v2",
+    package="github.com/containerd/containerd/v2/cmd/containerd",
+    version=versions.CONTAINERD,
+    version_variable="github.com/containerd/containerd/v2/version.Version",
+    also=(
+        "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        "github.com/containerd/containerd/v2/cmd/ctr",
+    ),
+    # It would need a C library's headers.
+    tags=("no_btrfs",),
+)
 CSI_ATTACHER = Tool(
     name="csi-attacher",
     module="github.com/kubernetes-csi/external-attacher/v4",
@@ -94,7 +115,7 @@ CSI_ATTACHER = Tool(
     version=versions.CSI_ATTACHER,
     version_variable="main.version",
 )
-TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL, CSI_ATTACHER)
+TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL, CONTAINERD, CSI_ATTACHER)
 CSI_DRIVER = Path(__file__).parent / "csidriver"
 """A module of our own."""
 
@@ -133,25 +154,16 @@ def tool(cache: Cache, wanted: Tool) -> Path:
         work = directory / "module"
         work.mkdir()
         (work / "go.mod").write_text(f"module {wanted.name}-build\n\ngo {versions.GO}\n")
-        _go(cache, "get", "-tool", f"{wanted.package}@{wanted.version}", cwd=work)
-        target = directory / "bin" / wanted.name
-        _go(
-            cache,
-            "build",
-            "-trimpath",
-            "-ldflags",
-            wanted.flags,
-            "-o",
-            target,
-            wanted.package,
-            cwd=work,
-        )
+        packages = (wanted.package, *wanted.also)
+        _go(cache, "get", "-tool", *(f"{p}@{wanted.version}" for p in packages), cwd=work)
+        options = ["-trimpath", "-ldflags", wanted.flags, *wanted.tag_options]
+        _go(cache, "build", *options, "-o", f"{directory / 'bin'}/", *packages, cwd=work)
         shutil.rmtree(work)
 
     artefact = cache.artefact(
         wanted.name,
         version=wanted.version,
-        recipe=[wanted.package, wanted.flags],
+        recipe=[wanted.package, wanted.flags, *wanted.also, *wanted.tags],
         build=build,
         takes="about 3 min on two cores, once",
     )

@@ -81,7 +81,7 @@ def gvisor(cache: Cache, name: str) -> Image:
 
 def application(cache: Cache) -> Image:
     """Return the image for test applications: Debian with Python, curl, ip and ps."""
-    return _debian(
+    return debian(
         cache,
         PY,
         suite=versions.APPLICATION_SUITE,
@@ -95,7 +95,7 @@ def base(cache: Cache, suite: str) -> Image:
 
     It has Python already, which our Dockerfiles would install each time.
     """
-    return _debian(
+    return debian(
         cache,
         f"localhost/debian:{suite}",
         suite=suite,
@@ -110,12 +110,20 @@ def preloaded(cache: Cache) -> list[Image]:
         return list(pool.map(lambda make: make(cache), (pause, coredns, application)))
 
 
-def _debian(
-    cache: Cache, name: str, *, suite: str, packages: Sequence[str], command: Sequence[str]
+def debian(
+    cache: Cache,
+    name: str,
+    *,
+    suite: str,
+    packages: Sequence[str],
+    command: Sequence[str],
+    options: Sequence[str] = (),
 ) -> Image:
+    """Return the image *name* of a Debian with *packages*; *options* are further of mmdebstrap."""
+
     def build(directory: Path) -> None:
         layer = directory / "layer.tar"
-        rootfs.bootstrap(layer, suite=suite, packages=packages)
+        rootfs.bootstrap(layer, suite=suite, packages=packages, options=options)
         oci.write_archive(directory / ARCHIVE, name=name, layer=layer, command=command)
         layer.unlink()
 
@@ -126,6 +134,7 @@ def _debian(
         rootfs.APT_OPTIONS,
         rootfs.DPKG_OPTIONS,
         oci.FORMAT,
+        *options,
     ]
     return Image(name, artefact(cache, name, recipe, build))
 

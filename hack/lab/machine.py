@@ -134,9 +134,7 @@ class Machine:
         if self.pid is not None:
             raise errors.LabError(f"machine {self.name} runs already")
         self.destroy()
-        plan = cgroups.MachineCgroups.plan(
-            self.name, state=self.settings.state, found=cgroups.hierarchies()
-        )
+        plan = self._plan()
         for folder in ("upper", "work", "root", "lib", "opt", "log"):
             (self.directory / folder).mkdir(parents=True)
         self._write_json(
@@ -154,10 +152,42 @@ class Machine:
             self.destroy()
             raise
 
+    def reboot(self) -> None:
+        """End every process of the machine at once, and boot it again from the disk that it has.
+
+        What lay in memory is gone: tmpfs, mounts, the network. No service runs yet. LabError.
+        """
+        plan = self._plan()
+        self._end()
+        (self.directory / "pid.json").unlink(missing_ok=True)
+        try:
+            plan.create()
+            self._boot()
+        except BaseException:
+            self.destroy()
+            raise
+        plan.hand_down()
+        self.run_in_network("ip", "link", "set", "lo", "up")
+
     def destroy(self) -> None:
         """Kill everything in the machine and remove every trace. Repeating it does nothing."""
         if not self.directory.exists():
             return
+        self._end()
+        # By rm: a node's images are tens of thousands of files. Nothing is mounted here, and if
+        # something were, it would not be ours to delete.
+        commands.run(
+            ["rm", "-rf", "--one-file-system", self.directory],
+            timeout_seconds=REMOVE_TIMEOUT_SECONDS,
+        )
+
+    def _plan(self) -> cgroups.MachineCgroups:
+        return cgroups.MachineCgroups.plan(
+            self.name, state=self.settings.state, found=cgroups.hierarchies()
+        )
+
+    def _end(self) -> None:
+        """Kill everything in the machine, and remove its cgroups."""
         pid = self.pid
         if pid is not None:
             # The kernel kills the rest of a pid namespace with its first process.
@@ -175,12 +205,6 @@ class Machine:
             waiting.until(
                 lambda: self.pid is None, what=f"end of machine {self.name}", timeout_seconds=30
             )
-        # By rm: a node's images are tens of thousands of files. Nothing is mounted here, and if
-        # something were, it would not be ours to delete.
-        commands.run(
-            ["rm", "-rf", "--one-file-system", self.directory],
-            timeout_seconds=REMOVE_TIMEOUT_SECONDS,
-        )
 
     def exec(
         self,

@@ -58,11 +58,19 @@ class Node:
         return self.machine.exec(argv, timeout_seconds=timeout_seconds, input=input)
 
     def create(
-        self, *, root: Path, kubernetes: Path, authority: Authority, pki: Path, plane: Machine
+        self,
+        *,
+        root: Path,
+        kubernetes: Path,
+        authority: Authority,
+        pki: Path,
+        plane: Machine,
+        containerd: Path | None = None,
     ) -> None:
         """Make the machine and its network, and start containerd.
 
-        *pki* is a directory for the certificates that this node, and no other, may see.
+        *pki* is a directory for the certificates that this node, and no other, may see;
+        *containerd* one with the programs that lie over those of *root*.
         """
         self._issue(authority, pki)
         shared = self.machine.settings.shared
@@ -74,6 +82,7 @@ class Node:
                     Bind(source=kubernetes, target=control_plane.BIN, readonly=True),
                     Bind(source=pki, target=NODE_PKI, readonly=True),
                     Bind(source=shared, target=SHARED, readonly=False),
+                    *containerd_binds(containerd),
                 ),
                 files={
                     "/etc/cni/net.d/10-lab.conflist": cni_config(self.addresses),
@@ -129,6 +138,19 @@ class Node:
                 timeout_seconds=IMPORT_TIMEOUT_SECONDS,
             )
 
+    def reboot(self, plane: Machine) -> None:
+        """End all processes at once, as a loss of power does, and boot again from the same disk.
+
+        Whoever talks with it is not told, and nobody has ended its pods. Returns once kubelet is
+        started; it is not Ready yet.
+        """
+        netns.cut(plane, self.addresses)
+        self.machine.reboot()
+        netns.connect(plane, self.machine, self.addresses)
+        self.machine.start_service("containerd", ["/usr/bin/containerd"])
+        self.wait_for_containerd()
+        self.start_kubernetes()
+
     def end(self, plane: Machine) -> None:
         """End the machine as a cloud takes one back: at once, in silence, and its disk is gone.
 
@@ -166,6 +188,12 @@ class Node:
         ):
             (pki / target).write_bytes(source.read_bytes())
             (pki / target).chmod(0o600)
+
+
+def containerd_binds(programs: Path | None) -> tuple[Bind, ...]:
+    """Return what puts the containerd in the directory *programs* over a node's own."""
+    found = sorted(programs.iterdir()) if programs else ()
+    return tuple(Bind(source=p, target=f"/usr/bin/{p.name}", readonly=True) for p in found)
 
 
 def has_capability(number: int, status: str | None = None) -> bool:

@@ -105,6 +105,23 @@ def decompress(archive: Path, target: Path) -> None:
         _add(made, "index.json", _json(index))
 
 
+def for_docker(archive: Path, target: Path) -> None:
+    """Write the image in *archive* to *target* so that ``docker load`` takes it as well.
+
+    A Docker without containerd's image store looks for its own list of layers.
+    """
+    with tarfile.open(archive) as source:
+        (described,) = json.load(_open(source, "index.json"))["manifests"]
+        manifest = json.load(_open(source, _blob_path(described["digest"])))
+    config, *layers = (_blob_path(d["digest"]) for d in (manifest["config"], *manifest["layers"]))
+    name = described["annotations"]["io.containerd.image.name"]
+    shutil.copyfile(archive, target)
+    with tarfile.open(target, "a") as made:
+        _add(
+            made, "manifest.json", _json([{"Config": config, "RepoTags": [name], "Layers": layers}])
+        )
+
+
 def file_digest(path: Path) -> str:
     """Return the digest of a file as OCI writes it."""
     with path.open("rb") as stream:

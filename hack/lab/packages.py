@@ -56,6 +56,7 @@ HOST = (
     Package(name="iproute2", why="the network between nodes", program="ip"),
     Package(name="nftables", why="kernel tests of the packet rules", program="nft"),
     Package(name="runc", why="kernel tests", program="runc"),
+    Package(name="crun", why="kernel tests with another lower runtime", program="crun"),
     Package(name="e2fsprogs", why="disks of pods and of virtual machines", program="mke2fs"),
     Package(name="kmod", why="kernel modules", program="modprobe"),
     Package(name="curl", why="requests to pods from the control plane's network", program="curl"),

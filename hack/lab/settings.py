@@ -26,6 +26,10 @@ class Settings:
     """By what every deadline is multiplied, of the lab as of Kubernetes' nodes and of tests. For
     machines that are much slower than a developer's, such as an emulated one."""
 
+    containerd: str = ""
+    """``2.4``: nodes that are made get containerd of the version in ``versions.py``. Empty: the one
+    of their Debian."""
+
     has_audit: bool = False
     """Whether the API server of a new control plane writes down who asks it for what. It costs it
     some time."""
@@ -39,6 +43,7 @@ class Settings:
             state=Path(env.get("ARCHITECT_LAB") or cls.state),
             api_port=int(env.get("ARCHITECT_LAB_API_PORT") or cls.api_port),
             patience=float(env.get("ARCHITECT_PATIENCE") or cls.patience),
+            containerd=env.get("ARCHITECT_LAB_CONTAINERD") or cls.containerd,
             has_audit=bool(env.get("ARCHITECT_LAB_AUDIT")),
         )
 

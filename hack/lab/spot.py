@@ -28,7 +28,7 @@ PORT: Final = 80
 WINDOWS: Final = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
 """Seconds of a notice, by cloud."""
 START_SECONDS: Final = 20.0
-END_SECONDS: Final = 60.0
+END_SECONDS: Final = 180.0
 """For a machine to be gone, disk and all, once its end has come."""
 DAEMON_SECONDS: Final = 180.0
 DAEMON_PORT: Final = 9464

@@ -11,6 +11,8 @@ COREDNS = "v1.15.0"
 GVISOR = "v0.0.0-20260905035102-160fafc42237"
 """Of gVisor's branch for the go command, which has no releases."""
 CRICTL = "v1.34.0"
+CONTAINERD = "v2.4.2"
+"""The next one beside the nodes' own, which is Debian's."""
 CSI_ATTACHER = "v4.12.0"
 """The one that is built with the libraries of Kubernetes 1.36."""
 GO = "1.26.0"
@@ -59,12 +61,18 @@ NODE_MINIMUM = {
 """The suite rolls on; an older version than these means that the mirror is not what it says."""
 
 STANDALONE_PACKAGES = (
-    *("ca-certificates", "containerd", "iproute2", "kmod", "mount", "netavark", "nftables"),
-    *("podman", "procps", "python3", "runc", "tar", "util-linux"),
+    *("ca-certificates", "containerd", "crun", "docker.io", "docker-cli", "iproute2", "kmod"),
+    *("mount", "netavark", "nftables", "podman", "procps", "python3", "runc", "tar", "util-linux"),
 )
 """A machine without Kubernetes: engines that are used by hand."""
 
-STANDALONE_MINIMUM = {"containerd": "2.1", "podman": "5", "runc": "1.2", "python3": "3.13"}
+STANDALONE_MINIMUM = {
+    "containerd": "2.1",
+    "docker.io": "24",  # `docker run --annotation`
+    "podman": "5",
+    "runc": "1.2",
+    "python3": "3.13",
+}
 
 APPLICATION_PACKAGES = (
     "ca-certificates",

@@ -18,7 +18,17 @@ PACKAGES: Final = (
     *("systemd", "systemd-sysv", "udev", "kmod", "initramfs-tools", "zstd"),
     "linux-image-cloud-amd64",
     # What the tests use, and what they build the runtime's own programs with.
-    *("runc", "crun", "nftables", "iptables", "iproute2", "iputils-ping", "procps", "busybox"),
+    *(
+        "runc",
+        "crun",
+        "nftables",
+        "iptables",
+        "iproute2",
+        "iputils-ping",
+        "procps",
+        "busybox",
+        "e2fsprogs",
+    ),
     *("ca-certificates", "curl", "netbase", "util-linux", "gcc", "libc6-dev", "make", "musl-tools"),
     *("python3", "python3-pytest", "python3-pytest-timeout", "python3-hypothesis"),
     *("python3-cryptography", "python3-yaml", "python3-kubernetes"),

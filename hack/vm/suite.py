@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -51,7 +52,10 @@ class Suite:
             "ARCHITECT_PATIENCE": f"{patience:g}",
             "ARCHITECT_CRIU": f"/job/{job.PROGRAMS}/architect-criu",
             "ARCHITECT_REQUIRE": "kernel",
+            "ARCHITECT_OWN_MACHINE": "1",
         }
+        if faults := os.environ.get("FAULTS"):
+            told["FAULTS"] = faults
         if self.has_cluster:
             told |= {"ARCHITECT_CACHE": str(guest.CACHE), "ARCHITECT_LAB": str(guest.STATE)}
         return told
@@ -64,6 +68,7 @@ KERNEL: Final = Suite(
         "tests/kernel/shim/test_asleep.py",
         "tests/kernel/hold/test_sleeping_sockets.py",
         "tests/kernel/packets",
+        "tests/machine",
     ),
     size=Size(),
     patience=30.0,

@@ -13,7 +13,8 @@
 //   anything else             the lower runtime's
 //
 // The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
-// (written by the daemon), else the first runc on the fixed search path.
+// (written by the daemon), be it runc or crun, else the first runc on the fixed search path, else
+// the first crun.
 //
 // As runsc-architect it is in front of gVisor's runsc: the bundle's, else found like runc. There
 // create, start, kill and delete are architect.shim.gvisor's, and anything else is runsc's.
@@ -49,8 +50,8 @@ static const char *const SANDBOX[] = {
 };
 
 // Global options of runc and crun that take a value as a word of its own.
-static const char *const VALUED[] = {"root", "log", "log-format", "criu", "rootless",
-                                     "cgroup-manager"};
+static const char *const VALUED[] = {"root", "log", "log-format", "log-level", "criu",
+                                     "rootless", "cgroup-manager"};
 
 static int is_valued(const char *option) {
   while (*option == '-') option++;
@@ -186,9 +187,7 @@ static int is_lower(const char *path, const char *root) {
   return !realpath(path, real) || !is_below(real, root);
 }
 
-static int lower_runtime(char *path, size_t size, const char *root, const char *program) {
-  static const char *const search[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
-                                       "/usr/bin",        "/sbin",          "/bin"};
+static int configured(char *path, size_t size, const char *root, const char *program) {
   char line[PATH_MAX];
   if (snprintf(line, sizeof line, "%s/runtime.conf", root) < (int)sizeof line) {
     FILE *file = fopen(line, "re");
@@ -203,11 +202,24 @@ static int lower_runtime(char *path, size_t size, const char *root, const char *
     }
     if (file) fclose(file);
   }
+  return 0;
+}
+
+static int searched(char *path, size_t size, const char *root, const char *program) {
+  static const char *const search[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
+                                       "/usr/bin",        "/sbin",          "/bin"};
   for (size_t i = 0; i < sizeof search / sizeof *search; i++) {
     snprintf(path, size, "%s/%s", search[i], program);
     if (is_lower(path, root)) return 1;
   }
   return 0;
+}
+
+// *other* is taken where there is no *program*, which is also the key in runtime.conf.
+static int lower_runtime(char *path, size_t size, const char *root, const char *program,
+                         const char *other) {
+  return configured(path, size, root, program) || searched(path, size, root, program) ||
+         (other && searched(path, size, root, other));
 }
 
 static int gvisor(int argc, char **argv, const char *name, const struct bundle *bundle) {
@@ -221,7 +233,7 @@ static int gvisor(int argc, char **argv, const char *name, const struct bundle *
   }
   char runsc[PATH_MAX];
   snprintf(runsc, sizeof runsc, "%s/bin/runsc", bundle->version);
-  if (access(runsc, X_OK) && !lower_runtime(runsc, sizeof runsc, bundle->root, "runsc")) {
+  if (access(runsc, X_OK) && !lower_runtime(runsc, sizeof runsc, bundle->root, "runsc", NULL)) {
     fprintf(stderr, "%s: no runsc found (hint: name it in %s/runtime.conf)\n", name, bundle->root);
     return 1;
   }
@@ -246,14 +258,15 @@ int main(int argc, char **argv) {
   }
   if (!strcmp(name, "runsc-architect")) return gvisor(argc, argv, name, &bundle);
   char lower[PATH_MAX];
-  int has_lower = lower_runtime(lower, sizeof lower, bundle.root, "runc");
+  int has_lower = lower_runtime(lower, sizeof lower, bundle.root, "runc", "crun");
   if (is_ours(argc, argv)) {
     run_python(&bundle, "from architect.shim.__main__ import main;main()", argv + 1);
     // Broken installation: the container still runs, as under the lower runtime.
     fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle.python, strerror(errno));
   }
   if (!has_lower) {
-    fprintf(stderr, "%s: no runc found (hint: name it in %s/runtime.conf)\n", name, bundle.root);
+    fprintf(stderr, "%s: no runc or crun found (hint: name it in %s/runtime.conf)\n", name,
+            bundle.root);
     return 1;
   }
   argv[0] = lower;

@@ -244,10 +244,18 @@ class Warm:
         api.patch(self.ref, {"status": status}, subresource="status")
 
     def say(self, who: Daemon | Api, *said: Condition, **fields: Any) -> None:
-        """Write as the parts do: all conditions at once."""
+        """Write as the parts do: all conditions at once. The operator that is there writes, too."""
         api = who.api if isinstance(who, Daemon) else who
-        value = api.get(PERSISTENT_CHECKPOINTS, self.ref.name, namespace=self.ref.namespace)
-        checkpoints.set_status(api, value, *said, fields=fields)
+
+        def write() -> bool:
+            value = api.get(PERSISTENT_CHECKPOINTS, self.ref.name, namespace=self.ref.namespace)
+            try:
+                checkpoints.set_status(api, value, *said, fields=fields)
+            except Conflict:
+                return False
+            return True
+
+        eventually(write, what=f"a write of {self.ref}")
 
     def refuses(self, who: Daemon | Api, what: str, **status: Any) -> None:
         before = self.status()
@@ -282,14 +290,6 @@ def warm(theme: str, daemons: tuple[Daemon, Daemon, Api, Api]) -> Iterator[Warm]
     # The real daemon of that node leaves alone what has failed: there is no such pod.
     over = Condition(type=checkpoints.FAILED, status=Status.TRUE, reason="OnlyATest")
 
-    def is_chosen() -> bool:
-        pod = {"name": "web-0", "uid": "saved-uid"}
-        try:
-            found.say(administrator, chosen, over, podRef=pod, node=saver.node)
-        except Conflict:
-            return False
-        return True
-
     def is_guarded() -> bool:
         try:
             found.write(unbound, size="1Mi")
@@ -297,28 +297,22 @@ def warm(theme: str, daemons: tuple[Daemon, Daemon, Api, Api]) -> Iterator[Warm]
             return True
         return False
 
-    eventually(is_chosen, what="the pod to be chosen")
+    pod = {"name": "web-0", "uid": "saved-uid"}
+    found.say(administrator, chosen, over, podRef=pod, node=saver.node)
     eventually(is_guarded, what="the admission policy to be enforced")
     yield found
     administrator.delete(ref)
 
 
 def test_the_daemon_of_the_chosen_node_tells_of_its_capture(warm: Warm) -> None:
-    def tells() -> bool:
-        said = [
-            Condition(type=kind, status=Status.TRUE, reason="Captured")
-            for kind in (checkpoints.CAPTURED, checkpoints.STORED, checkpoints.AVAILABLE)
-        ]
-        try:
-            warm.say(
-                warm.saver, *said, location={"s3": S3}, bytes=1, size="1", containers=["app"],
-                capturedAt="2030-01-01T00:00:00Z", templateHash="v1:0", formatVersion=1,
-            )  # fmt: skip
-        except Conflict:
-            return False
-        return True
-
-    eventually(tells, what="a capture to be told of")
+    said = [
+        Condition(type=kind, status=Status.TRUE, reason="Captured")
+        for kind in (checkpoints.CAPTURED, checkpoints.STORED, checkpoints.AVAILABLE)
+    ]
+    warm.say(
+        warm.saver, *said, location={"s3": S3}, bytes=1, size="1", containers=["app"],
+        capturedAt="2030-01-01T00:00:00Z", templateHash="v1:0", formatVersion=1,
+    )  # fmt: skip
     assert warm.status()["location"]["s3"] == S3
     # The operator's part, which no daemon has.
     warm.write(warm.administrator, lastUsedAt="2030-01-02T00:00:00Z")

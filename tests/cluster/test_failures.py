@@ -43,7 +43,7 @@ def _after(prelude: str) -> list[str]:
 
 
 @pytest.mark.parametrize("reason", sized(["Socket"], sorted(UNDUMPABLE)))
-def test_a_pod_that_cannot_be_dumped_goes_on_and_the_reason_is_told(
+def test_a_pod_that_cannot_be_dumped_is_told_of_before_that_is_tried(
     architect: Cluster, theme: str, reason: str
 ) -> None:
     with workload(
@@ -55,26 +55,35 @@ def test_a_pod_that_cannot_be_dumped_goes_on_and_the_reason_is_told(
     ) as app:
         before = app.get()
         node = app.node().name
-        eventually(lambda: app.asleep_reason()[1] == "SleepFailed", what="condition SleepFailed")
-        status, _, message = app.asleep_reason()
-        assert status == "False"
-        assert reason in message
-        said = eventually(lambda: app.events("SleepFailed"), what="event SleepFailed")
-        assert reason in said[0]
-        assert reason in app.why()
-        assert app.labels() == {"app": names.STATUS_RUNNING}
-        _runs_on(app, before["identity"])
 
         def failures() -> float:
             return parts.daemon_numbers(architect, node).value(
                 "architect_failures_total", operation="sleep", reason=reason
             )
 
-        counted = eventually(failures, what="the daemon's metric counts the failure")
-        # Not tried again while nothing changes: the next look finds the same refusal.
-        app.get()
-        eventually(lambda: "not tried again" in app.why(), what="why says that it is not repeated")
-        assert failures() == counted
+        tried = failures()
+        eventually(lambda: app.asleep_reason()[1] == "CannotSleep", what="condition CannotSleep")
+        status, _, message = app.asleep_reason()
+        assert status == "False"
+        assert f"{reason}: process " in message
+        assert "(hint: " in message
+        said = eventually(lambda: app.events("CannotSleep"), what="event CannotSleep")
+        assert len(said) == 1
+        assert f"{reason}: process " in said[0]
+        assert f"{reason}: process " in app.why()
+        assert app.labels() == {"app": names.STATUS_RUNNING}
+        _runs_on(app, before["identity"])
+        # Idle again, and not tried.
+        eventually(lambda: "it would sleep" in app.why(), what="nothing else keeps it awake")
+        assert app.events("SleepFailed") == []
+        assert failures() == tried
+        # It is true: the same is what CRIU says.
+        with pytest.raises(errors.CommandFailed, match="CRIU said"):
+            app.runtime("sleep")
+        assert app.runtime("status")["refused"]["reason"] == reason
+        said = eventually(lambda: app.events("SleepFailed"), what="event SleepFailed")
+        assert reason in said[0]
+        _runs_on(app, before["identity"])
 
 
 def test_a_dump_that_runs_out_of_disk_is_undone_and_repeated_when_there_is_space(

@@ -109,6 +109,69 @@ def _uid(pod: Pod) -> str:
     return str(pod["metadata"]["uid"])
 
 
+# Replacements that come first
+
+PATIENT = {"terminationGracePeriodSeconds": 30}
+"""Until kubelet ends a pod that nobody has saved."""
+
+
+@pytest.mark.parametrize("who", ["daemon", "keeper"])
+def test_a_replacement_that_comes_before_the_dump_has_begun_waits_for_it(
+    architect: Cluster, namespace: str, who: str
+) -> None:
+    """Nobody has heard that the pod leaves; or its Checkpoint is there, and no dump."""
+    with workload(architect, namespace, "early", mebibytes=64, spec=PATIENT) as app:
+        old, identity = _one(app)
+        source = app.cluster.node(old["spec"]["nodeName"])
+        target = _other(app, source.name)
+        name = old["metadata"]["name"]
+        awaited = (
+            f"a Checkpoint of pod {name}," if who == "daemon" else f"the capture of pod {name}"
+        )
+        pid = moves.pid_of_daemon(source) if who == "daemon" else parts.keeper_pid(source)
+        with contextlib.ExitStack() as held:
+            held.enter_context(moves.held(source, pid))
+            with moves.draining(app, source.name):
+                (waiting,) = eventually(
+                    lambda: [p for p in moves.pods(app) if p["metadata"]["uid"] != _uid(old)],
+                    what="a replacement",
+                )
+                eventually(
+                    lambda: (
+                        f"{waiting['metadata']['name']} waits for {awaited}"
+                        in parts.daemon_log(architect, target.name)
+                    ),
+                    what=f"it waits for {awaited}",
+                )
+                seen = moves.conditions(app, old)
+                held.close()
+        assert seen == ({} if who == "daemon" else {"Captured": ("Unknown", "Capturing")})
+        (new,) = moves.ready(app, apart_from=[old])
+        assert _uid(new) == _uid(waiting)
+        assert moves.answer(app, new)["identity"] == identity
+        assert moves.ended(app, old)["Restored"] == ("True", "Restored")
+        moves.nothing_left(app, [old])
+
+
+def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
+    architect: Cluster, namespace: str
+) -> None:
+    with workload(architect, namespace, "vain", spec=PATIENT) as app:
+        old, identity = _one(app)
+        source = app.cluster.node(old["spec"]["nodeName"])
+        with (
+            moves.alone(app, _other(app, source.name).name),
+            moves.held(source, moves.pid_of_daemon(source)),
+        ):
+            app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
+            (new,) = moves.ready(app, apart_from=[old], seconds=25)
+        assert moves.answer(app, new)["identity"] != identity
+        (told,) = eventually(
+            lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event on the new pod"
+        )
+        assert "NoCheckpointInTime" in told
+
+
 def test_a_restored_container_that_crashes_starts_fresh(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "crashes") as app:
         old, identity = _one(app)

@@ -11,6 +11,7 @@ import pytest
 
 from architect.api import names
 from architect.api.policy import Storage
+from architect.checkpoint import envelope
 from lab import release
 from lab.cluster import Cluster
 from lab.node import Node
@@ -98,7 +99,7 @@ def test_memory_in_the_store_cannot_be_read(architect: Cluster, namespace: str) 
             for path in held:
                 assert identity.encode() not in stored_bytes(architect, path), path
             (manifest,) = (path for path in held if path.endswith("/manifest.json"))
-            assert json.loads(stored_bytes(architect, manifest))["version"] == 1
+            assert json.loads(stored_bytes(architect, manifest))["version"] == envelope.VERSION
         moves.ready(app, apart_from=[old])
 
 

@@ -14,7 +14,7 @@ from lab.cluster import Cluster
 from support import selfsigned
 from support.patience import patient
 from support.tiers import sized
-from support.watches import PodWatch, watch
+from support.watches import Watch, watch
 from support.workloads import BarePod, bare_pod, eventually, memory_server
 
 pytestmark = pytest.mark.concurrent
@@ -126,6 +126,6 @@ def _sleep_on(probed: BarePod) -> None:
     node.exec(["sleep", str(ASLEEP_SECONDS)], timeout_seconds=ASLEEP_SECONDS + 60)
 
 
-def _never_unready(seen: PodWatch) -> None:
+def _never_unready(seen: Watch) -> None:
     assert set(seen.conditions("Ready")) == {"True"}, seen.conditions("Ready")
     assert seen.restarts() == 0

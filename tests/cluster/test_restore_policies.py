@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from architect.api import names, saved
+from architect.api.policy import Storage
+from architect.kube import checkpoints
 from lab import errors
 from lab.cluster import Cluster
 from lab.node import Node
-from support import moves, nodefiles, parts
+from support import fleets, moves, nodefiles, parts
+from support.fleets import Squad
 from support.moves import Pod
+from support.objectstore import flip, in_store
+from support.storing import STORED_SECONDS, lose_copy
 from support.tiers import sized
 from support.workloads import Workload, ask_runtime, eventually, workload
 
@@ -46,8 +53,12 @@ class Drained:
     target: Node
     failures: float
     """How many the target's daemon had counted before."""
-    kept: bytes
-    """The file as it was before it was damaged."""
+    damaged: str = TREE
+    """A file of its image."""
+    kept: bytes = b""
+    """That file as it was before it was damaged."""
+    mend: Callable[[], None] = lambda: None
+    """Puts right what was damaged."""
 
     @property
     def uid(self) -> str:
@@ -128,14 +139,19 @@ def _arrived(app: Workload, old: Pod, target: Node) -> Pod:
 
 @contextlib.contextmanager
 def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[Drained]:
-    """Drain a sleeping pod whose image is damaged: it is hashed, and comes, as it is."""
+    """Drain a sleeping pod whose image is damaged: it is hashed, and comes, as it is.
+
+    Damaged is what CRIU alone reads.
+    """
     with _app(cluster, namespace, policy) as app:
         identity = str(app.get()["identity"])
         app.sleep()
         old, source = app.pod(), app.node()
         target = _other(app, source)
         failures = _failures(app, target, "wake")
-        kept = _cut(source, nodefiles.image(str(old["metadata"]["uid"])) / TREE)
+        image = nodefiles.image(str(old["metadata"]["uid"]))
+        damaged = next(n for n in nodefiles.listing(source, image) if n.startswith("mm-"))
+        kept = _cut(source, image / damaged)
         with moves.draining(app, source.name):
             new = _arrived(app, old, target)
         yield Drained(
@@ -146,44 +162,77 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
             source=source,
             target=target,
             failures=failures,
+            damaged=damaged,
             kept=kept,
         )
 
 
 @contextlib.contextmanager
-def _damaged_on_its_node(cluster: Cluster, namespace: str, policy: str) -> Iterator[Drained]:
-    """Drain a pod, and damage what was saved before its successor has a node to come to."""
-    with _app(cluster, namespace, policy) as app:
-        identity = str(app.get()["identity"])
-        old, source = app.pod(), app.node()
-        target = _other(app, source)
-        failures = _failures(app, target, "restore")
-        app.kubectl("cordon", target.name)
-        try:
-            with moves.draining(app, source.name):
-                eventually(
-                    lambda: moves.conditions(app, old).get("Available") == ("True", "OnPeer"),
-                    what="the pod is saved",
-                )
-                kept = _cut(source, _saved_file(old))
-                app.kubectl("uncordon", target.name)
-                new = _arrived(app, old, target)
-        finally:
-            app.kubectl("uncordon", target.name)
-        yield Drained(
-            app=app,
-            identity=identity,
-            old=old,
-            new=new,
-            source=source,
-            target=target,
-            failures=failures,
-            kept=kept,
+def _damaged(
+    cluster: Cluster, namespace: str, where: str, *, policies: Sequence[str] = POLICIES
+) -> Iterator[dict[str, Drained]]:
+    """Have a pod of each policy come to another node than the one before it.
+
+    What was saved of that one was damaged meanwhile, *where* alone it lies.
+    """
+    is_stored = where == "in the store"
+    more = {} if is_stored else {names.STORAGE: Storage.NODE.value}
+    squads = [
+        Squad(
+            name=f"damaged-{policy}",
+            mebibytes=24,
+            annotations={names.ON_RESTORE_FAILURE: policy, **more},
         )
+        for policy in policies
+    ]
+    target, source = cluster.nodes[0], cluster.nodes[-1]
+    with (
+        fleets.running(cluster, namespace, squads, node=source.name) as fleet,
+        moves.nowhere(cluster),
+    ):
+        before = fleet.known()
+        fleet.any_app.kubectl("delete", "pods", "--wait=false", *(known.name for known in before))
+        kind = checkpoints.STORED if is_stored else checkpoints.AVAILABLE
+        eventually(
+            lambda: [said for said, _ in fleet.conditions(kind).values()] == ["True"] * len(before),
+            what=f"all are saved: {kind}",
+            seconds=STORED_SECONDS,
+        )
+        damage = _damage_in_the_store if is_stored else _damage_on_its_node
+        mends = [damage(cluster, known.pod) for known in before]
+        failures = _failures(fleet.any_app, target, "restore")
+        cluster.kubectl("uncordon", target.name)
+        yield {
+            policy: Drained(
+                app=fleet.app(squad),
+                identity=known.identity,
+                old=known.pod,
+                new=_arrived(fleet.app(squad), known.pod, target),
+                source=source,
+                target=target,
+                failures=failures,
+                mend=mend,
+            )
+            for policy, squad, known, mend in zip(policies, squads, before, mends, strict=True)
+        }
 
 
-def _saved_file(old: Pod) -> Path:
-    return names.CHECKPOINTS / str(old["metadata"]["uid"]) / saved.image("app") / TREE
+def _damage_on_its_node(cluster: Cluster, old: Pod) -> Callable[[], None]:
+    """Cut what a node saved of *old*; return what puts it right."""
+    node = cluster.node(old["spec"]["nodeName"])
+    file = names.CHECKPOINTS / str(old["metadata"]["uid"]) / saved.image("app") / TREE
+    content = _cut(node, file)
+    return functools.partial(_write, node, file, content)
+
+
+def _damage_in_the_store(cluster: Cluster, old: Pod) -> Callable[[], None]:
+    """Change a shard of *old*, which lies there only; return what puts it right."""
+    app = Workload(cluster=cluster, namespace=old["metadata"]["namespace"], name="")
+    lose_copy(app, old)
+    held = in_store(cluster, str(old["metadata"]["uid"]))
+    shard = next(path for path in held if not path.endswith("/manifest.json"))
+    flip(cluster, shard)
+    return functools.partial(flip, cluster, shard)
 
 
 def _is_told(drained: Drained, operation: str, text: str) -> str:
@@ -195,6 +244,14 @@ def _is_told(drained: Drained, operation: str, text: str) -> str:
         what=f"the metric counts a failed {operation}",
     )
     return said[0]
+
+
+def _waits_in_its_checkpoint(drained: Drained, reason: str) -> None:
+    eventually(
+        lambda: drained.conditions().get("Restored") == ("False", reason),
+        what="the Checkpoint says it, too",
+    )
+    assert drained.conditions()["Claimed"] == ("True", "Claimed")
 
 
 def _goes_on(drained: Drained) -> None:
@@ -228,7 +285,7 @@ def test_fresh_starts_the_application_where_criu_refuses_what_came(
         _is_told(drained, "wake", "on-restore-failure is fresh")
         _begins_anew(drained)
         kept = nodefiles.image(drained.uid).parent / "failed-1"
-        assert _read(drained.target, kept / TREE) == drained.kept[:12]
+        assert _read(drained.target, kept / drained.damaged) == drained.kept[:12]
         # And it is a pod like any other.
         identity = drained.app.get_when_reachable()["identity"]
         drained.app.sleep()
@@ -256,7 +313,7 @@ def test_retry_and_fail_wait_with_what_criu_refuses(
         assert drained.is_same()
         with pytest.raises(errors.CommandFailed, match="cannot be woken"):
             app.kubectl("exec", drained.new["metadata"]["name"], "--", "true")
-        _write(drained.target, image / TREE, drained.kept)
+        _write(drained.target, image / drained.damaged, drained.kept)
         if policy == "fail":  # which nobody tries again by himself
             assert app.state() == "failed"
             app.runtime("wake")
@@ -264,54 +321,59 @@ def test_retry_and_fail_wait_with_what_criu_refuses(
         assert drained.is_same()
 
 
-# What lies on the old node is not what was saved
+# What was saved is not what lies there
+
+DAMAGES: Final = {"on its node": TREE, "in the store": "is not what its checkpoint lists"}
+"""What the reason tells."""
+
+
+@pytest.mark.parametrize("where", DAMAGES)
+def test_what_is_damaged_goes_as_each_policy_says(
+    architect: Cluster, namespace: str, where: str
+) -> None:
+    with _damaged(architect, namespace, where) as drained:
+        fresh, retry, fail = (drained[policy] for policy in POLICIES)
+        said = _is_told(fresh, "restore", "starts fresh, without what came before: ")
+        assert DAMAGES[where] in said
+        _begins_anew(fresh)
+        assert _is_kept(fresh, where)
+        for policy in ("retry", "fail"):
+            said = _is_told(drained[policy], "restore", "is not started without what came before: ")
+            assert DAMAGES[where] in said
+            assert f"on-restore-failure is {policy}" in said
+            (reason,) = re.findall(r"what came before: (\w+): ", said)
+            _waits_in_its_checkpoint(drained[policy], reason)
+            eventually(drained[policy].is_refused, what="kubelet says why there is no container")
+            drained[policy].mend()
+        _goes_on(retry)
+        # The other one waits for its user, who may have the next one try.
+        assert not moves.is_ready(fail.pod())
+        fail.app.kubectl("delete", "pod", fail.new["metadata"]["name"], "--wait=false")
+        (new,) = moves.ready(fail.app, apart_from=[fail.old, fail.new])
+        assert moves.answer(fail.app, new)["identity"] == fail.identity
+        assert moves.ended(fail.app, fail.old)["Restored"] == ("True", "Restored")
+
+
+def _is_kept(drained: Drained, where: str) -> bool:
+    uid = str(drained.old["metadata"]["uid"])
+    if where == "in the store":
+        return bool(in_store(drained.app.cluster, uid))
+    return nodefiles.exists(drained.source, names.CHECKPOINTS / uid)
 
 
 @pytest.mark.long
-def test_fresh_starts_the_application_where_what_was_saved_is_damaged(
+def test_fail_does_not_try_again_by_itself_and_starts_fresh_when_its_user_says_so(
     architect: Cluster, namespace: str
 ) -> None:
-    with _damaged_on_its_node(architect, namespace, "fresh") as drained:
-        said = _is_told(drained, "restore", "starts fresh, without what came before")
-        assert TREE in said
-        _begins_anew(drained)
-        assert _read(drained.source, _saved_file(drained.old)) == drained.kept[:12]
-
-
-@pytest.mark.parametrize("policy", sized(["retry"], ["retry", "fail"]))
-def test_retry_and_fail_keep_a_pod_from_starting_without_what_was_saved(
-    architect: Cluster, namespace: str, policy: str
-) -> None:
-    with _damaged_on_its_node(architect, namespace, policy) as drained:
-        app = drained.app
-        said = _is_told(drained, "restore", "is not started without what came before")
-        assert f"on-restore-failure is {policy}" in said
-        reason = re.findall(r"what came before: (\w+): ", said)[0]
-        eventually(
-            lambda: drained.conditions().get("Restored") == ("False", reason),
-            what="the Checkpoint says it, too",
-        )
-        assert drained.conditions()["Claimed"] == ("True", "Claimed")
-        eventually(drained.is_refused, what="kubelet says why there is no container")
-        _write(drained.source, _saved_file(drained.old), drained.kept)
-        if policy == "retry":
-            _goes_on(drained)
-            return
-        # It waits for its user, who may have the next one try.
-        tries = drained.tries()
-        eventually(lambda: drained.tries() > tries, what="kubelet has tried again, in vain")
-        eventually(drained.is_refused, what="it says so again")
-        app.kubectl("delete", "pod", drained.new["metadata"]["name"], "--wait=false")
-        (new,) = moves.ready(app, apart_from=[drained.old, drained.new])
-        assert moves.answer(app, new)["identity"] == drained.identity
-        assert moves.ended(app, drained.old)["Restored"] == ("True", "Restored")
-
-
-@pytest.mark.long
-def test_fail_starts_fresh_when_its_user_says_so(architect: Cluster, namespace: str) -> None:
-    with _damaged_on_its_node(architect, namespace, "fail") as drained:
-        app, name = drained.app, drained.new["metadata"]["name"]
-        _is_told(drained, "restore", "is not started without what came before")
-        app.kubectl("label", "pod", name, f"{names.FRESH}=true")
-        _begins(drained)
-        assert ask_runtime(drained.target, "status", f"{app.namespace}/{name}")["state"] == "awake"
+    with _damaged(architect, namespace, "on its node", policies=["fail"]) as drained:
+        fail = drained["fail"]
+        _is_told(fail, "restore", "is not started without what came before")
+        fail.mend()
+        tries = fail.tries()
+        eventually(lambda: fail.tries() > tries, what="kubelet has tried again, in vain")
+        eventually(fail.is_refused, what="it says so again")
+        name = fail.new["metadata"]["name"]
+        fail.app.kubectl("label", "pod", name, f"{names.FRESH}=true")
+        _begins(fail)
+        state = ask_runtime(fail.target, "status", f"{fail.app.namespace}/{name}")["state"]
+        assert state == "awake"

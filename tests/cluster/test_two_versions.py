@@ -313,7 +313,7 @@ def test_a_pod_of_a_later_format_starts_fresh_and_says_so(apart: Halves, namespa
     with _on(apart.cluster, namespace, "later", apart.newer) as app:
         identity = str(app.get()["identity"])
         old, new = _moved(app, to=apart.older)
-        text = "its format is version 2, this node knows 1"
+        text = "its format is version 3, this node knows 2"
         _starts_fresh(app, old, new, identity, "FormatVersion", text)
 
 
@@ -330,7 +330,7 @@ def test_pods_do_not_start_from_a_later_format_and_say_so(apart: Halves, namespa
     with _on(apart.cluster, namespace, "model", apart.newer) as app:
         (pod,) = moves.ready(app)
         identity = moves.answer(app, pod)["identity"]
-        assert saved(app)["status"]["formatVersion"] == 2
+        assert saved(app)["status"]["formatVersion"] == 3
         allow(app)
         with _only(apart.cluster, apart.older):
             begin_from(app, replicas=1)

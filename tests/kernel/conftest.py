@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from lab import dockerfiles
 from lab.cache import Cache
 from lab.settings import Settings
+from support import kinds
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +22,26 @@ def native_programs() -> None:
     if "ARCHITECT_CRIU" not in os.environ:
         programs = dockerfiles.native_programs(Cache(Settings.from_environment().cache))
         os.environ["ARCHITECT_CRIU"] = str(programs / "architect-criu")
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Bundles of this checkout with the machine's interpreter, by the runtime below them."""
+
+    @functools.cache
+    def of(lower: str) -> Path:
+        return kinds.bundle_with(lower, tmp_path_factory.mktemp("architect"))
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def hosts(
+    bundles: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kinds.Hosts]:
+    """Hosts with the real keeper for all tests of a module that leave them as they were.
+
+    Not together with a keeper of one test's own: its end would be the end of this one's.
+    """
+    with closing(kinds.Hosts(tmp_path_factory.mktemp, bundles)) as made:
+        yield made

@@ -62,7 +62,7 @@ def template(helm: Path, values: dict[str, Any], *, release: str = "architect") 
         input=json.dumps(values),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     if done.returncode != 0:
@@ -164,7 +164,7 @@ def test_the_charts_version_is_the_projects():
 
 def test_helm_lints_the_chart(helm):
     done = subprocess.run(
-        [helm, "lint", "--strict", CHART], capture_output=True, text=True, timeout=60, check=False
+        [helm, "lint", "--strict", CHART], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout
 
@@ -387,6 +387,7 @@ def test_the_daemon_reads_its_arguments(render, values):
     ]
     ports = {p["name"]: p["containerPort"] for p in container["ports"]}
     assert ports[addresses.PORT_NAME] == daemon_settings.host_port(found.peer_address)[1]
+    assert ports["peer-data"] == daemon_settings.host_port(found.peer_data_address)[1]
     variables = {
         e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"]
         for e in container["env"]
@@ -709,6 +710,62 @@ def test_each_daemon_writes_of_persistent_checkpoints_of_its_own_node_alone(rend
     assert binding == {"policyName": name, "validationActions": ["Deny"]}
 
 
+@pytest.mark.parametrize("kind", ["nodes", "pods"])
+def test_each_daemon_writes_its_own_node_and_its_pods_alone(render, kind):
+    """What the expressions do is tested by ``cluster/test_daemons_guarded.py``."""
+    objects = render({"nameOverride": "other"}, release="blue")
+    name = f"blue-other-daemon-{kind}"
+    policy = find(objects, "ValidatingAdmissionPolicy", name)["spec"]
+    beside = find(objects, "ValidatingAdmissionPolicy", "blue-other-daemon")["spec"]
+    assert policy["matchConditions"] == beside["matchConditions"]
+    assert policy["variables"][0] == beside["variables"][0]
+    assert policy["failurePolicy"] == "Fail"
+    # Whatever a daemon may patch is matched, with each subresource.
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    patched = {
+        f"{rule.resource.plural}/{rule.subresource}".rstrip("/")
+        for rule in daemon_rbac.RULES
+        if rule.resource.plural == kind and "patch" in rule.verbs
+    }
+    assert set(rule["resources"]) == patched
+    assert (rule["apiGroups"], rule["operations"]) == ([""], ["UPDATE"])
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", name)["spec"]
+    assert binding == {"policyName": name, "validationActions": ["Deny"]}
+    assert all("\n" not in v["message"] for v in policy["validations"])
+    allowed = set(re.findall(r"'((?:status\.)?architect\.dev/[^']*|Architect\w+)'", str(policy)))
+    assert (
+        allowed
+        == {
+            "nodes": {
+                *(names.NODE_READY_LABEL, names.NODE_GVISOR_LABEL),
+                *(names.INTERRUPTION, names.SPOT_NEEDS, names.UNINSTALLED),
+                *(names.NODE_CONDITION, names.NODE_GVISOR_CONDITION),
+            },
+            "pods": {names.STATUS_LABEL_PREFIX, names.ORIGINAL_REQUESTS, names.CONDITION_ASLEEP},
+        }[kind]
+    )
+
+
+def test_the_webhook_makes_its_own_secret_alone(render):
+    """Which RBAC cannot say; ``cluster/test_daemons_guarded.py`` tests the expression."""
+    objects = render({"nameOverride": "other"}, release="blue")
+    policy = find(objects, "ValidatingAdmissionPolicy", "blue-other-webhook")["spec"]
+    (condition,) = policy["matchConditions"]
+    assert "'system:serviceaccount:architect:blue-other-webhook'" in condition["expression"]
+    (rule,) = policy["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["secrets"], ["CREATE"])
+    told = webhook_main.parse(arguments(objects, "Deployment", "blue-other-webhook"))
+    assert f"'{told.secret_name}'" in policy["validations"][0]["expression"]
+    binding = find(objects, "ValidatingAdmissionPolicyBinding", "blue-other-webhook")["spec"]
+    assert binding == {"policyName": "blue-other-webhook", "validationActions": ["Deny"]}
+    with_manager = render({"webhook": {"certificates": {"mode": "certManager"}}})
+    assert not [
+        o
+        for o in with_manager
+        if o["kind"] == "ValidatingAdmissionPolicy" and "webhook" in o["metadata"]["name"]
+    ]
+
+
 def test_who_may_restore_is_bound_by_nobody_and_part_of_no_other_role(render):
     objects = render()
     role = find(objects, "ClusterRole", "architect-restorer")
@@ -796,7 +853,7 @@ def test_only_daemons_reach_a_daemons_checkpoints(render):
         r for r in policy["spec"]["ingress"] if {"port": "peer", "protocol": "TCP"} in r["ports"]
     ]
     assert rule["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
-    assert len(rule["ports"]) == 1
+    assert {port["port"] for port in rule["ports"]} == {"peer", "peer-data"}
 
 
 def test_with_cert_manager_the_webhook_asks_nothing_of_the_api_server(render):

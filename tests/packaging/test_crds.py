@@ -106,7 +106,7 @@ def test_the_charts_copies_are_generated_from_the_sources():
         [sys.executable, ROOT / "hack" / "generate_chart_crds.py", "--check"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, f"run hack/generate_chart_crds.py: {done.stdout}{done.stderr}"

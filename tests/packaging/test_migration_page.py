@@ -22,6 +22,7 @@ REASONS = {
     "moves/bringing.py": r'reason="(\w+)"',
     "moves/retrieving.py": r'reason="(\w+)"',
     "moves/objects.py": r'reason="(\w+)"',
+    "moves/room.py": r': Final = "(\w+)"',
     "moves/upkeep.py": r'(?:over|not_captured)\("(\w+)"',
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
-from architect.kube.checkpoints import Owner, Requirements
+from architect.kube.checkpoints import FORMAT_VERSION, Owner, Requirements
 
 CONTENTS = {
     "app/image/core-1.img": b"core",
@@ -39,7 +39,7 @@ def about(checkpoint_id: str = "web-1234", *, node: str = "node-a") -> About:
         requirements=Requirements(
             architecture="amd64", cpu_features=("avx", "sse"), kernel="6.12", criu="4.2"
         ),
-        format_version=1,
+        format_version=FORMAT_VERSION,
     )
 
 

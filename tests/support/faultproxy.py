@@ -36,6 +36,8 @@ class FaultProxy:
         self.cut_answer_after = 0
         """A connection ends once so many bytes went this way; 0: never."""
         self.most_cuts = 1 << 30
+        self.damage_request_at = -1
+        """One bit of that byte of a request's body is changed; -1: none."""
         self.delay_seconds = 0.0
         """Before a request is passed on; ends early when the proxy does."""
         self.bytes_per_second = 0
@@ -116,7 +118,7 @@ class FaultProxy:
             data = incoming.read1(min(CHUNK_BYTES, length - sent, limit))
             if not data:
                 raise EOFError
-            back.sendall(data)
+            back.sendall(self._damaged(data, sent))
             sent += len(data)
             self._pace(len(data))
             self._cut(self.cut_request_after, sent)
@@ -131,6 +133,12 @@ class FaultProxy:
                 self._cut(self.cut_answer_after, sent)
         _end(front)
         _end(back)
+
+    def _damaged(self, data: bytes, sent: int) -> bytes:
+        at = self.damage_request_at - sent
+        if not 0 <= at < len(data):
+            return data
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
     def _limit(self, cut_after: int, sent: int) -> int:
         """Return how much may come before a cut."""

@@ -61,10 +61,21 @@ class Mover:
         mounts: Sequence[dict[str, Any]] = (),
         container: str = "app",
         netns: Path | None = None,
+        user: int = 0,
+        is_restricted: bool = False,
+        capabilities: Sequence[str] = (),
     ) -> Container:
-        """Return a container that is not created yet."""
+        """Return a container that is not created yet; *capabilities*: beside those of `spec`."""
         annotations = in_pod(uid, container=container, policy=policy)
-        config = spec(args or ["sh", "-c", COUNTING], annotations=annotations, env=env)
+        config = spec(
+            args or ["sh", "-c", COUNTING],
+            annotations=annotations,
+            env=env,
+            uid=user,
+            is_restricted=is_restricted,
+        )
+        for held in config["process"]["capabilities"].values():
+            held += [name for name in capabilities if name not in held]
         config["mounts"] += mounts
         if netns is not None:
             (network,) = [n for n in config["linux"]["namespaces"] if n["type"] == "network"]
@@ -126,9 +137,9 @@ class Mover:
         pod.kill("TERM")
         assert pod.wait() == 128 + signal.SIGTERM
 
-    def moved(self, uid: str, *, to: str) -> tuple[Container, Path]:
+    def moved(self, uid: str, *, to: str, **more: Any) -> tuple[Container, Path]:
         """Return a pod that counted and left, and where its files wait for another one."""
-        old = self.counting(uid)
+        old = self.counting(uid, **more)
         self.leave(old)
         return old, self.bring(uid, to=to)
 

@@ -93,6 +93,17 @@ def alone(app: Workload, node: str) -> Iterator[None]:
 
 
 @contextmanager
+def nowhere(cluster: Cluster) -> Iterator[None]:
+    """Let new pods come to no node for the ``with`` block, or to those that it uncordons."""
+    for node in cluster.nodes:
+        cluster.kubectl("cordon", node.name)
+    try:
+        yield
+    finally:
+        cluster.kubectl("uncordon", *cluster.kubectl("get", "nodes", "-o", "name").split())
+
+
+@contextmanager
 def draining(app: Workload, node: str) -> Iterator[subprocess.Popen[str]]:
     """Drain *node* of the workload's pods beside the ``with`` block; then wait, and uncordon."""
     command = [
@@ -225,14 +236,14 @@ def daemon_answers(node: Node) -> bool:
 
 
 @contextmanager
-def killed_when(node: Node, seen: str, pid: int) -> Iterator[None]:
+def killed_when(node: Node, seen: str, pid: int, *, signal: str = "KILL") -> Iterator[None]:
     """Kill *pid* of *node* as soon as the shell's test *seen* holds there, beside the block.
 
-    Fails if that was not reached.
+    Fails if that was not reached. *signal*: or stop it (``STOP``).
     """
     script = (
         f"i=0; while ! {{ {seen}; }} 2>/dev/null; do i=$((i+1)); "
-        f"[ $i -lt {STEP_SECONDS * 100} ] || exit 9; sleep 0.01; done; kill -9 {pid}"
+        f"[ $i -lt {STEP_SECONDS * 100} ] || exit 9; sleep 0.01; done; kill -{signal} {pid}"
     )
     process = node.machine.popen(
         ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
@@ -243,3 +254,20 @@ def killed_when(node: Node, seen: str, pid: int) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def held(node: Node, pid: int) -> Iterator[None]:
+    """Have *pid* of *node* do nothing for the ``with`` block."""
+    node.exec(["kill", "-STOP", str(pid)])
+    try:
+        yield
+    finally:
+        go_on(node, pid)
+
+
+def go_on(node: Node, pid: int) -> None:
+    """Have *pid* of *node* go on that was stopped, if it and its machine are there."""
+    if node.machine.pid is not None:
+        with suppress(errors.CommandFailed):
+            node.exec(["kill", "-CONT", str(pid)])

@@ -101,7 +101,7 @@ def checkpoint(
     if captured is not None:
         found |= {
             "capturedAt": at(captured),
-            "formatVersion": 1,
+            "formatVersion": 2,
             "requirements": requirements
             or {
                 "architecture": "amd64",

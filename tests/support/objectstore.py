@@ -39,3 +39,12 @@ def is_there(cluster: Cluster, path: str) -> bool:
 def remove(cluster: Cluster, path: str) -> None:
     """Remove what lies below *path* of the bucket."""
     cluster.plane.machine.exec(["rm", "-rf", f"{BUCKET}/{path}"])
+
+
+def flip(cluster: Cluster, path: str) -> None:
+    """Change one byte of an object where it lies, and nothing else of it; twice is not at all."""
+    script = (
+        "import sys; f = open(sys.argv[1], 'r+b'); f.seek(100); b = f.read(1); f.seek(100); "
+        "f.write(bytes([b[0] ^ 1]))"
+    )
+    cluster.plane.machine.exec(["python3", "-c", script, f"{BUCKET}/{path}"])

@@ -18,6 +18,8 @@ from support.workloads import eventually
 KEEPER_COMM: Final = "architect-keeper"[:15]
 """As the kernel cuts it."""
 DAEMON_PORT: Final = 9464
+PEER_PORT: Final = 9465
+PEER_DATA_PORT: Final = 9466
 OPERATOR_PORT: Final = 8081
 COMPONENT: Final = "app.kubernetes.io/component"
 NOWHERE: Final = {"tests.architect.dev/nowhere": "true"}
@@ -66,6 +68,12 @@ def daemon_pod(cluster: Cluster, node: str) -> dict[str, Any]:
     ]
     assert len(living) == 1, [p["metadata"]["name"] for p in living]
     return living[0]
+
+
+def daemon_log(cluster: Cluster, node: str, *, seconds: int = 60) -> str:
+    """Return what the daemon of *node* has logged within the last *seconds*."""
+    name = daemon_pod(cluster, node)["metadata"]["name"]
+    return cluster.kubectl("-n", release.NAMESPACE, "logs", name, f"--since={seconds}s")
 
 
 class Numbers:

@@ -63,7 +63,7 @@ def main() -> None:
         locate=lambda name: checkpoints / name,
         may_read=lambda node, _: node == reader,
     )
-    server.start("127.0.0.1:0")
+    server.start("127.0.0.1:0", data_address="127.0.0.1:0")
     print(server.port, flush=True)
     sys.stdin.read()
     server.stop()

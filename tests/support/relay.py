@@ -20,6 +20,9 @@ class Relay:
         self.cuts = 0
         self.most_cuts = 1 << 30
         self.is_silent = False
+        self.is_recorded = False
+        self.recorded: list[bytearray] = []
+        """What went through, one for each direction of each connection."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: set[socket.socket] = {self._listener}
         self._lock = threading.Lock()
@@ -28,8 +31,12 @@ class Relay:
         self._threads[0].start()
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Relay:
         return self
@@ -66,10 +73,13 @@ class Relay:
                 thread.start()
 
     def _copy(self, one: socket.socket, other: socket.socket, is_answer: bool) -> None:
-        seen = 0
+        seen, recorded = 0, bytearray()
+        self.recorded.append(recorded)
         with contextlib.suppress(OSError):
             while data := one.recv(65536):
                 seen += len(data)
+                if self.is_recorded:
+                    recorded += data
                 if self.is_silent:
                     continue
                 if is_answer and 0 < self.cut_after < seen and self.cuts < self.most_cuts:

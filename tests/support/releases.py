@@ -71,13 +71,13 @@ FAR: Final = OtherRelease(
         # It saves pods in another format, and reads both.
         Edit(
             "common/architect/kube/checkpoints.py",
-            "FORMAT_VERSION: Final = 1",
             "FORMAT_VERSION: Final = 2",
+            "FORMAT_VERSION: Final = 3",
         ),
         Edit(
             f"{_DAEMON}/offers.py",
             "frozenset({checkpoints.FORMAT_VERSION})",
-            "frozenset({1, checkpoints.FORMAT_VERSION})",
+            "frozenset({2, checkpoints.FORMAT_VERSION})",
         ),
         Edit(
             "common/architect/checkpoint/manifest.py",
@@ -88,12 +88,12 @@ FAR: Final = OtherRelease(
             "common/architect/checkpoint/manifest.py",
             'strict.check_version(value, "manifest", version=VERSION)',
             "strict.check_version("
-            'value, "manifest", version=2 if value.get("version") == 2 else 1)',
+            'value, "manifest", version=3 if value.get("version") == 3 else 2)',
         ),
         Edit(
             "common/architect/checkpoint/manifest.py",
             'value.take("version", strict.integer(VERSION, VERSION))',
-            'value.take("version", strict.integer(1, 2))',
+            'value.take("version", strict.integer(2, 3))',
         ),
     ),
     criu=("4.2.1", "5.0.0"),

@@ -26,7 +26,7 @@ from architect.core import wire
 from support.patience import patient
 from support.unified import Unified
 
-DEADLINE_SECONDS = patient(30.0)
+DEADLINE_SECONDS = patient(90.0)
 CHECKOUT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
 PR_SET_CHILD_SUBREAPER = 36
@@ -61,20 +61,22 @@ def build_bundle(directory: Path) -> Path:
 class Host:
     """The mount namespace in which the runtime is called."""
 
-    def __init__(self, directory: Path, *, bundle: Path) -> None:
+    def __init__(self, directory: Path, *, bundle: Path, has_hybrid_cgroups: bool = True) -> None:
+        """*has_hybrid_cgroups*: with version 2 mounted beside version 1, if this machine has so."""
         self.directory = directory
         self.bundle = bundle
         self.rootfs = directory / "rootfs"
         self.rootfs.mkdir()
         self.state = directory / "state"
         """What the namespace sees as /var/lib/architect."""
-        (self.state / "architect").mkdir(parents=True)
+        (self.state / "architect").mkdir(parents=True, exist_ok=True)
         # What a container's init leaves behind comes to us to be waited for, as to an engine.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._cgroup = Unified() if Unified.is_needed() else None
+        cgroup_mounts = _cgroup_mounts(is_hybrid=has_hybrid_cgroups)
         words = [
             *("unshare", "--mount", "--cgroup", "--propagation", "private", "sh", "-ec"),
-            f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {_cgroup_mounts()} '
+            f'mount -t tmpfs tmpfs /run; mount --bind / "$0"; {cgroup_mounts} '
             'mount --bind "$1" /var/lib; echo ready; exec cat >/dev/null',
             *map(str, (self.rootfs, self.state)),
         ]
@@ -181,7 +183,7 @@ class Host:
             self._cgroup.remove()
 
 
-def _cgroup_mounts() -> str:
+def _cgroup_mounts(*, is_hybrid: bool) -> str:
     """Return the commands that mount every hierarchy anew, with our own cgroup at its top."""
     top = "/sys/fs/cgroup"
     commands = []
@@ -189,6 +191,8 @@ def _cgroup_mounts() -> str:
         fields, _, tail = line.partition(" - ")
         kind, _, options = tail.split()
         at = fields.split()[4]
+        if kind == "cgroup2" and at != top and not is_hybrid:
+            continue
         if kind == "cgroup":
             controllers = ",".join(o for o in options.split(",") if o not in ("rw", "ro"))
             commands.append(f"mkdir {at}; mount -t cgroup -o {controllers} cgroup {at};")
@@ -289,10 +293,14 @@ class Container:
                 return pid != 0
 
             eventually(ended, what=f"end of {self.id}: {self.said()}")
-        for pump in self._pumps:
-            pump.wait(DEADLINE_SECONDS)
+        self.end_output()
         assert self.status is not None
         return self.status
+
+    def end_output(self) -> None:
+        """Wait until all that it wrote is in its files: nobody of it lives any more."""
+        for pump in self._pumps:
+            pump.wait(DEADLINE_SECONDS)
 
     def run(self) -> int:
         """Create, start, wait."""
@@ -334,10 +342,32 @@ class Container:
 
     def remove(self) -> None:
         """Delete whatever is left."""
+        # First what has ended in it and is ours to wait for, as a CRIU that lost its parent: its
+        # namespace does not end before that, nor does a runtime that waits for it.
+        _reap_strays()
         self.call("delete", "--force", self.id, check=False)
+        _reap_strays()
         if self.pid:
             with contextlib.suppress(ChildProcessError):
                 self.wait()
+        self.end_output()
+
+
+def _reap_strays() -> None:
+    """Wait for what failed in a container and was left to us, as crun leaves a failed `exec`.
+
+    A process namespace, and so its init, does not end before that.
+    """
+    for pid in list(children(os.getpid())):
+        with contextlib.suppress(OSError):
+            fields = dict(
+                line.split(":\t", 1)
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                if ":\t" in line
+            )
+            _, *inside = fields["NSpid"].split()
+            if fields["State"].startswith("Z") and inside and inside[-1] != "1":
+                os.waitpid(pid, os.WNOHANG)
 
 
 class Page:
@@ -486,7 +516,7 @@ def spec(
             "args": list(args),
             "env": ["PATH=/usr/local/bin:/usr/bin:/bin", *env],
             "cwd": "/",
-            "capabilities": dict.fromkeys(sets, capabilities),
+            "capabilities": {name: list(capabilities) for name in sets},
             "noNewPrivileges": is_restricted,
         },
         "hostname": "test",

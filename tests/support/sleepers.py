@@ -133,9 +133,12 @@ def _name(pid: int) -> str:
 class Sleeper:
     """A counting application in a container, and the keeper's view of it."""
 
-    def __init__(self, host: runtime.Host, *, mebibytes: int = 4, uid: int = 1000) -> None:
+    def __init__(
+        self, host: runtime.Host, *, mebibytes: int = 4, uid: int = 1000, before: str = ""
+    ) -> None:
+        """*before*: what it does first."""
         made = runtime.spec(
-            [*runtime.python(COUNTER), str(mebibytes)], annotations=runtime.IDLE, uid=uid
+            [*runtime.python(before + COUNTER), str(mebibytes)], annotations=runtime.IDLE, uid=uid
         )
         # A cgroup of its own in every hierarchy, and a view of nothing else: so do engines with
         # cgroup v2.

@@ -11,7 +11,7 @@ from architect.api import names
 from architect.checkpoint import envelope, keys, manifest
 from architect.checkpoint.envelope import Codec, Envelope, Shard
 from architect.checkpoint.manifest import About, Container, Manifest, Piece
-from architect.kube.checkpoints import Owner, Requirements
+from architect.kube.checkpoints import FORMAT_VERSION, Owner, Requirements
 from architect.kube.resources import CHECKPOINTS, NODES, PODS
 from architect.pki import certificates
 from support.issuer import Issuer
@@ -58,13 +58,13 @@ def about(**changes: Any) -> About:
         requirements=Requirements(
             architecture="amd64", cpu_features=("avx", "sse"), kernel="6.12", criu="4.2"
         ),
-        format_version=1,
+        format_version=FORMAT_VERSION,
     )
     return dataclasses.replace(found, **changes)
 
 
 def manifest_of(**changes: Any) -> Manifest:
-    piece = Piece(name="app/image/pages-1.img", size=SIZE, mode=0o600, sha256=("c" * 64,))
+    piece = Piece(name="app/image/pages-1.img", size=SIZE, mode=0o600, hashes=("c" * 64,))
     return manifest.make(about(**changes), [piece])
 
 
@@ -76,7 +76,7 @@ def sealed(issuer: Issuer, *, signer: str = "", **changes: Any) -> bytes:
     value = Envelope(
         manifest=made,
         attempt=envelope.new_attempt(),
-        shards=(Shard(size=SIZE + envelope.OVERHEAD_BYTES, sha256="d" * 64, codec=Codec.NONE),),
+        shards=(Shard(size=SIZE + envelope.OVERHEAD_BYTES, hash="d" * 64, codec=Codec.NONE),),
         sealed=datetime.now(UTC).replace(microsecond=0),
         key_id=keys.key_id(public),
         wrapped_key=keys.wrap(data_key, public, envelope.binding_of(made)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import random
 import socket
@@ -33,10 +34,25 @@ class Client(abc.ABC):
         self.answers = 0
         self.errors: list[str] = []
         self._stopping = threading.Event()
+        self._pausing = threading.Event()
+        self._resting = threading.Event()
+        self._abandoned = threading.Event()
+        self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name=f"{type(self).__name__} {address}")
 
     def start(self) -> None:
         self._thread.start()
+
+    def pause(self) -> None:
+        """Ask nothing more until :meth:`resume`; return once nothing is under way."""
+        self._pausing.set()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._thread.is_alive() and not self._resting.wait(0.01):
+            assert time.monotonic() < deadline, f"{self} does not come to rest"
+
+    def resume(self) -> None:
+        """Go on asking."""
+        self._pausing.clear()
 
     def stop(self) -> None:
         """Finish what is under way."""
@@ -44,6 +60,16 @@ class Client(abc.ABC):
         self._thread.join(2 * PATIENCE_SECONDS)
         if self._thread.is_alive():
             self.errors.append("does not come to its end")
+
+    def abandon(self) -> None:
+        """Let go of what is under way: its server is gone."""
+        self._abandoned.set()
+        self._stopping.set()
+        while self._thread.is_alive():
+            if self._socket is not None:
+                with contextlib.suppress(OSError):  # not connected, or closed
+                    self._socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join(0.05)
 
     def __str__(self) -> str:
         return f"{self._thread.name}: {self.answers} answers, errors {self.errors}"
@@ -59,11 +85,17 @@ class Client(abc.ABC):
         """Ask and check the answers as long as :meth:`goes_on` says so."""
 
     def goes_on(self, low: float, high: float) -> bool:
-        """Pause for a random time; whether to go on."""
-        return not self._stopping.wait(self.random.uniform(low, high))
+        """Pause for a random time, or as long as :meth:`pause` asks; whether to go on."""
+        self._stopping.wait(self.random.uniform(low, high))
+        while self._pausing.is_set() and not self._stopping.is_set():
+            self._resting.set()
+            time.sleep(0.005)
+        self._resting.clear()
+        return not self._stopping.is_set()
 
     def connect(self) -> socket.socket:
         sock = self.netns.open_socket(family(self.address), socket.SOCK_STREAM)
+        self._socket = sock
         sock.settimeout(PATIENCE_SECONDS)
         try:
             sock.connect((self.address, PORT))
@@ -131,6 +163,8 @@ class Datagrams(Client):
                 self._hear(sock)
             deadline = time.monotonic() + PATIENCE_SECONDS
             while self.answers < sent and time.monotonic() < deadline:
+                if self._abandoned.is_set():
+                    return
                 time.sleep(0.005)
                 self._hear(sock)
             assert self.answers == sent, f"{self.answers} of {sent} came back"

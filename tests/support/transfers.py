@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from architect.core.errors import (
 from architect.daemon.checkpoint import contents
 from architect.daemon.peer import protocol
 from architect.daemon.peer.client import Fetcher
+from architect.daemon.peer.outlet import Outlet
 from architect.daemon.peer.server import PeerServer
 from architect.pki import node_identity
 from support.checkpointdirs import fill
@@ -43,6 +45,7 @@ class Source:
         self.sent = 0
         self.suspicions = 0
         self.address = ""
+        self._lock = threading.Lock()
         self._servers: list[PeerServer] = []
 
     def may_read(self, node: str, checkpoint_id: str) -> bool:
@@ -51,9 +54,12 @@ class Source:
             raise self.undecided.pop()
         return node in self.readers
 
-    def serve(self, kind: type[PeerServer] = PeerServer) -> PeerServer:
+    def serve(
+        self, kind: type[PeerServer] = PeerServer, *, outlet: type[Outlet] = Outlet
+    ) -> PeerServer:
         def count(size: int) -> None:
-            self.sent += size
+            with self._lock:
+                self.sent += size
 
         server = kind(
             credentials=lambda: self.credentials,
@@ -61,7 +67,8 @@ class Source:
             may_read=self.may_read,
             sent=count,
         )
-        server.start("127.0.0.1:0")
+        server._outlet = outlet(sent=count)
+        server.start("127.0.0.1:0", data_address="127.0.0.1:0")
         self.address = f"127.0.0.1:{server.port}"
         self._servers.append(server)
         return server

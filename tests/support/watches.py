@@ -1,4 +1,4 @@
-"""Every version of a pod that the API server had, not only those at which somebody looked."""
+"""Every version of an object that the API server had, not only those at which somebody looked."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lab.cluster import Cluster
 from support.workloads import eventually
 
 
-class PodWatch:
-    """The versions of one pod, oldest first, from the one that was there at the start."""
+class Watch:
+    """The versions of one object, oldest first, from the one that was there at the start."""
 
     def __init__(self, stream: Any) -> None:
         self.versions: list[dict[str, Any]] = []
@@ -46,8 +46,18 @@ class PodWatch:
         """Return the status of condition *kind* in each version; ``absent`` where it is not."""
         return [condition_of(version, kind) for version in self.versions]
 
+    def said(self, kind: str) -> list[str]:
+        """Return the reasons of condition *kind*, each once, in the order in which they came."""
+        found = [
+            str(each["reason"])
+            for version in list(self.versions)
+            for each in version.get("status", {}).get("conditions", [])
+            if each["type"] == kind
+        ]
+        return list(dict.fromkeys(found))
+
     def restarts(self) -> int:
-        """Return the highest number of restarts of any container in any version."""
+        """Return the highest number of restarts of any container in any version of a pod."""
         return max(
             int(status["restartCount"])
             for version in self.versions
@@ -55,29 +65,29 @@ class PodWatch:
         )
 
 
-def condition_of(pod: dict[str, Any], kind: str) -> str:
-    """Return the status of a pod's condition, ``absent`` if it has none of that type."""
-    for each in pod["status"].get("conditions", []):
+def condition_of(value: dict[str, Any], kind: str) -> str:
+    """Return the status of a condition, ``absent`` if there is none of that type."""
+    for each in value.get("status", {}).get("conditions", []):
         if each["type"] == kind:
             return str(each["status"])
     return "absent"
 
 
 @contextmanager
-def watch(cluster: Cluster, namespace: str, pod: str) -> Iterator[PodWatch]:
-    """Watch *pod* for the ``with`` block; fails if the watch ended before it."""
-    words = ("-n", namespace, "get", "pod", pod, "--watch", "-o", "json")
+def watch(cluster: Cluster, namespace: str, name: str, *, kind: str = "pod") -> Iterator[Watch]:
+    """Watch one object for the ``with`` block; fails if the watch ended before it."""
+    words = ("-n", namespace, "get", kind, name, "--watch", "-o", "json")
     process = subprocess.Popen(
         [cluster.kubectl_program, *words],
         env=cluster.client_environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
-    seen = PodWatch(process.stdout)
+    seen = Watch(process.stdout)
     try:
-        eventually(lambda: seen.versions, what=f"the watch of {pod} begins")
+        eventually(lambda: seen.versions, what=f"the watch of {name} begins")
         yield seen
-        assert process.poll() is None, f"the watch of {pod} ended with {process.returncode}"
+        assert process.poll() is None, f"the watch of {name} ended with {process.returncode}"
         assert not seen.broken, seen.broken
     finally:
         process.kill()

@@ -209,3 +209,35 @@ helm.sh/hook: pre-delete
 helm.sh/hook-weight: "-5"
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 {{- end }}
+
+{{- /* For admission policies: which labels and annotations a request changes, adds or takes away, and
+whether all else of the metadata that can be changed is kept. */ -}}
+{{- define "architect.changedMetadata" -}}
+{{- range $field := list "labels" "annotations" }}
+- name: {{ $field }}Before
+  expression: oldObject.metadata.?{{ $field }}.orValue({})
+- name: {{ $field }}After
+  expression: object.metadata.?{{ $field }}.orValue({})
+- name: {{ $field }}
+  expression: >-
+    variables.{{ $field }}After.filter(k,
+    variables.{{ $field }}After[?k] != variables.{{ $field }}Before[?k]) +
+    variables.{{ $field }}Before.filter(k, !(k in variables.{{ $field }}After))
+{{- end }}
+- name: isMetadataKept
+  expression: >-
+    object.metadata.?finalizers == oldObject.metadata.?finalizers &&
+    object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences
+{{- end }}
+
+{{- /* The same for the fields of a part of the object, whichever Kubernetes knows by now. */ -}}
+{{- define "architect.changedFields" -}}
+- name: {{ . }}Before
+  expression: dyn(oldObject).?{{ . }}.orValue({})
+- name: {{ . }}After
+  expression: dyn(object).?{{ . }}.orValue({})
+- name: {{ . }}
+  expression: >-
+    variables.{{ . }}After.filter(k, variables.{{ . }}After[?k] != variables.{{ . }}Before[?k]) +
+    variables.{{ . }}Before.filter(k, !(k in variables.{{ . }}After))
+{{- end }}

@@ -56,7 +56,8 @@ Operations (arguments → answer besides ``ok``):
                                                               of each awake pod would write
 ``check``      ``pod``                                        ``status``, ``findings``: list of
                                                               {``container``, ``reason``,
-                                                              ``message``, ``is_blocking``}; empty
+                                                              ``message``, ``hint``,
+                                                              ``is_blocking``, ``about``}; empty
                                                               unless the pod is awake
 ``note``       ``pod``, ``why`` (list of texts),              – (the daemon's verdict, so that
                ``idle_in_seconds``                            ``architect-runtime why`` can tell it)
@@ -77,7 +78,8 @@ Failures: ``error.code`` is ``rejected`` (nothing was changed: unknown pod, malf
 Pod status::
 
     {"pod": uid, "namespace": …, "name": …, "state": "awake|falling|asleep|waking|failed",
-     "since": unix seconds, "image_bytes": int, "held_packets": int, "reason": str,
+     "since": unix seconds, "since_boot": seconds of CLOCK_BOOTTIME,
+     "image_bytes": int, "held_packets": int, "reason": str,
      "last_sleep_seconds": float|null, "last_wake_seconds": float|null,
      "refused": {"reason", "message", "hint"}|null,
      "containers": {name: {"id": …, "init_pid": int|null, "state": …, "image_bytes": int}}}
@@ -92,7 +94,7 @@ Observation of one pod (raw facts; the daemon decides what they mean)::
      "listening": [{"proto": "tcp|udp", "address": str, "port": int}],
      "exec_sessions": [{"pid": int, "command": str, "container": name}],
      "containers": {name: {"cpu_seconds": float, "memory_bytes": int, "started": unix seconds,
-                           "processes": int}}}
+                           "age_seconds": float, "processes": int}}}
 
 ``packets`` came to listening ports; ``local_packets`` of them over the pod's own loopback.
 ``last_source`` sent the last of the others, to ``port`` of the pod, and was one of ``sources``
@@ -137,7 +139,8 @@ class Event(enum.Enum):
     COPIED = "copied"
     """As of ``woke``: it slept while its image was copied, and for nothing else."""
     RESTORED = "restored"
-    """``container``: it goes on with the memory that came for it (or sleeps with it)."""
+    """``container``: it goes on with the memory that came for it (or sleeps with it); ``returned``:
+    that was its own, of before its machine was rebooted."""
     HOOK = "hook"
     """``container``, ``status``, ``duration_seconds``, ``message`` (the end of its output) and
     ``is_late`` (killed) of a user's command after a restore; or ``reason`` and ``message``."""

@@ -11,6 +11,7 @@ the target::
     data.json                           what volumes that go along by themselves hold: their stamps
     asleep.json                         the pod slept, and not only to be saved
     shm.tar                             the pod's /dev/shm
+    returned.json                       the pod slept here, before its machine was rebooted
 
 Of a gVisor pod, whose containers are saved as one::
 
@@ -28,6 +29,7 @@ META: Final = "meta.json"
 SHARED_MEMORY: Final = "shm.tar"
 DATA: Final = "data.json"
 ASLEEP: Final = "asleep.json"
+RETURNED: Final = "returned.json"
 
 SANDBOX: Final = "sandbox"
 """Directory of the sandbox of a gVisor pod."""

@@ -34,14 +34,15 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from architect.checkpoint import keys, strict
+from architect.checkpoint import digests, keys, strict
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import FormatError, Rejected
 from architect.objectstore.settings import is_prefix
 from architect.pki import certificates, node_identity
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""In 1 shards had SHA-256."""
 
 SHARD_BYTES: Final = 8 * 1024**2
 """Of plain text in one shard: large enough that a request costs little beside it, small enough that
@@ -65,7 +66,7 @@ MAX_SIGNATURE_BYTES: Final = 72
 UNTRUSTED: Final = "Untrusted"
 """Reason of a refusal: it is an envelope, and none of whom we trust."""
 
-_PURPOSE: Final = b"architect.dev/checkpoint-envelope/1\0"
+_PURPOSE: Final = b"architect.dev/checkpoint-envelope/2\0"
 """Before what is signed. The same key signs TLS handshakes, with 32 bytes that the other side may
 choose at their start in TLS 1.2: this is longer, and what follows there is random."""
 
@@ -88,8 +89,8 @@ class Shard:
 
     size: int
     """Bytes, sealed."""
-    sha256: str
-    """Of those."""
+    hash: str
+    """Of those (:mod:`.digests`)."""
     codec: Codec
 
 
@@ -255,7 +256,7 @@ def _value(envelope: Envelope) -> dict[str, Any]:
         "sealed": strict.to_time(envelope.sealed),
         "shardBytes": SHARD_BYTES,
         "shards": [
-            {"size": s.size, "sha256": s.sha256, "codec": s.codec.value} for s in envelope.shards
+            {"size": s.size, digests.NAME: s.hash, "codec": s.codec.value} for s in envelope.shards
         ],
         "key": {"id": envelope.key_id, "wrapped": keys.sealed_to_text(envelope.wrapped_key)},
     }
@@ -286,7 +287,7 @@ def _shard(value: Any, where: str) -> Shard:
     item = strict.Object(value, where)
     shard = Shard(
         size=item.take("size", strict.integer(OVERHEAD_BYTES + 1, OVERHEAD_BYTES + SHARD_BYTES)),
-        sha256=item.take("sha256", strict.sha256),
+        hash=item.take(digests.NAME, digests.form),
         codec=item.take("codec", _codec),
     )
     item.end()

@@ -42,13 +42,6 @@ LABELS_ONLY: Final = frozenset({names.FRESH, *names.NODE_LABELS})
 QUICK_SECONDS: Final = 1.0
 """A shorter idle time is legal and odd: a dump and a restore take a tenth of a second or more."""
 
-_DOES_NO_MORE: Final = MappingProxyType(
-    {
-        names.PRIORITY: "has no effect: in this version no pod goes first",
-    }
-)
-"""What is read and kept for a later version, and what it does in this one."""
-
 _NOT_UNDER_GVISOR: Final = MappingProxyType(
     {
         names.CONTAINERS: "a gVisor pod is one sandbox, with all its containers",
@@ -149,9 +142,6 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
                 reader.warn(f"{key} has no effect without one of {', '.join(OPT_IN)}")
         return Reading(runtime_class=chosen_class, warnings=tuple(reader.warnings))
 
-    for key, text in _DOES_NO_MORE.items():
-        if key in present and (key != names.MIGRATE or moves):
-            reader.warn(f"{key} {text}")
     is_gvisor = chosen_class == names.RUNTIME_CLASS_GVISOR
     if is_gvisor:
         _warn_under_gvisor(reader, asks_for_sleep=_asks_for_sleep(idle), moves=moves)
@@ -190,6 +180,8 @@ def _native(reader: Reader, *, present: Sequence[str], runtime_class: str | None
         reader.warn(f"{names.AFTER_RESTORE} has no effect: the pod does not move")
     if move_asleep is not None and migrate is Migrate.NEVER:
         reader.warn(f"{names.MOVE_ASLEEP} has no effect: the pod does not move")
+    if priority is not None and migrate is Migrate.NEVER:
+        reader.warn(f"{names.PRIORITY} has no effect: the pod does not move")
     if storage is Storage.OBJECT_STORE and migrate is Migrate.NEVER:
         reader.warn(f"{names.STORAGE} has no effect: the pod does not move")
     _warn_about(reader, policy, idle=idle)

@@ -57,6 +57,31 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def make_private(path: Path) -> None:
+    """Make the directory *path*, and what is missing above it, for its owner alone (0700).
+
+    ``mkdir(mode=0o700, parents=True)`` makes the parents for everybody. One that is there stays as
+    it is. Raises OSError.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_private(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what :func:`write_atomic` has left in *directory* of writers that were killed."""
+    for path in directory.glob(".*.tmp"):
+        pid = path.name.rsplit(".", 3)[-3]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def remove_tree(path: Path) -> None:
     """Remove the directory *path* with all below it, as far as that goes; follows no links.
 
@@ -96,12 +121,12 @@ def read_json(path: Path, *, version: int) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
         value = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not JSON: {error}") from error
     if not isinstance(value, dict) or value.get("version") != version:
         found = value.get("version") if isinstance(value, dict) else type(value).__name__
         raise FormatError(
-            f"{path}: version {found!r} is not {version}",
+            f"{path}: version {found!r:.50} is not {version}",
             hint="the file was written by another version of Architect",
         )
     return value

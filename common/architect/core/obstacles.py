@@ -116,8 +116,9 @@ def _of_container(name: str, container: Object) -> Iterator[Obstacle]:
             "Privileged",
             f"container {name} is privileged: it may hold devices and mounts of the node",
         )
-    added = podspec.fields(security.get("capabilities"), "capabilities").get("add") or ()
-    if not security.get("privileged") and (refused := capabilities.refused(map(str, added))):
+    asked = podspec.fields(security.get("capabilities"), "capabilities")
+    added = podspec.words(asked.get("add"), "capabilities.add")
+    if not security.get("privileged") and (refused := capabilities.refused(added)):
         yield Obstacle(
             "Capability",
             f"container {name} has a capability that reaches CRIU at its work: "

@@ -37,6 +37,15 @@ def items(value: Any, path: str) -> Sequence[Object]:
     return [fields(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
 
+def words(value: Any, path: str) -> Sequence[str]:
+    """Return *value* as a list of strings; None is an empty one. Raises FormatError."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise FormatError(f"{path} is not a list of strings")
+    return value
+
+
 def texts(value: Any, path: str) -> Mapping[str, str]:
     """Return *value* as an object of strings. Raises FormatError."""
     found = fields(value, path)

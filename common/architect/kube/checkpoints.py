@@ -23,8 +23,8 @@ from architect.kube.api import Api, JsonObject
 from architect.kube.conditions import Condition, Status
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
 
-FORMAT_VERSION: Final = 1
-"""Of the image on disk, as ``docs/formats.md`` describes it."""
+FORMAT_VERSION: Final = 2
+"""Of the image on disk, as ``docs/formats.md`` describes it. In 1 its pieces had SHA-256."""
 
 MAX_POD_NAME_CHARS: Final = 240
 """Leaves room for the uid's part in the 253 characters of a name."""
@@ -366,6 +366,12 @@ def pod_of(value: JsonObject) -> ObjectRef:
 
 
 _KINDS: Final = {r.kind: r for r in (CHECKPOINTS, PERSISTENT_CHECKPOINTS)}
+
+
+def claimant_of(value: Mapping[str, Any]) -> str:
+    """Return the uid of the pod that has claimed a checkpoint; empty: none."""
+    claim = (value.get("status") or {}).get("claimedBy") or {}
+    return str(claim.get("uid") or "")
 
 
 def peer_of(value: Mapping[str, Any]) -> Mapping[str, Any]:

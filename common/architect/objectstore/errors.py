@@ -84,6 +84,7 @@ _HINTS: Final = {
 _LATER: Final = {
     "ConditionalRequestConflict": 1.0,
     "OperationAborted": 1.0,
+    "BadDigest": 1.0,
     "ExpiredToken": 5.0,
     "ExpiredTokenException": 5.0,
 }

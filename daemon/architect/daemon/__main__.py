@@ -26,7 +26,7 @@ _COMMANDS = {
     "run": "install the runtime, then serve the node until it is told to end",
     "check": "say whether this node can run managed pods, and if not, why",
     "install": "put the runtime on the host and tell the engine, then end",
-    "uninstall": "take the runtime off the host; refused while managed containers are left",
+    "uninstall": "take the runtime off the host; refused while pods of its class are left",
 }
 
 
@@ -141,7 +141,8 @@ def _uninstall(config: DaemonSettings, host: Host) -> int:
     left = installer.uninstall_all(config, host, Layout())
     if left:
         print(
-            f"{left} managed containers still run; delete or restart their pods first",
+            f"{left} containers or pods of the runtime class are left; delete or restart these"
+            " first",
             file=sys.stderr,
         )
         return 2

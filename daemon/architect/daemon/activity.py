@@ -1,8 +1,8 @@
 """Whether a pod is idle, since when, and if not, why: by name and number.
 
 A *track* is what is remembered of an awake pod; :func:`advance` adds one observation to it,
-:func:`judge` says what it means now. Both are pure. All times are the keeper's monotonic seconds,
-except a container's start, which the kernel and the engine tell as wall-clock time.
+:func:`judge` says what it means now. Both are pure. All times are the keeper's monotonic seconds;
+only of an older keeper a container's start is known by the wall clock alone.
 
 What counts, per managed container (`docs/daemon.md` has the same as a table):
 
@@ -66,6 +66,8 @@ class ContainerTrack:
     """What is remembered of one managed container."""
 
     started_unix: float
+    started_at: float | None
+    """None: an older keeper does not tell."""
     signals: Mapping[Kind, Signal]
     cpu_samples: tuple[tuple[float, float], ...]
     """``(now, cpu_seconds)``, oldest first, reaching back one window."""
@@ -146,6 +148,7 @@ def advance(
             signals[Kind.CPU] = Signal(at=seen.now, text=text)
         containers[name] = ContainerTrack(
             started_unix=usage.started_unix,
+            started_at=None if usage.age_seconds is None else seen.now - usage.age_seconds,
             signals=MappingProxyType(signals),
             cpu_samples=samples,
             cpu_cores=cores,
@@ -160,7 +163,10 @@ def advance(
 
 
 def judge(track: PodTrack | None, pod: ManagedPod, *, now: float, now_unix: float) -> Verdict:
-    """Return what *track* means for *pod* at *now* (the keeper's clock) and *now_unix*."""
+    """Return what *track* means for *pod* at *now* (the keeper's clock).
+
+    *now_unix* is used for an older keeper's containers alone.
+    """
     reasons = list(pod_reasons(pod))
     idle_since = now if track is None else 0.0
     for name in pod.managed:
@@ -212,6 +218,12 @@ def wants_sleep(pod: ManagedPod) -> bool:
     )
 
 
+def idle_seconds(pod: ManagedPod) -> float:
+    """Return for how long the whole of *pod* has to be idle: its longest idle time."""
+    times = [pod.policy.containers[n].idle_seconds for n in pod.managed]
+    return max((t for t in times if t is not None), default=0.0)
+
+
 def sampling_seconds(pod: ManagedPod, *, shortest: float, longest: float) -> float:
     """Return the time between two looks at *pod*: a tenth of its shortest idle time.
 
@@ -251,8 +263,12 @@ def _container_reasons(
 ) -> list[Reason]:
     assert policy.idle_seconds is not None
     reasons: list[Reason] = []
-    # The wall clock may jump; a warm-up never gets longer than it was meant.
-    warm_up = min(known.started_unix + policy.warmup_seconds - now_unix, policy.warmup_seconds)
+    if known.started_at is not None:
+        age = now - known.started_at
+    else:
+        # The wall clock may jump; a warm-up never gets longer than it was meant.
+        age = max(0.0, now_unix - known.started_unix)
+    warm_up = policy.warmup_seconds - age
     if warm_up > 0:
         text = f"warm-up: {durations.render(warm_up)} left"
         reasons.append(Reason(kind=Kind.WARM_UP, text=text, left_seconds=warm_up, container=name))

@@ -8,15 +8,18 @@ owner, ordinal and template, on a node that can restore it (:mod:`architect.daem
 nobody was faster than. The claim itself is a write under the resourceVersion that is returned here,
 and who loses asks again. What is in the way is said by name.
 
-Of an owner that does not count its pods, any new pod may have any checkpoint, and the oldest goes
-first. With an ordinal there is one line of succession, and only its newest checkpoint counts,
-whatever has become of it: the ordinal has lived on after any older one.
+Of an owner that does not count its pods, any new pod may have any checkpoint, and the newest goes
+first: each new pod comes for one that left, so where one is left over, a pod has begun anew without
+it, and what that pod did since is in newer ones only. With an ordinal there is one line of
+succession, and only its newest checkpoint counts, whatever has become of it: the ordinal has lived
+on after any older one.
 
 Pure: objects are plain JSON as the API server sends them, and the order of lists means nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -47,8 +50,9 @@ class Bounds:
     """For the Checkpoint object of a pod that leaves, since its deletion: its daemon makes it as
     soon as it has seen the deletion and read the owner."""
     abandoned_seconds: float = 45.0
-    """For a claim whose pod is gone: its node's daemon gives it back, or tells that it was used;
-    the operator does, if the node is gone, too."""
+    """For a claim whose pod leaves or is gone: its node's daemon gives it back, or tells that it
+    was used; the operator does, if the node is gone, too. Of a node that is out of service,
+    Kubernetes removes the pods up to 20 s after they were to leave."""
     late_seconds: float = 900.0
     """A pod that was created this much later than the checkpoint does not replace its pod: the one
     that did came long ago, and without it, and its owner has gone on since."""
@@ -206,7 +210,7 @@ def decide(
     """Return what *newcomer* does now.
 
     *found* are the Checkpoints of its namespace, *siblings* its owner's pods that leave, *living*
-    the uids of all pods of its owner that are not over.
+    the uids of all pods of its owner that neither leave nor are over.
     *waited_seconds* is how long ago it asked first: by a monotonic clock, since those of the node
     and of the API server need not agree. Asked again it gives the same answer until something
     changes; a pod whose claim was written gets that checkpoint again until it is restored. Fresh is
@@ -245,10 +249,15 @@ def decide(
             refused.append((offer, why))
     ready = [offer for offer in fitting if offer.is_available]
     if ready:
-        return _claim(min(ready, key=lambda o: (o.captured, o.age)))
+        return _claim(min(ready, key=_newest_first))
     return _wait(newcomer, fitting, awaited, abandoned, waited, limits) or _fresh(
-        fitting, awaited, refused, unreadable, limits
+        fitting, awaited, abandoned, refused, unreadable, limits
     )
+
+
+def _newest_first(offer: Offer) -> tuple[bool, float, float, str, str]:
+    is_unknown = math.isinf(offer.captured)
+    return is_unknown, -offer.captured, -offer.created, offer.name, offer.uid
 
 
 def _line_of(
@@ -372,7 +381,7 @@ def _wait(
         text = f"a Checkpoint of pod {sibling.name}, which is leaving"
         waits.append((limits.sibling_seconds - since, text))
     for offer in abandoned:
-        text = f"the claim of pod {offer.claimed_by_name}, which is gone, on {offer.name}"
+        text = f"the claim of pod {offer.claimed_by_name}, which goes or is gone, on {offer.name}"
         waits.append((limits.abandoned_seconds - waited, text))
     seconds, text = max(waits, key=lambda w: w[0], default=(0.0, ""))
     return Wait(for_what=text, seconds=seconds) if seconds > 0 else None
@@ -381,6 +390,7 @@ def _wait(
 def _fresh(
     captures: Sequence[Offer],
     awaited: Sequence[Sibling],
+    abandoned: Sequence[Offer],
     refused: Sequence[tuple[Offer, Fresh]],
     unreadable: Sequence[str],
     limits: Bounds,
@@ -389,6 +399,12 @@ def _fresh(
     if captures:
         text = f"it was not complete within {limits.capture_seconds:g} s"
         return _about(captures[0], "CaptureTooSlow", text)
+    if abandoned:
+        text = (
+            f"pod {abandoned[0].claimed_by_name}, which goes or is gone, has claimed it, and "
+            f"nobody gave it back within {limits.abandoned_seconds:g} s"
+        )
+        return _about(abandoned[0], "NotGivenBack", text)
     told = [why for _, why in refused]
     for why in reversed(told):
         if why.reason not in ("Taken", "Late"):

@@ -330,7 +330,7 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
 def _table(path: list[str], table: Mapping[str, Any]) -> str:
     """Return *table* as TOML, sub-tables after the plain keys."""
     lines = ["[" + ".".join(_key(part) for part in path) + "]"]
-    lines += [f"  {_key(k)} = {_value(v)}" for k, v in table.items() if not isinstance(v, dict)]
+    lines += [f"  {_key(k)} = {value(v)}" for k, v in table.items() if not isinstance(v, dict)]
     below = "".join(_table([*path, k], v) for k, v in table.items() if isinstance(v, dict))
     return "\n".join(lines) + "\n" + below
 
@@ -340,9 +340,10 @@ def _key(text: str) -> str:
     return text if plain.isascii() and plain.isalnum() else json.dumps(text)
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(v) for v in value) + "]"
-    if isinstance(value, (bool, int, float, str)):
-        return json.dumps(value)
-    raise ConfigError(f"cannot repeat the value {value!r:.80} of the default runtime handler")
+def value(found: Any) -> str:
+    """Return a plain value or a list of them as TOML. Raises ConfigError for anything else."""
+    if isinstance(found, list):
+        return "[" + ", ".join(value(item) for item in found) + "]"
+    if isinstance(found, (bool, int, float, str)):
+        return json.dumps(found)
+    raise ConfigError(f"cannot repeat the value {found!r:.80} of the default runtime handler")

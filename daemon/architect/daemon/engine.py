@@ -56,10 +56,14 @@ def detect(settings: DaemonSettings, host: Host) -> Engine:
 
 def lower_runtime(settings: DaemonSettings, host: Host) -> str:
     """Return the runc that the engine's default handler names; empty if it names none."""
-    if detect(settings, host) is not Engine.CONTAINERD:
-        return ""
-    main, imported = read_containerd(settings, host)
-    return containerd.install(main, imported).lower_runtime
+    engine = detect(settings, host)
+    if engine is Engine.CONTAINERD:
+        main, imported = read_containerd(settings, host)
+        return containerd.install(main, imported).lower_runtime
+    if engine is Engine.CRIO:
+        directory = settings.crio_config_directory
+        return crio.install(directory, read_crio(directory, host)).lower_runtime
+    return ""
 
 
 def configure(
@@ -79,7 +83,7 @@ def configure(
         return Outcome(engine=engine, is_changed=bool(installed.edits))
     if engine is Engine.CRIO:
         directory = settings.crio_config_directory
-        edits = crio.install(directory, current=host.read(directory / crio.DROP_IN))
+        edits = crio.install(directory, read_crio(directory, host)).edits
         _change_crio(settings, host, edits)
         return Outcome(engine=engine, is_changed=bool(edits))
     return Outcome(engine=engine, is_changed=False)
@@ -130,6 +134,13 @@ def read_containerd(
                 pending.append(loaded[found])
     del loaded[path]
     return main, tuple(loaded.values())
+
+
+def read_crio(directory: Path, host: Host) -> tuple[ConfigFile, ...]:
+    """Return CRI-O's main file, if there is one, and its drop-ins, in the order it reads them."""
+    paths = [directory.parent / crio.MAIN, *host.glob(f"{directory}/*")]
+    texts = [(path, host.read(path)) for path in paths if not host.path(path).is_dir()]
+    return tuple(ConfigFile(path=path, text=text) for path, text in texts if text is not None)
 
 
 def config_option(argv: Sequence[str]) -> Path | None:
@@ -218,8 +229,11 @@ def _change_crio(settings: DaemonSettings, host: Host, edits: Sequence[Edit]) ->
     try:
         _restart(settings, host, "crio", CRIO_SOCKET)
     except NodeError:
+        log.error("CRI-O does not take the changed configuration; taking it back")
         for path, text in before.items():
             host.apply(Edit(path=path, text=text))
+        if next(host.processes("crio"), None) is None:
+            _restart(settings, host, "crio", CRIO_SOCKET)
         raise
 
 

@@ -4,7 +4,7 @@ A tag says nothing of content: on another node, or a day later, the same name is
 engine's own id of an image is the hash of its configuration, which lists its layers by hash, so two
 images of one id have the same files, wherever they came from.
 
-One method of ``runtime.v1.ImageService`` (kubernetes/cri-api, api.proto), and no generated code::
+One method of ``runtime.v1.ImageService``, by :mod:`architect.daemon.cri`::
 
     ImageStatusRequest   { ImageSpec image = 1 }
     ImageSpec            { string image = 1 }
@@ -16,22 +16,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
+from architect.daemon import cri
 from architect.daemon.host import Host
 
 log = logging.getLogger(__name__)
-
-SOCKETS: Final = (
-    Path("/run/containerd/containerd.sock"),
-    Path("/run/k3s/containerd/containerd.sock"),
-    Path("/run/crio/crio.sock"),
-)
-"""Of containerd, of k3s's and RKE2's, of CRI-O: where they put it by default."""
 
 ANSWER_SECONDS: Final = 2.0
 """It looks up a name. A pod that moves waits for it once."""
@@ -45,7 +39,7 @@ _DIGEST: Final = re.compile(r"(?:.*@)?(sha256:[0-9a-f]{64})")
 class EngineImages:
     """Of one node. Safe to use from several threads."""
 
-    def __init__(self, host: Host, *, sockets: Iterable[Path] = SOCKETS) -> None:
+    def __init__(self, host: Host, *, sockets: Iterable[Path] = cri.SOCKETS) -> None:
         self._host = host
         self._sockets = tuple(sockets)
 
@@ -67,7 +61,7 @@ class EngineImages:
         return {key: digests | {own} for key, (own, digests) in asked.items() if own}
 
     def _ask(self, references: Mapping[str, str]) -> dict[str, tuple[str, frozenset[str]]]:
-        path = next((p for s in self._sockets if (p := self._host.path(s)).is_socket()), None)
+        path = cri.find(self._host, self._sockets)
         if path is None:
             log.warning(
                 "the engine's socket is not among %s: images are not compared",
@@ -81,19 +75,24 @@ class EngineImages:
                     own, told = self._status(path, reference)
                     digests |= told
                 except (grpc.RpcError, ValueError) as error:
-                    said = error.details() if isinstance(error, grpc.Call) else str(error)
-                    log.warning("the engine does not say what image %.300s is: %s", reference, said)
+                    log.warning(
+                        "the engine does not say what image %.300s is: %s",
+                        reference,
+                        cri.told(error),
+                    )
             found[key] = own, digests
         return found
 
     def _status(self, path: Path, reference: str) -> tuple[str, frozenset[str]]:
-        # A channel for each question: there are few, and an engine that was restarted is another.
-        options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
-        with grpc.insecure_channel(f"unix:{path}", options=options) as channel:
-            ask: Any = channel.unary_unary(METHOD)
-            raw: bytes = ask(_message(1, _message(1, reference.encode())), timeout=ANSWER_SECONDS)
-        image = next((value for number, value in _fields(raw) if number == 1), b"")
-        texts = [(number, value.decode()) for number, value in _fields(image) if number in (1, 3)]
+        raw = cri.call(
+            path,
+            METHOD,
+            cri.message(1, cri.message(1, reference.encode())),
+            timeout_seconds=ANSWER_SECONDS,
+            max_answer_bytes=MAX_ANSWER_BYTES,
+        )
+        image = next((value for number, value in cri.fields(raw) if number == 1), b"")
+        texts = [(n, value.decode()) for n, value in cri.fields(image) if n in (1, 3)]
         own = next(iter(_digests(text for number, text in texts if number == 1)), "")
         return own, frozenset(_digests(text for number, text in texts if number == 3))
 
@@ -107,52 +106,3 @@ def _digests(texts: Iterable[str]) -> list[str]:
         elif match := _DIGEST.fullmatch(text):
             found.append(match[1])
     return found
-
-
-def _message(number: int, value: bytes) -> bytes:
-    """Return a message of one field, of bytes."""
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])
-
-
-def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the fields of a protobuf message that are bytes. Raises ValueError if it is none."""
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            if at >= len(raw) or shift > 63:
-                raise ValueError("the engine's answer is no protobuf message")
-            byte = raw[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if not byte & 0x80:
-                return value
-            shift += 7
-
-    while at < len(raw):
-        key = varint()
-        match key & 7:
-            case 0:
-                varint()
-                continue
-            case 1 | 5 as kind:
-                at += 8 if kind == 1 else 4
-                continue
-            case 2:
-                size = varint()
-            case _:
-                raise ValueError("the engine's answer is no protobuf message")
-        if size > len(raw) - at:
-            raise ValueError("the engine's answer is cut short")
-        yield key >> 3, raw[at : at + size]
-        at += size

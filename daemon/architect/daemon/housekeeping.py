@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.api.keeper import PodState
+from architect.core import clocks
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Retryable
 from architect.daemon import gvisor, images, install, installer, keeper_link, preflight
 from architect.daemon.host import Host
@@ -55,6 +56,8 @@ MOVES_SECONDS: Final = 20.0
 MOVES_RETRY_SECONDS: Final = 0.5
 """As long as the node's pods are not known: successors may wait for what an earlier daemon left."""
 
+UNMANAGED_SECONDS: Final = 10.0
+"""Who has just started a pod looks into its events soon."""
 MAX_UNMANAGED_RECORDS: Final = 500
 
 
@@ -124,6 +127,7 @@ class Housekeeping:
                 ("uninstall", UNINSTALL_POLL_SECONDS, self._look_for_uninstall),
                 ("preflight", self._settings.preflight_interval_seconds, self.check),
                 ("moves", MOVES_SECONDS, self.look_at_moves),
+                ("unmanaged", UNMANAGED_SECONDS, self._report_unmanaged),
                 ("sweep", self._settings.sweep_interval_seconds, self.sweep),
             ):
                 now = time.monotonic()
@@ -320,7 +324,6 @@ class Housekeeping:
         )
         self._metrics.disk_free_bytes.set(disk.free_bytes)
         self._metrics.disk_image_bytes.set(disk.used_by_images_bytes)
-        self._report_unmanaged()
         if self._store.is_synced and self._registry.is_known:
             self._forget_gone()
             self._wake_old()
@@ -353,7 +356,9 @@ class Housekeeping:
     def _wake_old(self) -> None:
         ttl = self._settings.image_ttl_seconds
         listed = self._registry.keeper_pods()
-        for pod in images.to_wake(listed, now_unix=time.time(), ttl_seconds=ttl):
+        for pod in images.to_wake(
+            listed, now_boot=clocks.boot_seconds(), now_unix=time.time(), ttl_seconds=ttl
+        ):
             try:
                 self._keeper.wake(pod.uid, reason=f"daemon: asleep longer than {ttl:.0f} s")
             except (Rejected, NodeError) as error:
@@ -426,8 +431,8 @@ class Housekeeping:
             if left:
                 self._tell_node(
                     names.EVENT_RUNTIME_KEPT,
-                    f"{left} containers of ours still run here; the runtime stays on the host for "
-                    "them. Remove it later with `architect-daemon uninstall`, or by hand as "
+                    f"{left} containers or pods of ours run here; the runtime stays on the host "
+                    "for them. Remove it later with `architect-daemon uninstall`, or by hand as "
                     "docs/operations.md says",
                     is_warning=True,
                 )

@@ -66,14 +66,24 @@ def to_ask_about(
     return [s for s in on_disk if s.uid not in known_uids and s.uid not in living and s.namespace]
 
 
-def to_wake(listed: Iterable[KeeperPod], *, now_unix: float, ttl_seconds: float) -> list[KeeperPod]:
-    """Return the pods that slept longer than images may live (0: for ever)."""
+def to_wake(
+    listed: Iterable[KeeperPod], *, now_boot: float, now_unix: float, ttl_seconds: float
+) -> list[KeeperPod]:
+    """Return the pods that slept longer than images may live (0: for ever).
+
+    *now_boot* is the machine's clock, by which the keeper tells since when a pod sleeps;
+    *now_unix*, which may jump, is used for those of an older keeper alone.
+    """
+
+    def slept_seconds(pod: KeeperPod) -> float:
+        if pod.since_boot is not None:
+            return now_boot - pod.since_boot
+        return now_unix - pod.since_unix
+
     return [
         pod
         for pod in listed
-        if ttl_seconds > 0
-        and pod.state is PodState.ASLEEP
-        and now_unix - pod.since_unix > ttl_seconds
+        if ttl_seconds > 0 and pod.state is PodState.ASLEEP and slept_seconds(pod) > ttl_seconds
     ]
 
 

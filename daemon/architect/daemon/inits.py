@@ -39,7 +39,7 @@ class Inits:
         """Put the inits of these SHA-256 into a checkpoint. Raises NodeError, OSError."""
         for sha in sorted(set(hashes)):
             target = checkpoint / saved.init(sha)
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_private(target.parent)
             try:
                 data = self._path(sha).read_bytes()
             except FileNotFoundError as error:

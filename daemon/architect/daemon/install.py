@@ -241,7 +241,7 @@ def prune(layout: Layout) -> list[Path]:
 
 
 def remove(layout: Layout) -> None:
-    """Remove the installation; only once no managed container is left. Raises OSError."""
+    """Remove the installation; only once no container of ours is left. Raises OSError."""
     for directory in [*_versions(layout), layout.install / "init"]:
         if directory.exists():
             shutil.rmtree(directory)
@@ -250,9 +250,13 @@ def remove(layout: Layout) -> None:
 
 
 def living_containers(layout: Layout) -> int:
-    """Return how many containers of ours the engine has not deleted yet."""
-    managed = sum(1 for _ in (layout.run / "containers").glob("*.json"))
-    return managed + gvisor_containers(layout)
+    """Return how many containers of ours the engine has not deleted yet.
+
+    Those that asked to be managed and are not count: they end by a call of the runtime, too.
+    """
+    places = (layout.run / "containers", layout.run / "unmanaged")
+    known = {path.name for place in places for path in place.glob("*.json")}
+    return len(known) + gvisor_containers(layout)
 
 
 def gvisor_containers(layout: Layout) -> int:

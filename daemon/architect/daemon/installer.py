@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,7 +11,14 @@ from typing import Final
 
 from architect.api import names
 from architect.core.errors import ArchitectError, NodeError
-from architect.daemon import containerd, engine, install, keeper_link, standin_certificate
+from architect.daemon import (
+    containerd,
+    engine,
+    engine_pods,
+    install,
+    keeper_link,
+    standin_certificate,
+)
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
@@ -68,6 +76,9 @@ def install_all(settings: DaemonSettings, host: Host, layout: Layout) -> Engine:
         path.mkdir(mode=mode, parents=True, exist_ok=True)
     # The kubelet makes a hostPath directory with mode 0755.
     names.STATE.chmod(0o700)
+    for path in (names.CHECKPOINTS, names.REQUESTS, names.UPLOADS, names.ARRIVALS):
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(0o700)  # an earlier version made it for everybody
     # Without the handler a container of a pod that runs could not be replaced.
     has_gvisor = settings.has_gvisor or install.gvisor_containers(layout) > 0
     bundle = install.find_bundle(settings.bundle)
@@ -117,7 +128,7 @@ def _await_keeper(settings: DaemonSettings, layout: Layout, version: str) -> Non
 
 
 def uninstall_all(settings: DaemonSettings, host: Host, layout: Layout) -> int:
-    """Take everything off the host unless managed containers are left; returns their number.
+    """Take everything off the host unless containers or pods of ours are left; returns how many.
 
     Without the runtime their engine could neither exec into nor end them. Raises ArchitectError or
     OSError.
@@ -125,6 +136,8 @@ def uninstall_all(settings: DaemonSettings, host: Host, layout: Layout) -> int:
     if left := install.living_containers(layout):
         return left
     if settings.engine is not Engine.NONE:
+        if left := engine_pods.living(host, containerd.OURS):
+            return left
         engine.unconfigure(settings, host)
     _end_keeper(host)
     install.remove(layout)

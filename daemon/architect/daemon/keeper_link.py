@@ -16,7 +16,14 @@ from architect.core import wire
 from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.core.wire import Client
 from architect.daemon.host import Host
-from architect.daemon.observation import KeeperPod, Observation, read_observation, read_pod
+from architect.daemon.observation import (
+    Finding,
+    KeeperPod,
+    Observation,
+    read_finding,
+    read_observation,
+    read_pod,
+)
 from architect.kube.watch import Backoff
 
 log = logging.getLogger(__name__)
@@ -28,6 +35,9 @@ EVENT_POLL_SECONDS: Final = 1.0
 """How long the reader of events waits before it looks whether it shall stop."""
 
 START_TIMEOUT_SECONDS: Final = 10.0
+
+CHECK_TIMEOUT_SECONDS: Final = 60.0
+"""The keeper gives up on a look at a pod's processes after 20 s; its answer must arrive."""
 
 
 class KeeperLink:
@@ -66,6 +76,11 @@ class KeeperLink:
             return []
         answer = self._call("observe", pods=pods)
         return [read_observation(value) for value in answer.get("observations") or ()]
+
+    def check(self, uid: str) -> tuple[Finding, ...]:
+        """Return what keeps a running pod from being dumped, and what else stands out in it."""
+        answer = self._call("check", timeout_seconds=CHECK_TIMEOUT_SECONDS, pod=uid)
+        return tuple(read_finding(value) for value in answer.get("findings") or ())
 
     def memory(self) -> dict[str, int]:
         """Return how many bytes of memory a dump of each awake pod would write, by uid.
@@ -204,7 +219,7 @@ class KeeperLink:
         backoff: Backoff,
     ) -> None:
         decoder = wire.Decoder()
-        request = {"v": wire.PROTOCOL_VERSION, "op": "subscribe"}
+        request = {"v": wire.PROTOCOL_VERSION, "op": "subscribe", "missed": True}
         is_subscribed = False
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
             # Silence is normal: the time-out only lets the loop look at *stop*.
@@ -232,6 +247,8 @@ class KeeperLink:
                     is_subscribed = True
                     backoff.reset()
                     connected()
+                    for missed in message.get("missed") or ():
+                        handle(missed)
 
 
 def start(host: Host, *, current: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from architect.core import httpserver
 
 SECONDS_BUCKETS: Final = (
     0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
@@ -73,6 +75,18 @@ class Metrics:
         )
         self.disk_image_bytes = Gauge(
             "architect_disk_image_bytes", "Space that images use", registry=r
+        )
+        self.saved_pods = Gauge(
+            "architect_saved_pods", "Saved pods that wait here for their successors", registry=r
+        )
+        self.saved_bytes = Gauge(
+            "architect_saved_bytes", "Space that saved pods use, before compression", registry=r
+        )
+        self.saved_removed = Counter(
+            "architect_saved_removed",
+            "Saved pods that were removed here though nobody had gone on with them",
+            ["reason"],
+            registry=r,
         )
         self.peer_sent_bytes = Counter(
             "architect_peer_sent_bytes", "Bytes of checkpoints given to other nodes", registry=r
@@ -232,8 +246,7 @@ class Server:
             def log_message(self, format: str, *args: object) -> None:
                 """Probes every few seconds are not worth a line."""
 
-        self._server = ThreadingHTTPServer(address, Handler)
-        self._server.daemon_threads = True
+        self._server = httpserver.Server(address, Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, name="metrics", daemon=True
         )

@@ -25,6 +25,24 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What stands out in one container of a running pod."""
+
+    container: str
+    reason: str
+    message: str
+    hint: str = ""
+    is_blocking: bool = True
+    is_lasting: bool = True
+    """It lies in the application's processes, and holds as long as they are as they are."""
+
+    @property
+    def text(self) -> str:
+        """What it is and what would have to change, for people."""
+        return f"{self.reason}: {self.message}" + (f" (hint: {self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeeperPod:
     """One entry of ``list``."""
 
@@ -33,6 +51,8 @@ class KeeperPod:
     name: str
     state: PodState
     since_unix: float = 0.0
+    since_boot: float | None = None
+    """By the machine's clock, which nobody sets; an older keeper does not tell."""
     image_bytes: int = 0
     held_packets: int = 0
     reason: str = ""
@@ -90,6 +110,8 @@ class ContainerUsage:
     cpu_seconds: float
     memory_bytes: int
     started_unix: float
+    age_seconds: float | None = None
+    """An older keeper does not tell."""
     processes: int = 0
 
 
@@ -124,6 +146,7 @@ def read_pod(value: Mapping[str, Any]) -> KeeperPod:
             name=str(value.get("name") or ""),
             state=PodState(value["state"]),
             since_unix=float(value.get("since") or 0.0),
+            since_boot=_optional_float(value.get("since_boot")),
             image_bytes=int(value.get("image_bytes") or 0),
             held_packets=int(value.get("held_packets") or 0),
             reason=str(value.get("reason") or ""),
@@ -148,6 +171,21 @@ def read_refusal(value: Mapping[str, Any]) -> Refusal:
         message=str(value.get("message") or ""),
         hint=str(value.get("hint") or ""),
     )
+
+
+def read_finding(value: Mapping[str, Any]) -> Finding:
+    """Read one finding of ``check``; an older keeper's have no weight. Raises FormatError."""
+    try:
+        return Finding(
+            container=str(value["container"]),
+            reason=str(value["reason"]),
+            message=str(value["message"]),
+            hint=str(value.get("hint") or ""),
+            is_blocking=value["is_blocking"] is True,
+            is_lasting=value.get("about") == "processes",
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"keeper's finding is malformed: {error!r} in {value!r:.200}") from error
 
 
 def read_observation(value: Mapping[str, Any]) -> Observation:
@@ -203,6 +241,7 @@ def read_observation(value: Mapping[str, Any]) -> Observation:
                         cpu_seconds=float(c["cpu_seconds"]),
                         memory_bytes=int(c.get("memory_bytes") or 0),
                         started_unix=float(c.get("started") or 0.0),
+                        age_seconds=_optional_float(c.get("age_seconds")),
                         processes=int(c.get("processes") or 0),
                     )
                     for name, c in (value.get("containers") or {}).items()

@@ -156,7 +156,8 @@ def read(value: Object) -> Offer | None:
     metadata = podspec.fields(value.get("metadata"), "metadata")
     spec = podspec.fields(value.get("spec"), "spec")
     owner = podspec.fields(spec.get("owner"), "spec.owner")
-    if spec.get("trigger") not in MIGRATIONS or metadata.get("deletionTimestamp") or not owner:
+    trigger = podspec.text(spec.get("trigger"), "spec.trigger")
+    if trigger not in MIGRATIONS or metadata.get("deletionTimestamp") or not owner:
         return None
     status = podspec.fields(value.get("status"), "status")
     captured = owners.unix_seconds(status.get("capturedAt"))

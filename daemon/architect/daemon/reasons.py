@@ -15,6 +15,7 @@ class Kind(enum.Enum):
     TERMINATING = "Terminating"
     NOT_RUNNING = "NotRunning"
     SLEEP_FAILED = "SleepFailed"
+    CANNOT_SLEEP = "CannotSleep"
     GVISOR = "Gvisor"
     NEVER = "NeverByItself"
     UNINSTALLING = "Uninstalling"

@@ -23,6 +23,10 @@ LEAST: Final = {"cpu": Fraction(1, 1000), "memory": Fraction(1024)}
 """What a sleeping container still asks for. Not nothing: a container without any request would
 change the pod's QoS class."""
 
+LOWERED: Final = ".lowered"
+"""In the annotation, after a container's name, which has no dot: what its requests were lowered to,
+where that is not the least. Whoever does not know it takes it for a container that is gone."""
+
 
 class Skip(enum.Enum):
     """Why the requests of a sleeping pod are not lowered."""
@@ -110,19 +114,36 @@ def lower(pod: ManagedPod, *, bounds: Bounds) -> ResizePlan:
             requests[name] = wanted
     if not requests:
         return ResizePlan(skipped=skipped)
-    # What an earlier attempt noted is the original; the requests of now may be lowered already.
     known = pod.original_requests or {}
-    original = {
-        name: {r: known.get(name, {}).get(r, pod.containers[name].requests[r]) for r in wanted}
-        | dict(known.get(name, {}))
-        for name, wanted in requests.items()
-    }
-    noted: dict[str, Mapping[str, str]] = {**known, **original}
+    noted: dict[str, Mapping[str, str]] = dict(known)
+    for name, to in requests.items():
+        before, lowered = known.get(name, {}), known.get(name + LOWERED, {})
+        noted[name] = dict(before) | {
+            resource: _original(
+                pod.containers[name].requests[resource],
+                noted=before.get(resource),
+                lowered=lowered.get(resource) or _render(resource, LEAST[resource]),
+            )
+            for resource in to
+        }
+        by_bounds = {r: v for r, v in to.items() if v != _render(r, LEAST[r])}
+        if by_bounds or lowered:
+            noted[name + LOWERED] = dict(lowered) | by_bounds
     return ResizePlan(
         requests=requests,
         original=None if noted == known else noted,
         skipped=skipped,
     )
+
+
+def _original(now: str, *, noted: str | None, lowered: str) -> str:
+    """Return which request a container gets back, of that of *now* and the one *noted* before.
+
+    One that is neither that nor what it was *lowered* to is its owner's, who has set it since.
+    """
+    if noted is None or _is_same(now, lowered):
+        return noted or now
+    return noted if _is_same(now, noted) else now
 
 
 def restore(pod: ManagedPod) -> ResizePlan:
@@ -169,7 +190,18 @@ def _target(container: PodContainer, resource: str, *, bounds: Bounds) -> str:
     limit, ratio = container.limits.get(resource), bounds.ratios.get(resource)
     if limit is not None and ratio:
         value = max(value, quantity.parse(limit) / ratio)
+    return _render(resource, value)
+
+
+def _render(resource: str, value: Fraction) -> str:
     return quantity.render_cpu(value) if resource == "cpu" else quantity.render_bytes(value)
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return quantity.parse(one) == quantity.parse(other)
+    except ValueError:
+        return False  # what somebody wrote into the annotation
 
 
 def _is_below(now: str, original: str) -> bool:

@@ -19,12 +19,13 @@ from architect.api.keeper import PodState
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon import activity, images, planner
 from architect.daemon.activity import PodTrack, Verdict
+from architect.daemon.foresight import Foresight
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
-from architect.daemon.observation import Observation, Refusal
+from architect.daemon.observation import Finding, Observation, Refusal
 from architect.daemon.planner import Candidate, Disk
 from architect.daemon.pods import ManagedPod
-from architect.daemon.reasons import Reason, first
+from architect.daemon.reasons import Kind, Reason, first
 from architect.daemon.registry import Registry
 from architect.daemon.settings import DaemonSettings
 from architect.daemon.store import PodStore
@@ -57,6 +58,7 @@ class Sampler:
         images_directory: Path,
         verdict_changed: Changed,
         extra_reasons: Callable[[], list[Reason]],
+        found: Callable[[ManagedPod, tuple[Finding, ...]], None],
     ) -> None:
         self._settings = settings
         self._keeper = keeper
@@ -66,6 +68,7 @@ class Sampler:
         self._images_directory = images_directory
         self._verdict_changed = verdict_changed
         self._extra_reasons = extra_reasons
+        self._foresight = Foresight(keeper.check, found=found, done=self.poke)
         self._wake = threading.Event()
         self._tracks: dict[str, PodTrack] = {}
         self._next_look: dict[str, float] = {}
@@ -101,6 +104,7 @@ class Sampler:
                 self._wake.clear()
         finally:
             self._workers.shutdown(wait=False, cancel_futures=True)
+            self._foresight.close()
 
     def tick(self) -> float:
         """Look at what is due and act on it; returns the seconds until something is due."""
@@ -112,6 +116,7 @@ class Sampler:
         for table in (self._tracks, self._next_look, self._noted, self._told_ready):
             for uid in table.keys() - awake.keys():
                 del table[uid]
+        self._foresight.keep_only(set(pods))
         try:
             self._tell_readiness(awake)
             self._judge_unsampled(awake)
@@ -133,6 +138,9 @@ class Sampler:
         return min(max(wait, 0.0), IDLE_WAIT_SECONDS)
 
     def _look(self, due: dict[str, ManagedPod]) -> None:
+        with self._lock:
+            # Asked before they are looked at: of one that ends meanwhile the verdict knows nothing.
+            falling = frozenset(self._falling)
         started = time.monotonic()
         seen = self._keeper.observe(due)
         self._metrics.observe_seconds.observe(time.monotonic() - started)
@@ -141,13 +149,18 @@ class Sampler:
             pod = due.get(observation.uid)
             if pod is None or observation.state is not PodState.AWAKE:
                 continue  # fell asleep a moment ago; the event is on its way
-            verdict = self._judge(pod, observation)
+            others = self._judge(pod, observation)
             interval = activity.sampling_seconds(
                 pod,
                 shortest=self._settings.sample_min_seconds,
                 longest=self._settings.sample_max_seconds,
             )
-            if verdict.is_idle:
+            is_looked_at = self._foresee(pod, observation, others)
+            # Read after it: a look that ended in between is not under way any more.
+            verdict = self._as_foreseen(pod, others)
+            if is_looked_at:
+                interval = self._settings.sample_min_seconds
+            elif verdict.is_idle:
                 candidates.append(
                     Candidate(
                         pod=pod, verdict=verdict, memory_bytes=_memory_bytes(pod, observation)
@@ -161,10 +174,12 @@ class Sampler:
             self._tell_verdict(pod, verdict)
         for uid in due.keys() - {o.uid for o in seen}:
             self._next_look[uid] = started + self._settings.sample_max_seconds
+        candidates = [c for c in candidates if c.pod.uid not in falling]
         if candidates:
             self._start(candidates)
 
     def _judge(self, pod: ManagedPod, seen: Observation) -> Verdict:
+        """Say what keeps *pod* awake, but for what would keep it from being dumped."""
         track = activity.advance(
             self._tracks.get(pod.uid), seen, pod, cpu_threshold=self._settings.cpu_threshold
         )
@@ -173,14 +188,30 @@ class Sampler:
         else:
             self._tracks[pod.uid] = track
         verdict = activity.judge(track, pod, now=seen.now, now_unix=time.time())
-        mark = planner.fingerprint(pod, keeper=self._registry.keeper_pod(pod.uid))
         more = planner.history_reasons(
-            self._registry.history(pod), fingerprint=mark, now=time.monotonic()
+            self._registry.history(pod), fingerprint=self._mark(pod), now=time.monotonic()
         )
         return Verdict(
             reasons=(*self._extra_reasons(), *more, *verdict.reasons),
             idle_since=verdict.idle_since,
         )
+
+    def _as_foreseen(self, pod: ManagedPod, others: Verdict) -> Verdict:
+        foreseen = self._foresight.reasons(pod.uid, mark=self._mark(pod))
+        return Verdict(reasons=(*foreseen, *others.reasons), idle_since=others.idle_since)
+
+    def _foresee(self, pod: ManagedPod, seen: Observation, others: Verdict) -> bool:
+        """Have *pod* looked at if that is due; whether what comes of it has to be waited for."""
+        return self._foresight.consider(
+            pod,
+            mark=self._mark(pod),
+            processes=sum(usage.processes for usage in seen.containers.values()),
+            left_seconds=others.idle_in_seconds,
+            idle_seconds=activity.idle_seconds(pod),
+        )
+
+    def _mark(self, pod: ManagedPod) -> str:
+        return planner.fingerprint(pod, keeper=self._registry.keeper_pod(pod.uid))
 
     def _judge_unsampled(self, awake: dict[str, ManagedPod]) -> None:
         """Say why a pod that never sleeps by itself is awake, without looking at it."""
@@ -192,7 +223,6 @@ class Sampler:
     def _start(self, candidates: list[Candidate]) -> None:
         with self._lock:
             under_way = len(self._falling)
-            candidates = [c for c in candidates if c.pod.uid not in self._falling]
         plan = planner.plan(
             candidates,
             disk=self.disk(),
@@ -276,7 +306,10 @@ class Sampler:
         at, noted = self._noted.get(pod.uid, (0.0, None))
         if noted == kinds and now - at < NOTE_SECONDS:
             return
-        texts = [str(r) for r in verdict.reasons] or ["idle; it may sleep now"]
+        # What keeps it from being dumped the keeper knows by itself, and anew when it is asked.
+        told = [r for r in verdict.reasons if r.kind is not Kind.CANNOT_SLEEP]
+        idle = "idle; it may sleep now" if not verdict.reasons else "idle; it would sleep"
+        texts = [str(r) for r in told] or [idle]
         try:
             self._keeper.note(pod.uid, why=texts, idle_in_seconds=verdict.idle_in_seconds)
         except Rejected as error:

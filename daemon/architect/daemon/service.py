@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import logging
 import math
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 from architect.api import daemon as protocol
 from architect.api import names
-from architect.api.keeper import Event, PodState
-from architect.api.policy import OnRestoreFailure
-from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.core.errors import ArchitectError
 from architect.daemon import metrics as metric_server
-from architect.daemon import planner, settings, status
+from architect.daemon import settings, status
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.evacuation.course import Told
 from architect.daemon.evacuation.evacuation import Evacuation
@@ -29,6 +25,7 @@ from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.inits import Inits
 from architect.daemon.install import Layout
 from architect.daemon.keeper_link import KeeperLink
+from architect.daemon.listening import Listener
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves.arrivals import Arrivals
 from architect.daemon.moves.bringing import Bringing
@@ -42,6 +39,7 @@ from architect.daemon.moves.handover import Handover
 from architect.daemon.moves.latest import Latest
 from architect.daemon.moves.requests import Requests
 from architect.daemon.moves.retrieving import Retrieving
+from architect.daemon.moves.room import Room
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.storing import Storing
 from architect.daemon.moves.succeeding import Succeeding
@@ -49,19 +47,21 @@ from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
+from architect.daemon.notes import Notes
 from architect.daemon.notices import lookout
 from architect.daemon.notices.board import Change
 from architect.daemon.notices.notice import Notice
+from architect.daemon.observation import Finding
 from architect.daemon.peer.identity import Identity
 from architect.daemon.peer.service import Peer
 from architect.daemon.pods import ManagedPod
+from architect.daemon.reasons import Kind
 from architect.daemon.registry import Registry
 from architect.daemon.sampler import Sampler
 from architect.daemon.settings import DaemonSettings
 from architect.daemon.spot import lookahead
 from architect.daemon.spot import page as spot_page
 from architect.daemon.spot.inputs import Bounds
-from architect.daemon.spot.learning import Measure
 from architect.daemon.spot.lookahead import Lookahead
 from architect.daemon.spot.page import Page
 from architect.daemon.spot.rates import Known
@@ -73,16 +73,13 @@ from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
 from architect.kube.events import Recorder
-from architect.kube.resources import PODS, ObjectRef
+from architect.kube.resources import PODS
 from architect.kube.watch import Watcher
 
 log = logging.getLogger(__name__)
 
 NOTICES: Final = "notices.json"
 """Beside the keeper's socket: a reboot removes it."""
-
-MAX_NOTES: Final = 500
-"""Events that wait to be written; an outage of the API drops the oldest."""
 
 STUCK_SECONDS: Final = 120.0
 """A loop that was not round once in this time is stuck: its longest wait is 30 s."""
@@ -105,12 +102,8 @@ class Daemon:
         self._store = PodStore()
         self._registry = Registry()
         self._metrics = Metrics()
-        self._recorder = Recorder(api, component="daemon", instance=config.node_name)
-        self._notes: collections.deque[tuple[ObjectRef, status.Note]] = collections.deque(
-            maxlen=MAX_NOTES
-        )
-        self._has_notes = threading.Event()
-        self._random = random.Random()
+        recorder = Recorder(api, component="daemon", instance=config.node_name)
+        self._notes = Notes(recorder)
         self._rates = Known()
         """Gone with the daemon: another one may run on another machine."""
         layout = layout or Layout()
@@ -125,7 +118,7 @@ class Daemon:
             store=self._store,
             registry=self._registry,
             metrics=self._metrics,
-            tell=self._tell,
+            tell=self._notes.tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
         copies = Copies(layout.requests, floor_bytes=config.free_floor_bytes)
@@ -171,7 +164,7 @@ class Daemon:
                 is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
         self._endings = Endings(
-            api, node=config.node_name, depot=depot, latest=latest, tell=self._tell
+            api, node=config.node_name, depot=depot, latest=latest, tell=self._notes.tell
         )
         self._arrivals = Arrivals(
             api,
@@ -195,8 +188,17 @@ class Daemon:
             ),
             endings=self._endings,
             metrics=self._metrics,
-            tell=self._tell,
+            tell=self._notes.tell,
             has_left=lambda uid: depot.has_left(uid) and self._evacuation.is_under_way(),
+        )
+        room = Room(
+            api,
+            node=config.node_name,
+            depot=depot,
+            metrics=self._metrics,
+            quota_bytes=config.checkpoint_quota_bytes,
+            is_there=self._is_there,
+            tell=self._notes.tell_of,
         )
         captures = Captures(
             node=config.node_name,
@@ -207,6 +209,7 @@ class Daemon:
             inits=inits,
             depot=depot,
             copies=copies,
+            room=room,
             patience_seconds=config.capture_patience_seconds,
         )
         self._departures = Departures(
@@ -220,7 +223,7 @@ class Daemon:
             pods=self._store,
             rates=self._rates,
             metrics=self._metrics,
-            tell=self._tell,
+            tell=self._notes.tell,
             hand_on=self._arrivals.hand_on,
             is_shutting_down=self._shutdown.is_under_way,
             store=None if self._storing is None else self._storing.begin,
@@ -237,12 +240,13 @@ class Daemon:
                 turns=turns,
                 vault=vault,
                 metrics=self._metrics,
-                tell=self._tell,
+                tell=self._notes.tell,
             )
         upkeep = Upkeep(
             api,
             node=config.node_name,
             depot=depot,
+            room=room,
             store=self._store,
             registry=self._registry,
             departures=self._departures,
@@ -294,7 +298,7 @@ class Daemon:
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
             is_paused=self._evacuation.is_under_way,
             settled_seconds=lookahead.settled_seconds(config),
-            tell=self._tell,
+            tell=self._notes.tell,
         )
         self._reach: Reach | None = None
         if vault is not None:
@@ -316,7 +320,7 @@ class Daemon:
             store=self._store,
             registry=self._registry,
             metrics=self._metrics,
-            recorder=self._recorder,
+            recorder=recorder,
             touch_all=self._writer.touch_all,
             look_at_moves=upkeep.run,
         )
@@ -329,6 +333,20 @@ class Daemon:
             images_directory=layout.pods,
             verdict_changed=self._writer.touch,
             extra_reasons=self._housekeeping.extra_reasons,
+            found=self._foreseen,
+        )
+        self._listener = Listener(
+            keeper=self._keeper,
+            store=self._store,
+            registry=self._registry,
+            metrics=self._metrics,
+            rates=self._rates,
+            departures=self._departures,
+            arrivals=self._arrivals,
+            endings=self._endings,
+            tell=self._notes.tell,
+            is_gone=self._housekeeping.sweep_soon,
+            changed=self._keeper_changed,
         )
         self._endpoint = Endpoint(
             layout.run / names.DAEMON_SOCKET.name,
@@ -369,7 +387,7 @@ class Daemon:
                 ("keeper-events", self._follow_keeper, ()),
                 ("sampler", self._sampler.run, (self._stop,)),
                 ("writer", self._writer.run, (self._stop,)),
-                ("notes", self._write_notes, ()),
+                ("notes", self._notes.run, (self._stop,)),
                 ("housekeeping", self._housekeeping.run, (self._stop,)),
                 ("peer", self._peer.run, (self._stop,)),
                 ("lookout", self._lookout.run, (self._stop,)),
@@ -410,7 +428,7 @@ class Daemon:
         self._watcher.stop()
         self._writer.close()
         self._sampler.poke()
-        self._has_notes.set()
+        self._notes.poke()
         self._peer.close()
         deadline = time.monotonic() + JOIN_SECONDS
         for thread in threads:
@@ -443,50 +461,47 @@ class Daemon:
 
     def _watch_pods(self) -> None:
         for item in self._watcher:
-            for uid in self._store.take(item):
+            changed = self._store.take(item)
+            self._listener.pods_are_known()
+            for uid in changed:
                 self._writer.touch(uid)
                 pod = self._store.get(uid)
                 if pod is None:
                     self._departures.forget(uid)
-                    self._try(uid, functools.partial(self._arrivals.forget, uid))
+                    self._listener.attempt(uid, functools.partial(self._arrivals.forget, uid))
                     self._housekeeping.sweep_soon()
                 elif pod.is_terminating:
                     self._departures.notice(pod)
                 elif pod.is_terminal:
                     # Its object may stay for days, and what it claimed is another one's.
-                    self._try(uid, functools.partial(self._arrivals.forget, uid))
+                    self._listener.attempt(uid, functools.partial(self._arrivals.forget, uid))
             self._sampler.poke()
             self._lookahead.poke()
 
     def _follow_keeper(self) -> None:
-        self._keeper.follow(
-            self._keeper_said,
-            self._keeper_is_back,
-            self._housekeeping.start_keeper,
-            stop=self._stop,
-        )
+        self._listener.follow(self._housekeeping.start_keeper, stop=self._stop)
 
-    def _write_notes(self) -> None:
-        while not self._stop.is_set():
-            self._has_notes.wait()
-            self._has_notes.clear()
-            while self._notes and not self._stop.is_set():
-                regarding, note = self._notes.popleft()
-                self._recorder.record(
-                    regarding,
-                    reason=note.reason,
-                    note=note.text,
-                    action=note.action,
-                    event_type=note.event_type,
-                )
+    def _keeper_changed(self, uid: str | None) -> None:
+        if uid is None:
+            self._sampler.forget_told()
+            self._writer.touch_all()
+            return
+        self._writer.touch(uid)
+        self._sampler.poke()
+        self._lookahead.poke()
 
-    def _tell(self, pod: ManagedPod, note: status.Note) -> None:
-        self._note(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
+    def _foreseen(self, pod: ManagedPod, found: tuple[Finding, ...]) -> None:
+        """Tell what keeps a pod from being dumped, unless an earlier daemon has."""
+        said = pod.conditions.get(names.CONDITION_ASLEEP)
+        if said is not None and said.reason == Kind.CANNOT_SLEEP.value:
+            found = tuple(f for f in found if f.reason not in said.message)
+        if found:
+            self._notes.tell(pod, status.of_findings(found))
 
     def _announced(self, change: Change) -> None:
         """Tell what is announced about the machine, and have what follows from it done."""
         node = self._config.node_name
-        self._note(resources.node(node, uid=node), status.of_notice(change))
+        self._notes.tell_of(resources.node(node, uid=node), status.of_notice(change))
         self._evacuation.announced(change)
 
     def _bounds_at_notice(self) -> Bounds:
@@ -508,7 +523,7 @@ class Daemon:
 
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name
-        self._note(resources.node(node, uid=node), status.of_evacuation(notice, told))
+        self._notes.tell_of(resources.node(node, uid=node), status.of_evacuation(notice, told))
 
     def _notice_seconds(self) -> float:
         """Return what a plan is made for: what is left of this machine, or else its notice."""
@@ -518,117 +533,11 @@ class Daemon:
         machine = self._lookout.machine
         return self._config.spot_notice_seconds if machine is None else machine.notice_seconds
 
-    def _note(self, regarding: ObjectRef, note: status.Note) -> None:
-        self._notes.append((regarding, note))
-        self._has_notes.set()
-
-    def _try(self, uid: str, work: Callable[[], object]) -> None:
-        """Do what concerns one pod. A disk that refuses it must not end the thread of all pods."""
-        try:
-            work()
-        except OSError as error:
-            log.error("what came for pod %s: %s; upkeep looks at it again", uid, error)
-
-    # The keeper
-
-    def _keeper_is_back(self) -> None:
-        """Take the keeper's list after each connect: events may have been missed."""
-        self._registry.set_all(self._keeper.pods())
-        self._sampler.forget_told()
-        self._writer.touch_all()
-
-    def _keeper_said(self, message: dict[str, Any]) -> None:
-        try:
-            event = Event(message.get("event"))
-        except ValueError:
-            log.debug("unknown event of the keeper: %r", message.get("event"))
-            return
-        uid = str(message.get("pod") or "")
-        self._refresh(uid)
-        self._count(event, message)
-        self._remember(event, uid, message)
+    def _is_there(self, uid: str) -> bool:
+        """Whether a pod of this node has not ended yet, as far as is known."""
         pod = self._store.get(uid)
-        if event is Event.RESTORED:
-            is_asleep = message.get("state") == PodState.ASLEEP.value
-            self._try(uid, lambda: self._endings.restored(uid, pod=pod, is_asleep=is_asleep))
-        elif event is Event.WAKE_FAILED:
-            self._try(uid, lambda: self._wake_failed(uid, message, pod=pod))
-        if pod is not None:
-            keeper = self._registry.keeper_pod(uid)
-            note = status.note_of(
-                event,
-                message,
-                pod=pod,
-                is_refused=keeper is not None and keeper.refused is not None,
-                is_leaving=self._departures.is_working(uid),
-            )
-            if note is not None:
-                self._tell(pod, note)
-        if event is Event.REMOVED:
-            # After a forced deletion the API forgot the pod before its containers ended.
-            self._housekeeping.sweep_soon()
-        self._writer.touch(uid)
-        self._sampler.poke()
-        self._lookahead.poke()
-
-    def _wake_failed(self, uid: str, message: dict[str, Any], *, pod: ManagedPod | None) -> None:
-        reason, text = str(message.get("reason")), str(message.get("message"))
-        policy = message.get("policy")
-        if policy == OnRestoreFailure.FRESH.value:
-            self._endings.not_restored(uid, f"{reason}: {text}")
-            return
-        self._endings.fails(uid, f"{reason}: {text}")
-        if policy == OnRestoreFailure.FAIL.value and pod is not None and pod.is_gvisor:
-            # A container of others stays, hollow, until somebody looks; a sandbox does not.
-            self._arrivals.hold(uid, reason=reason, message=text)
-
-    def _refresh(self, uid: str) -> None:
-        try:
-            self._registry.set_one(uid, self._keeper.status(uid))
-        except Rejected:
-            self._registry.set_one(uid, None)
-        except (ArchitectError, FormatError) as error:
-            # The stream ends too, then, and the list is taken anew.
-            log.warning("status of pod %s: %s", uid, error)
-
-    def _remember(self, event: Event, uid: str, message: dict[str, Any]) -> None:
-        now, took = time.monotonic(), float(message.get("duration_seconds") or 0.0)
-        if event is Event.SLEPT:
-            steps = message.get("steps")
-            if isinstance(steps, dict):
-                self._registry.set_steps(uid, {str(k): float(v) for k, v in steps.items()})
-                size = int(message.get("image_bytes") or 0)
-                self._rates.take(Measure.DUMP, float(steps.get("dump") or 0.0), size)
-            self._registry.change_history(
-                uid, lambda h: planner.slept(h, now=now, took_seconds=took)
-            )
-        elif event is Event.WOKE:
-            pod, jitter = self._store.get(uid), self._random.random()
-            idle = _longest_idle_seconds(pod) if pod else 0.0
-            self._registry.change_history(
-                uid,
-                lambda h: planner.woke(
-                    h, now=now, took_seconds=took, idle_seconds=idle, jitter=jitter
-                ),
-            )
-
-    def _count(self, event: Event, message: dict[str, Any]) -> None:
-        took = float(message.get("duration_seconds") or 0.0)
-        reason = str(message.get("reason") or "Unknown")
-        if event is Event.SLEPT:
-            self._metrics.sleeps.inc()
-            self._metrics.sleep_seconds.observe(took)
-            self._metrics.image_bytes.observe(float(message.get("image_bytes") or 0))
-        elif event is Event.WOKE:
-            self._metrics.wakes.labels(status.wake_kind(reason)).inc()
-            self._metrics.wake_seconds.observe(took)
-            self._metrics.held_packets.inc(int(message.get("held_packets") or 0))
-        elif event is Event.WAKE_FAILED:
-            self._metrics.failures.labels("wake", reason).inc()
-        elif event is Event.WAKE_BLOCKED:
-            self._metrics.failures.labels("wake", "Blocked").inc()
-        elif event is Event.HOOK and message.get("status") != 0:
-            self._metrics.failures.labels("hook", status.hook_failure(message)).inc()
+        is_known = self._store.is_synced
+        return not is_known or (pod is not None and not pod.is_terminal)
 
     # Health
 
@@ -658,7 +567,3 @@ def _prefer(
     turns.prefer(order, at_once=at_once)
     if storing is not None:
         storing.prefer(order)
-
-
-def _longest_idle_seconds(pod: ManagedPod) -> float:
-    return max((c.idle_seconds or 0.0 for c in pod.policy.containers.values()), default=0.0)

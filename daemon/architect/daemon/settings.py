@@ -116,7 +116,10 @@ class DaemonSettings(StoreOptions):
     """Where ``/metrics``, ``/healthz`` and ``/readyz`` are served."""
 
     peer_address: str = "[::]:9465"
-    """Where other nodes' daemons get checkpoints, over mutual TLS."""
+    """Where other nodes' daemons ask for checkpoints, over mutual TLS."""
+
+    peer_data_address: str = "[::]:9466"
+    """Where they get the bytes, each part encrypted with a key that was given for it there."""
 
     daemon_selector: str = "app.kubernetes.io/name=architect,app.kubernetes.io/component=daemon"
     """Labels of the daemons' pods, as the chart gives them: how the one of a node is found."""
@@ -157,6 +160,9 @@ class DaemonSettings(StoreOptions):
 
     checkpoint_ttl_seconds: float = 3600.0
     """How long a saved pod that nobody has come for, and the word of one that went on, is kept."""
+
+    checkpoint_quota_bytes: int = 0
+    """Most that saved pods may use on the disk while they wait for successors; 0: no limit."""
 
     store_delay_seconds: float = 5.0
     """How long a saved pod waits for a successor before it is uploaded."""
@@ -218,6 +224,7 @@ _HELP: Final = {
     "gvisor_flags": "flags of gVisor's runtime (empty: found out)",
     "metrics_address": "address:port of metrics and health",
     "peer_address": "address:port for other nodes' daemons",
+    "peer_data_address": "address:port where they get the bytes",
     "daemon_selector": "label selector of the daemons' pods",
     "max_concurrent_sleeps": "pods put to sleep at the same time",
     "sleep_patience_seconds": "how long conversations may drain",
@@ -225,6 +232,7 @@ _HELP: Final = {
     "capture_patience_seconds": "how long conversations of a pod that leaves may take to end",
     "arrival_patience_seconds": "how long a new pod waits for its predecessor to be saved",
     "checkpoint_ttl_seconds": "how long a saved pod waits for whoever goes on with it",
+    "checkpoint_quota_bytes": "most that saved pods may use on disk (0: no limit)",
     **options.HELP,
     "store_delay_seconds": "how long a saved pod waits for a successor before it is uploaded",
     "store_default": "node or object-store: where saved pods lie whose annotations do not say it",
@@ -311,6 +319,7 @@ def _read(name: str, text: str, *, like: Any) -> Any:
 def _check(settings: DaemonSettings) -> None:
     _ = settings.store
     host_port(settings.peer_address, name="peer_address")
+    host_port(settings.peer_data_address, name="peer_data_address")
     for condition, text in (
         (settings.max_concurrent_sleeps >= 1, "max_concurrent_sleeps must be at least 1"),
         (settings.max_concurrent_captures >= 1, "max_concurrent_captures must be at least 1"),

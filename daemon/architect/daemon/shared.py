@@ -36,24 +36,24 @@ class SharedReads(Generic[T]):
 
     def read(self, key: Hashable, ask: Callable[[], T]) -> T:
         """Return or raise what *ask* does, or did for another who wants *key*."""
-        with self._slot(key) as slot:
-            before = slot.begun
-            with slot.lock:
-                if slot.begun == before:
-                    # Whoever comes while this sleeps is served as well: it has not begun.
-                    due = max(slot.begun_at + self._apart_seconds, slot.rested_at)
-                    time.sleep(max(0.0, due - time.monotonic()))
-                    slot.begin(ask)
-                outcome = slot.latest
+        with self._slot(key) as (slot, before), slot.lock:
+            if slot.begun == before:
+                # Whoever comes while this sleeps is served as well: it has not begun.
+                due = max(slot.begun_at + self._apart_seconds, slot.rested_at)
+                time.sleep(max(0.0, due - time.monotonic()))
+                slot.begin(ask)
+            outcome = slot.latest
         return outcome.result()
 
     @contextmanager
-    def _slot(self, key: Hashable) -> Iterator[_Slot[T]]:
+    def _slot(self, key: Hashable) -> Iterator[tuple[_Slot[T], int]]:
+        """Use the slot of *key*, and tell how many of its reads had begun before."""
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             slot.users += 1
+            before = slot.begun
         try:
-            yield slot
+            yield slot, before
         finally:
             with self._lock:
                 slot.users -= 1

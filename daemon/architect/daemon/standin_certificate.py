@@ -29,7 +29,7 @@ def ensure(path: Path, *, now: datetime.datetime | None = None) -> bool:
     at = now or datetime.datetime.now(datetime.UTC)
     if _is_valid(path, at):
         return False
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(path.parent)
     files.write_atomic(path, _make(at))
     return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from architect.daemon import resize
 from architect.daemon.evacuation.course import Told
 from architect.daemon.notices.board import Change, ChangeKind
 from architect.daemon.notices.notice import Notice
-from architect.daemon.observation import KeeperPod
+from architect.daemon.observation import Finding, KeeperPod
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Kind, Reason, first
 from architect.kube.conditions import Condition, Status
@@ -27,7 +27,9 @@ SETTLED_STATES: Final = ASLEEP_STATES | {PodState.AWAKE}
 NO_SPACE: Final = "NoSpace"
 """The keeper's word for a disk that has no room for an image."""
 
-FAILURES: Final = frozenset({Kind.SLEEP_FAILED.value, names.EVENT_RESTORE_FAILED})
+FAILURES: Final = frozenset(
+    {Kind.SLEEP_FAILED.value, Kind.CANNOT_SLEEP.value, names.EVENT_RESTORE_FAILED}
+)
 """Reasons of the condition that do not wait: they are rare, and somebody has to act."""
 
 REASON_SLEPT: Final = "Slept"
@@ -68,6 +70,17 @@ def of_evacuation(notice: Notice, told: Told) -> Note:
         text=text[:MAX_NOTE_CHARS],
         action="Evacuate",
         event_type=EventType.WARNING if told.misfits else EventType.NORMAL,
+    )
+
+
+def of_findings(found: Sequence[Finding]) -> Note:
+    """Return what is said of a pod that could not be dumped, before that is tried."""
+    text = "; ".join(f"{each.container}: {each.text}" for each in found)
+    return Note(
+        reason=names.EVENT_CANNOT_SLEEP,
+        text=f"goes on running: {text}"[:MAX_NOTE_CHARS],
+        action="Sleep",
+        event_type=EventType.WARNING,
     )
 
 
@@ -112,6 +125,9 @@ def condition(keeper: KeeperPod | None, *, reasons: tuple[Reason, ...]) -> Condi
             message=f"asleep since {since:%Y-%m-%dT%H:%M:%SZ}, {_mib(keeper.image_bytes)} on disk",
         )
     top = first(reasons)
+    if top is not None and top.kind is Kind.CANNOT_SLEEP:
+        # Without the others: what it says is the same until something else is found.
+        reasons = tuple(r for r in reasons if r.kind is Kind.CANNOT_SLEEP)
     return Condition(
         type=names.CONDITION_ASLEEP,
         status=Status.FALSE,
@@ -124,11 +140,14 @@ def is_condition_due(pod: ManagedPod, new: Condition, *, may_update_reason: bool
     """Whether *new* is worth a request.
 
     A changed status always is, and a failure; another reason once in a while; a changed text never,
-    since its numbers change at every look (the keeper's ``why`` has them fresh).
+    since its numbers change at every look (the keeper's ``why`` has them fresh). What keeps a pod
+    from being dumped has none.
     """
     old = pod.conditions.get(new.type)
     if old is None or old.status != new.status.value:
         return True
+    if old.reason == new.reason == Kind.CANNOT_SLEEP.value:
+        return old.message != new.message
     return old.reason != new.reason and (may_update_reason or new.reason in FAILURES)
 
 
@@ -145,7 +164,7 @@ def note_of(
     *is_refused*: a failed sleep is not tried again. One that is tried again is no event: it would
     come every few seconds from a pod that is simply busy. A disk without space is one all the same:
     somebody has to do something about it. What is part of a move is told by the move, once:
-    Captured (*is_leaving*) and Restored.
+    Captured (*is_leaving*) and Restored, but for a pod that has only come back on its own node.
     """
     took = durations.render(float(message.get("duration_seconds") or 0.0))
     reason = str(message.get("reason") or "")
@@ -163,6 +182,14 @@ def note_of(
         return Note(reason=names.EVENT_WOKE, text=text, action="Wake")
     if event is Event.HOOK:
         return _hook_note(message, took=took)
+    if event is Event.RESTORED and message.get("returned"):
+        verb = "sleeps" if message.get("state") == PodState.ASLEEP.value else "goes"
+        return Note(
+            reason=names.EVENT_RESTORED,
+            text=f"container {message.get('container')} {verb} on with the memory that it had "
+            "before its node was rebooted",
+            action="Restore",
+        )
     said = _said(message)
     if event is Event.SLEEP_FAILED:
         is_worth = is_refused or message.get("lost") or message.get("reason") == NO_SPACE

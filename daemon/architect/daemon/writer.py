@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
@@ -40,10 +42,23 @@ IDLE_SECONDS: Final = 5.0
 
 LIMITS_CACHE_SECONDS: Final = 60.0
 
+RAISE_AGAIN_SECONDS: Final = 20.0
+"""Between two attempts to give a woken pod its requests back, where the API server refuses them: a
+quota that others have taken meanwhile is free again some time. Nobody tells when."""
+
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """``uname -m`` → node label ``kubernetes.io/arch``."""
 
 Tell = Callable[[ManagedPod, status.Note], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Refused:
+    """A resize that the API server does not do."""
+
+    is_lowering: bool
+    again_at: float
+    """On the monotonic clock; never, for one that only would have made room."""
 
 
 class Writer:
@@ -70,7 +85,7 @@ class Writer:
         self._queue = WorkQueue()
         self._checkpoints: set[str] | None = None
         self._without_checkpoint: set[str] = set()
-        self._refused_resizes: dict[str, bool] = {}
+        self._refused_resizes: dict[str, _Refused] = {}
         self._reported_resizes: dict[str, str] = {}
         self._conditions_at: dict[str, float] = {}
         self._limits: dict[str, tuple[float, resize.Bounds]] = {}
@@ -110,9 +125,13 @@ class Writer:
                 self._checkpoints = self._list_checkpoints()
             facts = self._facts(pod)
             for action in resync.plan(facts):
-                self._apply(pod, action)
+                if not self._apply(pod, action):
+                    break  # what comes after it counts on it: the note of the requests would go
             if not facts.may_update_reason:
                 self._queue.add(uid, delay_seconds=self._condition_interval_seconds)
+            refused = self._refused_resizes.get(uid)
+            if refused is not None and not refused.is_lowering:
+                self._queue.add(uid, delay_seconds=max(0.0, refused.again_at - time.monotonic()))
             self._report_resize(pod)
         except NotFound as error:
             # The watch tells soon what became of it.
@@ -143,8 +162,10 @@ class Writer:
     def _facts(self, pod: ManagedPod) -> PodFacts:
         keeper = self._registry.keeper_pod(pod.uid)
         is_asleep = keeper is not None and keeper.state in status.ASLEEP_STATES
-        if self._refused_resizes.get(pod.uid, is_asleep) is not is_asleep:
+        refused = self._refused_resizes.get(pod.uid)
+        if refused is not None and refused.is_lowering is not is_asleep:
             del self._refused_resizes[pod.uid]  # refused in the other direction: try this one
+            refused = None
         reasons = self._registry.verdict(pod.uid)
         if reasons is None:
             reasons = tuple(activity.pod_reasons(pod))
@@ -158,10 +179,11 @@ class Writer:
             may_update_reason=written is None
             or time.monotonic() - written > self._condition_interval_seconds * 0.99,
             bounds=self._bounds(pod.namespace) if is_asleep else resize.Bounds(),
-            is_resize_refused=pod.uid in self._refused_resizes,
+            is_resize_refused=refused is not None and time.monotonic() < refused.again_at,
         )
 
-    def _apply(self, pod: ManagedPod, action: Action) -> None:
+    def _apply(self, pod: ManagedPod, action: Action) -> bool:
+        """Carry out *action*; False if it was refused, and the pod is looked at once more."""
         ref = resources.pod(pod.namespace, pod.name, uid=pod.uid)
         match action:
             case resync.SetMetadata():
@@ -178,31 +200,43 @@ class Writer:
                 )
                 self._conditions_at[pod.uid] = time.monotonic()
             case resync.Resize():
-                self._resize(pod, ref, action)
+                return self._resize(pod, ref, action)
             case resync.EnsureCheckpoint():
                 self._ensure_checkpoint(pod, ref)
             case resync.DropCheckpoint():
                 self._api.delete(checkpoints.ref_of(ref))
                 if self._checkpoints is not None:
                     self._checkpoints.discard(pod.uid)
+        return True
 
     def _take(self, value: dict[str, Any] | None) -> None:
         if value is not None:
             self._store.update(value)
 
-    def _resize(self, pod: ManagedPod, ref: ObjectRef, action: resync.Resize) -> None:
+    def _resize(self, pod: ManagedPod, ref: ObjectRef, action: resync.Resize) -> bool:
         """Resize, or remember and say that it is refused: the pod sleeps or runs all the same."""
         try:
             self._take(patches.resize(self._api, ref, action.requests))
+            self._refused_resizes.pop(pod.uid, None)
         except NotFound as error:
-            if self._api.find(ref) is not None:
-                # The API server has no such subresource (before 1.33).
-                self._refuse_resize(pod, action, str(error))
+            if self._api.find(ref) is None:
+                return True
+            # The API server has no such subresource (before 1.33).
+            self._refuse_resize(pod, action, str(error))
+            return False
         except Rejected as error:
             self._refuse_resize(pod, action, str(error))
+            return False
+        return True
 
     def _refuse_resize(self, pod: ManagedPod, action: resync.Resize, said: str) -> None:
-        self._refused_resizes[pod.uid] = action.is_lowering
+        is_known = pod.uid in self._refused_resizes
+        again_at = math.inf if action.is_lowering else time.monotonic() + RAISE_AGAIN_SECONDS
+        self._refused_resizes[pod.uid] = _Refused(is_lowering=action.is_lowering, again_at=again_at)
+        # What the plan has besides is made anew.
+        self._queue.add(pod.uid)
+        if is_known:
+            return
         self._metrics.failures.labels("resize", "Rejected").inc()
         what = "its requests stay" if action.is_lowering else "its requests stay lowered"
         note = status.Note(
@@ -212,8 +246,6 @@ class Writer:
             event_type=EventType.WARNING,
         )
         self._tell(pod, note)
-        # What the plan has besides is not held up; what it had planned for after, is made anew.
-        self._queue.add(pod.uid)
 
     def _report_resize(self, pod: ManagedPod) -> None:
         """Say once that an awake pod's requests are not granted: the node filled up meanwhile."""

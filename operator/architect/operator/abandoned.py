@@ -65,8 +65,11 @@ def is_lost(
     """Whether *claimant* will never go on; *pod* and *node* are what the API has by these names."""
     if may_go_on(claimant, pod=pod):
         return False
-    if node is None:
-        return True
+    return node is None or is_out_of_service(node)
+
+
+def is_out_of_service(node: Mapping[str, Any]) -> bool:
+    """Whether somebody has said that a node's machine is gone."""
     taints = (node.get("spec") or {}).get("taints") or ()
     return any(taint.get("key") == OUT_OF_SERVICE for taint in taints)
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from architect.checkpoint import envelope
+from architect.core.earliest import Earliest
 from architect.core.errors import ArchitectError
 from architect.kube import checkpoints
 from architect.kube.api import Api
@@ -67,7 +68,7 @@ class Collector:
         open_bucket: Callable[[], Bucket],
         prefix: str,
         is_kept: Callable[[Place], bool] = lambda _: False,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """*is_kept* tells of places that are not nobody's, though no object is known of them."""
         self._api = api
@@ -75,7 +76,8 @@ class Collector:
         self._is_kept = is_kept
         self._open_bucket = open_bucket
         self._prefix = prefix
-        self._clock = clock
+        # A jump must not make look old what has just been sent.
+        self._clock = clock or Earliest()
         self._lock = threading.Lock()
         self._bucket: Bucket | None = None
         self._looked_at = float("-inf")
@@ -120,7 +122,9 @@ class Collector:
         for value in known:
             self.changed(value)
         latest = {p: one.modified for p, one in listed.items() if not self._is_kept(p)}
-        for action in stored.for_all(latest, known, now=self._clock()):
+        for action in stored.for_all(
+            latest, known, now=datetime.fromtimestamp(self._clock(), tz=UTC)
+        ):
             self._remove(action)
 
     def _try_again(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+from architect.core import httpserver
 from architect.operator import metrics
 from architect.operator.metrics import Metrics
 
@@ -17,11 +18,7 @@ CLIENT_TIMEOUT_SECONDS: Final = 5.0
 """A prober or scraper sends its request at once."""
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-
-class _Server6(_Server):
+class _Server6(httpserver.Server):
     """Listens on IPv6, and where the address is ``::`` on IPv4 too (Linux' bindv6only is 0)."""
 
     address_family = socket.AF_INET6
@@ -85,14 +82,16 @@ class Endpoint:
         self._server.server_close()
 
 
-def _listen(address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]) -> _Server:
+def _listen(
+    address: tuple[str, int], handler: type[http.server.BaseHTTPRequestHandler]
+) -> httpserver.Server:
     """Return the server; ``::`` means every address of a host that has no IPv6, too."""
     host, port = address
     if ":" not in host:
-        return _Server(address, handler)
+        return httpserver.Server(address, handler)
     try:
         return _Server6(address, handler)
     except OSError as error:
         if host != "::" or error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             raise
-        return _Server(("0.0.0.0", port), handler)
+        return httpserver.Server(("0.0.0.0", port), handler)

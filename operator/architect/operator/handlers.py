@@ -24,7 +24,7 @@ from architect.kube.resources import (
     PODS,
     SIGNING_REQUESTS,
 )
-from architect.operator import plan
+from architect.operator import abandoned, plan
 from architect.operator.collector import Collector
 from architect.operator.dismisser import Dismisser
 from architect.operator.registrar import Registrar
@@ -105,11 +105,13 @@ def register(
 
     @kopf.on.event(NODES.version, NODES.plural, registry=registry)
     async def node_changed(event: kopf.RawEvent, **_: Any) -> None:
-        value = dict(event["object"])
+        value: dict[str, Any] = dict(event["object"])
         if event["type"] == "DELETED":
             watchman.gone(value)
         else:
             watchman.changed(value)
+        if event["type"] == "DELETED" or abandoned.is_out_of_service(value):
+            await asyncio.to_thread(sweeper.node_lost, value["metadata"]["name"])
 
     @kopf.on.event(
         SIGNING_REQUESTS.group, SIGNING_REQUESTS.version, SIGNING_REQUESTS.plural, registry=registry

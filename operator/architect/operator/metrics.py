@@ -6,8 +6,11 @@ A handful of counters and gauges: the format is written here rather than by a li
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from architect.operator import holdings
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -43,6 +46,16 @@ PERSISTENT_BYTES: Final = Family(
     name="architect_operator_persistent_checkpoint_bytes",
     type="gauge",
     help="Bytes, before compression, of available PersistentCheckpoints at the last sweep.",
+)
+HELD: Final = Family(
+    name="architect_operator_held_checkpoints",
+    type="gauge",
+    help="Checkpoints that can be restored, at the last sweep, by namespace and kind.",
+)
+HELD_BYTES: Final = Family(
+    name="architect_operator_held_checkpoint_bytes",
+    type="gauge",
+    help="Their bytes, before compression, by namespace and kind.",
 )
 BEYOND: Final = Family(
     name="architect_operator_beyond_limits",
@@ -134,6 +147,8 @@ FAMILIES: Final = (
     CHECKPOINTS,
     PERSISTENT,
     PERSISTENT_BYTES,
+    HELD,
+    HELD_BYTES,
     BEYOND,
     UNMANAGED,
     UNMANAGED_TOTAL,
@@ -175,6 +190,18 @@ class Metrics:
             values = self._values[family.name]
             values[key] = values.get(key, 0.0) + value
 
+    def replace(
+        self, family: Family, values: Iterable[tuple[Mapping[str, str], float]], **labels: str
+    ) -> None:
+        """Set a gauge to these values, by further labels, and to no others of those *labels*."""
+        common = set(labels.items())
+        new = {tuple(sorted({**labels, **more}.items())): value for more, value in values}
+        with self._lock:
+            kept = self._values[family.name]
+            for key in [key for key in kept if common <= set(key)]:
+                del kept[key]
+            kept.update(new)
+
     def get(self, family: Family, **labels: str) -> float:
         """Return a value, 0 if it was never set."""
         with self._lock:
@@ -192,6 +219,17 @@ class Metrics:
                     for labels, value in sorted(self._values[family.name].items())
                 )
         return "\n".join(lines) + "\n"
+
+
+def tell_held(numbers: Metrics, values: Iterable[Mapping[str, Any]], *kinds: str) -> None:
+    """Set what objects of these *kinds* hold; *values* are all of them that there are."""
+    found = holdings.of(values)
+    for kind in kinds:
+        of_kind = {namespace: one for (namespace, k), one in found.items() if k == kind}
+        counts = [({"namespace": n}, float(one.count)) for n, one in of_kind.items()]
+        sizes = [({"namespace": n}, float(one.size)) for n, one in of_kind.items()]
+        numbers.replace(HELD, counts, kind=kind)
+        numbers.replace(HELD_BYTES, sizes, kind=kind)
 
 
 def _labels(labels: _Labels) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from architect.core.errors import Rejected, Retryable
 from architect.kube.api import Api
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, PODS, ObjectRef
-from architect.operator import metrics, persistent, retention
+from architect.operator import holdings, metrics, persistent, retention
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
 from architect.operator.persistent import Query
@@ -110,6 +110,7 @@ class Registrar:
         for state in persistent.STATES:
             self._metrics.set(metrics.PERSISTENT, states.count(state), state=state)
         self._metrics.set(metrics.PERSISTENT_BYTES, retention.total_bytes(values))
+        metrics.tell_held(self._metrics, values, holdings.PERSISTENT)
         for value in values:
             self.look_at(value)
         now = self._clock()

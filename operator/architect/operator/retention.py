@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from architect.api import names
+from architect.core import retention
 from architect.kube import checkpoints, conditions
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
 from architect.operator.plan import Expire
@@ -71,20 +72,26 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> Excess:
     beyond: list[str] = []
 
     def shrink(group: Sequence[_Kept], count: int, size: int, where: str) -> None:
-        left = [one for one in group if id(one) not in gone]
-        for one in sorted(left, key=lambda k: (k.used, k.captured)):
-            total = sum(k.size for k in left)
-            if not _is_beyond(left, count, size):
-                return
-            if one.is_pinned or id(one) in last_good:
-                continue
-            gone[id(one)] = (
-                f"{where} keeps {len(left)} of {total} bytes together, of which "
+        found = retention.shrink(
+            [
+                retention.Held(
+                    item=one,
+                    size=one.size,
+                    worth=(one.used, one.captured),
+                    may_go=not (one.is_pinned or id(one) in last_good),
+                )
+                for one in group
+                if id(one) not in gone
+            ],
+            retention.Limit(count=count or None, size=size or None),
+        )
+        for end in found.gone:
+            gone[id(end.item)] = (
+                f"{where} keeps {end.count} of {end.size} bytes together, of which "
                 f"objectStore.limits lets it keep {count or 'any number'} "
                 f"of {size or 'any number of'} bytes; this one was unused for longest"
             )
-            left.remove(one)
-        if _is_beyond(left, count, size):
+        if found.is_beyond:
             beyond.append(where)
 
     for namespace in sorted({one.namespace for one in kept}):
@@ -101,10 +108,6 @@ def excess(values: Iterable[Mapping[str, Any]], limits: Limits) -> Excess:
         if id(one) in gone
     ]
     return Excess(ends=tuple(ends), beyond=tuple(beyond))
-
-
-def _is_beyond(kept: Sequence[_Kept], count: int, size: int) -> bool:
-    return bool((count and len(kept) > count) or (size and sum(one.size for one in kept) > size))
 
 
 def _read(value: Mapping[str, Any]) -> _Kept | None:

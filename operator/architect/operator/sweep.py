@@ -13,7 +13,7 @@ from architect.kube import checkpoints
 from architect.kube.api import Api
 from architect.kube.errors import Conflict, NotFound
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
-from architect.operator import abandoned, metrics, plan
+from architect.operator import abandoned, holdings, metrics, plan
 from architect.operator.apply import Applier
 from architect.operator.concerned import Concerned, uids_of
 from architect.operator.metrics import Metrics
@@ -106,6 +106,20 @@ class Sweeper:
                 self.collect(value)
                 self._free(value)
 
+    def node_lost(self, name: str) -> None:
+        """Learn that a node is gone, or out of service: what its pods claimed may be given back.
+
+        Those that were gone before it: of the others their own end tells.
+        """
+        for ref in self._concerned.claimed_on(name):
+            try:
+                value = self._api.find(ref)
+            except (Rejected, Retryable) as error:
+                log.warning("what pods of node %s claimed is not looked at: %s", name, error)
+                return
+            if value is not None:
+                self._free(value)
+
     def _free(self, value: JsonObject) -> None:
         """Give a claim back if who made it is lost, by reads that are not from a cache."""
         claimant = abandoned.claimant_of(value)
@@ -140,6 +154,7 @@ class Sweeper:
         values = self._api.list(CHECKPOINTS).items
         self._concerned.forget(known - {ObjectRef.of(CHECKPOINTS, value) for value in values})
         self._metrics.set(metrics.CHECKPOINTS, len(values))
+        metrics.tell_held(self._metrics, values, holdings.ASLEEP, holdings.MOVING)
         running = {pod["metadata"]["uid"] for pod in pods if not plan.is_finished(pod)}
         for value in values:
             try:

@@ -8,18 +8,29 @@ came: a container that cannot be managed is still a container.
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from architect.core.errors import ArchitectError
 from architect.shim import cli, engine_log, installation
 
+UNEXPECTED_SHAPE: Final = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+"""What a config.json raises that is not as the specification says: it is not read with care, since
+it is the lower runtime's to judge, and to name what is wrong with it."""
+
 
 def main() -> None:
     """Carry out ``sys.argv`` and end the process."""
-    call = cli.parse(sys.argv[1:])
+    call = cli.parse(sys.argv[1:], default_root=installation.default_root())
     try:
         sys.exit(_carry_out(call))
-    except (ArchitectError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # Also what a config.json of an unexpected shape raises: it is the lower runtime's to judge.
+    except (ArchitectError, OSError, *UNEXPECTED_SHAPE) as error:
         engine_log.warning(
             call, f"{call.command} is passed on as it came: {type(error).__name__}: {error}"
         )

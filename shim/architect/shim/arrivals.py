@@ -37,7 +37,23 @@ def wait(call: Call, found: Wanted) -> tuple[str, Path] | None:
     Raises Rejected or Unavailable where the pod's policy is not to start without them: the engine
     makes no container then, and kubelet has it try again.
     """
-    return _asked(call, found.identity, found.policy, _init_of)
+    return _returned(call, found.identity) or _asked(call, found.identity, found.policy, _init_of)
+
+
+def _returned(call: Call, identity: Identity) -> tuple[str, Path] | None:
+    """Return the same of processes that slept in this pod until the machine was rebooted."""
+    # Path's raises for a name that no file can have.
+    if not identity.namespace or not os.path.isdir(names.PODS / identity.pod):
+        return None
+    from architect.shim import returning  # most containers have nothing to return to
+
+    try:
+        return _init_of(identity) if returning.take_up(identity) else None
+    except (ArchitectError, OSError) as error:
+        engine_log.warning(
+            call, f"container {call.container} starts fresh, though its pod slept: {error}"
+        )
+        return None
 
 
 def wait_for_sandbox(call: Call, identity: Identity, policy: Policy) -> Path | None:
@@ -127,11 +143,12 @@ def _asked(
 
 def _note_fresh(call: Call, pod: str) -> None:
     """Have the daemon know that the pod has begun: nothing from before may come to it any more."""
+    from architect.core import files
     from architect.shim.keeper import images
 
     try:
         note = images.arrival_of_pod(pod).with_name(f"{pod}{FRESH}")
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(note.parent)
         note.touch(mode=0o600)
     except (ArchitectError, OSError) as error:
         engine_log.warning(call, f"cannot note that {call.container} started fresh: {error}")

@@ -1,4 +1,4 @@
-"""runc's command line as engines write it. Pure.
+"""runc's command line as engines write it, and crun's where it has more. Pure.
 
 Only what is needed to find the container's id and the few options that matter here; the words
 themselves are passed on unchanged.
@@ -14,11 +14,12 @@ DEFAULT_ROOT: Final = "/run/runc"
 """runc's own default for ``--root`` as root."""
 
 _GLOBAL_VALUED: Final = frozenset(
-    {"root", "log", "log-format", "criu", "rootless", "cgroup-manager"}
+    {"root", "log", "log-format", "log-level", "criu", "rootless", "cgroup-manager"}
 )
 _VALUED: Final = {
     "create": frozenset(
         {"bundle", "b", "console-socket", "pidfd-socket", "pid-file", "preserve-fds"}
+        | {"config", "f"}
     ),
     "exec": frozenset(
         {"console-socket", "pidfd-socket", "cwd", "env", "e", "user", "u", "additional-gids", "g"}
@@ -29,7 +30,7 @@ _VALUED: Final = {
     "delete": frozenset[str](),
 }
 _VALUED["run"] = _VALUED["create"]
-_LONG: Final = {"b": "bundle", "p": "process"}
+_LONG: Final = {"b": "bundle", "f": "config", "p": "process"}
 
 _KILL: Final = frozenset({"9", "KILL", "SIGKILL"})
 
@@ -52,6 +53,8 @@ class Call(NamedTuple):
     """Of the command, without hyphens; flags have the value ``true``."""
     operands_at: int = 0
     """Where the command's operands begin: first the container's id."""
+    default_root: str = DEFAULT_ROOT
+    """What the lower runtime takes for ``--root``."""
 
     @property
     def command(self) -> str:
@@ -71,7 +74,7 @@ class Call(NamedTuple):
     @property
     def root(self) -> str:
         """Where the lower runtime keeps its state."""
-        return self.global_options.get("root", DEFAULT_ROOT)
+        return self.global_options.get("root") or self.default_root
 
     @property
     def bundle(self) -> str:
@@ -94,7 +97,7 @@ class Call(NamedTuple):
         return self.operands[1] if len(self.operands) > 1 else "SIGTERM"
 
 
-def parse(words: Sequence[str]) -> Call:
+def parse(words: Sequence[str], *, default_root: str = DEFAULT_ROOT) -> Call:
     """Return *words* (without the program's name), understood."""
     global_options, at = _options(words, 0, valued=_GLOBAL_VALUED)
     command = words[at] if at < len(words) else ""
@@ -105,6 +108,7 @@ def parse(words: Sequence[str]) -> Call:
         global_options=global_options,
         options=options,
         operands_at=operands_at,
+        default_root=default_root,
     )
 
 

@@ -38,12 +38,20 @@ _IO_URING_DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
 
 def create(call: Call) -> NoReturn:
     """Make the container managed if it asks for it and can be; never returns."""
+    if "config" in call.options:
+        pass_on(call.words)  # crun's: another file, which may be somebody's own
     file = Path(call.bundle) / "config.json"
     try:
         spec = json.loads(file.read_bytes())
     except (OSError, ValueError):
         pass_on(call.words)  # the lower runtime says it in its own words
-    if not isinstance(spec, dict) or not records.is_identity(call.container):
+    if not isinstance(spec, dict):
+        pass_on(call.words)
+    if not records.is_identity(call.container):
+        if call.container and oci.wanted(spec, container_id=call.container):
+            engine_log.warning(
+                call, f"container {call.container!r:.80} is not managed: it cannot be with that id"
+            )
         pass_on(call.words)
     found = oci.wanted(spec, container_id=call.container)
     if found is None:
@@ -52,11 +60,13 @@ def create(call: Call) -> NoReturn:
         pass_on(call.words)
     if (Path(call.root) / call.container).exists():
         pass_on(call.words)  # the id lives, or was not deleted: refused, and nothing may change
-    if isinstance(found, oci.Wanted) and not oci.is_ours(spec):
+    if isinstance(found, oci.Wanted):
+        # Also of one that looks rewritten already: a user can write that into a pod.
         refused = oci.refusal(
             spec,
             is_host_network=_is_host_network(spec),
-            is_executable_found=_is_executable_found(spec, bundle=Path(call.bundle)),
+            is_executable_found=oci.is_ours(spec)
+            or _is_executable_found(spec, bundle=Path(call.bundle)),
         )
         if refused is not None:
             found = oci.Refused(identity=found.identity, reason=refused[0], message=refused[1])
@@ -127,7 +137,7 @@ def _record(
         sandbox_id=identity.sandbox_id,
         bundle=os.path.realpath(call.bundle),
         pid_file=None if pid_file is None else os.path.realpath(pid_file),
-        runc_root=call.root,
+        runc_root=os.path.abspath(call.root),
         systemd_cgroup=call.has_systemd_cgroup,
         runtime=str(installation.lower_runtime()),
         netns=oci.network_namespace(spec),
@@ -186,7 +196,10 @@ def _is_taken(call: Call) -> bool:
         record = records.read(call.container)
     except (FileNotFoundError, ArchitectError):
         return False
-    return record.runc_root != call.root and (Path(record.runc_root) / record.id).exists()
+    return (
+        record.runc_root != os.path.abspath(call.root)
+        and (Path(record.runc_root) / record.id).exists()
+    )
 
 
 def _denies_io_uring() -> bool:

@@ -45,14 +45,36 @@ _KNOWN: Final = (
         r"can't dump corked dgram", "InFlight", "a datagram was half written; it is tried again"
     ),
     _known(
+        r"netlink: the socket has data to read",  # sk-netlink.c
+        "InFlight",
+        "the kernel told something by netlink that was not read yet; it is tried again",
+    ),
+    _known(
+        r"pidfd: pidfd pid .* is not a part of process tree",  # pidfd.c
+        "Pidfd",
+        "the process has a descriptor of a process that is not the application's",
+    ),
+    _known(
+        # files-reg.c, util.c: what has no place in the container; a file with more names than one
+        r"(can't create (node for )?ghost|couldn't mkdirpat|can't link remap).*read-only file sys",
+        "DeletedFile",
+        "a file that the process has open was removed from a read-only mount",
+    ),
+    _known(
         r"no space left on device|disk quota exceeded|\bENOSPC\b",
         "NoSpace",
         "free space for /var/lib/architect",
     ),
     _known(
+        r"read-only file system|\bEROFS\b",
+        "ReadOnly",
+        "a mount of the container is read-only by now, or the disk of /var/lib/architect takes no "
+        "changes: see the message, and the kernel's log",
+    ),
+    _known(
         r"fsnotify:|inotify|fanotify|can't dump that handle",  # fsnotify.c
         "Inotify",
-        "the process watches files on a file system that CRIU cannot name again (overlay)",
+        "the process watches a file that has no path any more (deleted, or covered by a mount)",
     ),
     _known(
         r"\btty:|dangling tty|\bptmx\b|/dev/pts|external terminal",  # tty.c
@@ -80,7 +102,9 @@ _KNOWN: Final = (
         "the process keeps a large deleted file open",
     ),
     _known(
-        r"external socket is used|half of stream unix|name-less external socket",  # sk-unix.c
+        # sk-unix.c
+        r"external socket is used|half of stream unix|name-less external socket"
+        r"|unix socket \d+ (without peer|not found)",
         "ExternalSocket",
         "a UNIX socket is connected to a process outside the application (another container, "
         "an exec session)",
@@ -96,8 +120,8 @@ _KNOWN: Final = (
         "a file is open on a mount that is gone or covered by another",
     ),
     _known(
-        r"can't dump file \d+ of that type|unsupported mapping found|unknown shit",
-        "Device",  # files-ext.c, proc_parse.c
+        r"can't dump file \d+ of that type|unsupported mapping found|unknown shit|\btun: ",
+        "Device",  # files-ext.c, proc_parse.c, tun.c
         "the process has a device or a kind of file open that CRIU cannot save (a GPU, BPF, perf)",
     ),
     _known(
@@ -141,6 +165,17 @@ _KNOWN: Final = (
         r"cannot allocate memory|out of memory",
         "OutOfMemory",
         "memory of the container's limit or the node did not suffice",
+    ),
+    _known(
+        r"zombies with threads",  # seize.c
+        "MainThread",
+        "the process goes on without its main thread, which has ended",
+    ),
+    _known(
+        r"unseizable non-zombie \d+ found, state D",  # compel
+        "Uninterruptible",
+        "a process waits in the kernel, for a disk or for a child that it made by vfork; it is "
+        "tried again",
     ),
     _known(
         r"is already traced|ptrace.*operation not permitted|unseizable",  # compel

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from architect.api import daemon, names
+from architect.core import clocks
 from architect.core.errors import Unavailable
 from architect.core.wire import Client
 
@@ -51,11 +52,15 @@ def ask(
 
 def is_being_replaced() -> bool:
     """Whether a daemon has just ended in order, so that another one will come: an upgrade, say."""
+    left = names.DAEMON_SOCKET.with_name(daemon.LEFT)
     try:
-        left = names.DAEMON_SOCKET.with_name(daemon.LEFT).stat().st_mtime
-    except OSError:
+        said = left.read_text(encoding="ascii").strip()
+        if said:
+            return abs(clocks.boot_seconds() - float(said)) < REPLACED_SECONDS
+        # An earlier version's.
+        return abs(time.time() - left.stat().st_mtime) < REPLACED_SECONDS
+    except (OSError, ValueError):
         return False
-    return abs(time.time() - left) < REPLACED_SECONDS
 
 
 def _again(deadline: float) -> Client:

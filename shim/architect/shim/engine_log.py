@@ -26,9 +26,9 @@ def warning(call: Call, message: str) -> None:
 
 
 def _write(call: Call, level: str, message: str) -> None:
-    path = call.global_options.get("log")
-    if not path:
-        return
+    path = call.global_options.get("log", "").removeprefix("file:")
+    if not path or path.startswith(("journald:", "syslog:")):
+        return  # crun's other forms: the line would need their protocols
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if call.global_options.get("log-format") == "json":
         line = json.dumps({"level": level, "msg": message, "time": stamp})

@@ -68,7 +68,19 @@ def init_of(sha: str) -> Path:
 
 def lower_runtime() -> Path:
     """Return the OCI runtime that does the work. Raises NodeError if there is none."""
-    return _lower("runc")
+    return _lower("runc", "crun")
+
+
+def default_root() -> str:
+    """Return where the lower runtime keeps its state if no ``--root`` says otherwise."""
+    try:
+        is_crun = lower_runtime().name.startswith("crun")
+    except NodeError:
+        is_crun = False
+    if not is_crun:
+        return "/run/runc"
+    # crun's rule for root, too; runc has it for other users only.
+    return f"{os.environ.get('XDG_RUNTIME_DIR') or '/run'}/crun"
 
 
 def runsc() -> Path:
@@ -91,19 +103,24 @@ def runsc_flags() -> list[str]:
     return [line for line in lines if line.startswith("--")]
 
 
-def _lower(name: str) -> Path:
+def _lower(*programs: str) -> Path:
+    """Return what runtime.conf names by the first of *programs*, else the first that is there."""
+    key = programs[0]
     root = version_directory().resolve().parent
     configuration = root / "runtime.conf"
     try:
         lines = configuration.read_text().splitlines()
     except FileNotFoundError:
         lines = []
-    named = [Path(line.partition("=")[2]) for line in lines if line.startswith(f"{name}=")]
-    for candidate in [*named, *(directory / name for directory in SEARCH)]:
+    named = [Path(line.partition("=")[2]) for line in lines if line.startswith(f"{key}=")]
+    searched = [directory / program for program in programs for directory in SEARCH]
+    for candidate in [*named, *searched]:
         if _is_lower(candidate, root=root):
             return candidate
     raise NodeError(
-        f"no {name} found", reason="NoRuntime", hint=f"name it in {configuration}: {name}=/path"
+        f"no {' or '.join(programs)} found",
+        reason="NoRuntime",
+        hint=f"name it in {configuration}: {key}=/path",
     )
 
 

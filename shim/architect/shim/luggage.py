@@ -18,7 +18,7 @@ from typing import Any, Final
 from architect.api import saved
 from architect.core import files
 from architect.core.errors import FormatError, NodeError
-from architect.shim import oci, records
+from architect.shim import oci, records, returning
 from architect.shim.keeper import images, processes
 from architect.shim.layers import places, stamp
 from architect.shim.layers.apply import apply
@@ -87,8 +87,10 @@ def check(record: Record) -> None:
     """See that the volumes of the created, not yet started container hold what its memory knows.
 
     Each is looked at once, before the first container that mounts it goes on. Raises NodeError with
-    reason ``VolumeChanged`` or ``VolumeNotMounted``, Rejected or FormatError; nothing was changed.
+    reason ``VolumeChanged`` or ``VolumeNotMounted``, or what :func:`.returning.check` raises,
+    Rejected or FormatError; nothing was changed.
     """
+    returning.check(record.pod)
     file = images.arrival_of_pod(record.pod) / saved.DATA
     if not (told := _read_data(file)):
         return
@@ -201,19 +203,7 @@ def _records() -> Iterator[Record]:
 
 
 def _spec(record: Record) -> dict[str, Any]:
-    return spec_in(record.bundle)
-
-
-def spec_in(bundle: str) -> dict[str, Any]:
-    """Return the ``config.json`` of a bundle. Raises NodeError or FormatError."""
-    file = Path(bundle) / "config.json"
-    try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise NodeError(f"cannot read {file}: {error}", reason="NoBundle", path=file) from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{file} holds no object")
-    return value
+    return places.spec_in(record.bundle)
 
 
 def _init_pid(record: Record) -> int:
@@ -227,7 +217,7 @@ def _init_pid(record: Record) -> int:
 
 
 def _pack(source: Path, target: Path, kind: Kind) -> int:
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(target.parent)
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         pack(source, fd, kind=kind)

@@ -11,6 +11,7 @@ Reasons not to manage a container that asks for it:
 ``SharedPidNamespace``  our init would not be PID 1
 ``UserNamespace``     not supported yet
 ``Terminal``          a terminal cannot be dumped
+``InitSystem``        an init of its own, which insists on being PID 1: it would end at once
 ``DevIsBind``         /dev is no tmpfs: our init would leave a trace outside of the container
 ``ProcMount``         /proc is not the container's own: CRIU would believe what it finds there
 ``Capability``        the container could reach CRIU: see :mod:`architect.core.capabilities`
@@ -21,6 +22,7 @@ Reasons not to manage a container that asks for it:
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,6 +38,9 @@ STAND_ALONE_NAME: Final = "main"
 """The container's name in the policy of a container that no Kubernetes engine started."""
 
 _CONTAINER: Final = "container"
+
+INIT_SYSTEMS: Final = frozenset({"init", "openrc-init", "runit-init", "s6-linux-init", "systemd"})
+"""Programs that run as PID 1 or not at all; ``/init`` is that of s6-overlay."""
 
 TRACER: Final = "Tracer"
 """Reason in the note of a container that could reach CRIU in another one of its pod."""
@@ -166,7 +171,8 @@ def refusal(
 ) -> tuple[str, str] | None:
     """Return reason and message if the container of *spec* cannot be managed."""
     process = spec.get("process") or {}
-    if not process.get("args"):
+    args = process.get("args")
+    if not isinstance(args, list) or not args or not all(isinstance(word, str) for word in args):
         return "NoProcess", "config.json names no command"
     namespaces = {n.get("type"): n.get("path") for n in _namespaces(spec)}
     if is_host_network or "network" not in namespaces:
@@ -182,6 +188,12 @@ def refusal(
         return "UserNamespace", "the container has a user namespace (hostUsers: false)"
     if process.get("terminal"):
         return "Terminal", "the container has a terminal (tty: true), which cannot be dumped"
+    name = posixpath.basename(str(process["args"][0]))
+    if name in INIT_SYSTEMS and not is_ours(spec):
+        return (
+            "InitSystem",
+            f"the container starts an init of its own ({name}), which runs as PID 1 or not at all",
+        )
     if _type_at(spec, "/dev") != "tmpfs":
         return "DevIsBind", "the container's /dev is not a tmpfs of its own"
     if _type_at(spec, "/proc") != "proc":
@@ -201,7 +213,10 @@ def refusal(
 
 
 def is_ours(spec: Spec) -> bool:
-    """Whether *spec* was rewritten already: engines may repeat ``create`` on one bundle."""
+    """Whether *spec* was rewritten already: engines may repeat ``create`` on one bundle.
+
+    Or its owner wrote it so, who gets no init of ours and is judged as anybody (:func:`refusal`).
+    """
     return _args(spec)[:1] == [names.INIT_IN_CONTAINER]
 
 

@@ -126,6 +126,6 @@ def unmanaged() -> Iterator[Unmanaged]:
 
 
 def _write(file: Path, value: dict[str, Any]) -> None:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(file.parent)
     # On tmpfs: it ends with the containers that it describes.
     files.write_json(file, {"version": record_files.VERSION, **value}, durable=False)

@@ -7,14 +7,16 @@ POD is a uid or ``namespace/name``; of a stand-alone container its id. Exit code
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from architect.api import names
 from architect.core import wire
-from architect.core.errors import ArchitectError, NodeError, Unavailable
+from architect.core.errors import ArchitectError, NodeError, Rejected, Unavailable
 from architect.core.wire import Client
 from architect.shim import installation, keeper_client, records, tables
 
@@ -22,6 +24,8 @@ QUICK_SECONDS: Final = 10.0
 """For what the keeper answers from memory."""
 CHECK_SECONDS: Final = 60.0
 """For a look at each process of a pod."""
+NICENESS: Final = 10
+"""Of the process that looks."""
 REFUSED_STATUS: Final = 2
 """Exit status of ``check`` where something keeps pods from sleeping."""
 TRANSITION_SECONDS: Final = 660.0
@@ -80,6 +84,9 @@ def _why(options: argparse.Namespace) -> int:
     if gvisor.is_of_pod(options.pod):
         answer: dict[str, Any] = {"why": [pods.NEVER_SLEEPS]}
     else:
+        # What keeps it from being dumped is looked for anew: the keeper remembers the last look.
+        with contextlib.suppress(Rejected, NodeError):
+            keeper_client.ask("check", timeout_seconds=CHECK_SECONDS, pod=options.pod)
         answer = keeper_client.ask("why", timeout_seconds=QUICK_SECONDS, pod=options.pod)
     return _show(options, answer, lambda: "\n".join(answer["why"]) or "nothing keeps it awake")
 
@@ -110,6 +117,22 @@ def _check(options: argparse.Namespace) -> int:
     value = {"pod": options.pod, "state": state, "findings": found}
     _show(options, value, lambda: tables.findings(state, found))
     return REFUSED_STATUS if any(finding["is_blocking"] for finding in found) else 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from architect.shim import inspection
+    from architect.shim.keeper import survey
+
+    os.nice(NICENESS)  # a pod that is looked at, and all others, come first
+    found = [
+        vars(finding)
+        for container in survey.of_pod(options.pod)
+        for finding in inspection.of_container(container)
+    ]
+    if options.output == "json":
+        print(json.dumps({"findings": found}))  # one line, for the keeper
+        return 0
+    return _show(options, found, lambda: tables.findings("", found))
 
 
 def _check_node(options: argparse.Namespace) -> int:
@@ -218,6 +241,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     text = "what keeps a pod from sleeping, or any on this node; exit 2 if something does"
     check = add("check", _check, text, needs_pod=False)
     check.add_argument("pod", metavar="POD", nargs="?", help="without it the node is checked")
+    text = "what /proc shows of a pod's processes; what the keeper does for `check`"
+    add("inspect", _inspect, text)
     add("list", _list, "every managed pod of this node, and what is not managed", needs_pod=False)
     add("events", _events, "follow sleeps, wakes and failures until interrupted", needs_pod=False)
     text = "pack what a sleeping pod's containers wrote; what the daemon does before a pod moves"

@@ -7,13 +7,14 @@ containers without a profile, the same denial is added.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 IO_URING: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")
 ENOSYS: Final = 38
 """As on a kernel without io_uring: the answer that every user of it must expect."""
 
-_ALLOWING: Final = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"})
+ALLOWING: Final = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"})
 _DENIAL: Final = {"names": list(IO_URING), "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}
 _ARCHITECTURES: Final = {
     "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
@@ -36,19 +37,20 @@ def without_io_uring(profile: dict[str, Any] | None, *, machine: str) -> dict[st
             "syscalls": [_DENIAL],
         }
     rules = profile.get("syscalls") or []
-    is_named = any(_allows(rule) and set(rule.get("names", ())) & set(IO_URING) for rule in rules)
+    is_named = any(allows(rule) and set(rule.get("names", ())) & set(IO_URING) for rule in rules)
     is_denied = any(
-        not _allows(rule) and "io_uring_setup" in rule.get("names", ()) for rule in rules
+        not allows(rule) and "io_uring_setup" in rule.get("names", ()) for rule in rules
     )
-    is_default = profile.get("defaultAction") in _ALLOWING
+    is_default = profile.get("defaultAction") in ALLOWING
     if not is_named and (is_denied or not is_default):
         return profile
-    kept = [_without_names(rule) if _allows(rule) else rule for rule in rules]
+    kept = [_without_names(rule) if allows(rule) else rule for rule in rules]
     return {**profile, "syscalls": [*(rule for rule in kept if rule.get("names")), _DENIAL]}
 
 
-def _allows(rule: dict[str, Any]) -> bool:
-    return rule.get("action") in _ALLOWING
+def allows(rule: Mapping[str, Any]) -> bool:
+    """Whether *rule* of a profile lets its calls through."""
+    return rule.get("action") in ALLOWING
 
 
 def _without_names(rule: dict[str, Any]) -> dict[str, Any]:

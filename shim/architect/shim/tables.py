@@ -65,8 +65,10 @@ def status(pod: Fields) -> str:
 
 def transition(answer: Fields) -> str:
     """Return the outcome of a sleep or wake."""
-    pod = answer["status"]
-    return f"{_name(pod)} is {pod['state']} after {render(answer['duration_seconds'])}"
+    pod, seconds = answer["status"], answer["duration_seconds"]
+    # One that has never slept is awake already.
+    after = "" if seconds is None else f" after {render(seconds)}"
+    return f"{_name(pod)} is {pod['state']}{after}"
 
 
 def event(fields: Fields) -> str:
@@ -84,7 +86,7 @@ def findings(state: str, found: Sequence[Fields]) -> str:
     """Return one line for each finding in a pod of *state* (empty: it is not managed)."""
     lines = [
         f"{'blocks' if one['is_blocking'] else 'note'}: {one['container']}: {one['reason']}: "
-        f"{one['message']}"
+        f"{one['message']}" + (f"; {hint}" if (hint := one.get("hint")) else "")
         for one in found
     ]
     if state not in ("", "awake"):

@@ -81,7 +81,7 @@ done
 # One object per CRIU source instead of its combined built-in.o: --wrap only sees references
 # between objects. nla_parse and nlmsg_parse are CRIU's own wrappers.
 wrapped="main kerndat_init cr_plugin_init cr_system cr_system_userns execvp execlp dlopen
-    getaddrinfo syscall nla_parse nlmsg_parse"
+    getaddrinfo setsid syscall nla_parse nlmsg_parse"
 flags=
 for symbol in $wrapped; do
     flags="$flags -Wl,--wrap=$symbol"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from architect.api import names
-from lab import addresses, errors, gomodules, images, netns, rootfs
+from lab import addresses, gomodules, images, netns, rootfs
 from lab import node as lab_node
 from lab.cache import Cache
 from lab.machine import Bind, Machine, MachineSpec
 from lab.settings import Settings
+from support import cri
 from support.runtime import CHECKOUT, SYSTEM_PYTHON, eventually
 
 RUNTIME = "/opt/architect/current/bin/runsc-architect"
@@ -35,27 +34,8 @@ HANDLER = f"""
 """
 
 
-class Node:
-    """The machine, as a kubelet on it would use it."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def run(self, *words: str, timeout_seconds: float = 60) -> str:
-        return self.machine.exec(words, timeout_seconds=timeout_seconds).strip()
-
-    def crictl(self, *words: str) -> str:
-        return self.run("crictl", *words)
-
-    def fails(self, *words: str) -> str:
-        """Run what must fail; return what it said."""
-        with pytest.raises(errors.CommandFailed) as caught:
-            self.run(*words)
-        return str(caught.value)
-
-    def write(self, path: str, text: str) -> str:
-        self.machine.exec(["tee", path], input=text)
-        return path
+class Node(cri.Node):
+    """The machine, and what gVisor leaves on it."""
 
     def processes(self, *words: str) -> list[int]:
         """Return the pids of processes in whose command line all of *words* are."""
@@ -73,108 +53,11 @@ class Node:
         return files + [str(pid) for pid in self.processes("runsc")]
 
 
-class Pod:
-    """One pod by way of the CRI."""
+class Pod(cri.Pod):
+    """One pod in gVisor's sandbox."""
 
-    SERVER = ("python3", "-u", "/opt/memory.py", "4")
-    """The words of a server of memory, but for its port."""
-
-    def __init__(self, node: Node, *, policy: dict[str, Any] | None = None) -> None:
-        self.node = node
-        self.name = f"pod-{uuid.uuid4().hex[:8]}"
-        self.logs = f"/var/log/pods/{self.name}"
-        node.run("mkdir", "-p", self.logs)
-        config = {
-            "metadata": {"name": self.name, "namespace": "default", "uid": self.name},
-            "hostname": self.name,
-            "log_directory": self.logs,
-            "linux": {"cgroup_parent": f"/{self.name}"},
-            "annotations": {} if policy is None else {names.POLICY: json.dumps(policy)},
-        }
-        self.file = node.write(f"/run/{self.name}.json", json.dumps(config))
-        self.containers: dict[str, str] = {}
-        self.id = ""
-        self.run()
-
-    def run(self) -> None:
-        """Make its sandbox, as kubelet does once more where one has ended."""
-        if self.id:
-            self.remove()
-        self.containers = {}
-        self.id = self.node.crictl("runp", "--runtime", "runsc-architect", self.file)
-
-    @property
-    def address(self) -> str:
-        return str(self.inspect()["status"]["network"]["ip"])
-
-    def inspect(self) -> dict[str, Any]:
-        return dict(json.loads(self.node.crictl("inspectp", self.id)))
-
-    def container(self, name: str) -> dict[str, Any]:
-        return dict(json.loads(self.node.crictl("inspect", self.containers[name])))
-
-    def create(self, name: str, *command: str, **more: Any) -> None:
-        config = {
-            "metadata": {"name": name},
-            "image": {"image": images.PY},
-            "command": list(command),
-            "mounts": [{"host_path": "/opt", "container_path": "/opt", "readonly": True}],
-            "log_path": f"{name}.log",
-            **more,
-        }
-        file = self.node.write(f"/run/{self.name}-{name}.json", json.dumps(config))
-        self.containers[name] = self.node.crictl("create", self.id, file, self.file)
-
-    def start(self, name: str, *command: str, **more: Any) -> None:
-        self.create(name, *command, **more)
-        self.node.crictl("start", self.containers[name])
-
-    def server(self, name: str, *, port: int = 8080, **more: Any) -> None:
-        """Start a server of memory and wait for its first answer."""
-        self.start(name, *self.SERVER, str(port), **more)
-        eventually(lambda: self.answers(port), what=f"an answer of {name}")
-
-    def get(
-        self, path: str = "/", *, port: int = 8080, within_seconds: float = 20
-    ) -> dict[str, Any]:
-        """Ask a server by the pod's address, from the node."""
-        url = f"http://{self.address}:{port}{path}"
-        return dict(
-            json.loads(self.node.run("curl", "-sS", "--max-time", str(within_seconds), url))
-        )
-
-    def answers(self, port: int = 8080, *, within_seconds: float = 20) -> bool:
-        try:
-            return bool(self.get(port=port, within_seconds=within_seconds))
-        except errors.CommandFailed:
-            return False
-
-    def exec(self, name: str, *command: str) -> str:
-        return self.node.crictl("exec", self.containers[name], *command)
-
-    def log(self, name: str) -> str:
-        return self.node.run("cat", f"{self.logs}/{name}.log")
-
-    def ended(self, name: str) -> int | None:
-        """Return the status of a container; None while it runs."""
-        found = self.container(name)["status"]
-        return int(found["exitCode"]) if found["state"] == "CONTAINER_EXITED" else None
-
-    def until_ended(self, name: str) -> int:
-        eventually(lambda: self.ended(name) is not None, what=f"end of {name}")
-        return int(self.ended(name) or 0)
-
-    def anchor(self, name: str) -> int:
-        """Return the process that the engine takes for the container."""
-        return int(self.container(name)["info"]["pid"])
-
-    def stop(self, name: str, *, grace_seconds: int = 20) -> int:
-        self.node.crictl("stop", "--timeout", str(grace_seconds), self.containers[name])
-        return self.until_ended(name)
-
-    def remove(self) -> None:
-        self.node.crictl("stopp", self.id)
-        self.node.crictl("rmp", "--force", self.id)
+    RUNTIME = names.RUNTIME_CLASS_GVISOR
+    SECURITY: ClassVar[dict[str, Any]] = {}
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def make(host: runtime.Host, keeper: sleepers.Keeper) -> Iterator[Callable[..., 
     """Make counting containers that are deleted at the end."""
     made: list[sleepers.Sleeper] = []
 
-    def counting(**options: int) -> sleepers.Sleeper:
+    def counting(**options: Any) -> sleepers.Sleeper:
         made.append(sleepers.Sleeper(host, **options))
         return made[-1]
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -44,12 +45,15 @@ def kill_server(keeper: Keeper) -> None:
     keeper.turn_until(lambda: keeper.server.pid is None, what="the server's end")
 
 
-def half_a_tree(keeper: Keeper) -> tuple[int, int]:
-    """Return the pids of the supervisor and of its CRIU, stopped with children of its own."""
+def half_a_tree(keeper: Keeper, *, also: Callable[[], object] = lambda: True) -> tuple[int, int]:
+    """Return the pids of the supervisor and of its CRIU, stopped with children of its own.
+
+    *also*: what must hold besides.
+    """
     while True:
         supervisor, pid = keeper.working("restore")
         os.kill(pid, signal.SIGSTOP)
-        if processes.children(pid):
+        if processes.children(pid) and also():
             return supervisor, pid
         os.kill(pid, signal.SIGCONT)
 
@@ -216,6 +220,27 @@ def test_a_restore_cut_in_the_middle_is_done_again(make: Make, keeper: Keeper, w
     sleeper.goes_on()
     assert len(sleeper.tree()) == 3
     assert len(sleeper.everything()) == 4
+
+
+REMOVED = """
+import os
+kept = open('/tmp/kept', 'w')
+os.unlink('/tmp/kept')
+"""
+
+
+def test_a_removed_file_that_a_cut_restore_has_made_does_not_stop_the_next_one(
+    make: Make, keeper: Keeper
+) -> None:
+    sleeper = make(mebibytes=64, before=REMOVED)
+    dump(keeper, sleeper)
+    work = begin_restore(keeper, sleeper)
+    directory = Path(f"/proc/{sleeper.container.init().pid}/root/tmp")
+    _, pid = half_a_tree(keeper, also=lambda: list(directory.glob("kept*")))
+    os.kill(pid, signal.SIGKILL)
+    keeper.until(work)
+    sleeper.goes_on()
+    assert list(directory.glob("kept*")) == []
 
 
 def test_a_restore_that_takes_too_long_leaves_no_half_tree(

@@ -129,6 +129,20 @@ def test_a_put_that_is_cut_leaves_nothing_behind(
     assert server.stored(KEY) == body
 
 
+@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
+def test_a_put_that_is_damaged_on_its_way_is_refused(
+    server: s3server.Server, proxy: FaultProxy, broken: Store, at: int
+) -> None:
+    body = os.urandom(SIZE)
+    proxy.damage_request_at = at
+    with pytest.raises(Retryable, match="BadDigest"):
+        put(broken, body)
+    assert server.stored(KEY) is None
+    proxy.damage_request_at = -1
+    put(broken, body)
+    assert server.stored(KEY) == body
+
+
 def test_a_put_whose_answer_is_lost_says_that_the_object_exists(
     proxy: FaultProxy, broken: Store
 ) -> None:

@@ -41,7 +41,7 @@ def fetcher(tmp_path: Path) -> Iterator[Fetcher]:
         locate=lambda name: tmp_path / "a" / name,
         may_read=lambda *_: True,
     )
-    server.start("127.0.0.1:0")
+    server.start("127.0.0.1:0", data_address="127.0.0.1:0")
     yield Fetcher(credentials=lambda: mine, address_of=lambda _: f"127.0.0.1:{server.port}")
     server.stop(grace_seconds=0)
 

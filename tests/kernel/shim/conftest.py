@@ -8,19 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from support import runtime
+from support import kinds, runtime
 from support.mover import Mover
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of this checkout that uses the machine's interpreter."""
-    return runtime.build_bundle(tmp_path_factory.mktemp("architect"))
+def bundle(bundles: Callable[[str], Path]) -> Path:
+    """A bundle of this checkout in front of runc."""
+    return bundles("runc")
 
 
 @pytest.fixture
-def host(bundle: Path, tmp_path: Path) -> Iterator[runtime.Host]:
-    made = runtime.Host(tmp_path, bundle=bundle)
+def lower() -> str:
+    """The runtime below ours; modules that try both take it as a parameter."""
+    return "runc"
+
+
+@pytest.fixture
+def host(bundles: Callable[[str], Path], lower: str, tmp_path: Path) -> Iterator[runtime.Host]:
+    made = kinds.host_with(lower, tmp_path, bundles(lower))
     yield made
     made.close()
 
@@ -70,15 +76,12 @@ def run(node: runtime.Host) -> Iterator[Callable[..., runtime.Container]]:
 
 
 @pytest.fixture(scope="module")
-def shared(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[runtime.Host]:
-    """A host with the real keeper for all tests of a module that leave it as it was.
+def shared(hosts: kinds.Hosts) -> runtime.Host:
+    """A host in front of runc with the real keeper, for all tests of a module.
 
     Not together with `node`: the end of that one's keeper would be the end of this one's.
     """
-    made = runtime.Host(tmp_path_factory.mktemp("shared"), bundle=bundle)
-    yield made
-    made.end_keeper()
-    made.close()
+    return hosts("runc")
 
 
 @pytest.fixture

@@ -21,6 +21,11 @@ COUNTING = (
 )
 
 
+@pytest.fixture(params=["runc", "crun"])
+def lower(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 def asleep(node: Host, run: Run) -> Container:
     config = spec(["sh", "-c", COUNTING], annotations=IDLE)

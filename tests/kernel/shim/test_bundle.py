@@ -66,7 +66,7 @@ def test_everything_that_the_keeper_needs_is_in_it(root: Path) -> None:
 def test_an_unmanaged_call_needs_no_interpreter(root: Path) -> None:
     done = inside(root, "/opt/architect/current/bin/runc-architect", "--version")
     assert done.returncode == 1
-    assert "no runc found" in done.stderr
+    assert "no runc or crun found" in done.stderr
     assert "/opt/architect/runtime.conf" in done.stderr
 
 

@@ -335,6 +335,17 @@ def test_the_configured_runtime_is_used_and_never_ourselves(host: Host, bundle: 
     assert host.call(program, "--version").stdout.startswith("runc version")
 
 
+def test_where_there_is_no_runc_crun_will_do(host: Host, bundle: Path) -> None:
+    program = host.directory / "install/0/bin/runc-architect"
+    program.parent.mkdir(parents=True)
+    program.write_bytes((bundle / "bin/runc-architect").read_bytes())
+    program.chmod(0o755)
+    for path in ("/usr/local/sbin/runc", "/usr/local/bin/runc", "/usr/sbin/runc", "/usr/bin/runc"):
+        if Path(path).exists():
+            host.call("mount", "--bind", "/dev/null", path)  # in the test's own mount namespace
+    assert host.call(program, "--version").stdout.startswith("crun version")
+
+
 def test_the_interpreter_is_isolated_from_the_bundles_directory(
     make: Make, host: Host, keeper: KeeperDouble
 ) -> None:

@@ -1,175 +1,46 @@
-"""A machine with containerd and Podman, the runtime installed, and no Kubernetes."""
+"""A machine with containerd, Podman and Docker, the runtime installed, and no Kubernetes."""
 
 from __future__ import annotations
 
-import abc
 import json
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab import errors, images, rootfs
+from lab import gomodules, images, oci, rootfs
 from lab.cache import Cache
-from lab.machine import Machine, MachineSpec
+from lab.machine import Bind, Machine, MachineSpec
 from lab.settings import Settings
+from support.engines import CONTAINERD_24, RUNTIME, Ctr, Ctr24, Docker, Engine, Node, Podman
 from support.runtime import CHECKOUT, SYSTEM_PYTHON, eventually
 
-RUNTIME = "/opt/architect/current/bin/runc-architect"
-IDLE = "architect.dev/idle=60s"
-GET = """
-import sys, urllib.request
-print(urllib.request.urlopen(f'http://{sys.argv[1]}:8080{sys.argv[2]}', timeout=20).read().decode())
+CONTAINERD = "/run/containerd/containerd.sock"
+BESIDE = "/usr/local/containerd-2.4"
+NEXT = f"""
+version = 4
+root = "/var/lib/containerd-2.4"
+state = "{Path(CONTAINERD_24).parent}"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+
+[plugins.'io.containerd.server.v1.grpc']
+  address = "{CONTAINERD_24}"
+
+[plugins.'io.containerd.server.v1.ttrpc']
+  address = "{CONTAINERD_24}.ttrpc"
 """
-
-
-class Node:
-    """The machine, as somebody with a shell on it uses it."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-
-    def run(self, *words: str, timeout_seconds: float = 60) -> str:
-        env = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
-        return self.machine.exec(words, timeout_seconds=timeout_seconds, env=env)
-
-    def fails(self, *words: str) -> str:
-        """Run what must fail; return what it said."""
-        with pytest.raises(errors.CommandFailed) as caught:
-            self.run(*words)
-        return str(caught.value)
-
-    def runtime(self, *words: str) -> dict[str, Any]:
-        said = self.run("/opt/architect/current/bin/architect-runtime", *words, "-o", "json")
-        return dict(json.loads(said))
-
-    def files(self, directory: str) -> list[str]:
-        return self.run("sh", "-c", f"ls {directory} 2>/dev/null || true").split()
-
-
-class Engine(abc.ABC):
-    """One engine's words for a container of that name."""
-
-    def __init__(self, node: Node, name: str) -> None:
-        self.node, self.name = node, name
-
-    @abc.abstractmethod
-    def start(self, *command: str, annotation: str | None = IDLE) -> None: ...
-
-    @abc.abstractmethod
-    def pid(self) -> int: ...
-
-    @abc.abstractmethod
-    def exec(self, *command: str) -> str: ...
-
-    @abc.abstractmethod
-    def stop(self) -> int:
-        """End it by SIGTERM; return its exit status."""
-
-    @abc.abstractmethod
-    def remove(self) -> None: ...
-
-    @property
-    def pod(self) -> str:
-        """What it is called with ``architect-runtime``."""
-        return self.name
-
-    def state(self) -> str:
-        return str(self.node.runtime("status", self.pod)["state"])
-
-    def sleep(self) -> None:
-        assert self.node.runtime("sleep", self.pod)["status"]["state"] == "asleep"
-
-    def get(self, path: str) -> dict[str, Any]:
-        """Ask the server by a connection from the machine."""
-        words = ["nsenter", "-t", str(self.pid()), "-n", "python3", "-c", GET, "127.0.0.1", path]
-        return dict(json.loads(self.node.run(*words)))
-
-    def until_ready(self) -> dict[str, Any]:
-        def answer() -> dict[str, Any] | None:
-            try:
-                return self.get("/")
-            except errors.CommandFailed:
-                return None
-
-        return dict(eventually(answer, what=f"an answer of {self.name}"))
-
-
-class Ctr(Engine):
-    """containerd's own client, as an administrator uses it."""
-
-    def start(self, *command: str, annotation: str | None = IDLE) -> None:
-        extra = [] if annotation is None else ["--annotation", annotation]
-        self.node.run(
-            *("ctr", "run", "-d", "--runtime", "io.containerd.runc.v2", "--runc-binary", RUNTIME),
-            *extra,
-            *("--mount", "type=bind,src=/opt,dst=/opt,options=rbind:ro"),
-            *(images.PY, self.name, *command),
-        )
-
-    def pid(self) -> int:
-        for line in self.node.run("ctr", "task", "ls").splitlines():
-            words = line.split()
-            if words[0] == self.name:
-                return int(words[1])
-        raise AssertionError(f"no task {self.name}")
-
-    def exec(self, *command: str) -> str:
-        return self.node.run("ctr", "task", "exec", "--exec-id", "x", self.name, *command)
-
-    def stop(self) -> int:
-        self.node.run("ctr", "task", "kill", "--signal", "SIGTERM", self.name)
-
-        def stopped() -> bool:
-            return f"{self.name} " in self.node.run("ctr", "task", "ls") and (
-                "STOPPED" in self.node.run("ctr", "task", "ls")
-            )
-
-        eventually(stopped, what=f"end of {self.name}")
-        words = self.node.machine.enter(["ctr", "task", "delete", self.name])
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-        found = re.search(r"non-zero exit code (\d+)", done.stderr)
-        return int(found[1]) if found else done.returncode
-
-    def remove(self) -> None:
-        self.node.run("sh", "-c", f"ctr task delete -f {self.name}; ctr c delete {self.name}; true")
-
-
-class Podman(Engine):
-    """Podman as root, which calls the runtime through conmon."""
-
-    def start(self, *command: str, annotation: str | None = IDLE) -> None:
-        extra = [] if annotation is None else ["--annotation", annotation]
-        self.node.run(
-            *("podman", "--runtime", RUNTIME, "run", "-d", "--name", self.name, *extra),
-            *("-v", "/opt:/opt:ro", images.PY, *command),
-        )
-
-    def inspect(self, template: str) -> str:
-        return self.node.run("podman", "inspect", "-f", template, self.name).strip()
-
-    def pid(self) -> int:
-        return int(self.inspect("{{.State.Pid}}"))
-
-    @property
-    def pod(self) -> str:
-        # As `podman ps` shows it.
-        return self.inspect("{{.Id}}")[:12]
-
-    def exec(self, *command: str) -> str:
-        return self.node.run("podman", "exec", self.name, *command)
-
-    def stop(self) -> int:
-        self.node.run("podman", "stop", "-t", "30", self.name)
-        return int(self.inspect("{{.State.ExitCode}}"))
-
-    def remove(self) -> None:
-        self.node.run("podman", "rm", "-f", "-t", "0", self.name)
+DOCKER = {
+    "runtimes": {"runc-architect": {"path": RUNTIME}},
+    "live-restore": True,
+    # Containers have a network of their own in any case, and nobody asks for more here.
+    "bridge": "none",
+    "iptables": False,
+    "ip6tables": False,
+}
+ENGINES = (Ctr, Ctr24, Podman, Docker)
 
 
 @pytest.fixture(scope="session")
@@ -177,8 +48,18 @@ def node() -> Iterator[Node]:
     settings = Settings.from_environment()
     cache = Cache(settings.cache)
     machine = Machine(f"standalone-{os.getpid()}", settings=settings)
+    programs = gomodules.tool(cache, gomodules.CONTAINERD).parent
     try:
-        machine.create(MachineSpec(root=rootfs.standalone_root(cache)))
+        machine.create(
+            MachineSpec(
+                root=rootfs.standalone_root(cache),
+                binds=(Bind(source=programs, target=BESIDE, readonly=True),),
+                files={
+                    "/etc/containerd/next.toml": NEXT,
+                    "/etc/docker/daemon.json": json.dumps(DOCKER),
+                },
+            )
+        )
         opt = machine.directory / "opt"
         subprocess.run(
             [
@@ -189,19 +70,29 @@ def node() -> Iterator[Node]:
             stdout=subprocess.DEVNULL,
         )
         shutil.copy(Path(__file__).parents[2] / "support/apps/memory.py", opt)
-        shutil.copy(images.application(cache).archive, opt / "py.tar")
-        machine.start_service("containerd", ["/usr/bin/containerd"])
+        oci.for_docker(images.application(cache).archive, opt / "py.tar")
         made = Node(machine)
-        socket = "/run/containerd/containerd.sock"
-        eventually(lambda: made.files(socket), what="containerd's socket")
-        made.run("ctr", "image", "import", "/opt/py.tar")
+        machine.start_service("containerd", ["/usr/bin/containerd"])
+        # It finds its own shim first.
+        machine.start_service(
+            "containerd-2.4",
+            [f"{BESIDE}/containerd", "--config", "/etc/containerd/next.toml"],
+            env={"PATH": f"{BESIDE}:/usr/sbin:/usr/bin:/sbin:/bin"},
+        )
+        eventually(lambda: made.files(CONTAINERD), what="containerd's socket")
+        machine.start_service("docker", ["/usr/sbin/dockerd"])
+        eventually(lambda: made.files(CONTAINERD_24), what="the other containerd's socket")
+        for client in (Ctr.client, Ctr24.client):
+            made.run(*client, "image", "import", "/opt/py.tar")
         made.run("podman", "load", "-q", "-i", "/opt/py.tar")
+        eventually(lambda: made.files("/run/docker.sock"), what="Docker's socket")
+        made.run("docker", "load", "-q", "-i", "/opt/py.tar")
         yield made
     finally:
         machine.destroy()
 
 
-@pytest.fixture(params=[Ctr, Podman])
+@pytest.fixture(params=ENGINES)
 def engine(node: Node, request: pytest.FixtureRequest) -> Iterator[Engine]:
     made: Engine = request.param(node, "web")
     yield made
@@ -211,5 +102,12 @@ def engine(node: Node, request: pytest.FixtureRequest) -> Iterator[Engine]:
 @pytest.fixture
 def podman(node: Node) -> Iterator[Podman]:
     made = Podman(node, "web")
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def docker(node: Node) -> Iterator[Docker]:
+    made = Docker(node, "web")
     yield made
     made.remove()

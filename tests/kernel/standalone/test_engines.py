@@ -1,14 +1,17 @@
-"""Containers that no Kubernetes started: ``ctr`` and Podman with our runtime, by hand."""
+"""Containers that no Kubernetes started: ``ctr``, Podman and Docker with our runtime, by hand."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from support.engines import Ctr, Ctr24, Docker
 from support.runtime import eventually
 
 SERVER = ["python3", "-u", "/opt/memory.py", "16"]
+KEEPER_LOG = "/run/architect/keeper.log"
 RECORDS = "/run/architect/containers"
 NOTES = "/run/architect/unmanaged"
 
@@ -37,6 +40,33 @@ def test_exec_wakes_it(server: Any) -> None:
 
 
 def test_a_sleeping_one_ends_by_its_own_handler(server: Any) -> None:
+    server.sleep()
+    assert server.stop() == 7
+
+
+def test_a_sleeping_one_can_be_killed(server: Any, node: Any) -> None:
+    server.sleep()
+    assert server.stop("SIGKILL") == 137
+
+
+def test_an_ended_one_starts_again_and_sleeps_as_before(server: Any) -> None:
+    first = server.get("/")
+    server.sleep()
+    assert server.stop() == 7
+    server.again()
+    second = server.until_ready()
+    assert second["identity"] != first["identity"]
+    server.sleep()
+    assert server.get("/")["identity"] == second["identity"]
+
+
+@pytest.mark.parametrize("engine", [Ctr, Ctr24, Docker], indirect=True)
+def test_a_sleeping_one_outlives_a_restart_of_its_engine(server: Any) -> None:
+    before, pid = server.get("/"), server.pid()
+    server.sleep()
+    server.restart_engine()
+    assert (server.state(), server.pid()) == ("asleep", pid)
+    assert server.get("/")["identity"] == before["identity"]
     server.sleep()
     assert server.stop() == 7
 
@@ -100,6 +130,44 @@ def test_podman_with_a_terminal_runs_unmanaged(podman: Any, node: Any) -> None:
     )
     (note,) = node.runtime("list")["unmanaged"]
     assert note["reason"] == "Terminal"
+
+
+def test_docker_sees_a_sleeping_one_run_on(docker: Any) -> None:
+    docker.start(*SERVER)
+    docker.until_ready()
+    docker.sleep()
+    assert docker.docker("ps", "--filter", "status=running", "--format", "{{.Names}}") == "web\n"
+    assert "serving 16 MiB" in docker.docker("logs", "web")
+    processes = docker.docker("top", "web", "-o", "pid,args").splitlines()[1:]
+    assert len(processes) == 1, processes
+    usage = docker.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", "web")
+    assert "MiB" not in usage.split("/")[0] or float(usage.split("MiB")[0]) < 8, usage
+    docker.docker("cp", "web:/etc/hostname", "-")
+    assert docker.state() == "asleep"
+
+
+def test_a_request_to_one_that_docker_paused_waits_until_it_goes_on(docker: Any, node: Any) -> None:
+    docker.start(*SERVER)
+    identity = docker.until_ready()["identity"]
+    docker.sleep()
+    docker.docker("pause", "web")
+    with docker.pending("/") as request:
+        said = "does not wake as long as container main is paused"
+        eventually(lambda: said in node.run("cat", KEEPER_LOG), what="a request waits")
+        docker.docker("unpause", "web")
+        answer, _ = request.communicate(timeout=60)
+    assert json.loads(answer)["identity"] == identity
+
+
+def test_docker_restarts_a_sleeping_one(docker: Any) -> None:
+    docker.start(*SERVER)
+    first = docker.until_ready()
+    docker.sleep()
+    docker.docker("restart", "-t", "30", "web")
+    assert docker.until_ready()["identity"] != first["identity"]
+    assert "got TERM" in docker.docker("logs", "web")
+    docker.sleep()
+    assert docker.get("/")["identity"] != first["identity"]
 
 
 def test_an_unknown_or_ambiguous_name_is_told(node: Any) -> None:

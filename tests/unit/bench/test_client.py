@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,25 +31,33 @@ def test_an_answer_is_complete_when_all_announced_bytes_are_there(
     assert client.is_complete(answer) is expected
 
 
-def test_the_first_byte_is_stamped_before_the_rest_is_sent() -> None:
+def test_the_first_byte_is_stamped_before_the_rest_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     may_go_on = threading.Event()
+    stamped: list[float] = []
+
+    def monotonic() -> float:
+        stamped.append(time.monotonic())
+        if len(stamped) == 3:  # before it, connected, the first byte
+            may_go_on.set()
+        return stamped[-1]
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.recv(4096)
             connection.sendall(HEAD)
-            may_go_on.wait(30)
+            assert may_go_on.wait(60)
+            time.sleep(0.02)
             connection.sendall(b"hello")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        timer = threading.Timer(0.05, may_go_on.set)
-        timer.start()
-        answer = client.get("127.0.0.1", listener.getsockname()[1], "/", 30)
+        monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=monotonic))
+        answer = client.get("127.0.0.1", listener.getsockname()[1], "/", 60)
         thread.join()
-        timer.join()
     assert answer["status"] == "200"
     assert answer["body"] == "hello"
     assert 0 < answer["connected_ms"] <= answer["first_byte_ms"]

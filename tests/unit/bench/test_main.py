@@ -39,7 +39,7 @@ def test_runs_are_whole_numbers_above_zero(wrong: str, capsys: pytest.CaptureFix
 
 
 def test_every_scenario_has_a_measure() -> None:
-    assert len({main._measure_of(scenario).__module__ for scenario in SCENARIOS}) == 8
+    assert len({main._measure_of(scenario).__module__ for scenario in SCENARIOS}) == 9
 
 
 def test_what_was_measured_is_written_before_the_next_can_fail(

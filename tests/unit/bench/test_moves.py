@@ -73,9 +73,8 @@ def test_every_quantity_of_a_move_has_values_parts_and_what_stands_beside_it() -
         if f"daemon.memory.{size}" in found:
             assert found[f"daemon.memory.{size}"].spread.p50 == 120
         assert found.keys() == {quantity.name for quantity in scenario.quantities}
-        if "transfer.peer.ratio" in found:
-            assert found["transfer.peer.ratio"].spread.p50 == pytest.approx(0.5)
-            assert found["transfer.peer.ratio"].at_least == {"p50": 0.7}
+        if f"migration.copy.ratio.{size}" in found:
+            assert found[f"migration.copy.ratio.{size}"].spread.p50 == pytest.approx(0.5)
 
 
 def test_only_managed_pods_have_the_annotation_and_a_label_says_who_takes_them() -> None:

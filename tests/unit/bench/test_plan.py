@@ -8,7 +8,7 @@ import pytest
 
 from bench import plan
 from bench.errors import BenchError
-from bench.plan import MoveScenario, SpotScenario, StoreScenario, WakeScenario
+from bench.plan import MoveScenario, PeerScenario, SpotScenario, StoreScenario, WakeScenario
 
 PROMISED = {
     "wake.first_byte.16MB",
@@ -21,6 +21,7 @@ PROMISED = {
     "memory.per_sleeping_pod",
     "memory.keeper",
     "daemon.cpu.50pods",
+    "daemon.memory.2048MB",
     "migration.first_reply.64MB",
     "migration.first_reply.1024MB",
     "migration.freeze.64MB",
@@ -47,7 +48,7 @@ def test_everything_promised_is_measured_and_each_size_cold_too() -> None:
 def test_a_goal_for_the_99th_percentile_has_enough_runs_to_have_one() -> None:
     for scenario in plan.SCENARIOS:
         if not isinstance(scenario, SpotScenario):  # minutes each, and no percentile is promised
-            is_long = isinstance(scenario, MoveScenario | StoreScenario)
+            is_long = isinstance(scenario, MoveScenario | PeerScenario | StoreScenario)
             assert scenario.runs >= (10 if is_long else 50)
         if isinstance(scenario, WakeScenario) and any("p99" in q.goal for q in scenario.quantities):
             assert scenario.runs >= 200

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Parsed a serial number")
 CREATED = about().created
 ATTEMPT = "0123456789abcdef"
 SHA = "c" * 64
-PURPOSE = b"architect.dev/checkpoint-envelope/1\0"
+PURPOSE = b"architect.dev/checkpoint-envelope/2\0"
 
 Signer = tuple[x509.Certificate, certificates.PrivateKey]
 
@@ -85,12 +85,12 @@ NODE_A = certified()
 def of(total: int, checkpoint_id: str = "web-1234", *, node: str = "node-a") -> Manifest:
     layer = total - 1
     pieces = [
-        Piece(name="app/image/pages-1.img", size=1, mode=0o600, sha256=(SHA,)),
+        Piece(name="app/image/pages-1.img", size=1, mode=0o600, hashes=(SHA,)),
         Piece(
             name="app/layer.tar",
             size=layer,
             mode=0o600,
-            sha256=(SHA,) * manifest.segments_of(layer),
+            hashes=(SHA,) * manifest.segments_of(layer),
         ),
     ]
     return manifest.make(about(checkpoint_id, node=node), pieces)
@@ -98,8 +98,8 @@ def of(total: int, checkpoint_id: str = "web-1234", *, node: str = "node-a") -> 
 
 TOTAL = SHARD_BYTES + 1000
 SHARDS = (
-    Shard(size=5000, sha256="a" * 64, codec=Codec.ZSTD),
-    Shard(size=1000 + OVERHEAD_BYTES, sha256="b" * 64, codec=Codec.NONE),
+    Shard(size=5000, hash="a" * 64, codec=Codec.ZSTD),
+    Shard(size=1000 + OVERHEAD_BYTES, hash="b" * 64, codec=Codec.NONE),
 )
 
 
@@ -150,7 +150,7 @@ def signed(raw_body: str, by: Signer = NODE_A, *, purpose: bytes = PURPOSE) -> b
     signature = key.sign(purpose + raw_body.encode(), ec.ECDSA(hashes.SHA256()))
     return canonical(
         {
-            "version": 1,
+            "version": 2,
             "body": raw_body,
             "signature": base64.b64encode(signature).decode(),
             "chain": certificates.to_pem(certificate).decode(),
@@ -195,7 +195,7 @@ def _envelopes(draw: st.DrawFn) -> Envelope:
         codec = draw(st.sampled_from(Codec)) if most > OVERHEAD_BYTES + 1 else Codec.NONE
         size = most if codec is Codec.NONE else draw(st.integers(OVERHEAD_BYTES + 1, most - 1))
         sha = draw(st.binary(min_size=32, max_size=32)).hex()
-        shards.append(Shard(size=size, sha256=sha, codec=codec))
+        shards.append(Shard(size=size, hash=sha, codec=codec))
     return Envelope(
         manifest=of(total),
         attempt=envelopes.new_attempt(),
@@ -212,7 +212,7 @@ def test_any_envelope_that_can_be_sealed_comes_back(envelope: Envelope) -> None:
 
 
 def test_a_checkpoint_without_a_byte_has_no_shards() -> None:
-    piece = Piece(name="app/image/x", size=0, mode=0o600, sha256=())
+    piece = Piece(name="app/image/x", size=0, mode=0o600, hashes=())
     bare = dataclasses.replace(
         about(), containers={"app": dataclasses.replace(about().containers["app"], layer=None)}
     )
@@ -309,10 +309,11 @@ def put(*path: Any) -> Change:
 
 
 HOSTILE_OUTSIDE: dict[str, tuple[Change, str]] = {
-    "a newer version": (put("version", 2), "envelope has version 2 instead of 1"),
+    "a newer version": (put("version", 3), "envelope has version 3 instead of 2"),
+    "an older version": (put("version", 1), "envelope has version 1 instead of 2"),
     "no version": (lambda v: v.pop("version"), "version None"),
     "a true version": (put("version", True), "version True"),
-    "a version of 1.0": (put("version", 1.0), "whole number"),
+    "a version of 1.0": (put("version", 2.0), "whole number"),
     "an unknown key": (put("note", "x"), r"unknown keys: \['note'\]"),
     "a missing key": (lambda v: v.pop("chain"), "envelope.chain is missing"),
     "a body that is an object": (put("body", {}), "no text in ASCII"),
@@ -374,7 +375,7 @@ HOSTILE_INSIDE: dict[str, tuple[Change, str]] = {
     "an unknown codec": (_first(codec="lz4"), r"shards\[0\].codec: 'lz4' is not one of"),
     "a codec that is a list": (_first(codec=[]), "is not one of"),
     "a codec that is null": (_first(codec=None), "is not one of"),
-    "a short hash": (_first(sha256="c" * 63), "not of the form"),
+    "a short hash": (_first(blake3="c" * 63), "not of the form"),
     "a negative size": (_first(size=-1), "whole number"),
     "a size of no text": (_first(size=OVERHEAD_BYTES), "whole number"),
     "an oversize": (_first(size=SHARD_BYTES + OVERHEAD_BYTES + 1), "whole number"),
@@ -400,7 +401,7 @@ HOSTILE_INSIDE: dict[str, tuple[Change, str]] = {
     "a manifest as an object": (put("manifest", {}), "envelope.body.manifest is no text"),
     "a manifest in another form": (
         lambda v: v.update(manifest=" " + v["manifest"]), "manifest is not in the one form"),
-    "a manifest of a newer version": (_other_manifest(version=2), "manifest has version 2"),
+    "a manifest of a newer version": (_other_manifest(version=3), "manifest has version 3"),
     "a manifest with an id of dots": (_other_manifest(id=".."), "manifest.id"),
     "a manifest with a namespace of dots": (_other_manifest(namespace=".."), "manifest.namespace"),
     "a manifest that is too large": (
@@ -424,9 +425,9 @@ def test_nesting_is_refused(text: str) -> None:
     with pytest.raises(FormatError):
         read(text.encode() + b"\n")
     with pytest.raises(FormatError):
-        read(RAW.replace(b'"version":1', b'"version":' + text.encode()))
+        read(RAW.replace(b'"version":2', b'"version":' + text.encode()))
     with pytest.raises(FormatError):
-        read(RAW.replace(b'"version":1', b'"more":' + text.encode() + b',"version":1'))
+        read(RAW.replace(b'"version":2', b'"more":' + text.encode() + b',"version":2'))
     with pytest.raises(FormatError):
         read(signed(text))
 
@@ -552,7 +553,7 @@ def test_a_signature_of_something_else_is_not_believed() -> None:
     text = outer()["body"]
     said = "not signed with its certificate's key, or changed since"
     untrusted(signed(text, purpose=b""), said)
-    untrusted(signed(text, purpose=PURPOSE[:-2] + b"2\0"), said)
+    untrusted(signed(text, purpose=PURPOSE[:-2] + b"1\0"), said)
     untrusted(canonical({**outer(), "chain": certificates.to_pem(certified()[0]).decode()}), said)
     untrusted(canonical({**outer(), "signature": base64.b64encode(b"x" * 70).decode()}), said)
 
@@ -589,7 +590,7 @@ def test_what_no_reader_would_take_is_not_sealed() -> None:
 
 
 def test_the_most_shards_leave_room_for_the_largest_manifest() -> None:
-    one = {"size": SHARD_BYTES, "sha256": SHA, "codec": "zstd"}
+    one = {"size": SHARD_BYTES, "blake3": SHA, "codec": "zstd"}
     text = json.dumps(json.dumps(one, separators=(",", ":")) + ",")[1:-1]
     assert len(text) == 118
     assert envelopes.MAX_SHARDS * len(text) + 11 * 1024**2 < MAX_BYTES
@@ -599,7 +600,7 @@ def test_the_most_shards_leave_room_for_the_largest_manifest() -> None:
 def test_the_largest_manifest_has_room_with_its_quotes_escaped_twice() -> None:
     # As many pieces as there may be, and hashes for the rest.
     made = manifest.to_bytes(of(TOTAL))
-    pieces = 20_000 * len('{"mode":384,"name":"a","sha256":[],"size":1},')
+    pieces = 20_000 * len('{"mode":384,"name":"a","blake3":[],"size":1},')
     hashes_ = (manifest.MAX_BYTES - pieces) // len(f'"{SHA}",')
     quotes = 20_000 * 10 + 2 * hashes_ + made.count(b'"')
     assert manifest.MAX_BYTES + 3 * quotes < 11 * 1024**2

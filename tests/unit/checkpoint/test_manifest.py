@@ -33,7 +33,7 @@ SHA = "c" * 64
 
 
 def piece(name: str, size: int = 1, mode: int = 0o600) -> Piece:
-    return Piece(name=name, size=size, mode=mode, sha256=(SHA,) * manifest.segments_of(size))
+    return Piece(name=name, size=size, mode=mode, hashes=(SHA,) * manifest.segments_of(size))
 
 
 PIECES = (piece("app/image/pages-1.img", 3 * SEGMENT_BYTES + 1), piece("app/layer.tar"))
@@ -138,10 +138,11 @@ def put(*path: Any) -> Change:
 
 
 FIRST = ("pieces", 0)
-EXTRA = {"name": "zz", "size": 0, "mode": 0o600, "sha256": []}
+EXTRA = {"name": "zz", "size": 0, "mode": 0o600, "blake3": []}
 
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "a newer version": (put("version", 2), "version 2"),
+    "a newer version": (put("version", 3), "version 3 instead of 2"),
+    "an older version": (put("version", 1), "version 1 instead of 2"),
     "no version": (lambda v: v.pop("version"), "version None"),
     "a true version": (put("version", True), "version True"),
     "an unknown key": (put("privileged", True), r"unknown keys: \['privileged'\]"),
@@ -180,17 +181,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a size as text": (put(*FIRST, "size", "1"), "size"),
     "a size as a float": (put(*FIRST, "size", 1.0), "size"),
     "a size of true": (put(*FIRST, "size", True), "size"),
-    "too few hashes": (put(*FIRST, "sha256", [SHA]), "1 hashes for"),
-    "too many hashes": (put(*FIRST, "sha256", [SHA] * 5), "5 entries, more than 4"),
-    "a short hash": (put(*FIRST, "sha256", ["c" * 63] * 4), "not of the form"),
-    "an upper-case hash": (put(*FIRST, "sha256", ["C" * 64] * 4), "not of the form"),
+    "too few hashes": (put(*FIRST, "blake3", [SHA]), "1 hashes for"),
+    "too many hashes": (put(*FIRST, "blake3", [SHA] * 5), "5 entries, more than 4"),
+    "a short hash": (put(*FIRST, "blake3", ["c" * 63] * 4), "not of the form"),
+    "an upper-case hash": (put(*FIRST, "blake3", ["C" * 64] * 4), "not of the form"),
     "a set-uid mode": (put(*FIRST, "mode", 0o4700), "is not one of"),
     "a mode for all": (put(*FIRST, "mode", 0o644), "is not one of"),
     "a true mode": (put(*FIRST, "mode", True), "is not one of"),
     "too many pieces": (
         put("pieces", [{**EXTRA, "name": f"p{n}"} for n in range(20_001)]), "more than 20000"),
     "too much in all": (
-        put("pieces", [{"name": f"p{n}", "size": 2**40, "mode": 0o600, "sha256": [SHA] * 2**14}
+        put("pieces", [{"name": f"p{n}", "size": 2**40, "mode": 0o600, "blake3": [SHA] * 2**14}
                        for n in range(3)]), "in all, more than"),
     "no containers": (put("containers", {}), "1 to 100 containers"),
     "too many containers": (put("containers", {f"c{n}": {} for n in range(101)}),
@@ -254,7 +255,7 @@ def test_a_checkpoint_on_disk_is_hashed_and_compared(tmp_path: Path) -> None:
     contents.verify(tmp_path / "c", made)
     assert [p.name for p in made.pieces] == sorted(p.name for p in made.pieces)
     by_name = {p.name: p for p in made.pieces}
-    assert by_name["app/image/empty.img"].sha256 == ()
+    assert by_name["app/image/empty.img"].hashes == ()
     assert (tmp_path / "c/manifest.json").stat().st_mode & 0o777 == 0o600
 
 
@@ -267,8 +268,8 @@ def test_a_large_file_is_hashed_in_segments(tmp_path: Path) -> None:
         file.write(b"end")
     made = contents.build(tmp_path / "c", about())
     found = next(p for p in made.pieces if p.name.endswith("pages-2.img"))
-    assert len(found.sha256) == 3
-    assert found.sha256[2] == contents.hash_range(large, start=2 * SEGMENT_BYTES, length=3)
+    assert len(found.hashes) == 3
+    assert found.hashes[2] == contents.hash_range(large, start=2 * SEGMENT_BYTES, length=3)
     contents.verify(tmp_path / "c", made)
     with open(large, "r+b") as file:
         file.seek(SEGMENT_BYTES + 7)

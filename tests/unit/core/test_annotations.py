@@ -195,9 +195,12 @@ def test_a_policy_with_another_priority_is_none(value: object) -> None:
         Policy.from_dict({"version": 1, "priority": value})
 
 
-def test_what_does_nothing_in_this_version_is_said_to_do_nothing() -> None:
-    (warning,) = warnings({names.IDLE: "60s", names.PRIORITY: "7"})
-    assert warning.startswith(f"{names.PRIORITY} has no effect: in this version no pod goes first")
+def test_a_priority_of_a_pod_that_is_never_saved_is_warned_about() -> None:
+    assert warnings({names.IDLE: "60s", names.PRIORITY: "7"}) == ()
+    assert warnings({names.MIGRATE: "eviction", names.PRIORITY: "0"}) == ()
+    for unmoved in ({names.MIGRATE: "false"}, {names.START_FROM: "warm"}):
+        (warning,) = warnings({names.IDLE: "60s", names.PRIORITY: "0", **unmoved})
+        assert warning == f"{names.PRIORITY} has no effect: the pod does not move"
 
 
 def test_a_pod_that_must_not_move_is_told_nothing_about_it() -> None:

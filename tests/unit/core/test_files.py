@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,25 @@ def test_a_written_object_is_read_back_and_private(tmp_path: Path) -> None:
     files.write_json(path, {"version": 1, "a": [1, "x"]})
     assert files.read_json(path, version=1) == {"version": 1, "a": [1, "x"]}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_private_directory_has_private_parents(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            files.make_private(there / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    for path in (there / "a", there / "a/b", there / "a/b/c"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(there.stat().st_mode) == 0o755
+    (there / "file").touch()
+    with pytest.raises(FileExistsError):
+        files.make_private(there / "file")
+    with pytest.raises(NotADirectoryError):
+        files.make_private(there / "file" / "x")
 
 
 def test_another_version_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -70,3 +91,18 @@ def test_only_a_directory_is_a_tree(tmp_path: Path) -> None:
     assert directory.is_dir()
     assert link.is_symlink()
     assert file.read_text() == "x"
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_stays(
+    tmp_path: Path,
+) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f".state.json.{ended.pid}.ab12.tmp"
+    written = tmp_path / f".state.json.{os.getpid()}.ab12.tmp"
+    other = tmp_path / ".something.tmp"
+    for path in (left, written, other):
+        path.touch()
+    files.remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([written, other])
+    files.remove_leftovers(tmp_path / "nowhere")

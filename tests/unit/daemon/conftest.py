@@ -28,6 +28,7 @@ from architect.kube import errors
 from architect.kube.api import Api, PatchKind
 from architect.kube.conditions import timestamp
 from architect.kube.connection import Request, Stream
+from support.patience import patient
 
 
 class Builders:
@@ -94,10 +95,13 @@ class Builders:
         uid: str = "uid-web",
         cpu: dict[str, float] | None = None,
         started: float = 0.0,
+        age: float | None = None,
         **fields: Any,
     ) -> Observation:
         usage = {
-            n: ContainerUsage(cpu_seconds=c, memory_bytes=1 << 20, started_unix=started)
+            n: ContainerUsage(
+                cpu_seconds=c, memory_bytes=1 << 20, started_unix=started, age_seconds=age
+            )
             for n, c in (cpu or {"app": 0.0}).items()
         }
         given = {"state": PodState.AWAKE, "packets": 0, "containers": usage, **fields}
@@ -120,6 +124,9 @@ class FakeKeeper:
         self.memory: dict[str, int] = {}
         self.refusals: dict[str, dict[str, Any]] = {}
         """Operation to the error that it is answered with."""
+        self.gates: dict[str, threading.Event] = {}
+        """Operation to what it waits for."""
+        self.findings: list[dict[str, Any]] = []
         self._subscribers: list[socket.socket] = []
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -174,20 +181,23 @@ class FakeKeeper:
         op = message["op"]
         with self._lock:
             self.calls.append(message)
-        pod = self.pods.get(message.get("pod", ""))
+        if (gate := self.gates.get(op)) is not None:
+            assert gate.wait(patient(60))
+        pods = dict(self.pods)  # tests add and remove some meanwhile
+        pod = pods.get(message.get("pod", ""))
         if (error := self.refusals.get(op)) is not None:
             if op == "sleep" and error["code"] == "failed" and pod is not None:
                 pod["refused"] = error
             return {"ok": False, "error": error}
         if op == "list":
-            return {"ok": True, "pods": list(self.pods.values())}
+            return {"ok": True, "pods": list(pods.values())}
         if op == "version":
             return {"ok": True, "version": "1"}
         if op == "observe":
-            seen = [self._observe(u) for u in message["pods"] or self.pods if u in self.pods]
+            seen = [self._observe(pods[u]) for u in message["pods"] or pods if u in pods]
             return {"ok": True, "observations": seen}
         if op == "memory":
-            awake = [u for u, p in self.pods.items() if p["state"] == "awake"]
+            awake = [u for u, p in pods.items() if p["state"] == "awake"]
             return {"ok": True, "memory": {u: self.memory.get(u, 1 << 20) for u in awake}}
         if op in ("status", "sleep", "wake", "note", "ready") and pod is None:
             error = {"code": "rejected", "reason": "UnknownPod", "message": "no such pod"}
@@ -198,20 +208,22 @@ class FakeKeeper:
             pod["image_bytes"] = 1 << 20 if op == "sleep" else 0
             what = "slept" if op == "sleep" else "woke"
             self.emit({"event": what, "pod": pod["pod"], "duration_seconds": 0.1, "reason": "x"})
+        if op == "check":
+            return {"ok": True, "status": pod, "findings": self.findings}
         if op == "forget":
             self.pods.pop(message["pod"], None)
             return {"ok": True, "freed_bytes": 7}
         return {"ok": True, "status": pod}
 
-    def _observe(self, uid: str) -> dict[str, Any]:
+    def _observe(self, pod: dict[str, Any]) -> dict[str, Any]:
         base = {
-            "pod": uid,
-            "state": self.pods[uid]["state"],
+            "pod": pod["pod"],
+            "state": pod["state"],
             "now": time.monotonic(),
             "packets": 0,
             "containers": {"app": {"cpu_seconds": 0.0, "memory_bytes": 1 << 20, "started": 1.0}},
         }
-        return base | self.observations.get(uid, {})
+        return base | self.observations.get(pod["pod"], {})
 
     def add(self, uid: str, *, state: str = "awake", **fields: Any) -> None:
         self.pods[uid] = {
@@ -247,7 +259,8 @@ def keeper(tmp_path: Path) -> Iterator[FakeKeeper]:
 class _Silence:
     """A watch: what is put into it, until it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, plural: str) -> None:
+        self.plural = plural
         self.lines: queue.Queue[bytes | None] = queue.Queue()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -268,6 +281,8 @@ class FakeCluster:
         self._version = 100
         self._lock = threading.RLock()
         self._watches: list[_Silence] = []
+        self._told: list[tuple[int, bytes]] = []
+        """Of pods, by version: what a watch is told that goes on from a list of before."""
 
     def put(self, path: str, value: dict[str, Any]) -> None:
         with self._lock:
@@ -295,8 +310,10 @@ class FakeCluster:
     def _tell(self, kind: str, value: dict[str, Any]) -> None:
         if value.get("kind") == "Pod":
             line = json.dumps({"type": kind, "object": value}).encode()
+            self._told.append((self._version, line))
             for watch in self._watches:
-                watch.lines.put(line)
+                if watch.plural == "pods":
+                    watch.lines.put(line)
 
     def call(self, request: Request) -> Any:
         with self._lock:
@@ -308,8 +325,12 @@ class FakeCluster:
 
     def stream(self, request: Request) -> Stream:
         with self._lock:
-            watch = _Silence()
+            watch = _Silence(request.path.rsplit("/", 1)[-1])
             self._watches.append(watch)
+            listed = int((request.query or {})["resourceVersion"])
+            for version, line in self._told:
+                if watch.plural == "pods" and version > listed:
+                    watch.lines.put(line)
             return watch
 
     def _call(self, request: Request) -> Any:
@@ -416,8 +437,8 @@ def api(cluster: FakeCluster) -> Api:
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., None]:
-    def wait(condition: Callable[[], bool], *, deadline_seconds: float = 20.0) -> None:
-        end = time.monotonic() + deadline_seconds
+    def wait(condition: Callable[[], object], *, deadline_seconds: float = 60.0) -> None:
+        end = time.monotonic() + patient(deadline_seconds)
         while not condition():
             assert time.monotonic() < end, "the condition did not come true in time"
             threading.Event().wait(0.02)

@@ -226,10 +226,16 @@ def test_a_status_that_is_not_written_yet_is_a_capture_in_progress():
 # Several.
 
 
-def test_the_oldest_capture_goes_first():
+def test_the_newest_capture_goes_first():
+    """An older one is left over, since a pod began anew without it and has left since."""
     values = [checkpoint(n, created=c, captured=t) for n, c, t in (("a", 1, 9), ("b", 2, 5))]
-    assert claimed(newcomer(), *values) == "b"
-    assert claimed(newcomer(), *values[::-1]) == "b"
+    assert claimed(newcomer(), *values) == "a"
+    assert claimed(newcomer(), *values[::-1]) == "a"
+
+
+def test_of_those_captured_in_the_same_second_the_newest_object_goes_first():
+    values = [checkpoint(n, created=c, captured=9) for n, c in (("a", 1), ("b", 2))]
+    assert claimed(newcomer(), *values) == claimed(newcomer(), *values[::-1]) == "b"
 
 
 def test_of_equal_ones_the_name_decides():
@@ -392,7 +398,7 @@ def test_requirements_that_cannot_be_read_are_not_met(requirements):
 # Claims of pods that are gone
 
 
-def test_a_claim_whose_pod_is_gone_is_waited_for_and_then_taken() -> None:
+def test_a_claim_whose_pod_is_gone_is_waited_for_and_then_given_up_aloud() -> None:
     held = checkpoint(claimed_by="gone")
     first = decide(newcomer(), held, lost=("gone",))
     assert isinstance(first, Wait)
@@ -400,7 +406,8 @@ def test_a_claim_whose_pod_is_gone_is_waited_for_and_then_taken() -> None:
     assert "web-gone" in first.for_what
     late = decide(newcomer(), held, lost=("gone",), waited=BOUNDS.abandoned_seconds)
     assert isinstance(late, Fresh)
-    assert late.reason == "Taken"
+    assert late.reason == "NotGivenBack"
+    assert "web-gone" in late.message
     assert claimed(newcomer(), checkpoint()) == "old"
 
 

@@ -75,7 +75,7 @@ def needing(**requirements: Any) -> Json:
         (needing(criu="5.2"), "CriuVersion", "5.2"),
         (needing(criu="4.20"), "CriuVersion", "4.20"),
         (needing(criu="unknown"), "CriuVersion", "unknown"),
-        (checkpoint(formatVersion=2), "FormatVersion", "version 2"),
+        (checkpoint(formatVersion=3), "FormatVersion", "version 3"),
         (needing(architecture=None), "RequirementsUnknown", "architecture"),
         (needing(cpuFeatures=[]), "RequirementsUnknown", "CPU features"),
         (needing(criu=""), "RequirementsUnknown", "CRIU"),
@@ -83,7 +83,7 @@ def needing(**requirements: Any) -> Json:
 )
 def test_what_the_node_lacks_is_told_by_name(value, reason, named):
     if reason == "FormatVersion":
-        value["status"]["formatVersion"] = 2
+        value["status"]["formatVersion"] = 3
     assert fresh(newcomer(), value) == reason
     assert named in message(newcomer(), value)
 
@@ -108,7 +108,7 @@ def test_a_node_with_more_than_is_needed_restores():
         architecture="amd64",
         cpu_features=frozenset({"avx2", "avx512f", "x"}),
         criu="4.2",
-        format_versions=frozenset({1, 2}),
+        format_versions=frozenset({2, 3}),
     )
     assert claimed(newcomer(), needing(cpuFeatures=["avx2", "x"]), node=node) == "old"
 

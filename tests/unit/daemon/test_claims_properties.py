@@ -180,7 +180,7 @@ def test_as_many_pods_are_restored_as_were_captured(count, newcomers):
             got.append(decision.name)
             value = next(v for v in found if v["metadata"]["name"] == decision.name)
             value["status"]["claimedBy"] = {"name": "x", "uid": f"n{n}", "node": "n"}
-    assert got == [f"ckpt-c{n}" for n in range(min(count, newcomers))]
+    assert got == [f"ckpt-c{n}" for n in reversed(range(count))][:newcomers]
 
 
 @given(case=cases())

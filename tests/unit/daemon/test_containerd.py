@@ -8,7 +8,7 @@ import pytest
 
 from architect.api import names
 from architect.core.errors import ConfigError
-from architect.daemon import containerd, crio
+from architect.daemon import containerd
 from architect.daemon.containerd import ConfigFile
 
 BINARY = "/opt/architect/current/bin/runc-architect"
@@ -264,14 +264,3 @@ def test_a_handler_of_gvisor_that_somebody_configured_is_not_touched() -> None:
     with pytest.raises(ConfigError, match="configures runsc-architect otherwise"):
         containerd.install(main, wanted=containerd.OURS)
     assert len(containerd.install(main).edits) == 1
-
-
-def test_crio_gets_one_file_and_loses_it_again() -> None:
-    directory = Path("/etc/crio/crio.conf.d")
-    (edit,) = crio.install(directory, current=None)
-    assert edit.text is not None
-    runtime = tomllib.loads(edit.text)["crio"]["runtime"]["runtimes"]["runc-architect"]
-    assert runtime["runtime_path"] == BINARY
-    assert crio.install(directory, current=edit.text) == ()
-    assert crio.remove(directory, current=edit.text)[0].text is None
-    assert crio.remove(directory, current=None) == ()

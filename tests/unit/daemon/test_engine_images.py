@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
 from architect.daemon import engine_images
 from architect.daemon.engine_images import METHOD, EngineImages
 from architect.daemon.host import Host
+from support.criengine import CriEngine, field
+from support.patience import patient
 
 OWN, REGISTRYS, OTHER = (f"sha256:{c * 64}" for c in "abc")
 SOCKET = Path("/run/engine.sock")
-
-
-def field(number: int, value: bytes) -> bytes:
-    return bytes([number << 3 | 2, len(value)]) + value
 
 
 def image(own: str, *digests: str) -> bytes:
@@ -31,33 +26,15 @@ def image(own: str, *digests: str) -> bytes:
     return b"\x0a" + bytes([len(told) & 0x7F | 0x80, len(told) >> 7]) + told
 
 
-class Engine:
-    """One method of a CRI engine, at a socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.asked: list[bytes] = []
-        self.answer: Callable[[bytes], bytes] = lambda _: b""
-        self._server = grpc.server(futures.ThreadPoolExecutor(2))
-        handler = grpc.unary_unary_rpc_method_handler(self._status)
-        service, _, method = METHOD[1:].partition("/")
-        self._server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(service, {method: handler})]
-        )
-        self._server.add_insecure_port(f"unix:{path}")
-        self._server.start()
-
-    def _status(self, request: bytes, _: Any) -> bytes:
-        self.asked.append(request)
-        return self.answer(request)
-
-    def close(self) -> None:
-        self._server.stop(0).wait()
+@pytest.fixture(autouse=True)
+def _patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_images, "ANSWER_SECONDS", patient(60.0))
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine(tmp_path: Path) -> Iterator[CriEngine]:
     (tmp_path / "run").mkdir()
-    engine = Engine(tmp_path / "run/engine.sock")
+    engine = CriEngine(tmp_path / "run/engine.sock", METHOD)
     yield engine
     engine.close()
 
@@ -68,7 +45,7 @@ def images(tmp_path: Path) -> EngineImages:
 
 
 def test_an_image_has_its_own_id_and_the_registries_digests(
-    engine: Engine, images: EngineImages
+    engine: CriEngine, images: EngineImages
 ) -> None:
     engine.answer = lambda _: image(OWN, f"example.org/app@{REGISTRYS}")
     assert images.names({"app": "app:1"}) == {"app": {OWN, REGISTRYS}}
@@ -76,13 +53,13 @@ def test_an_image_has_its_own_id_and_the_registries_digests(
     assert images.ids({"app": f"example.org/app@{REGISTRYS}"}) == {"app": OWN}
 
 
-def test_crio_writes_ids_without_their_algorithm(engine: Engine, images: EngineImages) -> None:
+def test_crio_writes_ids_without_their_algorithm(engine: CriEngine, images: EngineImages) -> None:
     engine.answer = lambda _: image(OWN.removeprefix("sha256:"))
     assert images.names({"app": "app:1"}) == {"app": {OWN}}
 
 
 def test_an_image_that_the_engine_does_not_have_is_not_known(
-    engine: Engine, images: EngineImages
+    engine: CriEngine, images: EngineImages
 ) -> None:
     assert images.names({"app": "app:1"}) == {}
     assert images.ids({"app": "app:1", "side": f"x@{OTHER}", "none": ""}) == {"side": OTHER}
@@ -95,7 +72,7 @@ def test_an_image_that_the_engine_does_not_have_is_not_known(
     ids=["no-size", "short", "number", "group", "short-inside", "no-text"],
 )
 def test_an_answer_that_is_none_is_told(
-    engine: Engine, images: EngineImages, raw: bytes, caplog: pytest.LogCaptureFixture
+    engine: CriEngine, images: EngineImages, raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine.answer = lambda _: raw
     assert images.names({"app": "app:1"}) == {}
@@ -103,7 +80,7 @@ def test_an_answer_that_is_none_is_told(
 
 
 def test_an_engine_that_refuses_or_hangs_is_told(
-    engine: Engine,
+    engine: CriEngine,
     images: EngineImages,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -147,6 +147,13 @@ def test_containers_of_gvisor_keep_the_runtime_too(layout: Layout) -> None:
     assert (install.gvisor_containers(layout), install.living_containers(layout)) == (1, 1)
 
 
+def test_containers_that_asked_and_are_not_managed_keep_the_runtime_too(layout: Layout) -> None:
+    for name, place in (("a", "containers"), ("b", "unmanaged"), ("a", "unmanaged")):
+        (layout.run / place).mkdir(exist_ok=True)
+        (layout.run / place / f"{name}.json").write_text("{}")
+    assert install.living_containers(layout) == 2
+
+
 def _change(**fields: Any) -> Any:
     return lambda manifest: manifest | fields
 

@@ -144,9 +144,9 @@ def test_a_pod_is_gone_only_if_the_api_says_so(found: Any, gone: bool) -> None:
 def test_pods_that_slept_too_long_are_woken() -> None:
     pods = [keeper_pod("old", since_unix=0.0), keeper_pod("new", since_unix=950.0)]
     pods.append(keeper_pod("awake", PodState.AWAKE, since_unix=0.0))
-    woken = images.to_wake(pods, now_unix=1000.0, ttl_seconds=100.0)
+    woken = images.to_wake(pods, now_boot=0.0, now_unix=1000.0, ttl_seconds=100.0)
     assert [p.uid for p in woken] == ["old"]
-    assert images.to_wake(pods, now_unix=1000.0, ttl_seconds=0.0) == []
+    assert images.to_wake(pods, now_boot=0.0, now_unix=1000.0, ttl_seconds=0.0) == []
 
 
 # Settings

@@ -51,6 +51,36 @@ def test_a_request_that_somebody_else_raised_meanwhile_stays(make: Any) -> None:
     assert plan.requests == {"app": {"memory": "64Mi"}}
 
 
+def _resized(make: Any, now: dict[str, str], noted: dict[str, Any]) -> Any:
+    containers = [{"name": "app", "resources": {"requests": now}}]
+    return make.pod(containers=containers, annotations={names.ORIGINAL_REQUESTS: json.dumps(noted)})
+
+
+@pytest.mark.parametrize("wanted", ["2", "50m"])
+def test_what_the_owner_sets_while_it_sleeps_is_what_it_gets_back(make: Any, wanted: str) -> None:
+    pod = _resized(
+        make, {"cpu": wanted, "memory": "1Ki"}, {"app": {"cpu": "100m", "memory": "64Mi"}}
+    )
+    plan = resize.lower(pod, bounds=Bounds())
+    assert plan.requests == {"app": {"cpu": "1m"}}
+    assert plan.original == {"app": {"cpu": wanted, "memory": "64Mi"}}
+
+
+def test_bounds_that_fall_while_it_sleeps_are_not_taken_for_its_owners_wish(make: Any) -> None:
+    containers = [{"name": "app", "resources": {"requests": {"cpu": "100m"}}}]
+    bounds = Bounds(least={"cpu": Fraction(4, 1000)})
+    plan = resize.lower(make.pod(containers=containers), bounds=bounds)
+    assert plan.requests == {"app": {"cpu": "4m"}}
+    assert plan.original == {"app": {"cpu": "100m"}, "app.lowered": {"cpu": "4m"}}
+    assert plan.original is not None
+    pod = _resized(make, {"cpu": "4m"}, dict(plan.original))
+    assert resize.lower(pod, bounds=bounds).is_empty
+    again = resize.lower(pod, bounds=Bounds())
+    assert again.requests == {"app": {"cpu": "1m"}}
+    assert again.original is None
+    assert resize.restore(pod).requests == {"app": {"cpu": "100m"}}
+
+
 @pytest.mark.parametrize("text", ["no json", "[]", '{"app": 3}', '{"app":{"cpu":"x"}}'])
 def test_a_spoilt_note_restores_nothing_and_goes(make: Any, text: str) -> None:
     plan = resize.restore(make.pod(annotations={names.ORIGINAL_REQUESTS: text}))

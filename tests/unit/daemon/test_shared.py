@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from architect.core.errors import Unavailable
+from architect.daemon import shared
 from architect.daemon.shared import SharedReads
 
 Eventually = Callable[..., None]
@@ -22,12 +23,14 @@ class Source:
         self.gate = threading.Event()
         self.gate.set()
         self.begun = 0
+        self.begun_at: list[float] = []
         self.error: Exception | None = None
 
     def read(self) -> int:
+        self.begun_at.append(time.monotonic())
         self.begun += 1
         number = self.begun
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
         return number
@@ -96,19 +99,19 @@ def test_reads_that_take_long_are_farther_from_each_other(
     source: Source, eventually: Eventually
 ) -> None:
     reads = SharedReads[int](apart_seconds=0)
-
-    def slow() -> int:
-        time.sleep(0.1)
-        return source.read()
-
+    source.gate.clear()
     with ThreadPoolExecutor(2) as pool:
-        begun = time.monotonic()
-        first = pool.submit(reads.read, "a", slow)
-        eventually(lambda: waiting(reads) == 1)
-        second = pool.submit(reads.read, "a", slow)
-        assert {first.result(20), second.result(20)} <= {1, 2}
-    # Two of 0.1 s and the rest between them, or one for both.
-    assert source.begun == 1 or time.monotonic() - begun >= 0.5
+        first = pool.submit(reads.read, "a", source.read)
+        eventually(lambda: source.begun == 1)
+        second = pool.submit(reads.read, "a", source.read)
+        eventually(lambda: waiting(reads) == 2)
+        time.sleep(0.1)
+        ends_at = time.monotonic()
+        source.gate.set()
+        assert (first.result(20), second.result(20)) == (1, 2)
+    began_at, again_at = source.begun_at
+    rest = min(shared.REST * (ends_at - began_at), shared.REST_SECONDS)
+    assert again_at - ends_at >= rest
 
 
 def test_an_error_is_everybodys_and_the_next_read_begins_anew(

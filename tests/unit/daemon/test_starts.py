@@ -49,7 +49,7 @@ def source(**said: str) -> dict[str, Any]:
             "containers": ["app"],
             "templateHash": identity.template_hash(pod()),
             "templateParts": identity.parts(pod()),
-            "formatVersion": 1,
+            "formatVersion": 2,
             "capturedAt": "2030-01-01T00:00:05Z",
             "requirements": {"architecture": "amd64", "cpuFeatures": ["avx"], "criu": "4.2"},
             "conditions": [

@@ -17,6 +17,7 @@ import yaml
 
 from architect.kube.api import Api
 from architect.kube.connection import connect
+from support.patience import patient
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Server:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
                     self.wfile.flush()
                 if reply.holds:
-                    outer.released.wait(20)
+                    outer.released.wait(patient(60))
                 with contextlib.suppress(OSError):
                     self.wfile.write(b"0\r\n\r\n")
 
@@ -104,7 +105,7 @@ def server() -> Iterator[Server]:
     yield made
     made.released.set()
     made.http.shutdown()
-    thread.join(10)
+    thread.join(patient(60))
     made.http.server_close()
 
 
@@ -126,7 +127,7 @@ def kubeconfig(server: Server, tmp_path: Path) -> Path:
 @pytest.fixture
 def api(kubeconfig: Path) -> Iterator[Api]:
     connection = connect(user_agent="test/1", kubeconfig=kubeconfig)
-    yield Api(connection, field_manager="architect-test", timeout_seconds=5)
+    yield Api(connection, field_manager="architect-test", timeout_seconds=patient(60))
     connection.close()
 
 

@@ -105,9 +105,9 @@ def test_stop_ends_a_watch_that_waits_for_the_server(server, api, reply):
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert got_one.wait(10)
+    assert got_one.wait(60)
     watcher.stop()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -7,7 +7,9 @@ import json
 import tarfile
 from pathlib import Path
 
-from lab import dockerfiles, gomodules, oci, relay
+import pytest
+
+from lab import artefacts, dockerfiles, errors, gomodules, oci, relay, versions
 
 PUBLISHED = """\
 module k8s.io/kubernetes
@@ -39,6 +41,21 @@ def test_the_dockerfile_of_gvisors_runtime_builds_what_the_lab_does() -> None:
     assert f"ARG GVISOR={tool.version}\n" in text
     assert f'"{tool.package}@${{GVISOR}}"' in text
     assert f'-ldflags "{tool.flags.replace(tool.version, "${GVISOR}")}"' in text
+
+
+def test_what_is_built_without_tags_is_named_as_ever() -> None:
+    """The caches of those who have built it stay good."""
+    assert gomodules.HELM.tag_options == []
+    assert gomodules.CONTAINERD.tag_options == ["-tags", "no_btrfs"]
+    assert f"version.Version={versions.CONTAINERD}" in gomodules.CONTAINERD.flags
+
+
+def test_nodes_get_only_a_containerd_that_is_built() -> None:
+    minor = ".".join(versions.CONTAINERD.removeprefix("v").split(".")[:2])
+    for wanted in ("", minor):
+        artefacts.check_containerd(wanted)
+    with pytest.raises(errors.LabError, match=r"'1\.7'"):
+        artefacts.check_containerd("1.7")
 
 
 def test_an_archive_is_consistent_in_its_digests(tmp_path: Path) -> None:
@@ -109,6 +126,21 @@ def test_an_images_layers_are_decompressed_and_its_configuration_stays(tmp_path:
             archive.addfile(entry, io.BytesIO(data))
     oci.decompress(packed, again)
     assert contents(again) == contents(plain)
+
+
+def test_docker_finds_an_images_layers_by_its_own_list(tmp_path: Path) -> None:
+    layer = tmp_path / "layer.tar"
+    with tarfile.open(layer, "w") as archive:
+        archive.addfile(tarfile.TarInfo("empty"))
+    plain, more = tmp_path / "plain.tar", tmp_path / "more.tar"
+    oci.write_archive(plain, name="localhost/x:1", layer=layer)
+    oci.for_docker(plain, more)
+    files = contents(more)
+    (listed,) = json.loads(files.pop("manifest.json"))
+    assert files == contents(plain)
+    assert listed["RepoTags"] == ["localhost/x:1"]
+    assert files[listed["Layers"][0]] == layer.read_bytes()
+    assert json.loads(files[listed["Config"]])["os"] == "linux"
 
 
 def contents(archive: Path) -> dict[str, bytes]:

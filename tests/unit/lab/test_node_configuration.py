@@ -20,6 +20,19 @@ def test_containerd_lowers_oom_scores_only_where_it_may() -> None:
         assert list(runtime["containerd"]["runtimes"]) == ["runc"]
 
 
+def test_another_containerd_lies_over_the_nodes_own(tmp_path: Path) -> None:
+    for name in ("ctr", "containerd"):
+        (tmp_path / name).touch()
+    binds = node.containerd_binds(tmp_path)
+    assert [(b.source, b.target) for b in binds] == [
+        (tmp_path / "containerd", "/usr/bin/containerd"),
+        (tmp_path / "ctr", "/usr/bin/ctr"),
+    ]
+    assert node.containerd_binds(None) == ()
+    assert Settings.from_environment({}).containerd == ""
+    assert Settings.from_environment({"ARCHITECT_LAB_CONTAINERD": "2.4"}).containerd == "2.4"
+
+
 def test_a_capability_is_read_from_the_bounding_set() -> None:
     assert node.has_capability(24, "Name:\tx\nCapBnd:\t0000000001000000\n")
     assert not node.has_capability(24, "Name:\tx\nCapBnd:\t0000000000800000\n")

@@ -100,7 +100,7 @@ def test_the_first_process_of_a_machine_ends_if_nobody_can_record_it(tmp_path: P
         [sys.executable, "-c", script, spec, str(os.getpid()), tmp_path / "pid"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert "the parent died before it recorded the pid" in done.stderr

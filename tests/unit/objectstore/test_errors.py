@@ -73,7 +73,8 @@ def test_a_busy_store_is_asked_again(status: int, code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(409, "ConditionalRequestConflict"), (400, "ExpiredToken")]
+    ("status", "code"),
+    [(409, "ConditionalRequestConflict"), (400, "ExpiredToken"), (400, "BadDigest")],
 )
 def test_what_another_try_may_settle(status: int, code: str) -> None:
     assert isinstance(translate(status, answer(code)), Retryable)

@@ -141,6 +141,31 @@ def test_one_whose_pod_or_node_is_there_is_kept(server: Any, sweeper: Any) -> No
     assert stored(server)["status"]["claimedBy"] == CLAIM
 
 
+@pytest.mark.parametrize("how", ["its object is deleted", "it is out of service"])
+def test_a_claim_is_given_back_when_the_node_goes_after_its_pod(
+    server: Any, sweeper: Any, how: str
+) -> None:
+    put(server)
+    server.put(NODES.path(name="n2"), node())
+    sweeper.changed(stored(server))
+    sweeper.pod_deleted(its_pod())
+    assert stored(server)["status"]["claimedBy"] == CLAIM
+    server.requests.clear()
+    sweeper.node_lost("n1")
+    assert server.requests == []
+    if how == "its object is deleted":
+        server.objects.pop(NODES.path(name="n2"))
+    else:
+        server.put(NODES.path(name="n2"), node(TAINT))
+    sweeper.node_lost("n2")
+    said = conditions.said(stored(server), checkpoints.CLAIMED)
+    assert (said["status"], said["reason"]) == ("False", "ClaimantLost")
+    server.requests.clear()
+    sweeper.changed(stored(server))
+    sweeper.node_lost("n2")
+    assert server.requests == []
+
+
 def test_a_pods_end_has_nothing_read_but_what_it_has_claimed(server: Any, sweeper: Any) -> None:
     put(server)
     sweeper.changed(stored(server))

@@ -44,6 +44,29 @@ def test_a_sweep_collects_what_has_no_pod(server, sweeper, numbers):
     assert numbers.get(metrics.SWEEPS, result="complete") == 1
 
 
+def test_a_sweep_tells_what_namespaces_hold(server, sweeper, numbers):
+    spec = CheckpointSpec(pod=POD, trigger=Trigger.EVICTION, template_hash="", containers=("a",))
+    said = [{"type": "Available", "status": "True", "reason": "R", "message": ""}]
+    value = {**checkpoints.build(spec), "status": {"bytes": 7, "conditions": said}}
+    server.put(CHECKPOINTS.path(namespace="shop", name="moves"), value)
+    warm = {
+        "kind": "PersistentCheckpoint",
+        "metadata": {"name": "warm", "namespace": "shop"},
+        "spec": {"podName": "web-0"},
+        "status": {"bytes": 5, "capturedAt": "2030-01-01T00:00:00Z", "conditions": said},
+    }
+    path = PERSISTENT_CHECKPOINTS.path(namespace="shop", name="warm")
+    server.put(path, warm)
+    assert sweeper.sweep()
+    held = {"namespace": "shop", "kind": "moving"}
+    assert numbers.get(metrics.HELD, **held) == 1
+    assert numbers.get(metrics.HELD_BYTES, **held) == 7
+    assert numbers.get(metrics.HELD_BYTES, namespace="shop", kind="persistent") == 5
+    del server.objects[path]
+    assert sweeper.sweep()
+    assert 'kind="persistent"' not in numbers.render()
+
+
 def test_a_sweep_keeps_what_has_its_pod(server, sweeper):
     path = put_checkpoint(server)
     put_pod(server)

@@ -101,7 +101,9 @@ def numbers() -> Metrics:
 
 @pytest.fixture
 def collector(api, bucket, numbers) -> Collector:
-    return Collector(api, numbers, open_bucket=lambda: bucket, prefix="one", clock=lambda: NOW)
+    return Collector(
+        api, numbers, open_bucket=lambda: bucket, prefix="one", clock=lambda: NOW.timestamp()
+    )
 
 
 def put(server, value: dict[str, Any]) -> dict[str, Any]:

@@ -78,3 +78,14 @@ def test_only_the_process_file_is_replaced(words: list[str], expected: list[str]
 def test_only_the_command_is_replaced() -> None:
     call = cli.parse(["exec", "-t", "id1", "sh", "-c", "x"])
     assert cli.with_command(call, ["a", "--b"]) == ["exec", "-t", "id1", "a", "--b"]
+
+
+def test_crun_has_more_options_with_values() -> None:
+    call = cli.parse(["--log-level", "debug", "create", "-f", "other.json", "-b", "/b", "id1"])
+    assert (call.command, call.container, call.bundle) == ("create", "id1", "/b")
+    assert call.options["config"] == "other.json"
+
+
+def test_without_root_the_lower_runtimes_own_is_meant() -> None:
+    assert cli.parse(["state", "id1"], default_root="/run/crun").root == "/run/crun"
+    assert cli.parse(["--root", "/r", "state", "id1"], default_root="/run/crun").root == "/r"

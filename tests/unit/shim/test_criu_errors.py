@@ -28,6 +28,29 @@ LINES = [
         "(00.01) Error (criu/page-xfer.c:269): Unable to spice data: No space left on device",
         "NoSpace",
     ),
+    ("(00.01) Error (criu/sk-netlink.c:77): netlink: The socket has data to read", "InFlight"),
+    ("(00.01) Error (criu/sk-unix.c:418): unix: Unix socket 72 without peer 67", "ExternalSocket"),
+    ("(00.01) Error (criu/sk-unix.c:351): unix: Unix socket 839972 not found", "ExternalSocket"),
+    (
+        "(00.01) Error (criu/tun.c:306): tun: Net namespace is required to dump tun link",
+        "Device",
+    ),
+    (
+        "(00.01) Error (criu/pidfd.c:97): pidfd: pidfd pid 1 is not a part of process tree..",
+        "Pidfd",
+    ),
+    ("(00.01) Error (criu/seize.c:882): Zombies with threads are not supported", "MainThread"),
+    (
+        "(00.01) Error (compel/src/lib/infect.c:262): Unseizable non-zombie 7 found, state D, err "
+        "-1/4",
+        "Uninterruptible",
+    ),
+    (
+        "(00.01) Error (compel/src/lib/infect.c:262): Unseizable non-zombie 8 found, state S, err "
+        "-1/10",
+        "Traced",
+    ),
+    ("(00.01) Error (criu/image.c:531): Unable to open stats: Read-only file system", "ReadOnly"),
     ("(00.01) Error (criu/fsnotify.c:284): fsnotify: \tCan't dump that handle", "Inotify"),
     (
         "(00.01) Error (criu/tty.c:1830): tty: Found dangling tty with sid 1 pgid 1 (pts) on peer",
@@ -55,6 +78,18 @@ LINES = [
     (
         "(00.01) Error (criu/files-reg.c:1031): Can't dump ghost file /tmp/x of 99 size, increase "
         "limit",
+        "DeletedFile",
+    ),
+    (
+        "(00.02) Error (criu/files-reg.c:467): Can't create ghost regfile: Read-only file system",
+        "DeletedFile",
+    ),
+    (
+        "(00.02) Error (criu/util.c:927): couldn't mkdirpat directory /a: Read-only file system",
+        "DeletedFile",
+    ),
+    (
+        "(00.01) Error (criu/files-reg.c:1154): Can't link remap to mnt/x: Read-only file system",
         "DeletedFile",
     ),
     (

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from architect.api import daemon, names
-from architect.core import wire
+from architect.core import clocks, wire
 from architect.core.errors import Rejected, Unavailable
 from architect.shim import daemon_client
 
@@ -105,6 +107,30 @@ def test_a_refusal_is_an_answer(path: Path) -> None:
 
 def test_one_that_is_being_replaced_is_expected_for_a_minute(path: Path) -> None:
     assert not daemon_client.is_being_replaced()
+    left = path.with_name(daemon.LEFT)
+    now = clocks.boot_seconds()
+    for said, is_expected in (
+        (now, True),
+        (now - daemon_client.REPLACED_SECONDS / 2, True),
+        (now - daemon_client.REPLACED_SECONDS, False),
+    ):
+        left.write_text(f"{said:.3f}\n")
+        assert daemon_client.is_being_replaced() is is_expected
+    left.write_text("damaged")
+    assert not daemon_client.is_being_replaced()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(jump=st.floats(min_value=-86400, max_value=86400))
+def test_whether_one_comes_does_not_depend_on_the_wall_clock(path: Path, jump: float) -> None:
+    left = path.with_name(daemon.LEFT)
+    left.write_text(f"{clocks.boot_seconds():.3f}\n")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "time", lambda: 1e9 + jump)
+        assert daemon_client.is_being_replaced()
+
+
+def test_what_an_earlier_daemon_has_left_is_told_by_its_time(path: Path) -> None:
     left = path.with_name(daemon.LEFT)
     left.touch()
     assert daemon_client.is_being_replaced()

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from architect.shim import inspection
-from architect.shim.inspection import ContainerFacts, Descriptor, Mount, ProcessFacts, Segment
+from architect.shim.inspection import (
+    About,
+    ContainerFacts,
+    Descriptor,
+    Mount,
+    Peer,
+    ProcessFacts,
+    Removed,
+    Segment,
+)
 
 ROOT, OVERLAY_DEVICE = 5, (0, 77)
 MOUNTS = {
@@ -17,7 +26,7 @@ MOUNTS = {
 def judged(descriptor: Descriptor | None = None, **fields: Any) -> list[inspection.Finding]:
     if descriptor is not None:
         fields["descriptors"] = (descriptor,)
-    process = ProcessFacts(pid=7, command="web", **fields)
+    process = ProcessFacts(pid=7, host_pid=70, command="web", **fields)
     return inspection.of_container(ContainerFacts(name="app", processes=(process,), mounts=MOUNTS))
 
 
@@ -36,6 +45,16 @@ def fd(kind: str, target: str, **fields: Any) -> Descriptor:
         ("Device", fd("char", "/dev/fuse", device=(10, 229), mount=ROOT)),
         ("Device", fd("block", "/dev/vda", device=(254, 0), mount=ROOT)),
         ("Device", fd("anonymous", "anon_inode:[perf_event]")),
+        ("Device", fd("anonymous", "anon_inode:bpf-map")),
+        ("Device", fd("char", "/dev/net/tun", device=(10, 200), mount=ROOT)),
+        ("Device", fd("file", "/secretmem (deleted)", mount=15)),
+        ("HugePages", fd("file", "/memfd:x (deleted)", mount=18, block_bytes=2 << 20)),
+        ("UnheldSocket", fd("socket", "socket:[1]", protocol="RAWv6")),
+        ("UnheldSocket", fd("socket", "socket:[1]", protocol="PACKET")),
+        ("Pidfd", fd("anonymous", "anon_inode:[pidfd]", process=1)),
+        ("Epoll", fd("anonymous", "anon_inode:[eventpoll]", waits_for_closed=True)),
+        ("Mount", fd("char", "/dev/null", device=(1, 3), mount=999)),
+        ("Terminal", fd("char", "/dev/pts/0 (deleted)", device=(136, 0), mount=999)),
         ("Device", fd("anonymous", "anon_inode:kvm-vm")),
         ("IoUring", fd("anonymous", "anon_inode:[io_uring]")),
         (
@@ -51,6 +70,8 @@ def test_a_descriptor_that_criu_cannot_save_is_named(reason: str, descriptor: De
     (found,) = judged(descriptor)
     assert (found.container, found.reason, found.is_blocking) == ("app", reason, True)
     assert found.message.startswith("process 7 (web) ")
+    assert found.hint, "what would have to change"
+    assert found.about is About.PROCESSES
 
 
 @pytest.mark.parametrize(
@@ -62,6 +83,9 @@ def test_a_descriptor_that_criu_cannot_save_is_named(reason: str, descriptor: De
         fd("pipe", "pipe:[1]", mount=15),
         fd("char", "/dev/null", device=(1, 3), mount=ROOT),
         fd("anonymous", "anon_inode:[eventpoll]"),
+        fd("anonymous", "anon_inode:[pidfd]", process=70),
+        fd("anonymous", "anon_inode:[pidfd]", process=-1),
+        fd("char", "/dev/pts/0 (deleted)", device=(136, 0), mount=ROOT),
         fd("anonymous", "anon_inode:inotify", watched=frozenset({(0, 78)})),
         fd("file", "/memfd:x (deleted)", mount=1, size_bytes=1 << 30),
         fd("file", "/small (deleted)", mount=ROOT, size_bytes=1 << 20),
@@ -78,15 +102,32 @@ def test_an_ordinary_descriptor_is_nothing_to_tell(descriptor: Descriptor) -> No
     [
         ("NestedNamespace", {"other_namespaces": ("mnt", "user")}),
         ("Traced", {"is_traced": True}),
+        ("MainThread", {"state": "Z", "threads": 2}),
+        ("Uninterruptible", {"is_uninterruptible": True}),
         ("Capability", {"capabilities": 1 << 19}),
         ("HugePages", {"mappings": ("/anon_hugepage (deleted)",)}),
         ("IoUring", {"mappings": ("anon_inode:[io_uring]",)}),
         ("Device", {"mappings": ("/dev/nvidia0",)}),
+        ("DeletedFile", {"deleted": (("/app/bin (deleted)", 65 << 20),)}),
     ],
 )
 def test_a_process_that_criu_cannot_save_is_named(reason: str, fields: dict[str, Any]) -> None:
     (found,) = judged(**fields)
     assert (found.reason, found.is_blocking) == (reason, True)
+
+
+def test_what_has_ended_holds_nothing() -> None:
+    held = 1 << 21
+    assert judged(capabilities=held) != []
+    assert judged(state="Z", capabilities=held, is_in_own_cgroup=True) == []
+
+
+def test_a_unix_socket_of_another_network_namespace_was_made_outside() -> None:
+    here = fd("socket", "socket:[1]", protocol="UNIX-STREAM", inode=1)
+    process = ProcessFacts(pid=7, command="web", descriptors=(here,))
+    facts = ContainerFacts(name="app", processes=(process,), foreign_sockets=frozenset({1}))
+    (found,) = inspection.of_container(facts)
+    assert found.reason == "ExternalSocket"
 
 
 def test_a_terminal_is_saved_with_both_its_ends_only() -> None:
@@ -128,10 +169,79 @@ def test_shared_memory_of_others_and_joined_processes_block_and_sessions_do_not(
 def test_a_container_without_application_says_why() -> None:
     (found,) = inspection.of_container(ContainerFacts(name="app", trouble="no living init"))
     assert (found.reason, found.message) == ("NotRunning", "no living init")
+    assert found.about is About.CONTAINER
+
+
+def with_peers(*descriptors: Descriptor, peers: dict[int, Peer]) -> list[inspection.Finding]:
+    process = ProcessFacts(pid=7, command="web", descriptors=descriptors)
+    return inspection.of_container(ContainerFacts(name="app", processes=(process,), peers=peers))
+
+
+def test_a_unix_socket_is_saved_with_both_its_ends_only() -> None:
+    here = fd("socket", "socket:[1]", protocol="UNIX-STREAM", inode=1)
+    there = fd("socket", "socket:[2]", protocol="UNIX-STREAM", inode=2)
+    peers = {1: Peer(inode=2, name="/run/agent"), 2: Peer(inode=1)}
+    assert with_peers(here, there, peers=peers) == []
+    (found,) = with_peers(here, peers={1: peers[1]})
+    assert (found.reason, found.message) == (
+        "ExternalSocket",
+        "process 7 (web) has a UNIX socket connected to somebody outside (/run/agent)",
+    )
+
+
+def test_what_is_mapped_and_deleted_is_saved_up_to_a_size() -> None:
+    deleted = (("/lib/a.so (deleted)", 1 << 20), ("/memfd:x (deleted)", 1 << 30))
+    assert judged(deleted=deleted) == []
+
+
+def removed(*sizes: int | None, room_bytes: int = 64 << 20) -> list[inspection.Finding]:
+    files = tuple(Removed(path=f"/config/{n}", size_bytes=size) for n, size in enumerate(sizes))
+    return inspection.of_container(
+        ContainerFacts(name="app", removed=files, removed_room_bytes=room_bytes)
+    )
+
+
+def test_what_was_removed_from_read_only_mounts_comes_back_as_far_as_there_is_room() -> None:
+    assert removed(room_bytes=0) == []
+    assert removed(16 << 20, 0, 16 << 20) == []
+    assert removed(1 << 20, room_bytes=1 << 20) == []
+    for found in (
+        removed(16 << 20, (16 << 20) + 1),
+        removed((1 << 20) + 1, room_bytes=1 << 20),
+        removed(0, room_bytes=0),
+        removed(1, None),
+    ):
+        assert [(one.reason, one.is_blocking) for one in found] == [("DeletedFile", True)]
+    (found_large,) = removed(1 << 20, 40 << 20)
+    assert "41.0 MiB" in found_large.message
+    assert "32.0 MiB" in found_large.message
+    assert found_large.message.endswith(": /config/1")
+
+
+def test_a_name_is_no_more_than_a_text() -> None:
+    process = ProcessFacts(
+        pid=7,
+        command="evil\n\x1b[2Jname\udcff",
+        descriptors=(fd("char", "/dev/" + "x" * 4000, device=(10, 229), mount=ROOT),),
+    )
+    facts = ContainerFacts(name="app", processes=(process,), mounts=MOUNTS)
+    (found,) = inspection.of_container(facts)
+    assert found.message.startswith("process 7 (evil??[2Jname?) has the device /dev/xxx")
+    assert found.message.isprintable()
+    assert len(found.message) < 200
+
+
+def test_what_is_told_has_a_limit() -> None:
+    many = tuple(ProcessFacts(pid=n, command="web", is_traced=True) for n in range(5000))
+    facts = ContainerFacts(name="app", processes=many, is_partial=True)
+    assert len(inspection.of_container(facts)) == inspection.MAX_FINDINGS
+    facts = ContainerFacts(name="app", is_partial=True)
+    (found,) = inspection.of_container(facts)
+    assert (found.reason, found.is_blocking) == ("Partial", False)
 
 
 def test_a_pod_lacks_space_or_was_refused() -> None:
     refused = {"reason": "Mptcp", "message": "said CRIU", "hint": ""}
-    found = inspection.of_pod([], refused=refused, needed_bytes=2 << 20, free_bytes=1 << 20)
+    found = inspection.of_pod(refused=refused, needed_bytes=2 << 20, free_bytes=1 << 20)
     assert [one.reason for one in found] == ["Mptcp", "NoSpace"]
-    assert inspection.of_pod([], refused=None, needed_bytes=1, free_bytes=1) == []
+    assert inspection.of_pod(refused=None, needed_bytes=1, free_bytes=1) == []

@@ -121,6 +121,8 @@ def _over_proc(kind: str) -> Callable[[dict[str, Any]], None]:
             _set("linux.namespaces", [{"type": "pid"}, {"type": "network"}, {"type": "user"}]),
         ),
         ("Terminal", _set("process.terminal", True)),
+        ("InitSystem", _set("process.args", ["/init", "/app"])),
+        ("InitSystem", _set("process.args", ["/lib/systemd/systemd"])),
         ("DevIsBind", _set("mounts", [{"destination": "/dev/", "type": "bind", "source": "/dev"}])),
         ("DevIsBind", _set("mounts", [])),
         ("ProcMount", _over_proc("bind")),
@@ -136,6 +138,11 @@ def test_what_cannot_be_managed_is_refused_by_name(
     found = oci.refusal(config, is_host_network=False, is_executable_found=True)
     assert found is not None
     assert found[0] == reason
+
+
+@pytest.mark.parametrize("args", [["tini", "--", "app"], ["sh", "-c", "exec /init"], ["/init.sh"]])
+def test_what_may_have_another_pid_is_managed(args: list[str]) -> None:
+    assert oci.refusal(spec(args), is_host_network=False, is_executable_found=True) is None
 
 
 def test_facts_from_the_host_refuse_too() -> None:

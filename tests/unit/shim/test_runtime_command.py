@@ -110,6 +110,14 @@ def test_the_list_shows_managed_and_unmanaged(run: Run, keeper: KeeperDouble) ->
     assert "shop/tty-0  app        Terminal  has a terminal" in out
 
 
+def test_why_has_the_processes_looked_at_first(run: Run, keeper: KeeperDouble) -> None:
+    keeper.answers["why"] = {"ok": True, "why": ["app: Socket: process 7 has one"]}
+    assert run("why", "shop/web-0")[1] == "app: Socket: process 7 has one\n"
+    assert keeper.ops() == ["check", "why"]
+    keeper.answers["check"] = failure("failed", "the look has failed")
+    assert run("why", "shop/web-0")[1] == "app: Socket: process 7 has one\n"
+
+
 def test_check_of_an_unmanaged_pod_is_its_note(run: Run, keeper: KeeperDouble) -> None:
     keeper.answers["check"] = failure("rejected", "unknown pod")
     assert run("check", "shop/tty-0")[0] == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from faults import wallclock
 from lab import __main__ as lab_command_line
 from lab import commands, errors, oci
 from lab.progress import SILENT
@@ -129,6 +130,8 @@ def test_cluster_tests_run_while_a_cluster_is_up_whose_logs_are_sent_out() -> No
     assert told["ARCHITECT_PATIENCE"] == "2"
     assert Path(told["ARCHITECT_LAB"]) in guest.LOGS.parents
     assert "ARCHITECT_LAB" not in KERNEL.environment(patience=2)
+    # Nobody else has that machine's clock.
+    assert KERNEL.environment(patience=2)[wallclock.ALLOWED] == "1"
 
 
 def test_logs_are_kept_where_there_are_some(tmp_path: Path) -> None:

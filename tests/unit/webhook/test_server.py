@@ -28,9 +28,10 @@ from architect.webhook.rotation import Mounted, Pair
 from architect.webhook.server import Webhook
 from architect.webhook.settings import Settings
 from architect.webhook.tls import ServingContext
+from support.patience import patient
 
 NAMES = ("architect-webhook.architect.svc",)
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = patient(60.0)
 
 
 class Given:
@@ -86,7 +87,7 @@ async def running(*materials: Material, **settings: Any) -> AsyncIterator[Runnin
         "port": 0,
         "sync_seconds": 0.02,
         "drain_seconds": 0.05,
-        "finish_seconds": 5.0,
+        "finish_seconds": DEADLINE_SECONDS,
     }
     source = Given(materials[0])
     webhook = Webhook(Settings(**{**defaults, **settings}), source)
@@ -392,8 +393,12 @@ def test_a_body_that_goes_on_past_the_bound_is_cut_off() -> None:
                     response = await client.post("/validate", content=chunks())
                     assert response.status_code == 413
             async with server.client() as client:
-                text = (await client.get("/metrics")).text
-                assert 'admissions_total{path="validate",result="malformed"} 1.0' in text
+
+                async def is_counted() -> bool:
+                    text = (await client.get("/metrics")).text
+                    return 'admissions_total{path="validate",result="malformed"} 1.0' in text
+
+                await until(is_counted)
 
     asyncio.run(scenario())
 

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from architect.core.errors import FormatError
 from architect.webhook import admission, metrics, review
+from architect.webhook.crowd import Held
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class TooLarge(Exception):
     """A body over the bound."""
 
 
+class Crowded(Exception):
+    """A large body beside too many others."""
+
+
 @dataclass(kw_only=True)
 class Service:
     """What the routes share with the process around them."""
@@ -43,6 +48,7 @@ class Service:
     has_gvisor: bool = False
     """Whether the cluster has the runtime class of gVisor."""
     metrics: metrics.Metrics = field(default_factory=metrics.Metrics)
+    held: Held = field(default_factory=Held)
     draining: bool = False
     """Set at the end: not ready, and every answer closes its connection, so that the API server
     opens its next one to another replica."""
@@ -88,7 +94,11 @@ async def _admit(service: Service, path: str, request: Request) -> Response:
 async def _answer(service: Service, path: str, request: Request) -> Response:
     counted = service.metrics.admissions
     try:
-        body = await _bounded_body(request)
+        body = await _bounded_body(request, service.held)
+    except Crowded:
+        counted.labels(path, metrics.CROWDED).inc()
+        text = "too many large bodies arrive at once\n"
+        return PlainTextResponse(text, status_code=503, headers={"connection": "close"})
     except TooLarge:
         counted.labels(path, metrics.MALFORMED).inc()
         text = f"body is larger than {review.MAX_BODY_BYTES} bytes\n"
@@ -114,17 +124,22 @@ async def _answer(service: Service, path: str, request: Request) -> Response:
     return Response(rendered, media_type="application/json")
 
 
-async def _bounded_body(request: Request) -> bytes:
-    """Return the body. Raises TooLarge as soon as it is known to be too large."""
+async def _bounded_body(request: Request, held: Held) -> bytes:
+    """Return the body. Raises TooLarge as soon as it is known to be too large, Crowded."""
     length = request.headers.get("content-length", "")
     if length.isdecimal() and len(length) < 20 and int(length) > review.MAX_BODY_BYTES:
         raise TooLarge
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > review.MAX_BODY_BYTES:
-            raise TooLarge
-    return bytes(body)
+    try:
+        async for chunk in request.stream():
+            if len(body) + len(chunk) > review.MAX_BODY_BYTES:
+                raise TooLarge
+            if not held.has_room(len(body), len(chunk)):
+                raise Crowded
+            body += chunk
+        return bytes(body)
+    finally:
+        held.drop(len(body))
 
 
 def _log(path: str, asked: review.Request, answer: review.Answer, *, seconds: float) -> None:

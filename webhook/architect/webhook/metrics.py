@@ -9,6 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 MALFORMED: Final = "malformed"
 """Result of a request that was no AdmissionReview or too large (400, 413)."""
 
+CROWDED: Final = "crowded"
+"""Result of a large request beside too many others (503)."""
+
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 # The API server waits up to the configuration's timeoutSeconds (1 to 30); a decision takes about

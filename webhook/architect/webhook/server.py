@@ -15,6 +15,7 @@ import uvicorn
 
 from architect.core.errors import ArchitectError, ConfigError
 from architect.webhook.app import Service, create_app
+from architect.webhook.crowd import Crowd, Listener, protocol
 from architect.webhook.rotation import Source
 from architect.webhook.settings import Settings
 from architect.webhook.tls import ServingContext
@@ -67,7 +68,8 @@ class Webhook:
                 loop.add_signal_handler(number, self.stop)
         if not await self._first_certificate():
             return
-        listener = _listen(self.settings)
+        crowd = Crowd()
+        listener = Listener.of(_listen(self.settings), crowd)
         server = Server(
             uvicorn.Config(
                 create_app(self.service),
@@ -78,7 +80,7 @@ class Webhook:
                 proxy_headers=False,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                http=protocol(crowd),
                 timeout_keep_alive=self.settings.keep_alive_seconds,
                 timeout_graceful_shutdown=max(1, round(self.settings.finish_seconds)),
             )

@@ -1,12 +1,11 @@
 """The files of a checkpoint on disk: hashed into a manifest, and compared with one.
 
-Segments are hashed in parallel; OpenSSL's SHA-256 lets other threads run meanwhile.
+Segments are hashed in parallel: the hash lets other threads run meanwhile.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from architect.checkpoint import digests
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import SEGMENT_BYTES, About, Manifest, Piece
 from architect.core import files
@@ -52,15 +52,18 @@ def build(
     found = list(_walk(directory))
     hashes = _hash_all(directory, found, threads, known)
     pieces = [
-        Piece(name=f.name, size=f.size, mode=f.mode, sha256=tuple(hashes[f.name])) for f in found
+        Piece(name=f.name, size=f.size, mode=f.mode, hashes=tuple(hashes[f.name])) for f in found
     ]
     return manifests.make(about, pieces)
 
 
-def write(directory: Path, manifest: Manifest) -> bytes:
-    """Put the manifest into *directory*, which makes it a checkpoint; return its bytes."""
+def write(directory: Path, manifest: Manifest, *, is_durable: bool = True) -> bytes:
+    """Put the manifest into *directory*, which makes it a checkpoint; return its bytes.
+
+    Without *is_durable* a power cut within the next half minute may take it, or leave it empty.
+    """
     raw = manifests.to_bytes(manifest)
-    files.write_atomic(directory / manifests.NAME, raw)
+    files.write_atomic(directory / manifests.NAME, raw, durable=is_durable)
     return raw
 
 
@@ -92,7 +95,7 @@ def verify(directory: Path, manifest: Manifest, *, threads: int = THREADS) -> No
             )
     hashes = _hash_all(directory, list(found.values()), threads, {})
     for name, piece in wanted.items():
-        for number, (is_, should) in enumerate(zip(hashes[name], piece.sha256, strict=True)):
+        for number, (is_, should) in enumerate(zip(hashes[name], piece.hashes, strict=True)):
             if is_ != should:
                 raise FormatError(
                     f"{directory}: {name} is damaged within {SEGMENT_BYTES} bytes from "
@@ -151,13 +154,13 @@ def _known(file: _File, read: Hashed | None) -> list[str]:
     if read is None or read.size > file.size:
         return []
     if read.size == file.size:
-        return list(read.sha256)
-    return list(read.sha256[: read.size // SEGMENT_BYTES])
+        return list(read.hashes)
+    return list(read.hashes[: read.size // SEGMENT_BYTES])
 
 
 def hash_range(path: Path, *, start: int, length: int) -> str:
-    """Return the SHA-256 of *length* bytes of a file. Raises FormatError if it ends before."""
-    value = hashlib.sha256()
+    """Return the hash of *length* bytes of a file. Raises FormatError if it ends before."""
+    value = digests.hasher()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         buffer = memoryview(bytearray(min(READ_BYTES, length)))

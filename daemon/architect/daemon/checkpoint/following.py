@@ -6,7 +6,6 @@ again. So a thread reads behind it and hashes; at the dump's end only the last b
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from architect.checkpoint import digests
 from architect.checkpoint.manifest import SEGMENT_BYTES
 
 PATTERN: Final = "pages-*.img"
@@ -41,7 +41,7 @@ class Hashed:
     """What was read of one file, from its beginning."""
 
     size: int
-    sha256: tuple[str, ...]
+    hashes: tuple[str, ...]
     """Of each segment, as a manifest has them."""
 
 
@@ -121,7 +121,7 @@ class _File:
         self.is_broken = False
         self._size = 0
         self._done: list[str] = []
-        self._value = hashlib.sha256()
+        self._value = digests.hasher()
 
     @property
     def is_within_segment(self) -> bool:
@@ -147,12 +147,12 @@ class _File:
         self._size += got
         if got == room:
             self._done.append(self._value.hexdigest())
-            self._value = hashlib.sha256()
+            self._value = digests.hasher()
         return got > 0
 
     def result(self) -> Hashed:
         begun = (self._value.hexdigest(),) if self.is_within_segment else ()
-        return Hashed(size=self._size, sha256=(*self._done, *begun))
+        return Hashed(size=self._size, hashes=(*self._done, *begun))
 
     def close(self) -> None:
         os.close(self._fd)

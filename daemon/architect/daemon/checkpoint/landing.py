@@ -51,7 +51,7 @@ class Landing:
         if self._target.exists():
             raise Rejected(f"{self._target} is there already", reason="Exists")
         try:
-            self._partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_private(self._partial)
             self._lock_fd = _lock(self._partial)
         except OSError as error:
             _fail(error, self._partial, "make")
@@ -116,7 +116,7 @@ class Landing:
 
     def _create(self, piece: Piece) -> None:
         path = self._partial / piece.name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(path.parent)
         fd = os.open(
             path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )

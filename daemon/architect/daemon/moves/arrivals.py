@@ -307,9 +307,13 @@ class Arrivals:
         except (ArchitectError, OSError) as error:
             reason = getattr(error, "reason", "") or type(error).__name__
             self._metrics.failures.labels("restore", reason).inc()
+            failed = Fresh(reason=reason, message=str(error))
+            if reason == objects.CLAIM_LOST and claimed is not None:
+                # It has no more right to it than one that never claimed it.
+                self._depot.give_back(ref.uid, departed=_left_here(claimed))
+                return self._let_go(ref, known, failed, None)
             if known is None:
                 raise  # its policy is not known here: the runtime knows it, and follows it
-            failed = Fresh(reason=reason, message=str(error))
             if _policy(known) is not OnRestoreFailure.FRESH:
                 return self._hold(ref, known, failed, claimed)
             return self._let_go(ref, known, failed, claimed)
@@ -318,13 +322,13 @@ class Arrivals:
         """Announce that the pod goes on, before its first instruction. Raises ArchitectError.
 
         If this node is lost from here on, nobody knows whether the pod ran, and the memory is not
-        given to another one.
+        given to another one. If it was taken for lost before, it may be another one's already.
         """
         self._depot.note(ref.uid, decided)
         if not decided.is_announced:
             where = where_of(decided)
             patiently(
-                lambda: self._latest.change(where, objects.restoring(self._node)),
+                lambda: self._latest.change(where, objects.restoring(self._node), claimant=ref.uid),
                 seconds=min(ANNOUNCE_SECONDS, ends_at - time.monotonic()),
                 step_seconds=API_SECONDS,
                 again=(Retryable,),
@@ -350,7 +354,7 @@ class Arrivals:
         if _policy(pod) is OnRestoreFailure.FAIL:  # which is not tried again
             self._depot.drop_half_arrival(ref.uid)
         log.warning("%s is not started: %s: %s", ref, why.reason, why.message)
-        self._endings.waits(decided)
+        self._endings.waits(ref.uid, decided)
         if pod is not None:
             policy = pod.policy.on_restore_failure.value
             self._tell(
@@ -450,6 +454,11 @@ def _policy(pod: ManagedPod | None) -> OnRestoreFailure:
 def _decided(ref: ObjectRef, claimed: Decided | None, why: Fresh) -> Decided:
     empty = Decided(namespace=ref.namespace or "", name=ref.name, reason="")
     return replace(claimed or empty, reason=why.reason, message=why.message)
+
+
+def _left_here(decided: Decided) -> str | None:
+    """Return the pod of this node that left what was claimed; None: it comes from elsewhere."""
+    return decided.departed if decided.is_local else None
 
 
 def _given_up(ref: ObjectRef, why: Fresh, claimed: Decided | None = None) -> Decided:

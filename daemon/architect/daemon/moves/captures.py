@@ -33,6 +33,7 @@ from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.moves import objects
 from architect.daemon.moves.copies import Copies
 from architect.daemon.moves.depot import Depot
+from architect.daemon.moves.room import Room
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.patience import patiently
 from architect.daemon.pods import ManagedPod
@@ -86,6 +87,7 @@ class Captures:
         inits: Inits,
         depot: Depot,
         copies: Copies,
+        room: Room,
         patience_seconds: float,
     ) -> None:
         self._node = node
@@ -96,6 +98,7 @@ class Captures:
         self._inits = inits
         self._depot = depot
         self._copies = copies
+        self._room = room
         self._patience_seconds = patience_seconds
 
     def save(
@@ -105,6 +108,7 @@ class Captures:
 
         Raises ArchitectError or OSError: then :meth:`undo` is to follow.
         """
+        self._room.check(pod.uid)  # nobody is frozen for what has no room
         return _tried(
             lambda: self._save_once(pod, value, who, trigger=trigger), pod=pod, again=UNDONE
         )
@@ -157,7 +161,9 @@ class Captures:
             # All that can fail comes before the pod leaves. Then only a name is missing, which the
             # next daemon can give as well.
             manifest = contents.build(directory, about, known=following.hashed())
-        contents.write(directory, manifest)
+        with self._room.admitting(pod.uid, manifest.total_bytes):
+            # Nor is what it names on the disk yet: the journal would wait for other pods' memory.
+            contents.write(directory, manifest, is_durable=False)
         self._leave(pod.uid, reason=reason)
         return manifest
 

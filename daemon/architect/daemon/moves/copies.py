@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api import names
+from architect.core import files
 from architect.core.errors import NodeError
 from architect.daemon.moves.depot import PARTIAL, safe_name
 
@@ -36,7 +37,8 @@ class Copies:
         """Return an empty directory for a copy. Raises NodeError for a full disk, OSError."""
         path = self._half(id)
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(mode=0o700, parents=True)
+        files.make_private(path.parent)
+        path.mkdir(mode=0o700)
         self.check_room()
         return path
 

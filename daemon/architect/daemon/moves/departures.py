@@ -31,7 +31,7 @@ from architect.daemon.moves.announcing import Announcing
 from architect.daemon.moves.captures import Captures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.latest import Latest
-from architect.daemon.moves.leavers import Leaver, Leavers, Outcome
+from architect.daemon.moves.leavers import STAYS, Leaver, Leavers, Outcome
 from architect.daemon.moves.lingering import Lingering, Stay, stay_of
 from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.views import Family
@@ -107,6 +107,8 @@ class Departures:
         # Every pod has its Checkpoint at once, though its turn may come late: its successor looks
         # for the object within seconds, and waits for the capture much longer.
         self._pool = ThreadPoolExecutor(max_workers=MAX_JOBS, thread_name_prefix="departure")
+        self._saved: set[str] = set()
+        """Those who have had their turn; what their jobs still do is told afterwards."""
         self._evacuees: set[str] = set()
         self._refused: dict[str, Outcome] = {}
         self._told: dict[str, CheckpointSpec] = {}
@@ -123,7 +125,11 @@ class Departures:
         ref = resources.pod(
             text(arguments, "namespace"), text(arguments, "pod_name"), uid=text(arguments, "pod")
         )
+        was_working = self.is_working(ref.uid)
         outcome = self._job(ref).result()
+        if was_working and outcome.reason == STAYS:
+            # It may have looked before the pod was deleted, or was to be let stay until then.
+            outcome = self._job(ref).result()
         if outcome.stays is not None:
             self._lingering.wait(outcome.stays)
         return {
@@ -165,6 +171,8 @@ class Departures:
             is_working = self._is_working(pod.uid)
             if job is not None and not is_working and job.result().is_final:
                 return False
+            if pod.uid in self._saved:
+                return False
             if not self._turns.unless_held(pod.uid, note):
                 return False
             self._evacuees.add(pod.uid)
@@ -177,16 +185,24 @@ class Departures:
         return leaver if isinstance(leaver, Outcome) else self._say_refused(leaver, refused)
 
     def _say_refused(self, leaver: Leaver, refused: Outcome) -> Outcome:
-        if leaver.who is not None:
-            self._told[leaver.pod.uid] = leaver.spec
+        uid, has_successor = leaver.pod.uid, leaver.who is not None
+        if has_successor:
             self._announcing.refuse(leaver.spec, refused.reason, refused.message)
+        with self._lock:
+            is_released = uid not in self._refused
+            if has_successor and not is_released:
+                self._told[uid] = leaver.spec
+        if is_released:  # meanwhile
+            if has_successor:
+                self._withdraw(uid, leaver.spec)
+            return Outcome(is_captured=False, reason=STAYS, is_final=False)
         self._tell(leaver.pod, _refused_note(refused))
         return refused
 
     def release(self) -> None:
         """Learn that the machine does not end: who has not been saved stays, and is as before."""
         with self._lock:
-            told = {uid: spec for uid, spec in self._told.items() if not self._is_working(uid)}
+            told = dict(self._told)
             self._evacuees.clear()
             self._refused.clear()
             self._told.clear()
@@ -194,9 +210,12 @@ class Departures:
                 self._jobs.pop(uid, None)
         self._turns.look_again()
         for uid, spec in told.items():
-            pod = self._pods.get(uid)
-            if pod is not None and not pod.is_terminating:
-                self._announcing.withdraw(spec)
+            self._withdraw(uid, spec)
+
+    def _withdraw(self, uid: str, spec: CheckpointSpec) -> None:
+        pod = self._pods.get(uid)
+        if pod is not None and not pod.is_terminating:
+            self._announcing.withdraw(spec)
 
     def forget(self, uid: str) -> None:
         """Let go of the outcome of a pod that is gone; a job under way goes on, and stays one."""
@@ -204,6 +223,7 @@ class Departures:
             if uid in self._jobs and self._jobs[uid].done():
                 del self._jobs[uid]
             if not self._is_working(uid):
+                self._saved.discard(uid)
                 self._evacuees.discard(uid)
                 self._refused.pop(uid, None)
                 self._told.pop(uid, None)
@@ -276,6 +296,8 @@ class Departures:
                 if not has_turn:
                     return self._let_stay(leaver)
                 manifest = self._save(leaver)
+                with self._lock:  # before its turn is over: then nothing says so
+                    self._saved.add(ref.uid)
         except (ArchitectError, OSError) as error:
             if self._depot.has_left(ref.uid):
                 # The keeper let it go, and only its answer is lost. All of it lies there: upkeep
@@ -317,7 +339,7 @@ class Departures:
         if refused is not None:
             return self._say_refused(leaver, refused)
         self._announcing.withdraw(leaver.spec)
-        return Outcome(is_captured=False, reason="Stays", is_final=False)
+        return Outcome(is_captured=False, reason=STAYS, is_final=False)
 
     def _give_up(self, leaver: Leaver, error: ArchitectError | OSError) -> None:
         """Have the pod awake again, so that its signal reaches it, and say why."""

@@ -120,7 +120,7 @@ class Depot:
         for name in containers:
             source = self._pods / safe_name(uid) / safe_name(name)
             target = into / saved.container(safe_name(name))
-            target.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_private(target)
             try:
                 _link_tree(source / "image", target / "image")
                 os.link(source / "meta.json", target / "meta.json")
@@ -177,6 +177,10 @@ class Depot:
             if uid != name and not uid.endswith(GOING):
                 found[uid] = (self._checkpoints / name / manifests.NAME).is_file()
         return found
+
+    def half_departure(self, uid: str) -> Path:
+        """Return where half a departure of pod *uid* lies, if it does."""
+        return self._checkpoints / f"{safe_name(uid)}{PARTIAL}"
 
     def has_left(self, uid: str) -> bool:
         """Whether the keeper wrote down that pod *uid* never runs here again."""
@@ -235,7 +239,7 @@ class Depot:
 
     def note_unannounced(self, uid: str, why: str) -> None:
         """Write down that pod *uid* is saved before anybody could be told. Raises OSError."""
-        self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(self._uploads)
         value = {"version": UNANNOUNCED_VERSION, "why": why}
         files.write_json(self._unannounced(uid), value, durable=False)
 
@@ -274,12 +278,12 @@ class Depot:
 
     def arrival_of(self, uid: str) -> Path:
         """Return where what comes for pod *uid* is to lie once it is whole."""
-        self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(self._arrivals)
         return self._arrivals / safe_name(uid)
 
     def move_here(self, departed: str, *, to: str) -> Path:
         """Make what was saved of pod *departed* on this node what came for pod *to*. OSError."""
-        self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(self._arrivals)
         whole = self._arrivals / safe_name(to)
         (self._checkpoints / safe_name(departed)).rename(whole)
         return whole
@@ -345,7 +349,7 @@ class Depot:
 
     def note(self, uid: str, decision: Decided) -> None:
         """Write down what was decided for pod *uid*. Raises OSError."""
-        self._arrivals.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(self._arrivals)
         value = {"version": DECISION_VERSION, **asdict(decision)}
         if not decision.has_given_up:
             del value["has_given_up"]  # which an earlier daemon cannot read
@@ -409,7 +413,8 @@ def safe_name(name: str) -> str:
 
 def _empty(path: Path) -> Path:
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700, parents=True)
+    files.make_private(path.parent)
+    path.mkdir(mode=0o700)
     return path
 
 

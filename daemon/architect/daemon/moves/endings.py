@@ -6,14 +6,15 @@ What nobody could be told, since nobody listened, is found on the disk and told 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from architect.api import names
 from architect.core import durations
-from architect.core.errors import ArchitectError
+from architect.core.errors import ArchitectError, Rejected
 from architect.daemon import status
 from architect.daemon.claims import Fresh
 from architect.daemon.moves import objects
@@ -25,6 +26,8 @@ from architect.kube.api import Api
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
+
+MAX_SAID: Final = 1024
 
 Tell = Callable[[ManagedPod, status.Note], None]
 
@@ -38,6 +41,9 @@ class Endings:
         self._node = node
         self._depot = depot
         self._tell = tell
+        self._lock = threading.Lock()
+        self._said: dict[str, None] = {}
+        """Pods of which an event says that they go on; the latest."""
 
     def restored(self, uid: str, *, pod: ManagedPod | None, is_asleep: bool = False) -> None:
         """Learn that a container of the pod goes on with what came, or sleeps on with it."""
@@ -50,20 +56,31 @@ class Endings:
         self._depot.drop_arrival(uid)
         said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
         self._tell_end(uid, decided, said)
-        if pod is not None:
-            self._tell(
-                pod,
-                status.Note(
-                    reason=names.EVENT_RESTORED,
-                    text=f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod "
-                    f"{decided.predecessor}, {durations.render(took)} after its start",
-                    action="Restore",
-                ),
-            )
+        self._say(pod, decided, is_asleep=is_asleep, took=took)
 
-    def waits(self, decided: Decided) -> None:
+    def _say(
+        self, pod: ManagedPod | None, decided: Decided, *, is_asleep: bool, took: float | None
+    ) -> None:
+        """Make it an event, once: the keeper may tell it at the moment in which upkeep finds it."""
+        if pod is None:
+            return
+        with self._lock:
+            if pod.uid in self._said:
+                return
+            self._said[pod.uid] = None
+            if len(self._said) > MAX_SAID:
+                del self._said[next(iter(self._said))]
+        text = (
+            f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod {decided.predecessor}"
+        )
+        if took is not None:
+            text += f", {durations.render(took)} after its start"
+        self._tell(pod, status.Note(reason=names.EVENT_RESTORED, text=text, action="Restore"))
+
+    def waits(self, uid: str, decided: Decided) -> None:
         """Say why the pod does not start, and does not start without what it claimed."""
         self._tell_on_the_way(
+            uid,
             decided,
             objects.waiting(
                 decided.name, self._node, reason=decided.reason, message=decided.message
@@ -74,14 +91,14 @@ class Endings:
         """Say why the pod, for which everything is there, does not go on with it yet."""
         decided = self._depot.decided(uid)
         if decided is not None:
-            self._tell_on_the_way(decided, objects.failing(message))
+            self._tell_on_the_way(uid, decided, objects.failing(message))
 
-    def _tell_on_the_way(self, decided: Decided, said: objects.Said) -> None:
+    def _tell_on_the_way(self, uid: str, decided: Decided, said: objects.Said) -> None:
         if not decided.checkpoint or decided.is_told:
             return
         where = where_of(decided)
         try:
-            self._latest.change(where, said)
+            self._latest.change(where, said, claimant=uid)
         except ArchitectError as error:
             log.warning("%s does not say why its pod waits: %s", where, error)
 
@@ -108,26 +125,30 @@ class Endings:
         self._depot.drop_half_arrival(uid)
         if decided.checkpoint:
             self._depot.drop_arrival(uid)
-            self._tell_end(uid, decided, objects.not_restored(decided.message))
+            self._tell_end(uid, decided, _given_up(decided))
 
-    def settle(self, uid: str) -> None:
+    def settle(self, uid: str, *, pod: ManagedPod | None = None) -> None:
         """Say how it ended for a pod that has taken what came, or never will, if nobody has yet.
 
         A daemon that was away when the keeper told it finds it on the disk.
         """
+        is_restored = False
         decided = self._depot.decided(uid)
         if decided is None or not decided.checkpoint or decided.is_told:
             return
         if decided.has_given_up:
-            said = objects.not_restored(decided.message)
+            said = _given_up(decided)
         elif not decided.has_come or not self._has_taken(uid):
             return
         elif self._depot.has_refused(uid):
             said = objects.not_restored(f"node {self._node} keeps the image that failed")
         else:
+            is_restored = True
             said = objects.restored(self._node, after_seconds=None)
         self._depot.drop_arrival(uid)
         self._tell_end(uid, decided, said)
+        if is_restored:
+            self._say(pod, decided, is_asleep=False, took=None)
 
     def give_back(self, uid: str) -> bool:
         """Take back what has not run, and let others claim it; whether there was something."""
@@ -158,10 +179,20 @@ class Endings:
         """Say in the Checkpoint how it ended; where nobody listens, upkeep says it later."""
         where = where_of(decided)
         try:
-            self._latest.change(where, said, fields=fields)
+            try:
+                self._latest.change(where, said, fields=fields, claimant=uid)
+            except Rejected as error:
+                if error.reason != objects.CLAIM_LOST:
+                    raise
+                log.warning("%s: how it ended for pod %s is not said there", error, uid)
             self._depot.note(uid, replace(decided, is_told=True))
         except (ArchitectError, OSError) as error:
             log.error("%s does not say yet how it ended: %s", where, error)
+
+
+def _given_up(decided: Decided) -> objects.Said:
+    """Return what is said of what a pod claimed that starts fresh in spite of it."""
+    return objects.not_restored(f"{decided.reason}: {decided.message}")
 
 
 def where_of(decided: Decided) -> ObjectRef:

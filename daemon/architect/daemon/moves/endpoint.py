@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from architect.api import daemon as protocol
-from architect.core import wire
+from architect.core import clocks, files, wire
 from architect.core.errors import ArchitectError, FormatError, Rejected
 
 log = logging.getLogger(__name__)
@@ -63,16 +63,18 @@ class Endpoint:
 
         Unless *is_for_good* it is left beside the socket that the next daemon will come soon.
         """
-        if self._socket is not None:
+        listener, self._socket = self._socket, None  # before it ends: no trouble of ours
+        if listener is not None:
             if not is_for_good:
                 with contextlib.suppress(OSError):
                     self._left.unlink(missing_ok=True)
-                    self._left.touch(mode=0o600)
+                    files.write_atomic(
+                        self._left, f"{clocks.boot_seconds():.3f}\n".encode(), durable=False
+                    )
             self._path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-            self._socket.close()
-            self._socket = None
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

@@ -39,6 +39,8 @@ URGENT_SECONDS: Final = 1.5
 """How long it is waited for in the last minutes of a node, which are worth more."""
 MAX_ASKERS: Final = 256
 """At once: kubelet's limit is 110 pods a node."""
+STAYS: Final = "Stays"
+"""The reason of an outcome that means nothing for the pod's end."""
 
 T = TypeVar("T")
 
@@ -132,7 +134,7 @@ class Leavers:
         if not pod.is_terminating and (
             pod.is_terminal or not (is_evacuated or _asked(self._is_shutting_down))
         ):
-            return Outcome(is_captured=False, reason="Stays", is_final=False)
+            return Outcome(is_captured=False, reason=STAYS, is_final=False)
         if self._depot.runs_again(ref.uid):
             text = "it was saved before its node ended, and has run again since"
             return Outcome(is_captured=False, reason="RunsAgain", message=text)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +14,8 @@ from architect.daemon.moves.views import Family
 from architect.daemon.shared import SharedReads
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
+
+log = logging.getLogger(__name__)
 
 STAY_SECONDS: Final = 15.0
 """A successor that is not there by then has trouble of its own."""
@@ -45,13 +50,40 @@ def stay_of(checkpoint: str, family: Family, *, started_at: float, grace_seconds
 class Lingering:
     """Of one node. Safe to use from several threads, whose reads it shares."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(
+        self,
+        api: Api,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._api = api
+        self._clock = clock
+        self._sleep = sleep
         self._reads = SharedReads[list[JsonObject]](apart_seconds=STAY_STEP_SECONDS)
 
     def wait(self, stay: Stay) -> None:
+        """Do as :meth:`follow`, and return in time though the API server does not answer."""
+        left = stay.ends_at - self._clock()
+        if left <= 0:
+            return
+        is_over = threading.Event()
+
+        def run() -> None:
+            try:
+                self.follow(stay)
+            except Exception:
+                # Nobody asks for what came of it: it would be a defect that nobody sees.
+                log.exception("who goes on from %s is not followed", stay.checkpoint)
+            finally:
+                is_over.set()
+
+        threading.Thread(target=run, name="lingering", daemon=True).start()
+        is_over.wait(left)
+
+    def follow(self, stay: Stay) -> None:
         """Return once the successor runs and kube-proxy has heard of it, or time is up."""
-        while time.monotonic() < stay.ends_at:
+        while self._clock() < stay.ends_at:
             try:
                 listed = self._reads.read(stay.family, lambda: stay.family.checkpoints(self._api))
             except ArchitectError:
@@ -59,8 +91,8 @@ class Lingering:
             found = next((v for v in listed if v["metadata"]["name"] == stay.checkpoint), None)
             if found is None:
                 return
+            left = stay.ends_at - self._clock()
             if conditions.is_true(found, checkpoints.RESTORED):
-                left = stay.ends_at - time.monotonic()
-                time.sleep(max(0.0, min(FOLLOW_SECONDS, left)))
+                self._sleep(max(0.0, min(FOLLOW_SECONDS, left)))
                 return
-            time.sleep(STAY_STEP_SECONDS)
+            self._sleep(max(0.0, min(STAY_STEP_SECONDS, left)))

@@ -15,6 +15,7 @@ from architect.api.policy import Storage
 from architect.checkpoint import telling
 from architect.checkpoint.manifest import Manifest
 from architect.core import durations
+from architect.core.errors import Rejected
 from architect.core.identity import Identity
 from architect.daemon.vault.upload import Uploaded
 from architect.kube import checkpoints
@@ -23,6 +24,9 @@ from architect.kube.checkpoints import Owner
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict
 from architect.kube.resources import ObjectRef
+
+CLAIM_LOST: Final = "ClaimLost"
+"""Reason of a refusal: what a pod had claimed is not its any more."""
 
 CONFLICTS: Final = 10
 CONFLICT_SECONDS: Final = 0.1
@@ -47,16 +51,28 @@ def owner_of(who: Identity) -> Owner:
 
 
 def change(
-    api: Api, ref: ObjectRef, said: Said, *, fields: Mapping[str, Any] | None = None
+    api: Api,
+    ref: ObjectRef,
+    said: Said,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    claimant: str | None = None,
 ) -> JsonObject | None:
     """Write *said* and *fields* into a Checkpoint, whoever writes besides; None if it is gone.
 
-    Raises ArchitectError.
+    *claimant*: in the name of the pod with this uid, which has claimed it. Raises Rejected
+    (:data:`CLAIM_LOST`) if it is not that pod's any more, as after its node was taken for gone;
+    ArchitectError.
     """
     for _ in range(CONFLICTS):
         found = api.find(ref)
         if found is None:
             return None
+        if claimant is not None and checkpoints.claimant_of(found) != claimant:
+            raise Rejected(
+                f"{ref}: the claim of this pod was taken back, and it may be another one's",
+                reason=CLAIM_LOST,
+            )
         try:
             return checkpoints.set_status(api, found, *said, fields=fields)
         except Conflict:
@@ -120,6 +136,18 @@ def stored(bucket: str, found: Uploaded) -> Said:
     """Return what is said once a pod does not need its node any more."""
     how = f", after {durations.render(found.seconds)}"
     return (telling.stored(bucket, found.stored_bytes, how=how),)
+
+
+def in_store_only(why: str) -> Said:
+    """Return what is said of a saved pod that lies in the object store, and not here any more."""
+    return (
+        Condition(
+            type=checkpoints.AVAILABLE,
+            status=Status.TRUE,
+            reason="InStore",
+            message=f"the object store has it: {why}",
+        ),
+    )
 
 
 def not_stored(reason: str, message: str) -> Said:

@@ -36,9 +36,9 @@ class Question:
         return self._answered_at is not None
 
     def begin(self) -> None:
-        """Ask, unless it is being asked."""
+        """Ask, unless it is being asked, or the answer was yes: that one is the last."""
         with self._lock:
-            if self._is_asked:
+            if self._is_asked or self._is_yes:
                 return
             self._is_asked = True
         threading.Thread(target=self._run, name=self._name, daemon=True).start()

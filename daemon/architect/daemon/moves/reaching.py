@@ -1,6 +1,6 @@
 """What pods of this node reach for: of those that come at once, each for another checkpoint.
 
-All of one owner's pods would want the oldest that is free. One would get it, by the API server's
+All of one owner's pods would want the newest that is free. One would get it, by the API server's
 word, and all others would have asked in vain, twenty times over if twenty come. So who decides sees
 what the others of this node have decided on, as if it were theirs already. Who else claims it, on
 another node, is still the API server's to say.

@@ -53,7 +53,7 @@ class Succeeding:
             if is_leaving() or views.is_leaving(pod, beside):
                 return claims.LEAVING
             siblings = [s for p in beside if (s := claims.sibling_of(p)) is not None]
-            living = {p["metadata"]["uid"] for p in beside if not views.is_over(p)}
+            living = {p["metadata"]["uid"] for p in beside if not views.goes(p)}
             decision = self._reaching.decide(
                 newcomer.uid,
                 newcomer.name,

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
-
-class _Waiter(NamedTuple):
-    """Somebody who wants a turn for a pod."""
-
-    number: int
-    """Who came first has the smallest."""
-    uid: str
+from architect.daemon.moves.order import Order
 
 
 class Turns:
-    """Safe to use from several threads."""
+    """Those of :class:`.Order`, waited for. Safe to use from several threads."""
 
     def __init__(self, at_once: int) -> None:
-        self._most = at_once
-        self._at_once = at_once
+        self._order = Order(at_once)
         self._changed = threading.Condition()
-        self._numbers = itertools.count()
-        self._waiting: list[_Waiter] = []
-        self._held: set[str] = set()
-        self._ranks: dict[str, int] = {}
 
     @property
     def are_wanted(self) -> bool:
         """Whether a pod has its turn, or waits for it."""
-        return bool(self._held or self._waiting)
+        return bool(self._order.held or self._order.waiting)
 
     @property
     def waiting(self) -> int:
         """How many wait for a turn."""
-        return len(self._waiting)
+        return len(self._order.waiting)
 
     def unless_held(self, uid: str, action: Callable[[], None]) -> bool:
         """Call *action*, which is short, if pod *uid* does not have its turn now; whether so.
@@ -45,7 +32,7 @@ class Turns:
         Before it gets one, whoever wants it is asked again.
         """
         with self._changed:
-            if uid in self._held:
+            if uid in self._order.held:
                 return False
             action()
             self._changed.notify_all()
@@ -57,8 +44,7 @@ class Turns:
         All others come after them, who came first being first. An empty order ends it.
         """
         with self._changed:
-            self._ranks = {uid: rank for rank, uid in enumerate(order)}
-            self._at_once = min(self._most, max(1, at_once or self._most))
+            self._order.prefer(order, at_once=at_once)
             self._changed.notify_all()
 
     def look_again(self) -> None:
@@ -74,16 +60,14 @@ class Turns:
         leaves while it is copied is saved once the copy is made, and the other way round; what is
         known of it from before may not hold any more.
         """
+        has_turn = False
         with self._changed:
-            waiter = _Waiter(next(self._numbers), uid)
-            self._waiting.append(waiter)
+            waiter = self._order.come(uid)
             try:
-                self._changed.wait_for(lambda: not is_wanted() or self._is_next(waiter))
+                self._changed.wait_for(lambda: not is_wanted() or self._order.is_next(waiter))
                 has_turn = is_wanted()
-                if has_turn:
-                    self._held.add(uid)
             finally:
-                self._waiting.remove(waiter)
+                self._order.leave(waiter, has_turn=has_turn)
                 self._changed.notify_all()  # there may be room for the next one, too
         if not has_turn:
             yield False
@@ -92,14 +76,5 @@ class Turns:
             yield True
         finally:
             with self._changed:
-                self._held.remove(uid)
+                self._order.end(uid)
                 self._changed.notify_all()
-
-    def _is_next(self, waiter: _Waiter) -> bool:
-        if len(self._held) >= self._at_once or waiter.uid in self._held:
-            return False
-        able = (other for other in self._waiting if other.uid not in self._held)
-        return min(able, key=self._key) == waiter
-
-    def _key(self, waiter: _Waiter) -> tuple[int, int]:
-        return self._ranks.get(waiter.uid, len(self._ranks)), waiter.number

@@ -18,6 +18,8 @@ from typing import Final
 from architect.api.keeper import PodState
 from architect.api.policy import Storage
 from architect.checkpoint.manifest import Manifest
+from architect.core import clocks
+from architect.core.earliest import Earliest
 from architect.core.errors import ArchitectError, FormatError
 from architect.daemon import offers, owners
 from architect.daemon.checkpoint import contents
@@ -27,6 +29,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.requests import Requests
+from architect.daemon.moves.room import EXPIRED, Room
 from architect.daemon.moves.storing import Storing
 from architect.daemon.registry import Registry
 from architect.daemon.store import PodStore
@@ -166,6 +169,7 @@ class Upkeep:
         *,
         node: str,
         depot: Depot,
+        room: Room,
         store: PodStore,
         registry: Registry,
         departures: Departures,
@@ -177,10 +181,12 @@ class Upkeep:
         ttl_seconds: float,
         list_interval_seconds: float,
         clock: Callable[[], float] = time.time,
+        boot: Callable[[], float] = clocks.boot_seconds,
     ) -> None:
         self._api = api
         self._node = node
         self._depot = depot
+        self._room = room
         self._store = store
         self._registry = registry
         self._departures = departures
@@ -191,7 +197,9 @@ class Upkeep:
         self._is_shutting_down = is_shutting_down
         self._ttl_seconds = ttl_seconds
         self._list_interval_seconds = list_interval_seconds
-        self._clock = clock
+        self._clock, self._boot = clock, boot
+        # Of what was saved, and may be all that there is of a pod.
+        self._earliest = Earliest(wall=clock, boot=boot)
         self._listed_at: float | None = None
 
     def run(self) -> bool:
@@ -203,7 +211,8 @@ class Upkeep:
             self._requests.look()
         self._look_at_arrivals()
         saved = self._look_at_saved()
-        now = self._clock()
+        self._room.keep()
+        now = self._boot()
         is_due = self._listed_at is None or now - self._listed_at > self._list_interval_seconds
         if saved or is_due:
             self._look_at_objects()
@@ -246,11 +255,12 @@ class Upkeep:
         return kept
 
     def _keep_unread(self, uid: str, error: FormatError) -> bool:
-        age = self._clock() - self._depot.saved_at(uid)
+        age = self._earliest() - self._depot.saved_at(uid)
         if age <= self._ttl_seconds:
             log.warning("the saved pod %s cannot be read by this version: %s", uid, error)
             return True
         log.error("the saved pod %s goes: after %.0f s nobody has read it: %s", uid, age, error)
+        self._room.told_gone("Unread")
         self._depot.drop_departure(uid)
         return False
 
@@ -263,7 +273,7 @@ class Upkeep:
         checkpoint = self._api.find(where)
         decision = decide_saved(
             checkpoint,
-            age_seconds=self._clock() - manifest.about.created.timestamp(),
+            age_seconds=self._earliest() - manifest.about.created.timestamp(),
             ttl_seconds=self._ttl_seconds,
             is_working=self._departures.is_working(uid),
             runs_again=self._depot.runs_again(uid),
@@ -278,16 +288,18 @@ class Upkeep:
             fields = checkpoints.captured_status(objects.capture_of(manifest, seconds=None))
             said = objects.captured(self._node, storage, has_store=self._storing is not None)
             objects.change(self._api, where, said, fields=fields)
-        if decision is Saved.EXPIRE:
+        if decision is Saved.EXPIRE and checkpoint is not None:
             text = f"nobody has come for it within {self._ttl_seconds:.0f} s"
             log.info("%s goes: %s", where, text)
-            objects.change(self._api, where, objects.over("Expired", text))
+            if objects.change(self._api, where, objects.over(EXPIRED, text)) is not None:
+                self._room.told_expired(checkpoint, text)
         if decision is Saved.OVERTAKE and checkpoint is not None:
             text = f"the pod runs again on node {self._node}, without what was saved of it"
             log.warning("%s goes: %s", where, text)
             # As read: who has claimed it since has it.
             said = objects.over(checkpoints.RUNS_AGAIN, text)
             checkpoints.set_status(self._api, checkpoint, *said, now=self._now())
+            self._room.told_gone(checkpoints.RUNS_AGAIN)
         if decision in (Saved.EXPIRE, Saved.OVERTAKE, Saved.REMOVE):
             self._depot.drop_departure(uid)
             return False
@@ -307,7 +319,7 @@ class Upkeep:
 
     def _look_at_objects(self) -> None:
         here = {*self._depot.departures(), *self._depot.half_departures()}
-        now = self._clock()
+        now = self._earliest()
         for value in self._api.list(CHECKPOINTS).items:
             uid = ((value.get("spec") or {}).get("podRef") or {}).get("uid", "")
             created = owners.unix_seconds(value["metadata"].get("creationTimestamp"))
@@ -370,6 +382,6 @@ class Upkeep:
                 continue
             if uid in known:
                 if self._registry.state(uid) in SETTLED:
-                    self._endings.settle(uid)
+                    self._endings.settle(uid, pod=self._store.get(uid))
             else:
                 self._arrivals.forget(uid)

@@ -84,7 +84,15 @@ def is_leaving(pod: JsonObject, beside: Iterable[JsonObject]) -> bool:
     """Whether *pod* is gone, being deleted or over, by a later read of the pods *beside* it."""
     uid = pod["metadata"]["uid"]
     own = [other for other in beside if other["metadata"]["uid"] == uid]
-    return not own or bool(own[0]["metadata"].get("deletionTimestamp")) or is_over(own[0])
+    return not own or goes(own[0])
+
+
+def goes(pod: JsonObject) -> bool:
+    """Whether *pod* is being deleted, or over: it claims nothing any more.
+
+    One whose node is lost may be either for long, and nobody there gives back what it claimed.
+    """
+    return bool(pod["metadata"].get("deletionTimestamp")) or is_over(pod)
 
 
 def is_over(pod: JsonObject) -> bool:

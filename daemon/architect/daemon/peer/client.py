@@ -8,22 +8,24 @@ the checkpoint appears at its target.
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
-import hashlib
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from architect.checkpoint import digests
 from architect.checkpoint import manifest as manifests
 from architect.checkpoint.manifest import SEGMENT_BYTES, Manifest, Piece
 from architect.core.errors import FormatError
-from architect.daemon.checkpoint.landing import Landing
+from architect.daemon.checkpoint.landing import Landing, Part
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
-from architect.daemon.peer.source import WATCH_SECONDS, Source, dial
+from architect.daemon.peer.source import WATCH_SECONDS, Link, Source, dial
 
 STREAMS: Final = 4
 """Segments of one checkpoint that come at once."""
@@ -56,7 +58,7 @@ class _Segment:
     piece: Piece
     start: int
     length: int
-    sha256: str
+    hash: str
 
     def __str__(self) -> str:
         return f"{self.piece.name} at {self.start}"
@@ -135,8 +137,8 @@ class Fetcher:
         pool = concurrent.futures.ThreadPoolExecutor(STREAMS, "peer-fetch")
         try:
             waiting = {
-                pool.submit(self._get, source, manifest.id, segment, landing)
-                for segment in _segments(manifest)
+                pool.submit(self._get, source, manifest.id, batch, landing)
+                for batch in _batches(manifest)
             }
             while waiting:
                 done, waiting = concurrent.futures.wait(
@@ -151,33 +153,75 @@ class Fetcher:
             source.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _get(self, source: Source, checkpoint_id: str, segment: _Segment, landing: Landing) -> None:
-        """Get one segment, however often it breaks."""
-        value = hashlib.sha256()
-        offset, end = segment.start, segment.start + segment.length
+    def _get(
+        self, source: Source, checkpoint_id: str, batch: list[_Segment], landing: Landing
+    ) -> None:
+        """Get some segments, however often their connection breaks."""
+        waiting = collections.deque(_Arrival(segment, node=source.node) for segment in batch)
 
-        def go_on(channel: Any) -> None:
-            nonlocal offset
+        def go_on(link: Link) -> None:
             request = protocol.ReadRequest(
-                id=checkpoint_id, piece=segment.number, offset=offset, length=end - offset
+                id=checkpoint_id, parts=tuple(arrival.left for arrival in waiting)
             )
-            for data in source.stream(channel, request):
-                if len(data) > min(end - offset, protocol.MAX_CHUNK_BYTES):
-                    raise FormatError(f"{segment}: node {source.node} sent more than was asked for")
-                part.write(data, offset)
-                value.update(data)
-                offset += len(data)
+            with contextlib.closing(source.stream(link, request)) as stream:
+                while waiting:
+                    self._take(waiting[0], stream, source, landing)
+                    waiting.popleft()
+
+        with source.slot(self._slots):
+            source.patiently(f"read {batch[0]}", go_on)
+
+    def _take(
+        self,
+        arrival: _Arrival,
+        stream: Iterator[memoryview],
+        source: Source,
+        landing: Landing,
+    ) -> None:
+        """Get what is left of a segment, and compare it."""
+        with landing.open(arrival.segment.piece) as part:
+            while not arrival.is_whole:
+                data = next(stream)
+                arrival.take(data, part)
                 source.moves()
                 self._received(len(data))
-            if offset != end:
-                raise FormatError(
-                    f"{segment}: node {source.node} ended at {offset} instead of {end}"
-                )
+        arrival.compare()
 
-        with source.slot(self._slots), landing.open(segment.piece) as part:
-            source.patiently(f"read {segment}", go_on)
-        if value.hexdigest() != segment.sha256:
-            raise FormatError(f"{segment}: what node {source.node} sent has another SHA-256")
+
+class _Arrival:
+    """A segment and how much of it has come."""
+
+    def __init__(self, segment: _Segment, *, node: str) -> None:
+        self.segment = segment
+        self._node = node
+        self._hash = digests.hasher()
+        self._taken = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self._taken == self.segment.length
+
+    @property
+    def left(self) -> protocol.Part:
+        """What has not come."""
+        return protocol.Part(
+            piece=self.segment.number,
+            offset=self.segment.start + self._taken,
+            length=self.segment.length - self._taken,
+        )
+
+    def take(self, data: memoryview, part: Part) -> None:
+        """Write the next bytes. Raises FormatError, NodeError."""
+        if len(data) > self.segment.length - self._taken:
+            raise FormatError(f"{self.segment}: node {self._node} sent more than was asked for")
+        part.write(data, self.segment.start + self._taken)
+        self._hash.update(data)
+        self._taken += len(data)
+
+    def compare(self) -> None:
+        """Raise FormatError if it is not what the manifest says."""
+        if self._hash.hexdigest() != self.segment.hash:
+            raise FormatError(f"{self.segment}: what node {self._node} sent has another hash")
 
 
 def _describe(source: Source, checkpoint_id: str) -> Manifest:
@@ -185,7 +229,7 @@ def _describe(source: Source, checkpoint_id: str) -> Manifest:
     request = protocol.DescribeRequest(id=checkpoint_id)
     with source.at_work():
         raw = source.patiently(
-            f"get checkpoint {checkpoint_id}", lambda channel: source.ask(channel, request)
+            f"get checkpoint {checkpoint_id}", lambda link: source.ask(link, request)
         )
     manifest = manifests.from_bytes(raw)
     if manifest.id != checkpoint_id:
@@ -195,15 +239,32 @@ def _describe(source: Source, checkpoint_id: str) -> Manifest:
     return manifest
 
 
+def _batches(manifest: Manifest) -> Iterator[list[_Segment]]:
+    """Yield what is asked for at once: a whole segment, or smaller ones as far as they go.
+
+    Those of the largest pieces first: the last ones to end are small.
+    """
+    batch: list[_Segment] = []
+    size = 0
+    for segment in _segments(manifest):
+        if batch and (size + segment.length > SEGMENT_BYTES or len(batch) == protocol.MAX_PARTS):
+            yield batch
+            batch, size = [], 0
+        batch.append(segment)
+        size += segment.length
+    if batch:
+        yield batch
+
+
 def _segments(manifest: Manifest) -> Iterator[_Segment]:
     """Yield the segments of the largest pieces first: the last ones to end are small."""
     for number, piece in sorted(enumerate(manifest.pieces), key=lambda item: -item[1].size):
-        for index, sha256 in enumerate(piece.sha256):
+        for index, hash_ in enumerate(piece.hashes):
             start = index * SEGMENT_BYTES
             yield _Segment(
                 number=number,
                 piece=piece,
                 start=start,
                 length=min(SEGMENT_BYTES, piece.size - start),
-                sha256=sha256,
+                hash=hash_,
             )

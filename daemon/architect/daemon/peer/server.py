@@ -1,7 +1,8 @@
-"""Gives this node's checkpoints to other nodes' daemons, one piece's part a call.
+"""Decides which other nodes' daemons get this node's checkpoints, some parts a call.
 
 Who calls is known from the certificate that TLS has verified. Every call is decided anew by
-*may_read*, before it is said whether there is such a checkpoint at all.
+*may_read*, before it is said whether there is such a checkpoint at all. The bytes themselves are
+the outlet's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from architect.core.errors import ArchitectError, FormatError, NodeError
 from architect.daemon.checkpoint import contents
 from architect.daemon.peer import protocol
 from architect.daemon.peer.credentials import Credentials
+from architect.daemon.peer.outlet import FilePart, Outlet
+from architect.daemon.settings import host_port
 from architect.pki import certificates, node_identity
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,8 @@ MAX_CALLS: Final = 128
 """Calls answered or waiting; more are turned away, and come again."""
 
 MAX_CALLS_OF_A_NODE: Final = 16
-"""So that one node cannot take all. Twice of what a daemon opens."""
+"""And grants that it gets, together, so that one node cannot take all. Twice of what a daemon
+opens."""
 
 KNOWN_MANIFESTS: Final = 32
 """Manifests kept in memory: each segment asks for its checkpoint's."""
@@ -73,7 +77,7 @@ class PeerServer:
         self._credentials = credentials
         self._locate = locate
         self._may_read = may_read
-        self._sent = sent
+        self._outlet = Outlet(sent=sent)
         self._clock = clock
         self._lock = threading.Lock()
         self._calls: collections.Counter[str] = collections.Counter()
@@ -83,8 +87,13 @@ class PeerServer:
         self.port = 0
         """Where it listens."""
 
-    def start(self, address: str) -> None:
-        """Listen on ``address:port``; port 0 takes a free one.
+    @property
+    def outlet(self) -> Outlet:
+        """What gives the bytes."""
+        return self._outlet
+
+    def start(self, address: str, *, data_address: str) -> None:
+        """Listen on ``address:port``, and for who gets bytes on another; port 0 takes a free one.
 
         Raises NodeError (reason ``CannotListen``), Unavailable without a certificate.
         """
@@ -108,7 +117,7 @@ class PeerServer:
         )
         handlers = {
             protocol.DESCRIBE: grpc.unary_unary_rpc_method_handler(self._describe),
-            protocol.READ: grpc.unary_stream_rpc_method_handler(self._read),
+            protocol.READ: grpc.unary_unary_rpc_method_handler(self._read),
         }
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(protocol.SERVICE, handlers),)
@@ -125,20 +134,29 @@ class PeerServer:
                 reason="CannotListen",
                 hint="is the port taken? see --peer-address",
             ) from error
+        try:
+            self._outlet.start(*host_port(data_address, name="peer_data_address"))
+        except NodeError:
+            server.stop(None)
+            self._pool.shutdown()
+            raise
         self._server = server
         server.start()
-        log.info("serving checkpoints to other nodes on port %d", self.port)
+        log.info(
+            "serving checkpoints to other nodes on ports %d and %d", self.port, self._outlet.port
+        )
 
     @property
     def is_serving(self) -> bool:
         """Whether a node gets something at this moment."""
-        return bool(self._calls)
+        return bool(self._calls) or self._outlet.is_busy
 
     def stop(self, *, grace_seconds: float = 1.0) -> None:
         """End; calls under way have *grace_seconds*. Their callers go on where they were."""
         if self._server is None or self._pool is None:
             return
         self._server.stop(grace_seconds).wait()
+        self._outlet.stop(grace_seconds=grace_seconds)
         self._pool.shutdown(wait=True)
         self._server = None
 
@@ -153,7 +171,7 @@ class PeerServer:
         _, known = self._open(node, request.id, context)
         return known.raw
 
-    def _read(self, raw: bytes, context: Any) -> Iterator[bytes]:
+    def _read(self, raw: bytes, context: Any) -> bytes:
         node = self._admit(context)
         try:
             request = protocol.ReadRequest.from_bytes(raw)
@@ -161,33 +179,18 @@ class PeerServer:
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         directory, known = self._open(node, request.id, context)
         pieces = known.manifest.pieces
-        if request.piece >= len(pieces):
-            _abort(context, grpc.StatusCode.OUT_OF_RANGE, f"there is no piece {request.piece}")
-        piece = pieces[request.piece]
-        if request.offset + request.length > piece.size:
-            _abort(context, grpc.StatusCode.OUT_OF_RANGE, f"{piece.name} has {piece.size} bytes")
-        try:
-            fd = os.open(directory / piece.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            _abort(context, grpc.StatusCode.DATA_LOSS, f"{piece.name}: {error.strerror}")
-        offset, left = request.offset, request.length
-        try:
-            while left:
-                try:
-                    data = os.pread(fd, min(left, protocol.CHUNK_BYTES), offset)
-                except OSError as error:
-                    _abort(context, grpc.StatusCode.DATA_LOSS, f"{piece.name}: {error.strerror}")
-                if not data:
-                    _abort(
-                        context,
-                        grpc.StatusCode.DATA_LOSS,
-                        f"{piece.name} ends at {offset} instead of {piece.size}",
-                    )
-                yield data
-                self._sent(len(data))
-                offset, left = offset + len(data), left - len(data)
-        finally:
-            os.close(fd)
+        for part in request.parts:
+            if part.piece >= len(pieces):
+                _abort(context, grpc.StatusCode.OUT_OF_RANGE, f"there is no piece {part.piece}")
+            piece = pieces[part.piece]
+            if part.offset + part.length > piece.size:
+                text = f"{piece.name} has {piece.size} bytes"
+                _abort(context, grpc.StatusCode.OUT_OF_RANGE, text)
+        parts = tuple(
+            FilePart(name=pieces[part.piece].name, offset=part.offset, length=part.length)
+            for part in request.parts
+        )
+        return self._outlet.grant(node, directory, parts).to_bytes()
 
     def _admit(self, context: Any) -> str:
         """Return the node that calls, or end the call."""
@@ -200,7 +203,7 @@ class PeerServer:
                 f"a call needs a deadline of at most {protocol.CALL_SECONDS:.0f} s",
             )
         with self._lock:
-            is_too_many = self._calls[node] >= MAX_CALLS_OF_A_NODE
+            is_too_many = self._calls[node] + self._outlet.count(node) >= MAX_CALLS_OF_A_NODE
             if not is_too_many:
                 self._calls[node] += 1
         if is_too_many:

@@ -140,7 +140,7 @@ class Peer:
         )
         while not stop.is_set():
             try:
-                server.start(self._config.peer_address)
+                server.start(self._config.peer_address, data_address=self._config.peer_data_address)
                 self._server = server
                 break
             except (NodeError, Unavailable) as error:

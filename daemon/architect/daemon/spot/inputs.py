@@ -67,7 +67,7 @@ class Rates:
     dump_bytes_per_second_per_core: float = 900e6
     """Of one dump, which keeps one core busy."""
     hash_bytes_per_second_per_core: float = 1000e6
-    """SHA-256: of what is captured, and of what is sent."""
+    """Of what is captured, and of what is sent (:mod:`architect.checkpoint.digests`)."""
     disk_bytes_per_second: float = 1800e6
     """Of the disk that images lie on, for all captures together, written or read."""
     seal_bytes_per_second_per_core: float = 250e6

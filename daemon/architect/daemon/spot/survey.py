@@ -29,6 +29,7 @@ from architect.daemon.checkpoint import contents
 from architect.daemon.moves.depot import Depot
 from architect.daemon.observation import KeeperPod, Refusal
 from architect.daemon.pods import ManagedPod
+from architect.daemon.reasons import Kind
 from architect.daemon.registry import Registry
 from architect.daemon.spot.inputs import Bounds, Pod, Rates, Request, State
 from architect.daemon.store import PodStore
@@ -209,8 +210,17 @@ class Survey:
             return Obstacle("RunsAgain", "it was saved already, and has run again since")
         if keeper.state is PodState.FAILED:
             return Obstacle("RestoreFailed", "its last restore failed: the image is not moved")
-        # Tried all the same when it leaves; what it met last time is what it will meet.
-        return None if keeper.refused is None else Obstacle(*_told(keeper.refused))
+        # Tried all the same when it leaves; what it met last time is what it will meet, and what
+        # was found in it before a first time.
+        if keeper.refused is not None:
+            return Obstacle(*_told(keeper.refused))
+        return self._found_in(pod.uid) if keeper.state is PodState.AWAKE else None
+
+    def _found_in(self, uid: str) -> Obstacle | None:
+        for reason in self._registry.verdict(uid) or ():
+            if reason.kind is Kind.CANNOT_SLEEP:
+                return Obstacle(reason.kind.value, str(reason))
+        return None
 
 
 def why_never(value: JsonObject, pod: ManagedPod) -> Obstacle | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from architect.checkpoint import envelope
+from architect.checkpoint import digests, envelope
 from architect.checkpoint.envelope import Envelope
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import FormatError, Rejected, Retryable, Unavailable
@@ -150,7 +150,7 @@ class Downloader:
                     return
                 sealed = patience.with_(ask, ended)
                 self._received(len(sealed))
-                if hashlib.sha256(sealed).hexdigest() != shard.sha256:
+                if digests.of(sealed) != shard.hash:
                     raise FormatError(f"object {key} is not what its checkpoint lists")
                 plain = shards.open_shard(
                     sealed,

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from architect.core import files
+
 MAX_BYTES: Final = 64 * 1024**2
 """A line has 120 bytes: enough for the most shards that an envelope lists."""
 
 
 def begin(path: Path, head: Mapping[str, Any]) -> None:
     """Begin it anew. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(path.parent)
     path.unlink(missing_ok=True)
     append(path, head)
 

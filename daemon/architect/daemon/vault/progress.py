@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from architect.checkpoint import envelope, keys
+from architect.checkpoint import digests, envelope, keys
 from architect.checkpoint.envelope import Codec, Shard
 from architect.core.errors import FormatError
 from architect.daemon.vault import journal
 
-VERSION: Final = 2
-"""In 1 a line meant that the shard was sent, and no more."""
+VERSION: Final = 3
+"""In 1 a line meant that the shard was sent, and no more; in 2 shards had SHA-256."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,12 @@ class Progress:
         A disk that takes no note (it may be full, and this upload what makes room) costs only that
         the shard is sent again if the daemon ends before the upload does.
         """
-        line = {"n": number, "size": shard.size, "sha256": shard.sha256, "codec": shard.codec.value}
+        line = {
+            "n": number,
+            "size": shard.size,
+            digests.NAME: shard.hash,
+            "codec": shard.codec.value,
+        }
         with self._lock:
             self.shards[number] = shard
             try:
@@ -125,7 +130,7 @@ def _begun(value: Mapping[str, Any]) -> Begun:
 
 def _shard(value: Mapping[str, Any]) -> tuple[int, Shard]:
     return int(value["n"]), Shard(
-        size=int(value["size"]), sha256=str(value["sha256"]), codec=Codec(value["codec"])
+        size=int(value["size"]), hash=str(value[digests.NAME]), codec=Codec(value["codec"])
     )
 
 

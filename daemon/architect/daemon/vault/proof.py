@@ -11,8 +11,8 @@ as it was. Nothing is believed of a shard that was sent before all its segments 
 :attr:`Proof.proved` says what may be noted for another daemon. What an earlier one noted it had
 proved, too, and it is not read again, but for what its segments share with shards that are sent
 now: a segment's hash can only be had of the whole. That part comes from the disk, and if it is not
-what was sent then, the hash is another one and the upload ends. (SHA-256 is taken to have no
-collisions.)
+what was sent then, the hash is another one and the upload ends. (That hash is taken to
+have no collisions.)
 
 Segments are hashed from their beginning on, so shards have their turns in the stream's order.
 Streams begin them in that order, so whose turn it is is always under way.
@@ -20,13 +20,12 @@ Streams begin them in that order, so whose turn it is is always under way.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from architect.checkpoint import envelope
+from architect.checkpoint import digests, envelope
 from architect.checkpoint import manifest as manifests
 from architect.core.errors import FormatError
 from architect.daemon.vault.stream import Segment, Stream, read
@@ -65,7 +64,7 @@ class Proof:
         self._is_over = False
         # Of who is hashing:
         self._at = 0
-        self._hash = hashlib.sha256()
+        self._hash = digests.hasher()
         self._proved = 0
 
     @property
@@ -139,7 +138,7 @@ class Proof:
         while view:
             segment = self._stream.segment(self._at)
             if self._at == segment.start:
-                self._hash = hashlib.sha256()
+                self._hash = digests.hasher()
             part = view[: segment.end - self._at]
             self._hash.update(part)
             self._at += len(part)
@@ -149,7 +148,7 @@ class Proof:
                 self._proved = self._at
 
     def _compare(self, segment: Segment) -> None:
-        if self._hash.hexdigest() != segment.piece.sha256[segment.number]:
+        if self._hash.hexdigest() != segment.piece.hashes[segment.number]:
             raise FormatError(
                 f"{self._directory}: {segment.piece.name} is damaged within "
                 f"{manifests.SEGMENT_BYTES} bytes from {segment.number * manifests.SEGMENT_BYTES}"

@@ -104,9 +104,7 @@ class Sending:
         def put() -> None:
             self._check_wanted()  # also while the store is away: what is not, leaves the disk
             with self._meter.sending(len(sealed.data)):
-                self._store.put(
-                    key, sealed.data, sha256=sealed.sha256, timeout_seconds=SHARD_SECONDS
-                )
+                self._store.put(key, sealed.data, timeout_seconds=SHARD_SECONDS)
 
         self._patience.with_(put, self._ended)
         self._sent(len(sealed.data))

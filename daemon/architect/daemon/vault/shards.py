@@ -14,8 +14,6 @@ makes its own, which costs 10 µs. Compression and decompression let other threa
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +22,7 @@ import zstandard
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from architect.checkpoint import keys, strict
+from architect.checkpoint import digests, keys, strict
 from architect.checkpoint.envelope import OVERHEAD_BYTES, SHARD_BYTES, Codec, Shard
 from architect.core.errors import FormatError
 
@@ -65,14 +63,9 @@ class SealedShard:
     data: bytearray
     codec: Codec
 
-    @functools.cached_property
-    def sha256(self) -> str:
-        """Of :attr:`data`, which is hashed once: the store and the envelope ask for it."""
-        return hashlib.sha256(self.data).hexdigest()
-
     def to_entry(self) -> Shard:
         """Return what the envelope says of it."""
-        return Shard(size=len(self.data), sha256=self.sha256, codec=self.codec)
+        return Shard(size=len(self.data), hash=digests.of(self.data), codec=self.codec)
 
 
 def seal_shard(plain: Data, *, key: bytes, about: ShardName) -> SealedShard:

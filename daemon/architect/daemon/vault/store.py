@@ -1,8 +1,8 @@
 """The object store as the daemon uses it: whole objects of a few MiB, put and got by threads.
 
 A request is one request: no object is sent in parts, so that it is there as a whole or not at all.
-What is sent is signed together with its SHA-256, so that the store takes nothing that was changed
-or cut short on its way. What comes is counted, and its content is for the reader to verify.
+What is sent goes with its CRC32C in a signed header, so that the store takes nothing that was
+damaged or cut short on its way. What comes is counted, and its content is for the reader to verify.
 
 ``awscrt`` is imported when a :class:`Store` is made: the daemon's other commands do without. Its
 threads call back, never ours; all that our threads do is wait, each with its own deadline.
@@ -10,6 +10,7 @@ threads call back, never ours; all that our threads do is wait, each with its ow
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -65,6 +66,15 @@ CHECK_SECONDS: Final = 15.0
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 """Of the body of what has none."""
 
+UNSIGNED_BODY: Final = "UNSIGNED-PAYLOAD"
+"""In place of a body's SHA-256, which would take longer than it takes to encrypt and hash a shard.
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html"""
+
+CHECKSUM_HEADER: Final = "x-amz-checksum-crc32c"
+"""Of the body, 4 bytes in base64: a store refuses a body that has another one (``BadDigest``). The
+header is signed. Who changes a body on purpose, with the same sum, is found out by the envelope.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html"""
+
 END_SECONDS: Final = 2.0
 """Until a request that is given up has let go of its object. One that waits for a handshake to
 fail takes longer, and holds it meanwhile: see :mod:`architect.objectstore.trust`."""
@@ -88,11 +98,12 @@ class Store:
 
         There are never to be more than *most_requests*, or that.
         """
-        from awscrt import auth, http, s3
+        from awscrt import auth, checksums, http, s3
         from awscrt import io as crt_io
 
         self._settings = settings
         self._auth, self._http, self._s3 = auth, http, s3
+        self._crc32c = checksums.crc32c
         self._allowed = requests
         self._slots = threading.Condition()
         self._in_flight = 0
@@ -133,12 +144,9 @@ class Store:
         body: bytes | bytearray,
         *,
         is_new: bool = False,
-        sha256: str = "",
         timeout_seconds: float,
     ) -> None:
         """Have *body* be the object of a whole key, of at most :data:`MAX_OBJECT_BYTES`.
-
-        *sha256* is that of *body* as hex, if the caller has it already; a wrong one is refused.
 
         With *is_new*, raises Rejected(Exists) where there is one. That may be ours, of a request
         whose answer was lost: whoever must know gets it and looks. An object for which this raises
@@ -149,6 +157,7 @@ class Store:
         headers = [
             ("Content-Length", str(len(body))),
             ("Content-Type", "application/octet-stream"),
+            (CHECKSUM_HEADER, _checksum(self._crc32c(body))),
         ]
         if is_new:
             headers.append(("If-None-Match", "*"))
@@ -161,7 +170,7 @@ class Store:
             type=self._s3.S3RequestType.DEFAULT,
             operation_name="PutObject",
             request=request,
-            signing_config=self._signed(sha256 or hashlib.sha256(body).hexdigest()),
+            signing_config=self._signed(UNSIGNED_BODY),
         )
 
     def get(self, key: str, *, most_bytes: int, timeout_seconds: float) -> bytes:
@@ -270,7 +279,7 @@ class Store:
         return self._in_flight < max(CONCURRENCY, self._allowed())
 
     def _signed(self, body_value: str) -> Any:
-        """Return how a request is signed whose body has this SHA-256."""
+        """Return how a request is signed, with its body's SHA-256 or what stands for any body."""
         return self._auth.AwsSigningConfig(
             service="s3",
             region=self._settings.region,
@@ -371,6 +380,11 @@ _REASONS: Final = {
     "AWS_ERROR_S3_REQUEST_TIME_TOO_SKEWED": errors.WRONG_CLOCK,
 }
 """What awscrt calls by a name of its own and another try does not settle."""
+
+
+def _checksum(value: int) -> str:
+    """Return a CRC32C as S3 writes it."""
+    return base64.b64encode(value.to_bytes(4)).decode("ascii")
 
 
 def _closed(what: str) -> Unavailable:

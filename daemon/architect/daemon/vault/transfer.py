@@ -27,7 +27,6 @@ class Bucket(Protocol):
         body: bytes | bytearray,
         *,
         is_new: bool = False,
-        sha256: str = "",
         timeout_seconds: float,
     ) -> None:
         """Write an object."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.core.errors import NodeError
-from architect.shim import installation
+from architect.shim import installation, procfs
 
 _READY_FD: Final = 3
 _PIDFD_GETFD: Final = 438
@@ -47,7 +47,7 @@ def spawn(waiter: Sequence[str], *, has_terminal: bool) -> tuple[int, int]:
 def start_ticks(pid: int) -> int | None:
     """Return when process *pid* started; None if it does not run."""
     try:
-        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        found = procfs.stat_of(Path(f"/proc/{pid}/stat").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if found[0] in "ZX" else int(found[19])

@@ -43,5 +43,5 @@ def read(image: Path) -> Metadata:
         return Metadata(
             version=str(found["runsc_version"]), containers=int(found["container_count"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise FormatError(f"{file}: its metadata cannot be read: {error!r:.200}") from error

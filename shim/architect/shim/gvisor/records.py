@@ -61,7 +61,7 @@ def path(container: str) -> Path:
 def write(container: str, record: Record) -> None:
     """Write the record of *container*. Raises OSError or FormatError."""
     file = path(container)
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(file.parent)
     # On tmpfs: it ends with the container that it describes.
     files.write_json(file, {"version": VERSION, **record._asdict()}, durable=False)
 

@@ -34,9 +34,10 @@ def image_of(sandbox: str) -> str | None:
 def has_files(call: Call, record: Record, root_id: str) -> bool:
     """Bring the pod's emptyDirs back, before anything looks at them; whether they are there."""
     from architect.shim import luggage  # no other `start` is to pay for it
+    from architect.shim.layers import places
 
     try:
-        luggage.apply_volumes(luggage.spec_in(record.bundle), record.pod)
+        luggage.apply_volumes(places.spec_in(record.bundle), record.pod)
     except (ArchitectError, OSError) as error:
         failed(call, root_id, reason="FilesNotApplied", message=str(error))
         return False

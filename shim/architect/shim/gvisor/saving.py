@@ -37,10 +37,11 @@ def save(pod: Pod, into: Path) -> int:
     platform = _platform(pod)
     volumes: dict[str, Path] = {}
     for member in pod.members.values():
-        volumes |= places.volumes(luggage.spec_in(member.record.bundle), pod.uid)
+        volumes |= places.volumes(places.spec_in(member.record.bundle), pod.uid)
     total = luggage.pack_volumes(volumes, into)
     target = into / saved.SANDBOX_IMAGE
-    target.mkdir(mode=0o700, parents=True)
+    files.make_private(target.parent)
+    target.mkdir(mode=0o700)
     # Uncompressed: pages are in a file of their own, which is read in parallel.
     words = ["checkpoint", "--image-path", str(target), "--compression", "none"]
     # Without the option it would end.

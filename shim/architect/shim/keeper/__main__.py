@@ -13,7 +13,7 @@ from types import FrameType
 
 from architect.api import names
 from architect.core.errors import ArchitectError
-from architect.shim.keeper import criu, programs
+from architect.shim.keeper import criu, machinerun, programs
 from architect.shim.keeper.control import Server
 from architect.shim.keeper.loop import Loop
 from architect.shim.keeper.network import NodeNetwork
@@ -75,6 +75,7 @@ def _serve(options: Options, log: logging.Logger) -> int:
     _handle_signals(loop, server, children)
     log.info("keeper %s, pid %d", version, os.getpid())
     server.prepare()
+    machinerun.begin()
     service.recover()
     warden.drop_untaken()
     control = Server(loop, options.socket, service)

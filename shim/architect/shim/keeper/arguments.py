@@ -9,6 +9,8 @@ from architect.core.errors import Rejected
 DEFAULT_PATIENCE_SECONDS: Final = 2.0
 """How long a sleep waits for conversations to drain before it gives up."""
 
+MAX_PATIENCE_SECONDS: Final = 60.0
+
 Arguments = dict[str, Any]
 
 
@@ -27,7 +29,8 @@ def patience(arguments: Arguments) -> float:
     value = arguments.get("patience_seconds", DEFAULT_PATIENCE_SECONDS)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Rejected("'patience_seconds' is not a number", reason="Protocol")
-    return min(max(0.0, float(value)), 60.0)
+    # Compared first: an int may be larger than any float.
+    return float(min(max(0.0, value), MAX_PATIENCE_SECONDS))
 
 
 def reason(arguments: Arguments, usual: str) -> str:

@@ -8,19 +8,36 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from architect.api.policy import ContainerPolicy
 from architect.core import releases
-from architect.core.errors import FormatError, NodeError, Rejected
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim import installation
-from architect.shim.keeper import cgroups, criu, images, processes, recovery, runs, sysvshm
+from architect.shim.keeper import (
+    cgroups,
+    claims,
+    criu,
+    ghosts,
+    images,
+    pages,
+    privileges,
+    processes,
+    projected,
+    recovery,
+    repair,
+    runs,
+    sysvipc,
+    sysvshm,
+    watches,
+)
 from architect.shim.keeper.failures import ACCIDENTS
 from architect.shim.keeper.initpage import InitPage, InitState, NotOurInit
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.keeper.recovery import AfterDump, Facts
+from architect.shim.layers import places
 from architect.shim.packets import rebinding
 from architect.shim.records import Record
 
@@ -76,6 +93,8 @@ class Container:
         self._init: processes.Init | None = None
         self._page: InitPage | None = None
         self._cgroups: dict[str, Path] = {}
+        self.has_company = False
+        """Whether another container of its pod runs already when it is restored."""
 
     @property
     def name(self) -> str:
@@ -195,8 +214,27 @@ class Container:
             is_criu_working=is_criu_working,
         )
 
-    def dump(self, loop: Loop, server: criu.Server, *, is_leaving: bool = False) -> Task[None]:
+    def find_watched(self, loop: Loop) -> Task[dict[watches.Inode, str]]:
+        """Return the paths of what the application watches and CRIU could not find again."""
+        init_pid = self.init().pid
+        wanted = watches.on_overlays(init_pid, self.tree())
+        return (yield from watches.find(loop, init_pid, wanted))
+
+    def refuse_removed(self, loop: Loop) -> Task[None]:
+        """Raise Rejected if the application has removed files open that could not come back."""
+        yield from ghosts.refuse(loop, self.init().pid, self.tree())
+
+    def dump(
+        self,
+        loop: Loop,
+        server: criu.Server,
+        *,
+        watched: Mapping[watches.Inode, str] = watches.NOTHING,
+        is_leaving: bool = False,
+    ) -> Task[None]:
         """Write the tree's image and remove the tree; *is_leaving*: for another pod.
+
+        *watched* is what :meth:`find_watched` found.
 
         Raises NodeError with CRIU's reason: the tree goes on running, or the application has ended
         by itself. Raises TreeLost if the tree is gone without an image; the container then ends.
@@ -208,7 +246,7 @@ class Container:
         if root is None:
             raise Rejected(f"container {self.name} runs no application now", reason="NotRunning")
         tree = list(processes.tree(root))
-        highest = max(pid for pids in map(processes.ns_pids, tree) for pid in pids[-1:])
+        highest = processes.highest_ns_pid(tree)
         segments = sysvshm.attached(tree)
         sysvshm.refuse_shared(init.pid, segments)
         page = self.page()
@@ -223,6 +261,7 @@ class Container:
             slept_at=time.time(),
             criu=installation.criu_version(),
         ).write(self.directory)
+        watches.write(image, watched)
         page.fall_asleep()
         try:
             yield from self._settle(loop)
@@ -247,6 +286,7 @@ class Container:
         if left is not AfterDump.ASLEEP:
             # Where the tree is gone init now ends, with the status that the tree ended with.
             page.wake()
+            self.mend_connections()
             if left is AfterDump.LOST:
                 raise (yield from self._loss(loop, problem))
             raise problem or NodeError(
@@ -285,6 +325,11 @@ class Container:
             container=self.name,
         )
 
+    def mend_connections(self) -> None:
+        """Give the application its connections back that a killed CRIU had in its hands."""
+        if mended := repair.mend(self.tree()):
+            log.warning("container %s: %d connections are its own again", self.name, mended)
+
     def _settle(self, loop: Loop) -> Task[None]:
         """Wait until init keeps signals, so that none is lost with the dumped tree."""
         deadline = time.monotonic() + SETTLE_LIMIT_SECONDS
@@ -300,7 +345,8 @@ class Container:
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
         """Bring the tree back from its image, which stays until :meth:`forget_image`.
 
-        Raises NodeError with CRIU's reason; the image is then unchanged and half a tree removed.
+        Raises NodeError with CRIU's reason, OSError where the disk takes no changes; the image is
+        then as good as before and half a tree removed.
         """
         give_up = time.monotonic() + PIDS_LIMIT_SECONDS
         for attempt in itertools.count(1):
@@ -308,6 +354,9 @@ class Container:
             if images.is_restored(self.directory):
                 break
             yield from self._clear(loop)
+            if problem is None:
+                # CRIU has succeeded, and could not write that down: the image is as good as before.
+                images.try_to_write(self.directory)
             problem = problem or NodeError(
                 f"CRIU says nothing about container {self.name}", reason="Criu"
             )
@@ -315,10 +364,23 @@ class Container:
                 # Since Linux 6.15 a reaped process is gone for everybody to see before its pid is
                 # free: whoever reaps it may lose the processor in between.
                 yield loop.sleep(PIDS_STEP_SECONDS)
-            elif problem.reason not in ACCIDENTS or attempt >= RESTORE_ATTEMPTS:
+            elif (
+                problem.reason not in ACCIDENTS or attempt >= RESTORE_ATTEMPTS
+            ) and not self._follow_projections():
                 raise problem
             log.warning("container %s: restored once more: %s", self.name, problem)
         self.page().wake()
+
+    def _follow_projections(self) -> int:
+        """Have what was open in a ConfigMap or its like looked for where kubelet has it now.
+
+        kubelet goes on writing these while a pod sleeps. That matters to few, so the image is only
+        read for it once a restore has failed. Return of how many files that is another place.
+        """
+        image = self.directory / "image"
+        with contextlib.suppress(ArchitectError, OSError):  # why the restore failed says more
+            return projected.follow(image, init_pid=self.init().pid, pod_uid=self.record.pod)
+        return 0
 
     def _restore_once(self, loop: Loop, server: criu.Server) -> Task[NodeError | None]:
         try:
@@ -327,8 +389,17 @@ class Container:
             raise NodeError(
                 f"container {self.name} has no image in {self.directory}", reason="ImageMissing"
             ) from error
+        if not images.is_complete(self.directory):
+            raise NodeError(
+                f"the image of container {self.name} in {self.directory} is not whole",
+                reason="ImageMissing",
+            )
+        pages.check(self.directory / "image")
         init = self.init()
         yield from self._clear(loop)
+        image = self.directory / "image"
+        sysvipc.make_way(init.pid, image, has_company=self.has_company)
+        ghosts.settle(image, init_pid=init.pid, is_again=images.has_begun_restore(self.directory))
         images.begin_restore(self.directory)
         self.page().set_target(meta.tree_pid)
         problem = yield from runs.finish(
@@ -404,12 +475,36 @@ class Container:
     def adopt(self, *, addresses: frozenset[str]) -> None:
         """Take what came from another pod as its own image, in a pod that has *addresses*.
 
-        Raises Rejected for a socket that has no place here, FormatError, OSError.
+        Raises Rejected for a socket that has no place here and for processes that claim more than
+        the container may; NodeError, FormatError, OSError.
         """
         arrival = images.arrival(self.record.pod, self.record.container)
         old = frozenset(images.Meta.read(arrival).addresses)
+        spec = places.spec_in(self.record.bundle)
+        allowed = privileges.allowance(spec, machine=os.uname().machine)
+        privileges.check(claims.read(arrival / "image"), allowed)
         rebinding.rebind(arrival / "image", rebinding.pairs(old, addresses), old=old)
+        projected.follow(arrival / "image", init_pid=self.init().pid, pod_uid=self.record.pod)
         images.adopt(self.directory, arrival=arrival)
+        try:
+            self.note_return(addresses=addresses)
+        except (ArchitectError, OSError) as error:
+            log.info("container %s: it would not outlive a reboot: %s", self.name, error)
+
+    def note_return(self, *, addresses: frozenset[str]) -> None:
+        """Write down what it needs to go on in a new container, should the machine be rebooted.
+
+        Raises NodeError, FormatError, Rejected, OSError.
+        """
+        spec = places.spec_in(self.record.bundle)
+        volatile, upper = places.in_memory(spec, self.record.pod), ""
+        if not (spec.get("root") or {}).get("readonly"):
+            try:
+                upper = str(places.upper_directory(self.init().pid))
+            except NodeError as error:
+                log.info("container %s: its files would not outlive a reboot: %s", self.name, error)
+                volatile.append("/")
+        images.note_return(self.directory, addresses=addresses, upper=upper, volatile=volatile)
 
     def refuse_arrival(self) -> None:
         """Keep what came for it aside: not even a restart of the container takes it. OSError."""
@@ -447,9 +542,31 @@ class Container:
         else:
             page.end(status)
 
+    def leave_earlier(self, *, has_failed: bool) -> None:
+        """Forget the image of the container before this one, which ended asleep; its memory, too.
+
+        Else this one would look as if it slept, and be ended for that memory. *has_failed*: it
+        could not be restored, and is kept out of the way for whoever looks why. Raises OSError.
+        """
+        if not images.is_complete(self.directory):
+            return
+        if has_failed:
+            kept = images.set_aside(self.directory)
+            log.warning("container %s begins anew: earlier memory is in %s", self.name, kept)
+        else:
+            images.discard(self.directory)
+            log.warning("container %s begins without the memory of the one before", self.name)
+
     def forget_image(self) -> None:
-        """Remove the image of a tree that runs again: old memory must never be used twice."""
-        images.discard(self.directory)
+        """Remove the image of a tree that runs again: old memory must never be used twice.
+
+        A disk that takes no change keeps it, marked as one that was restored. The tree runs, and
+        whoever waits for it must not wait for the disk's repair.
+        """
+        try:
+            images.discard(self.directory)
+        except OSError as error:
+            log.error("container %s: its old image stays: %s", self.name, error)
 
     def close(self) -> None:
         """Release what is held open of the container."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import enum
 import fcntl
 import itertools
@@ -24,7 +25,7 @@ from typing import Final
 
 from architect.core.errors import NodeError
 from architect.shim import criu_errors
-from architect.shim.keeper import images, processes
+from architect.shim.keeper import images, initfiles, processes
 from architect.shim.keeper.loop import Future, Loop
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,28 @@ _PID_GAP: Final = 64
 """CRIU's own processes get pids this far above the tree's highest."""
 _PID_TRIES: Final = 16
 """CRIU gets the first free one of so many pids (PID_TRIES of the fork server)."""
+
+
+_SYS_OPEN_TREE: Final = 428
+"""The same on every architecture. Since Linux 5.2."""
+_OPEN_TREE_CLONE: Final = 1
+_AT_FDCWD: Final = -100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _apart(directory: Path) -> int:
+    """Return *directory* as the top of a mount that is mounted nowhere. Raises OSError.
+
+    Restored processes open their files by path while they still have CRIU's descriptors. A link in
+    the container's files to ``/proc/self/fd/N/..`` would lead from an image's directory up to the
+    node's root; from here nothing leads up.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    fd = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(directory), flags)
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(directory))
+    return int(fd)
 
 
 def own_pids(highest_pid: int) -> range:
@@ -181,7 +204,10 @@ class Request:
 
     @contextlib.contextmanager
     def descriptors(self) -> Iterator[list[int]]:
-        """Open what the message is sent with, in the order of the protocol. Raises OSError."""
+        """Open what the message is sent with, in the order of the protocol.
+
+        Raises OSError; NodeError if init's stdio is not what it was.
+        """
         with contextlib.ExitStack() as opened:
 
             def keep(fd: int) -> int:
@@ -189,10 +215,11 @@ class Request:
                 return fd
 
             directory = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            tree = keep(_apart(self.image))
             fds = [
                 keep(os.pidfd_open(self.init_pid)),
-                keep(os.open(self.image, directory)),
-                keep(os.open(self.image, directory)),
+                tree,
+                keep(os.open(".", directory, dir_fd=tree)),
             ]
             # Held as long as the message, the supervisor or its CRIU lives, whoever else dies:
             # see is_working().
@@ -201,8 +228,7 @@ class Request:
                 flags = directory if path.is_dir() else os.O_WRONLY | os.O_CLOEXEC
                 fds.append(keep(os.open(path, flags)))
             for number in self.inherited:
-                flags = (os.O_RDONLY if number == 0 else os.O_WRONLY) | os.O_CLOEXEC
-                fds.append(keep(os.open(f"/proc/{self.init_pid}/fd/{number}", flags)))
+                fds.append(keep(initfiles.take_pipe(self.init_pid, number)))
             yield fds
 
 
@@ -277,6 +303,8 @@ class Server:
                     self._lost(server)
                     raise
                 server.waiting[number] = future
+        except NodeError as error:
+            future.set_error(error)
         except OSError as error:
             future.set_error(
                 NodeError(
@@ -325,9 +353,12 @@ class Server:
         if future is None:
             log.error("the CRIU server answered what nobody asked: %r", fields)
         elif "error" in fields:
-            future.set_error(
-                NodeError(f"the CRIU server refused: {fields['error']}", reason="CriuUnavailable")
-            )
+            # What the disk says of itself is not the server's.
+            reason, hint = criu_errors.translate(f"Error: {fields['error']}")
+            if reason == criu_errors.UNKNOWN[0]:
+                reason, hint = "CriuUnavailable", ""
+            said = f"the CRIU server refused: {fields['error']}"
+            future.set_error(NodeError(said, reason=reason, hint=hint))
         else:
             future.set_result(
                 Outcome(status=int(fields["status"]), seconds=int(fields["usec"]) / 1e6)

@@ -5,6 +5,7 @@ An error's reason tells whether it lies in the application, in its image, or in 
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,13 +15,27 @@ from architect.core.errors import ArchitectError, FormatError, NodeError, Reject
 ACCIDENTS: Final = frozenset({"CriuUnavailable", "CriuKilled"})
 """Reasons that lie neither in the application nor in its image: the same may work at once."""
 _PASSING: Final = frozenset(
-    {"Busy", "InFlight", "NotRunning", "NoSpace", "UnheldSocket", *ACCIDENTS}
+    {
+        *("Busy", "InFlight", "NotRunning", "NoSpace", "ReadOnly", "Uninterruptible"),
+        *("UnheldSocket", *ACCIDENTS),
+    }
 )
 """Reasons that say nothing about the next attempt to sleep."""
 _LASTING: Final = frozenset({"VolumeChanged"})
 """Reasons that no pause mends."""
-_UNKNOWN: Final = frozenset({"VolumeUnknown"})
+DEFECT: Final = "Defect"
+"""Reason of what should never happen: an error of the keeper's own."""
+_UNKNOWN: Final = frozenset({"VolumeUnknown", "NoSpace", "ReadOnly", DEFECT})
 """Reasons that say nothing about the image: it is not given up for them."""
+_OF_DISKS: Final = {
+    errno.ENOSPC: ("NoSpace", "free space for /var/lib/architect"),
+    errno.EDQUOT: ("NoSpace", "free space for /var/lib/architect"),
+    errno.EROFS: (
+        "ReadOnly",
+        "the disk of /var/lib/architect takes no changes: see the kernel's log",
+    ),
+}
+"""Errors that the disk of the images gives, whatever is in them: reason and hint."""
 
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
 """Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
@@ -47,7 +62,8 @@ class Refusal:
             return cls(reason=type(error).__name__, message=error.message, hint=error.hint)
         if isinstance(error, TimeoutError):
             return cls(reason="Timeout", message=str(error), hint="see the keeper's log")
-        return cls(reason="System", message=str(error), hint="see the keeper's log")
+        reason, hint = _OF_DISKS.get(error.errno or 0, ("System", "see the keeper's log"))
+        return cls(reason=reason, message=str(error), hint=hint)
 
     @property
     def stands(self) -> bool:
@@ -66,6 +82,15 @@ def after_failed_wake(wish: OnRestoreFailure, error: ArchitectError | OSError) -
     if reason in _UNKNOWN and wish is OnRestoreFailure.FRESH:
         return OnRestoreFailure.RETRY
     return wish
+
+
+def defect(error: Exception) -> NodeError:
+    """Return what an error means that nobody has thought of."""
+    return NodeError(
+        f"a defect of the keeper: {type(error).__name__}: {error!s:.200}",
+        reason=DEFECT,
+        hint="see the keeper's log, and report it",
+    )
 
 
 def pause_seconds(failures: int) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from architect.api.keeper import Event, PodState
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, Rejected
-from architect.shim.keeper import images, lifecycle
+from architect.shim.keeper import failures, images, lifecycle
 from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
 from architect.shim.keeper.failures import Refusal
 from architect.shim.keeper.lifecycle import Patience, Step
@@ -37,11 +37,18 @@ def fall_asleep(pod: Pod, *, reason: str, patience_seconds: float) -> Task[None]
     pod.step(Step.SLEEP, reason)
     dumped: list[Container] = []
     try:
+        # While everything still runs: it takes as long as there are files.
+        watched = []
+        for container in members:
+            watched.append((yield from container.find_watched(pod.loop)))
+            yield from container.refuse_removed(pod.loop)
         pod.network.hold(members)
         yield from _drain(pod, patience_seconds)
         watch.done("drain")
-        for container in members:
-            yield from container.dump(pod.loop, pod.server, is_leaving=pod.is_leaving)
+        for container, paths in zip(members, watched, strict=True):
+            yield from container.dump(
+                pod.loop, pod.server, watched=paths, is_leaving=pod.is_leaving
+            )
             dumped.append(container)
         watch.done("dump")
         pod.image_bytes = images.size_bytes(images.pod_directory(pod.uid))
@@ -51,9 +58,20 @@ def fall_asleep(pod: Pod, *, reason: str, patience_seconds: float) -> Task[None]
     except (ArchitectError, OSError) as error:
         yield from _undo(pod, dumped, error)
         raise
+    except Exception as error:
+        # Whatever it was: what is dumped must come back, and what is held must go.
+        log.exception("%s falls asleep no further, by a defect", pod)
+        problem = failures.defect(error)
+        # Also one of which it was not noted any more that it is dumped.
+        dumped = [c for c in members if images.is_complete(c.directory)]
+        yield from _undo(pod, dumped, problem)
+        raise problem from error
     pod.last_sleep_seconds = watch.total_seconds
+    if not (pod.is_leaving or pod.sleeps_for_copy):
+        pod.note_return(members)
     pod.save()
-    pod.sync_in_background()
+    if not pod.is_leaving:  # or its successor would wait behind the disk: MovingPod.depart()
+        pod.sync_in_background()
     if not pod.sleeps_for_copy:  # or nobody is told: it is awake again in a moment
         pod.tell(
             Event.SLEPT,
@@ -112,11 +130,13 @@ def _undo(pod: Pod, dumped: list[Container], error: ArchitectError | OSError) ->
     names = [error.container] if isinstance(error, TreeLost) else []
     for container in dumped:
         try:
+            container.has_company = container is not dumped[0] or len(dumped) < len(pod.containers)
             yield from container.restore(pod.loop, pod.server)
             container.forget_image()
-        except (ArchitectError, OSError) as second:
-            log.error("%s: %s cannot be brought back: %s", pod, container.name, second)
-            lost.append(container)
+        except Exception as second:  # noqa: BLE001  # a defect must not keep what is held either
+            log.error("%s: %s cannot be brought back: %r", pod, container.name, second)
+            if not container.is_running():  # else it is back, whatever failed after that
+                lost.append(container)
     if pod.state is PodState.FALLING:
         pod.step(Step.UNDONE, "sleep failed")
     else:

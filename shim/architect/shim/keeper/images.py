@@ -14,6 +14,7 @@ Directories are 0700 and files 0600: an image is a process's memory, secrets inc
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -27,6 +28,7 @@ from typing import Final
 from architect.api import names, saved
 from architect.core import fields, files
 from architect.core.errors import FormatError, NodeError
+from architect.shim.keeper import initfiles, machinerun
 
 VERSION: Final = 1
 SIGNALLED: Final = 128
@@ -36,6 +38,9 @@ NOT_REACHED: Final = 255
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _CORE = re.compile(r"core-(\d+)\.img")
 """CRIU's image of one process or thread."""
+_OPTIONAL: Final = ("is_moved", "addresses", "criu", "run", "upper", "volatile")
+_EVERYTHING: Final = "/"
+"""As one of the places that a reboot takes."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,18 +62,48 @@ class Meta:
     """Of the pod that left, once it has: what its sockets may be bound to."""
     criu: str = ""
     """Version of the CRIU that wrote it; empty: not known."""
+    run: str = ""
+    """The machine's run in which it sleeps (:mod:`.machinerun`); empty: not known."""
+    upper: str = ""
+    """Where on the node lies what the container wrote to its root; empty: nothing could be."""
+    volatile: list[str] = field(default_factory=list)
+    """Places whose files a reboot takes: volumes in memory that are not empty."""
 
     @classmethod
     def read(cls, directory: Path) -> Meta:
         """Read ``meta.json``. Raises FileNotFoundError or FormatError."""
         path = directory / "meta.json"
-        return fields.read(cls, files.read_json(path, version=VERSION), path)
+        meta = fields.read(cls, files.read_json(path, version=VERSION), path)
+        meta._check(path)
+        return meta
+
+    def _check(self, path: Path) -> None:
+        """Raise FormatError unless it is what a keeper writes: it may have come from elsewhere.
+
+        Words of it become CRIU's command line.
+        """
+        if not all(type(pid) is int and pid > 0 for pid in (self.tree_pid, self.highest_pid)):
+            raise FormatError(f"{path}: a pid is no pid")
+        if type(self.slept_at) not in (int, float):
+            raise FormatError(f"{path}: a time is no time")
+        if not isinstance(self.pipes, dict) or not all(
+            initfiles.PIPE.fullmatch(pipe) and type(number) is int and number in (0, 1, 2)
+            for pipe, number in self.pipes.items()
+        ):
+            raise FormatError(f"{path}: pipes that are none")
+        for words in (self.addresses, self.volatile):
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise FormatError(f"{path}: a list of words is none")
+        if not all(
+            isinstance(word, str) for word in (self.init_sha, self.criu, self.run, self.upper)
+        ):
+            raise FormatError(f"{path}: a word is none")
 
     def write(self, directory: Path) -> None:
         """Write ``meta.json`` beside the image."""
         value = asdict(self)
         # Without them it is what versions before this one wrote, and read.
-        for name in [key for key in ("is_moved", "addresses", "criu") if not value[key]]:
+        for name in [key for key in _OPTIONAL if not value[key]]:
             del value[name]
         files.write_json(directory / "meta.json", {"version": VERSION, **value}, durable=False)
 
@@ -94,10 +129,10 @@ def _checked(container: str) -> str:
 
 
 def make_private(*directories: Path) -> None:
-    """Make *directories* of a pod, the outer one first, and all that is above them. OSError."""
-    for directory in (names.STATE, names.PODS, *directories):
+    """Make *directories* of a pod, and all that is above them. Raises OSError."""
+    for directory in directories:
         if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_private(directory)
 
 
 def prepare(directory: Path) -> Path:
@@ -150,6 +185,24 @@ def came_asleep(uid: str) -> bool:
     return (arrival_of_pod(uid) / saved.ASLEEP).exists()
 
 
+def has_returned(uid: str) -> bool:
+    """Whether what came for a pod is its own, of before its machine was rebooted. NodeError."""
+    return (arrival_of_pod(uid) / saved.RETURNED).exists()
+
+
+def forget_return(uid: str) -> bool:
+    """Remove what is left of what returned for a pod, once no image is; whether it had returned.
+
+    What came from elsewhere is its daemon's. Raises NodeError.
+    """
+    if not has_returned(uid):
+        return False
+    arrival = arrival_of_pod(uid)
+    if not any(arrival.glob(saved.image("*"))):
+        files.remove_tree(arrival)
+    return True
+
+
 def refuse(directory: Path, *, arrival: Path) -> Path | None:
     """Keep what came for the container of *directory* as an image that failed; never again used.
 
@@ -177,14 +230,31 @@ def refuse(directory: Path, *, arrival: Path) -> Path | None:
 def adopt(directory: Path, *, arrival: Path) -> None:
     """Make the image in *arrival* that of the container of *directory*.
 
-    The image comes last: until it is there, nothing looks like a sleeping container.
-    Raises FileNotFoundError if none came, FormatError.
+    The image comes last: until it is there, nothing looks like a sleeping container. Where on the
+    disk its files are said to lie was another container's matter: they are not known to outlive a
+    reboot until :func:`note_return` says so. Raises FileNotFoundError if none came, FormatError.
     """
     meta = Meta.read(arrival)
     image = prepare(directory)
-    replace(meta, is_moved=True).write(directory)
+    replace(meta, is_moved=True, run=machinerun.current(), upper="", volatile=[_EVERYTHING]).write(
+        directory
+    )
     image.rmdir()
     (arrival / "image").rename(image)
+
+
+def note_return(
+    directory: Path, *, addresses: Iterable[str], upper: str, volatile: Iterable[str]
+) -> None:
+    """Write down what a sleeping container needs to go on after a reboot. As `note_addresses`."""
+    meta = Meta.read(directory)
+    replace(
+        meta,
+        addresses=sorted(addresses),
+        run=machinerun.current(),
+        upper=upper,
+        volatile=sorted(volatile),
+    ).write(directory)
 
 
 def note_addresses(directory: Path, addresses: Iterable[str]) -> None:
@@ -217,10 +287,22 @@ def _has_succeeded(image: Path, kind: str) -> bool:
     return status == 0
 
 
+def has_begun_restore(directory: Path) -> bool:
+    """Whether a CRIU has begun to restore the image; it may be another container's by now."""
+    return (directory / "image/restore.log").exists()
+
+
 def begin_restore(directory: Path) -> None:
     """Forget how an earlier restore of the image ended."""
     for name in ("restore.exit", "stats-restore"):
         (directory / "image" / name).unlink(missing_ok=True)
+
+
+def try_to_write(directory: Path) -> None:
+    """See whether the disk takes what CRIU writes beside an image. Raises OSError."""
+    probe = directory / "image" / ".probe"
+    files.write_atomic(probe, b"-", durable=False)
+    probe.unlink()
 
 
 def tree_pids(directory: Path) -> frozenset[int]:
@@ -238,7 +320,7 @@ def highest_pid(directory: Path, meta: Meta) -> int:
     What the tree forked when CRIU was there already, and before it was frozen, lies right above
     the pids of that CRIU.
     """
-    return max(meta.highest_pid, *tree_pids(directory))
+    return max((meta.highest_pid, *tree_pids(directory)))
 
 
 def exit_status(image: Path, kind: str) -> int | None:
@@ -285,7 +367,8 @@ def set_aside(directory: Path) -> Path | None:
         kept = directory / f"failed-{number}"
         if not kept.exists():
             image.rename(kept)
-            (directory / "meta.json").rename(kept / "meta.json")
+            with contextlib.suppress(FileNotFoundError):  # that may be why it failed
+                (directory / "meta.json").rename(kept / "meta.json")
             return kept
     return None
 

@@ -1,16 +1,18 @@
 """The page that PID 1 of a managed container shares with the keeper.
 
-Our init keeps a memfd at descriptor 3 and maps it; the keeper opens ``/proc/PID/fd/3`` and maps it
+Our init keeps a memfd at descriptor 3 and maps it; the keeper duplicates the descriptor and maps it
 too. No signal means control, so every signal stays the application's. The layout is
 ``struct page`` in ``shim/native/init.c``: little-endian 32-bit words, then a 64-bit signal mask.
-The container's own root can write the page as well; that harms nobody but its container, and
-nothing read here is trusted beyond it.
+The container's own root can write the page as well, and put something else in its place; that harms
+nobody but its container: nothing read here is trusted beyond it, and nothing is mapped but a page
+that can neither shrink nor block (:mod:`.initfiles`).
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import fcntl
 import mmap
 import os
 import signal
@@ -19,14 +21,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from architect.core.errors import NodeError
+from architect.shim.keeper import initfiles
 
 MAGIC: Final = 0x48435241
 """``ARCH`` in little-endian byte order."""
 PAGE_VERSION: Final = 1
 DESCRIPTOR: Final = 3
 
-_NOT_THERE: Final = (errno.ENOENT, errno.ENXIO, errno.ESRCH)
-"""No such descriptor; no descriptors any more: the process is ending; it has ended."""
+_NAME: Final = "/memfd:architect-init"
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+_NOT_THERE: Final = (errno.EBADF, errno.ESRCH)
+"""No such descriptor, or none any more; the process has ended."""
 
 _HEAD = struct.Struct("<IIIIIII")
 _STATE_OFFSET: Final = 8
@@ -68,9 +74,8 @@ class InitPage:
 
     def __init__(self, init_pid: int) -> None:
         self._init_pid = init_pid
-        path = f"/proc/{init_pid}/fd/{DESCRIPTOR}"
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._map = _mapped(init_pid)
         except OSError as error:
             kind = NotOurInit if error.errno in _NOT_THERE else NodeError
             raise kind(
@@ -79,19 +84,6 @@ class InitPage:
                 errno=error.errno,
                 hint="the container is not started, its init is not ours, or it has ended",
             ) from error
-        try:
-            target = os.readlink(path)
-            if "memfd:architect-init" not in target:
-                raise NotOurInit(
-                    f"descriptor {DESCRIPTOR} of init {init_pid} is {target}, not our page",
-                    reason="InitUnreachable",
-                    hint="the container is not started, or runs without our init",
-                )
-            if os.fstat(fd).st_size < mmap.PAGESIZE:
-                raise NotOurInit(f"init {init_pid} is making its page", reason="InitUnreachable")
-            self._map = mmap.mmap(fd, mmap.PAGESIZE)
-        finally:
-            os.close(fd)
         magic, version, *_ = _HEAD.unpack_from(self._map)
         if version == 0:  # init writes it last
             self._map.close()
@@ -154,3 +146,23 @@ class InitPage:
     def close(self) -> None:
         """Unmap the page."""
         self._map.close()
+
+
+def _mapped(init_pid: int) -> mmap.mmap:
+    """Map the page of an init. Raises NotOurInit, OSError."""
+    fd = initfiles.take(init_pid, DESCRIPTOR)
+    try:
+        name = initfiles.name_of(fd)
+        if not (name.startswith(_NAME) and initfiles.is_memory(fd)):
+            raise NotOurInit(
+                f"descriptor {DESCRIPTOR} of init {init_pid} is {name!r:.200}, not our page",
+                reason="InitUnreachable",
+                hint="the container is not started, or runs without our init",
+            )
+        # Sealed, because a read behind the end of a file that was cut short ends its reader.
+        is_sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+        if not is_sealed or os.fstat(fd).st_size != mmap.PAGESIZE:
+            raise NotOurInit(f"init {init_pid} is making its page", reason="InitUnreachable")
+        return mmap.mmap(fd, mmap.PAGESIZE)
+    finally:
+        os.close(fd)

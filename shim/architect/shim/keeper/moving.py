@@ -33,6 +33,11 @@ log = logging.getLogger(__name__)
 TERMINATED_STATUS: Final = 143
 """Exit status of a container whose successor goes on elsewhere: as if SIGTERM had ended it."""
 
+DEPARTED_SYNC_SECONDS: Final = 30.0
+"""From a departure until what is left of it is written to the disk, which the kernel does about
+then, too (``vm.dirty_expire_centisecs``). A power cut before that takes it: whoever looks for it
+finds that it is damaged, and begins anew."""
+
 
 class MovingPod(Pod):
     """The pods of the keeper's service, which sets :attr:`hooks` and :attr:`volumes`."""
@@ -171,7 +176,8 @@ class MovingPod(Pod):
     def depart(self, *, reason: str) -> None:
         """Leave the captured pod to its successor: it never runs here again, its peers are told.
 
-        Repeated it does nothing. Raises Rejected if it is not asleep.
+        Repeated it does nothing. Raises Rejected if it is not asleep, OSError if it cannot be
+        written down: it is asleep then, and still this node's.
         """
         if self.state is PodState.CAPTURED:
             return
@@ -180,9 +186,19 @@ class MovingPod(Pod):
         self._leave(reason)
 
     def _leave(self, reason: str) -> None:
+        was = self.state, self.since, self.since_boot, self.reason
+        self.enter(Step.CAPTURE, reason)
+        # Before anybody acts upon it: nothing else tells a new keeper that the pod is not to wake,
+        # and its successor goes on with the same memory.
+        try:
+            self.write_down()
+        except OSError:
+            self.state, self.since, self.since_boot, self.reason = was
+            raise
         self.network.leave(list(self.containers.values()))
-        self.step(Step.CAPTURE, reason)
-        self.sync_in_background()
+        # Its successor waits for what would be written now, and has mostly got it by then: what was
+        # fetched and removed never reaches the disk.
+        self.loop.call_later(DEPARTED_SYNC_SECONDS, self._make_safe)
         self.tell(
             Event.CAPTURED,
             duration_seconds=self.last_sleep_seconds or 0.0,
@@ -190,6 +206,9 @@ class MovingPod(Pod):
             reason=reason,
         )
         log.info("%s is saved for its successor: %s", self, reason)
+
+    def _make_safe(self) -> None:
+        self.sync_in_background()
 
     def note_signal(self, identity: str) -> None:
         """Remember that a signal goes to container *identity*, also across keepers."""
@@ -223,6 +242,9 @@ class MovingPod(Pod):
             raise lifecycle.left()
         if container.is_running():
             return
+        is_own = not container.has_come and not container.is_newcomer
+        if is_own and images.is_complete(container.directory):
+            return  # asked once more: it went on, and sleeps by now
         stays = self._stays_asleep(container)
         if container.has_come or not container.is_newcomer:  # else it was asked before
             self._take(container, stays=stays)
@@ -232,17 +254,20 @@ class MovingPod(Pod):
             except (ArchitectError, OSError) as error:
                 log.error("%s wakes, for its packets cannot wait: %s", self, error)
                 stays = False
+        has_returned = images.forget_return(self.uid)
         if stays:
             log.info("%s: container %s came asleep, and sleeps on", self, name)
-            self.loop.spawn(self._tell_once_safe(name), name=f"arrival of {self}")
+            self.note_return([container])
+            told = self._tell_once_safe(name, has_returned=has_returned)
+            self.loop.spawn(told, name=f"arrival of {self}")
             return
         yield from self.wake(reason=REASON_ARRIVED)
-        self.tell(Event.RESTORED, container=name)
+        self.tell(Event.RESTORED, container=name, returned=has_returned)
 
-    def _tell_once_safe(self, name: str) -> Task[None]:
+    def _tell_once_safe(self, name: str, *, has_returned: bool) -> Task[None]:
         # What lies elsewhere is removed once this is told.
         if (yield self.sync_in_background()):
-            self.tell(Event.RESTORED, container=name)
+            self.tell(Event.RESTORED, container=name, returned=has_returned)
 
     def _stays_asleep(self, newcomer: Container) -> bool:
         return lifecycle.stays_asleep(
@@ -300,6 +325,12 @@ class MovingPod(Pod):
         log.info("%s: hook of container %s: %s", self, container.name, said)
         self.tell(Event.HOOK, container=container.name, **said)
 
+    def _wake_beside(self, name: str) -> None:
+        """Have the pod awake, one of whose containers runs: it sleeps and wakes as one."""
+        if self.state not in (PodState.AWAKE, PodState.CAPTURED):
+            wake = self.wake(reason=f"container {name} begins afresh")
+            self.loop.spawn(wake, name=f"wake {self}").when_done(self._report_unwatched)
+
     def refuse(self, name: str, *, reason: str, message: str, is_dirty: bool = False) -> None:
         """Say that a hollow container cannot go on with what came for it.
 
@@ -312,10 +343,12 @@ class MovingPod(Pod):
                 self.containers[name].refuse_arrival()
             except OSError as error:
                 log.error("%s: what came for container %s is not set aside: %s", self, name, error)
+            images.forget_return(self.uid)
             if is_dirty:
                 self.containers[name].end(FRESH_STATUS)
             else:
                 self.containers[name].start_fresh()
+                self._wake_beside(name)
         self.tell(
             Event.WAKE_FAILED,
             reason=reason,

@@ -62,5 +62,6 @@ def _usage(container: Container) -> dict[str, Any]:
         "cpu_seconds": usage.cpu_seconds,
         "memory_bytes": usage.memory_bytes,
         "started": container.record.created,
+        "age_seconds": processes.age_seconds(container.init()),
         "processes": usage.processes,
     }

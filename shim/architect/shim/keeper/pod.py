@@ -11,11 +11,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy
+from architect.core import clocks
 from architect.core.errors import ArchitectError, Rejected
+from architect.shim.inspection import Finding
 from architect.shim.keeper import criu, failures, falling, images, lifecycle, podstate, waking
 from architect.shim.keeper.admission import Admission
 from architect.shim.keeper.container import Container
@@ -24,6 +26,9 @@ from architect.shim.keeper.lifecycle import Answer, Step
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
 from architect.shim.keeper.podstate import Remembered
+
+SYNC_LIMIT_SECONDS: Final = 10.0
+"""For a few hundred bytes. Packets wait meanwhile, and a disk that is worse would lose as much."""
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +64,15 @@ class Pod:
         self.containers: dict[str, Container] = {}
         self.state = PodState.AWAKE
         self.since = time.time()
+        self.since_boot = clocks.boot_seconds()
         self.reason = "started"
         self.network = network
         self.refused: Refusal | None = None
         """Why the last attempt to sleep failed: it is not made again until something changes."""
         self.note: list[str] = []
         """Why it does not sleep, in the daemon's words."""
+        self.found: list[Finding] = []
+        """What keeps its processes from being dumped, when they were last looked at."""
         self.last_sleep_seconds: float | None = None
         self.last_wake_seconds: float | None = None
         self.failed_wakes = 0
@@ -230,15 +238,54 @@ class Pod:
     def enter(self, step: Step, reason: str) -> None:
         """Take *step*; it is written down later."""
         self.state = lifecycle.after(self.state, step)
-        self.since, self.reason = time.time(), reason
+        if step is Step.DUMPED:
+            self.found = []
+        self.since, self.since_boot, self.reason = time.time(), clocks.boot_seconds(), reason
 
     def save(self) -> None:
         """Write the phase down; a full disk does not matter, processes and images tell as much."""
+        try:
+            self.write_down()
+        except OSError as error:
+            log.error("%s: its state cannot be written: %s", self, error)
+
+    def save_for_good(self) -> Future[None]:
+        """As :meth:`save`, and on the disk: nothing else tells after a power cut.
+
+        Done once it is there. A disk that does not take it, or not in time, is only told of.
+        """
+        self.save()
+        saved: Future[None] = Future()
+        timer = self.loop.call_later(
+            SYNC_LIMIT_SECONDS,
+            lambda: ended(f"the disk has not taken it in {SYNC_LIMIT_SECONDS:g} s"),
+        )
+
+        def ended(problem: str) -> None:
+            timer.cancel()
+            if problem and not saved.is_done:
+                log.error("%s: its state is not safe against a power cut: %s", self, problem)
+            saved.set_result(None)
+
+        def sync() -> None:
+            problem = ""
+            try:
+                podstate.sync(self.uid)
+            except OSError as error:
+                problem = str(error)
+            self.loop.call_from_thread(lambda: ended(problem))
+
+        threading.Thread(target=sync, name=f"sync {self.uid}", daemon=True).start()
+        return saved
+
+    def write_down(self) -> None:
+        """As :meth:`save`, for what nothing else tells. Raises OSError."""
         remembered = Remembered(
             namespace=self.namespace,
             name=self.name,
             phase=self.state,
             since=self.since,
+            since_boot=self.since_boot,
             reason=self.reason,
             refused=self.refused.as_dict() if self.refused else None,
             network=self.network.state(),
@@ -247,14 +294,20 @@ class Pod:
             goes_on=self.sleeps_for_copy,
             signalled={n: c.record.id for n, c in self.containers.items() if n in self.signalled},
         )
-        try:
-            podstate.write(self.uid, remembered)
-        except OSError as error:
-            log.error("%s: its state cannot be written: %s", self, error)
+        podstate.write(self.uid, remembered)
+
+    def note_return(self, members: Sequence[Container]) -> None:
+        """Write down what sleeping *members* need to go on after a reboot of the machine."""
+        for container in members:
+            try:
+                container.note_return(addresses=self.network.addresses())
+            except (ArchitectError, OSError) as error:
+                log.warning("%s: %s would not outlive a reboot: %s", self, container.name, error)
 
     def sync_in_background(self) -> Future[bool]:
         """Have the images safe against a power cut, some time later; whether they are."""
-        directory = images.pod_directory(self.uid)
+        # All images are on one file system, and this pod's may be gone by then.
+        directory = images.pod_directory(self.uid).parent
         synced: Future[bool] = Future()
 
         def sync() -> None:
@@ -304,6 +357,7 @@ class Pod:
             "name": self.name,
             "state": self._shown_state.value,
             "since": self.since,
+            "since_boot": self.since_boot,
             "reason": self.reason,
             "image_bytes": self.image_bytes,
             "held_packets": self.network.held_packets,

@@ -7,6 +7,7 @@ elsewhere, to whom a signal went, for what it sleeps.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -30,6 +31,10 @@ class Remembered:
     phase: PodState | None
     """None: nothing was written that can be read."""
     since: float
+    """Unix seconds, for people."""
+    since_boot: float | None = None
+    """The same by the machine's clock (:func:`.boot_seconds`), which nobody sets; None: not known.
+    """
     reason: str = ""
     refused: Mapping[str, str] | None = None
     """Why it was not put to sleep again, for people: the next keeper tries it once more."""
@@ -48,7 +53,8 @@ class Remembered:
 def write(uid: str, pod: Remembered) -> None:
     """Write down *pod*. Raises OSError, NodeError.
 
-    Not synced, since a restarted keeper can tell the truth from /proc.
+    Not synced, since a restarted keeper can tell the truth from /proc. After a power cut nothing
+    else tells: see :func:`sync`.
     """
     directory = images.pod_directory(uid)
     images.make_private(directory)
@@ -58,6 +64,7 @@ def write(uid: str, pod: Remembered) -> None:
         "name": pod.name,
         "phase": None if pod.phase is None else pod.phase.value,
         "since": pod.since,
+        "since_boot": pod.since_boot,
         "reason": pod.reason,
         "refused": pod.refused,
         "network": pod.network,
@@ -67,6 +74,17 @@ def write(uid: str, pod: Remembered) -> None:
         "signalled": pod.signalled,
     }
     files.write_json(directory / FILE, value, durable=False)
+
+
+def sync(uid: str) -> None:
+    """Have what is written of pod *uid* outlive a power cut; slow, call it in a thread. OSError."""
+    directory = images.pod_directory(uid)
+    fd = os.open(directory / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    files.sync_directory(directory)
 
 
 def read(uid: str) -> Remembered:
@@ -80,6 +98,7 @@ def read(uid: str) -> Remembered:
             name=str(found.get("name") or ""),
             phase=PodState(found["phase"]),
             since=float(found["since"]),
+            since_boot=None if (at := found.get("since_boot")) is None else float(at),
             reason=str(found.get("reason") or ""),
             refused=found.get("refused"),
             network=found.get("network"),

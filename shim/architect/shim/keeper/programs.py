@@ -24,7 +24,7 @@ END_SECONDS: Final = 10.0
 """For a program that has children, to notice that they were killed."""
 
 MAX_OUTPUT_BYTES: Final = 1024
-"""Of its output the last bytes are kept, for an event on the pod."""
+"""Of its output so many last bytes are kept, for an event on the pod, unless more are wanted."""
 
 _ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 """A shell's own, for root."""
@@ -111,13 +111,20 @@ class Programs:
         self._loop = loop
         self._children = children
 
-    def run(self, argv: list[str], *, limit_seconds: float, reason: str) -> Task[Ended]:
+    def run(
+        self,
+        argv: list[str],
+        *,
+        limit_seconds: float,
+        reason: str,
+        kept_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> Task[Ended]:
         """Run *argv* and return how it ended; what takes too long is killed, its children first.
 
         Raises NodeError with *reason* if it cannot be started.
         """
         started = time.monotonic()
-        output = _Output(self._loop)
+        output = _Output(self._loop, kept_bytes)
         try:
             try:
                 pid, future = self._children.spawn(argv, output=output.write_end)
@@ -154,8 +161,9 @@ class Programs:
 class _Output:
     """The last of what is written into a pipe."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, kept_bytes: int) -> None:
         self._loop = loop
+        self._kept_bytes = kept_bytes
         self._read_end, self.write_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._read_end, False)
         self._kept = b""
@@ -173,7 +181,7 @@ class _Output:
             return
         if not got:
             self._loop.unwatch(self._read_end)
-        self._kept = (self._kept + got)[-MAX_OUTPUT_BYTES:]
+        self._kept = (self._kept + got)[-self._kept_bytes :]
 
     def text(self) -> str:
         """Return what was written until now."""

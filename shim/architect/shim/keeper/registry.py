@@ -11,8 +11,9 @@ import time
 from typing import Final
 
 from architect.api import names
-from architect.api.keeper import Event
+from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy, PolicyError
+from architect.core import files
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.shim import records
 from architect.shim.keeper import criu, resuming
@@ -108,10 +109,11 @@ class Registry:
 
     # Who comes and goes
 
-    def register(self, container: str) -> MovingPod:
+    def register(self, container: str, *, is_new: bool = False) -> MovingPod:
         """Take in the container whose record is on disk, and return its pod.
 
-        Repeated it does nothing. Raises Rejected or FormatError.
+        *is_new*: it is being created, so that no image there is its own. Repeated it does nothing.
+        Raises Rejected, FormatError, NodeError.
         """
         record, policy = _record(container)
         rule = policy.containers.get(record.container)
@@ -119,6 +121,8 @@ class Registry:
             raise FormatError(
                 f"record of container {container:.12}: its policy has no {record.container!r:.80}"
             )
+        # First: a name that is a path leaves no pod behind.
+        made = Container(record, rule)
         self._forget_unheard(record)
         pod = self._pods.get(record.pod)
         if pod is None:
@@ -128,9 +132,11 @@ class Registry:
                 return pod
             old.close()
         pod.policy = policy
-        pod.refused = None
+        pod.refused, pod.found = None, []
         pod.signalled.discard(record.container)
-        pod.containers[record.container] = Container(record, rule)
+        pod.containers[record.container] = made
+        if is_new:
+            made.leave_earlier(has_failed=pod.state is PodState.FAILED)
         pod.network.add(record.netns, record.container, rule)
         self._emit(Event.REGISTERED, {"pod": pod.uid, "at": time.time(), "container": container})
         return pod
@@ -165,6 +171,8 @@ class Registry:
                 if each.record.id == container:
                     self._remove(pod, name)
         records.remove(container)
+        # An engine that ends kills the runtime where it stands.
+        files.remove_leftovers(names.CONTAINER_RECORDS)
 
     def _remove(self, pod: MovingPod, name: str) -> None:
         container = pod.containers.pop(name)

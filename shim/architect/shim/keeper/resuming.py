@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
+from architect.core import clocks
 from architect.core.errors import FormatError, NodeError
 from architect.shim.keeper import images, podstate, recovery
 from architect.shim.keeper.container import FRESH_STATUS
@@ -55,11 +57,11 @@ def resume(pod: Pod) -> Task[None]:
         case Recovery.AWAKE | Recovery.GONE:
             # Gone: created a moment ago (no init yet), or ended while no keeper ran; a later
             # `removed` or `register` tells which. What is held goes to whom is there then.
-            _awake(pod, saved.network)
+            _awake(pod, saved.network, was_falling=phase is PodState.FALLING)
         case Recovery.ASLEEP:
-            _asleep(pod, saved.since, saved.network, has_failed=phase is PodState.FAILED)
+            _asleep(pod, saved, has_failed=phase is PodState.FAILED)
         case Recovery.FINISH_SLEEP | Recovery.FINISH_WAKE:
-            _asleep(pod, time.time(), saved.network)
+            _asleep(pod, replace(saved, since=time.time(), since_boot=clocks.boot_seconds()))
             pod.woken_by_network("keeper restarted")
 
 
@@ -73,34 +75,46 @@ def _remembered(uid: str) -> Remembered:
     return Remembered(phase=None, since=time.time())
 
 
-def _awake(pod: Pod, network: dict[str, Any] | None) -> None:
-    """Go on running: release what is held."""
+def _awake(pod: Pod, network: dict[str, Any] | None, *, was_falling: bool) -> None:
+    """Go on running: release what is held.
+
+    *was_falling*: whether a CRIU that was killed may have had it in its hands.
+    """
     pod.state, pod.reason = PodState.AWAKE, "keeper restarted"
     for container in pod.containers.values():
         if container.find_init() is not None and not container.is_starting():
             container.settle_awake()
+            if was_falling:
+                container.mend_connections()
             container.forget_image()
     pod.network.resume_awake(list(pod.containers.values()), network)
     pod.save()
 
 
-def _asleep(
-    pod: Pod, since: float, network: dict[str, Any] | None, *, has_failed: bool = False
-) -> None:
+def _asleep(pod: Pod, saved: Remembered, *, has_failed: bool = False) -> None:
     """Sleep on: hold packets again, and look for a reason to wake.
 
     *has_failed* says that its last restore had failed, so that the policy for that goes on.
     """
     pod.state = PodState.FAILED if has_failed else PodState.ASLEEP
-    pod.since, pod.reason = since, "keeper restarted"
+    pod.since, pod.reason = saved.since, "keeper restarted"
+    pod.since_boot = _since_boot(saved)
     pod.image_bytes = images.size_bytes(images.pod_directory(pod.uid))
-    pod.network.resume_sleep(pod.begun(), network)
+    pod.network.resume_sleep(pod.begun(), saved.network)
     if has_failed:
         pod.failed_wakes = 1
         pod.network.fail("the last restore failed")
         if pod.policy.on_restore_failure is not OnRestoreFailure.FAIL:
             pod.retry_later()
-    pod.save()
+    pod.save_for_good()
+
+
+def _since_boot(saved: Remembered) -> float:
+    """Return since when it sleeps. The wall clock tells only where an earlier version wrote."""
+    now = clocks.boot_seconds()
+    if saved.since_boot is not None and saved.since_boot <= now:
+        return saved.since_boot
+    return now - max(0.0, time.time() - saved.since)
 
 
 def _captured(pod: Pod) -> None:

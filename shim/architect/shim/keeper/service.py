@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from architect.api.keeper import Event, PodState
 from architect.api.policy import ProbeKind
 from architect.core.errors import Rejected
 from architect.core.wire import text
 from architect.shim import inspection
-from architect.shim.keeper import cpuquota, criu, images, lifecycle, observe, survey
+from architect.shim.inspection import About
+from architect.shim.keeper import cpuquota, criu, images, lifecycle, observe
 from architect.shim.keeper.arguments import Arguments, commands, patience, reason
 from architect.shim.keeper.control import Peer
 from architect.shim.keeper.hooks import Hooks
+from architect.shim.keeper.inspector import Inspector
 from architect.shim.keeper.loop import Future, Loop, Task, done_at_once, log_failure
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import NodeNetwork
@@ -28,6 +31,10 @@ from architect.shim.keeper.volumes import Volumes
 log = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
+
+MISSED: Final = 64
+"""Events that are kept for the daemon while it is away: what became of memories, which nobody can
+read from anywhere else."""
 
 
 class Service:
@@ -46,7 +53,9 @@ class Service:
         self._version = version
         self._started = time.time()
         self._subscribers: set[Peer] = set()
+        self._unheard: deque[dict[str, Any]] = deque(maxlen=MISSED)
         hooks = Hooks(programs)
+        self._inspector = Inspector(programs)
         self.pods = Registry(
             loop=loop,
             server=server,
@@ -90,7 +99,7 @@ class Service:
     def call(self, op: str, arguments: Arguments, peer: Peer) -> Future[Answer]:
         """Begin *op*. Raises Rejected for unknown operations and malformed arguments."""
         if op == "subscribe":
-            return self._subscribe(peer)
+            return self._subscribe(peer, has_missed=arguments.get("missed") is True)
         named = arguments.get("pod")
         if not isinstance(named, str) or self.pods.get(named) is None:
             of_gvisor = self._sandboxes.call(op, arguments, peer)
@@ -108,16 +117,22 @@ class Service:
             )
         return done_at_once(lambda: simple(arguments))
 
-    def _subscribe(self, peer: Peer) -> Future[Answer]:
+    def _subscribe(self, peer: Peer, *, has_missed: bool) -> Future[Answer]:
         self._subscribers.add(peer)
         peer.on_close.append(lambda: self._subscribers.discard(peer))
+        answer: Answer = {"subscribed": True}
+        if has_missed:
+            answer["missed"] = list(self._unheard)
+            self._unheard.clear()
         future: Future[Answer] = Future()
-        future.set_result({"subscribed": True})
+        future.set_result(answer)
         return future
 
     def _emit(self, event: Event, details: dict[str, Any]) -> None:
         for peer in list(self._subscribers):
             peer.send({"event": event.value, **details})
+        if not self._subscribers and event in (Event.RESTORED, Event.WAKE_FAILED):
+            self._unheard.append({"event": event.value} | details)
 
     # Operations
 
@@ -125,7 +140,7 @@ class Service:
         return {"version": self._version, "pid": os.getpid(), "started": self._started}
 
     def _register_op(self, arguments: Arguments) -> Answer:
-        pod = self.pods.register(text(arguments, "container"))
+        pod = self.pods.register(text(arguments, "container"), is_new=True)
         pod.begin_anew()
         # A namespace that is made with the container is opened when it is first looked at.
         pod.network.open(None)
@@ -174,10 +189,11 @@ class Service:
         why = list(pod.note)
         if pod.state is not PodState.AWAKE:
             why = [f"the pod is {pod.state.value}: {pod.reason}"]
-        elif pod.refused is not None:
-            why.append(f"{pod.refused.reason}: {pod.refused.message}")
-        elif not why:
-            why = ["the daemon has not judged this pod yet"]
+        else:
+            if pod.refused is not None:
+                why.append(f"{pod.refused.reason}: {pod.refused.message}")
+            why += [f"{each.container}: {each.text}" for each in pod.found]
+            why = why or ["the daemon has not judged this pod yet"]
         return {"state": pod.state.value, "why": why, "status": pod.status()}
 
     def _ready_op(self, arguments: Arguments) -> Answer:
@@ -202,16 +218,19 @@ class Service:
         pod = self._pod(arguments)
         if pod.state is not PodState.AWAKE:
             return {"status": pod.status(), "findings": []}
-        facts = []
-        for container in list(pod.containers.values()):
-            facts.append((yield from survey.of_container(container, self._loop)))
-        found = inspection.of_pod(
-            facts,
+        since = pod.since
+        found = yield from self._inspector.look(pod.uid)
+        if pod.state is not PodState.AWAKE or pod.since != since:
+            # It was not there any more, or not all of it.
+            return {"status": pod.status(), "findings": []}
+        is_running = not any(one.about is About.CONTAINER for one in found)
+        pod.found = [one for one in found if one.is_blocking and one.about is About.PROCESSES]
+        of_pod = inspection.of_pod(
             refused=pod.refused.as_dict() if pod.refused else None,
-            needed_bytes=0 if any(one.trouble for one in facts) else pod.admission.needed_bytes(),
+            needed_bytes=pod.admission.needed_bytes() if is_running else 0,
             free_bytes=images.free_bytes(),
         )
-        return {"status": pod.status(), "findings": [vars(one) for one in found]}
+        return {"status": pod.status(), "findings": [vars(one) for one in [*of_pod, *found]]}
 
     def _wake_op(self, arguments: Arguments) -> Task[Answer]:
         pod = self._pod(arguments)

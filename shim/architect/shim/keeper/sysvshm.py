@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.core.errors import NodeError, Rejected
+from architect.shim import procfs
 
 IPC_RMID: Final = 0
 CLONE_NEWIPC: Final = 0x08000000
@@ -32,23 +33,27 @@ def attached(pids: Iterable[int]) -> Counter[int]:
     found: Counter[int] = Counter()
     for pid in pids:
         try:
-            text = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+            raw = Path(f"/proc/{pid}/maps").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if "/SYSV" not in text:
-            continue
-        for line in text.splitlines():
-            fields = line.split(None, 5)
-            if len(fields) == 6 and fields[5].startswith("/SYSV") and fields[2] == "00000000":
-                found[int(fields[4])] += 1
+        if b"/SYSV" in raw:
+            found.update(attached_in(raw))
     return found
+
+
+def attached_in(maps: bytes) -> Iterator[int]:
+    """Yield the id of each segment that a ``maps`` shows. Pure."""
+    for line in procfs.lines_of(maps):
+        fields = line.split(None, 5)
+        if len(fields) == 6 and fields[5].startswith("/SYSV") and fields[2] == "00000000":
+            yield int(fields[4])
 
 
 def refuse_shared(init_pid: int, own: Counter[int]) -> None:
     """Raise Rejected if somebody besides the tree is attached to one of its segments."""
     if not own:
         return
-    with _namespace(init_pid):
+    with namespace(init_pid):
         total = _attachments()
     for identity, count in own.items():
         if total.get(identity, count) > count:
@@ -64,7 +69,7 @@ def remove(init_pid: int, own: Counter[int]) -> None:
     """Remove the dumped segments from the container's IPC namespace. Raises NodeError."""
     if not own:
         return
-    with _namespace(init_pid):
+    with namespace(init_pid):
         present = _attachments()
         for identity in own:
             if identity in present and _libc.shmctl(identity, IPC_RMID, None):
@@ -78,7 +83,7 @@ def remove(init_pid: int, own: Counter[int]) -> None:
 
 def attachments(init_pid: int) -> dict[int, int]:
     """Return how often each segment of the IPC namespace of *init_pid* is attached."""
-    with _namespace(init_pid):
+    with namespace(init_pid):
         return _attachments()
 
 
@@ -89,7 +94,8 @@ def _attachments() -> dict[int, int]:
 
 
 @contextlib.contextmanager
-def _namespace(pid: int) -> Iterator[None]:
+def namespace(pid: int) -> Iterator[None]:
+    """Be in the IPC namespace of *pid* inside the block. Raises OSError."""
     own = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
     try:
         other = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from architect.core import capabilities
-from architect.shim import oci, records
+from architect.shim import oci, procfs, records
 from architect.shim.keeper import processes
 from architect.shim.keeper.container import Container
 
@@ -42,14 +41,10 @@ def held(pid: int) -> int:
 
     0 if it has ended, or is in a user namespace of its own: what it holds counts in there only.
     """
-    mask = 0
     try:
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             return 0
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    for line in lines:
-        if line.startswith(("CapPrm:", "CapBnd:")):
-            mask |= int(line.split()[1], 16)
-    return mask
+    status = procfs.status(pid)
+    return int(status.get("CapPrm", "0"), 16) | int(status.get("CapBnd", "0"), 16)

@@ -13,8 +13,9 @@ from typing import Final
 
 SYS_OPENAT2: Final = 437
 """The same on every architecture. Since Linux 5.6."""
-RESOLVE: Final = 0x01 | 0x02 | 0x04 | 0x08
-"""NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, BENEATH of <linux/openat2.h>."""
+NO_XDEV: Final = 0x01
+RESOLVE: Final = NO_XDEV | 0x02 | 0x04 | 0x08
+"""Beside it NO_MAGICLINKS, NO_SYMLINKS, BENEATH of <linux/openat2.h>."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,13 +30,13 @@ class _How(ctypes.Structure):
     )
 
 
-def open_below(directory: int, name: bytes, flags: int) -> int:
-    """Open *name* below *directory*; creates nothing.
+def open_below(directory: int, name: bytes, flags: int, *, resolve: int = RESOLVE) -> int:
+    """Open *name* below *directory*; creates nothing. *resolve*: what is refused on the way.
 
     A symbolic link can be opened as such with ``O_PATH | O_NOFOLLOW``. Raises OSError: EXDEV for a
     mount point or what lies beyond, ELOOP for a symbolic link.
     """
-    how = _How(flags=flags | os.O_CLOEXEC, resolve=RESOLVE)
+    how = _How(flags=flags | os.O_CLOEXEC, resolve=resolve)
     fd = _libc.syscall(SYS_OPENAT2, directory, name, ctypes.byref(how), ctypes.sizeof(how))
     if fd < 0:
         code = ctypes.get_errno()

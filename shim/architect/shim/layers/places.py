@@ -6,13 +6,15 @@ The upper directory of its root comes from the mounts that its init sees, the vo
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from architect.core.errors import NodeError, Rejected
+from architect.core.errors import FormatError, NodeError, Rejected
 
 SHARED_MEMORY: Final = "/dev/shm"
 VOLUME_NOT_MOUNTED: Final = "VolumeNotMounted"
@@ -22,6 +24,9 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _EMPTY_DIR: Final = "kubernetes.io~empty-dir"
 _VOLUME = r"(?P<pod>/.*/pods/{uid})/volumes/kubernetes\.io~empty-dir/(?P<name>[^/]+)(/.*)?"
 """Kubelet's root directory is configurable; what is below it is not."""
+_PROJECTION = (
+    r"/(.*/)?pods/{uid}/volumes/kubernetes\.io~(configmap|downward-api|projected|secret)/[^/]+"
+)
 _SUB_PATH = r"(?P<pod>/.*/pods/{uid})/volume-subpaths/(?P<name>[^/]+)/[^/]+/[0-9]+"
 """A subPath of any kind of volume, bound there by kubelet: ``NAME/CONTAINER/INDEX``."""
 
@@ -53,7 +58,8 @@ def upper_directory(init_pid: int) -> Path:
 def upper_of_root(mountinfo: bytes) -> Path:
     """Return what ``mountinfo`` says of the root; see :func:`upper_directory`. Pure."""
     kind, options = "none", b""
-    for line in mountinfo.splitlines():
+    # By line feeds alone: carriage returns in the names of mount points are not escaped.
+    for line in mountinfo.split(b"\n"):
         head, _, tail = line.partition(b" - ")
         if head.split(b" ")[4:5] == [b"/"]:  # the last one covers those before
             words = tail.split(b" ")
@@ -75,6 +81,35 @@ def upper_of_root(mountinfo: bytes) -> Path:
 def unescaped(text: bytes) -> bytes:
     """Return what the kernel wrote with octal escapes: blanks, commas, backslashes. Pure."""
     return _ESCAPED.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), text)
+
+
+def spec_in(bundle: str) -> dict[str, Any]:
+    """Return the ``config.json`` of a bundle. Raises NodeError or FormatError."""
+    file = Path(bundle) / "config.json"
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise NodeError(f"cannot read {file}: {error}", reason="NoBundle", path=file) from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{file} holds no object")
+    return value
+
+
+def in_memory(spec: Mapping[str, Any], pod_uid: str) -> list[str]:
+    """Return which of the places of the container of *spec* hold files that a reboot takes.
+
+    Volumes in memory are mounts of their own, those on a disk are plain directories. Raises
+    OSError, and what :func:`shared_memory` does.
+    """
+    found = [
+        f"volume {name}"
+        for name, path in volumes(spec, pod_uid).items()
+        if os.path.ismount(path) and os.listdir(path)
+    ]
+    shared = shared_memory(spec, pod_uid)
+    if shared is not None and os.listdir(shared):
+        found.append(SHARED_MEMORY)
+    return sorted(found)
 
 
 def volumes(
@@ -137,6 +172,63 @@ def bound_at(spec: Mapping[str, Any], path: str) -> Path:
     if not sources:
         raise NodeError(f"the container has no volume at {path}", reason=VOLUME_NOT_MOUNTED)
     return Path(sources[-1])  # the last one covers those before
+
+
+def projections(mountinfo: bytes, pod_uid: str) -> list[str]:
+    """Return where a container may have ConfigMaps, Secrets and their like, as it sees it. Pure.
+
+    Those on a disk are directories of the pod's; those in memory are mounts of their own, which
+    tell nothing of whose they are: each tmpfs counts. What is mounted by ``subPath`` does not.
+    """
+    found = []
+    for line in mountinfo.split(b"\n"):
+        head, _, tail = line.partition(b" - ")
+        fields = head.split(b" ")
+        if len(fields) < 5:
+            continue
+        root, point = (os.fsdecode(unescaped(field)) for field in fields[3:5])
+        if tail.startswith(b"tmpfs ") or _matched(_PROJECTION, root, pod_uid) is not None:
+            found.append(point)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mounted:
+    """A mount as its processes see it."""
+
+    point: str
+    kind: str
+    is_read_only: bool
+
+
+def mounts(mountinfo: bytes) -> list[Mounted]:
+    """Return what ``mountinfo`` says (proc_pid_mountinfo(5)), in its order. Pure."""
+    found = []
+    for line in mountinfo.split(b"\n"):
+        head, _, tail = line.partition(b" - ")
+        fields, words = head.split(b" "), tail.split(b" ")
+        if len(fields) < 6:
+            continue
+        options = {*fields[5].split(b","), *words[-1].split(b",")}
+        mount = Mounted(
+            point=os.fsdecode(unescaped(fields[4])),
+            kind=os.fsdecode(words[0]),
+            is_read_only=b"ro" in options,
+        )
+        found.append(mount)
+    return found
+
+
+def mount_of(path: str, table: Sequence[Mounted]) -> Mounted | None:
+    """Return the mount of *table* on which *path* is looked for. Pure."""
+    found = None
+    for mount in table:
+        top = mount.point.rstrip("/")
+        is_above = path == top or path.startswith(f"{top}/")
+        # Of several at the same place the last one covers those before.
+        if is_above and (found is None or len(mount.point) >= len(found.point)):
+            found = mount
+    return found
 
 
 def _bind_sources(spec: Mapping[str, Any]) -> Iterator[str]:

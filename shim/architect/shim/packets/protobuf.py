@@ -6,8 +6,9 @@ who read them. What cannot be read is a FormatError that names the file.
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -17,7 +18,7 @@ from architect.core.errors import FormatError
 _COMMON_MAGIC: Final = 0x54564319
 MAGICS_BYTES: Final = 8
 #: An entry is a few hundred bytes; a length beyond this is not one.
-_MAX_ENTRY_BYTES: Final = 1 << 20
+MAX_ENTRY_BYTES: Final = 1 << 20
 
 VARINT: Final = 0
 BYTES: Final = 2
@@ -27,25 +28,52 @@ _FIXED: Final = {1: 8, 5: 4}
 Field = tuple[int, int | bytes]
 
 
-def entries(path: Path) -> Iterator[bytes]:
+def entries(path: Path, *, most_bytes: int = MAX_ENTRY_BYTES) -> Iterator[bytes]:
     """The entries of an image file; payload behind one is the reader's to leave alone."""
     with path.open("rb") as file:
-        yield from entries_of(file, path)
+        yield from entries_of(file, path, most_bytes=most_bytes)
 
 
-def entries_of(file: BinaryIO, path: Path) -> Iterator[bytes]:
+def entries_of(file: BinaryIO, path: Path, *, most_bytes: int = MAX_ENTRY_BYTES) -> Iterator[bytes]:
     """As `entries`, of an open file that is at its beginning."""
     magics = file.read(MAGICS_BYTES)
     if len(magics) < MAGICS_BYTES or struct.unpack_from("=I", magics)[0] != _COMMON_MAGIC:
         raise FormatError(f"{path}: not a CRIU image of version 1.1")
+    yield from framed(file, path, most_bytes=most_bytes)
+
+
+def framed(file: BinaryIO, path: Path, *, most_bytes: int = MAX_ENTRY_BYTES) -> Iterator[bytes]:
+    """The entries that follow in an open file whose magics were read."""
     while len(prefix := file.read(4)) == 4:
         (size,) = struct.unpack("=I", prefix)
-        data = file.read(size) if size <= _MAX_ENTRY_BYTES else b""
+        data = file.read(size) if size <= most_bytes else b""
         if len(data) < size:
             raise FormatError(f"{path}: an entry of {size} bytes is cut short")
         yield data
     if prefix:
         raise FormatError(f"{path}: ends within an entry")
+
+
+def rewrite(path: Path, change: Callable[[bytes], bytes | None]) -> int:
+    """Have *change* give each entry of an image file anew; return how many it gave.
+
+    None: it stays as it is. The file is replaced as a whole, or not touched. Raises FormatError,
+    OSError, and what *change* raises.
+    """
+    changed = 0
+    out = [path.read_bytes()[:MAGICS_BYTES]]
+    for entry in entries(path):
+        new = change(entry)
+        changed += new is not None
+        data = entry if new is None else new
+        out.append(struct.pack("=I", len(data)) + data)
+    if changed:
+        beside = path.with_name(f"{path.name}.new")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(b"".join(out))
+        beside.rename(path)
+    return changed
 
 
 def fields(data: bytes, path: Path) -> Iterator[Field]:
@@ -82,6 +110,27 @@ def message(found: Iterable[Field]) -> bytes:
             parts.append(_encoded(len(value)))
         parts.append(value)
     return b"".join(parts)
+
+
+def replaced(
+    data: bytes, numbers: Sequence[int], change: Callable[[bytes], bytes | None], path: Path
+) -> bytes | None:
+    """The message in which *change* gave what the fields *numbers* lead to anew, one in another.
+
+    None: it stays as it is, since *change* gave nothing else for any of them.
+    """
+    if not numbers:
+        return change(data)
+    found = list(fields(data, path))
+    is_changed = False
+    for at, (key, value) in enumerate(found):
+        if key >> 3 != numbers[0] or not isinstance(value, bytes):
+            continue
+        new = replaced(value, numbers[1:], change, path)
+        if new is not None:
+            found[at] = key, new
+            is_changed = True
+    return message(found) if is_changed else None
 
 
 def packed(values: Iterable[int]) -> bytes:

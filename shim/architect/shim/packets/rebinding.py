@@ -8,7 +8,6 @@ Connections are none of this: they have ended.
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -53,26 +52,20 @@ def rebind(image: Path, addresses: Mapping[str, str], *, old: frozenset[str]) ->
     an address that has no counterpart, FormatError, OSError.
     """
     path = image / "files.img"
-    changed = 0
-    out = [path.read_bytes()[: protobuf.MAGICS_BYTES]]
-    for entry in protobuf.entries(path):
+
+    def change(entry: bytes) -> bytes | None:
         fields = list(protobuf.fields(entry, path))
+        is_changed = False
         for at, (key, value) in enumerate(fields):
             if key >> 3 != FILE_ENTRY_INET or not isinstance(value, bytes):
                 continue
             moved = _moved(value, addresses, old=old, path=path)
             if moved is not None:
                 fields[at] = key, moved
-                changed += 1
-        data = protobuf.message(fields)
-        out.append(struct.pack("=I", len(data)) + data)
-    if changed:
-        new = path.with_name("files.img.new")
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(b"".join(out))
-        new.rename(path)
-    return changed
+                is_changed = True
+        return protobuf.message(fields) if is_changed else None
+
+    return protobuf.rewrite(path, change)
 
 
 def _moved(

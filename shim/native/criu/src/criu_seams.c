@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "criu-log.h"
 #include "kerndat.h"
 #include "plugin.h"
+#include "pstree.h"
 #include "util.h"
 
 #include "criu_seams.h"
@@ -129,6 +131,18 @@ int __wrap_execlp(const char *file, const char *arg, ...)
 {
     (void)arg;
     return refuse_to_run(file, NULL);
+}
+
+// What outlives the leader of its session, as every daemon does, is restored as the child of a helper
+// in the leader's place. That ends, and its children go to the next subreaper: to the tree's root,
+// which is one, but gets that back last of all. Without this they would go to PID 1 and be lost to
+// the next dump.
+pid_t __real_setsid(void);
+pid_t __wrap_setsid(void)
+{
+    if (current && current == root_item && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        pr_perror("architect: the root of the tree is no subreaper");
+    return __real_setsid();
 }
 
 // In a static program, too, the C library would load NSS modules for a name.

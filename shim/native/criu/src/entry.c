@@ -153,7 +153,7 @@ _Noreturn void become_criu(const struct request *request, const int *fds, const 
     join_cgroups(request, fds + FIXED_FDS);
     set_affinity(affinity);
     reset_scheduling();
-    umask(022);
+    umask(077); // images are memory; what is restored has its own again
     set_last_pid(host, request->last_pid);
     setsid();
     if (setns(fds[0], CLONE_NEWNS | request->namespaces))

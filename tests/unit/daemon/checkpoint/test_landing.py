@@ -105,8 +105,8 @@ def test_no_room_is_named_before_a_byte_is_written(tmp_path: Path) -> None:
     huge = manifest.make(
         about(),
         [
-            Piece(name="app/image/x", size=size, mode=0o600, sha256=hashes),
-            Piece(name="app/layer.tar", size=0, mode=0o600, sha256=()),
+            Piece(name="app/image/x", size=size, mode=0o600, hashes=hashes),
+            Piece(name="app/layer.tar", size=0, mode=0o600, hashes=()),
         ],
     )
     with pytest.raises(NodeError) as caught, Landing(tmp_path / "c") as arrival:

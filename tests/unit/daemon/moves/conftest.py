@@ -32,6 +32,7 @@ from architect.daemon.moves.departures import Departures
 from architect.daemon.moves.depot import Depot
 from architect.daemon.moves.endings import Endings
 from architect.daemon.moves.latest import Latest
+from architect.daemon.moves.room import Room
 from architect.daemon.moves.starting import Starting
 from architect.daemon.moves.succeeding import Succeeding
 from architect.daemon.moves.turns import Turns
@@ -44,9 +45,12 @@ from architect.daemon.vault.upload import Uploaded
 from architect.kube.api import Api
 from architect.kube.checkpoints import Requirements
 from architect.kube.conditions import timestamp
+from architect.kube.resources import ObjectRef
 from architect.kube.watch import Snapshot
+from support.patience import patient
 
 Json = dict[str, Any]
+SECONDS = patient(60)
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "owner-1"}
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
 CHECKPOINTS = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints"
@@ -85,7 +89,7 @@ class KeeperDouble:
     def capture(self, uid: str, **_: Any) -> bool:
         self._begin("capture", uid)
         if self.gate is not None:
-            assert self.gate.wait(20)
+            assert self.gate.wait(SECONDS)
         has_slept = self.states[uid] is PodState.ASLEEP
         self._dump(uid)
         return has_slept
@@ -95,7 +99,7 @@ class KeeperDouble:
         before = self.states.get(uid)
         self._begin("copy", uid)
         if self.gate is not None:
-            assert self.gate.wait(20)
+            assert self.gate.wait(SECONDS)
         self._dump(uid)
         try:
             yield
@@ -164,7 +168,7 @@ class VaultDouble:
     ) -> Uploaded:
         notes.parent.mkdir(exist_ok=True)
         notes.write_text("{}")
-        assert self.gate.wait(20)
+        assert self.gate.wait(SECONDS)
         if not is_wanted():
             raise Rejected("not wanted", reason="Unwanted")
         if self.troubles:
@@ -251,6 +255,10 @@ class Node:
         """Whose machine ends, and who are saved."""
         self.shuts_down: bool | ArchitectError = False
         self.now = time.time()
+        self.clock_is_ahead = 0.0
+        self.quota_bytes = 0
+        self.told: list[tuple[str, str, str]] = []
+        """Events on Checkpoints: name, reason, text."""
         self.metrics = Metrics()
         self.rates = Known()
         self.images = ImagesDouble()
@@ -267,6 +275,10 @@ class Node:
                 "status": {},
             },
         )
+
+    def passes(self, seconds: float) -> None:
+        """Let so much time pass, counted from when this is called: what lies there is that old."""
+        self.now = max(self.now, time.time()) + seconds
 
     def restart(self) -> None:
         self.store = PodStore()
@@ -291,19 +303,31 @@ class Node:
             images=cast(Any, self.images),
             depot=self.depot,
             latest=self.latest,
-            succeeding=Succeeding(self.api, node="node1", patience_seconds=20),
-            starting=Starting(self.api, node="node1", patience_seconds=5),
+            succeeding=Succeeding(self.api, node="node1", patience_seconds=SECONDS),
+            starting=Starting(self.api, node="node1", patience_seconds=SECONDS),
             bringing=self.bringing,
             endings=self.endings,
             metrics=self.metrics,
             tell=self._tell,
             has_left=lambda uid: uid in self.leaves,
         )
+        self.room = Room(
+            self.api,
+            node="node1",
+            depot=self.depot,
+            metrics=self.metrics,
+            quota_bytes=self.quota_bytes,
+            is_there=lambda uid: self.store.get(uid) is not None,
+            tell=self._tell_object,
+            clock=lambda: self.now + self.clock_is_ahead,
+            boot=lambda: self.now,
+        )
         self.departures = self.departing()
         self.upkeep = Upkeep(
             self.api,
             node="node1",
             depot=self.depot,
+            room=self.room,
             store=self.store,
             registry=self.registry,
             departures=self.departures,
@@ -314,7 +338,8 @@ class Node:
             is_shutting_down=self._is_shutting_down,
             ttl_seconds=3600,
             list_interval_seconds=0,
-            clock=lambda: self.now,
+            clock=lambda: self.now + self.clock_is_ahead,
+            boot=lambda: self.now,
         )
 
     def departing(self, *, at_once: int = 4) -> Departures:
@@ -328,6 +353,7 @@ class Node:
             inits=self.inits,
             depot=self.depot,
             copies=self.copies,
+            room=self.room,
             patience_seconds=1,
         )
         return Departures(
@@ -356,6 +382,9 @@ class Node:
     def _tell(self, pod: Any, note: status.Note) -> None:
         self.notes.append((pod.name, note.reason))
         self.said.append(note.text)
+
+    def _tell_object(self, where: ObjectRef, note: status.Note) -> None:
+        self.told.append((where.name, note.reason, note.text))
 
     @staticmethod
     def _no_fetch(*_: Any, **__: Any) -> None:
@@ -467,7 +496,7 @@ class Node:
         )
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, "the condition did not come true in time"
             time.sleep(0.01)
@@ -478,7 +507,9 @@ def node(
     tmp_path: Path, cluster: Any, api: Api, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Node]:
     monkeypatch.setattr(capturing, "KEEPER_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(leavers, "API_SECONDS", SECONDS)
     monkeypatch.setattr(leavers, "API_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(leavers, "URGENT_SECONDS", SECONDS)
     monkeypatch.setattr(judging, "SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(lingering, "STAY_SECONDS", 0.0)
     made = Node(tmp_path, cluster, api, make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,9 @@ from architect.core.errors import FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.daemon.claims import Fresh
 from architect.daemon.moves import arrivals
+from architect.kube import checkpoints, conditions
 from architect.kube.errors import Conflict
+from unit.daemon.moves.conftest import CHECKPOINTS
 
 
 def test_it_goes_on_with_what_was_saved_before_it(node: Any) -> None:
@@ -99,6 +102,28 @@ def test_of_two_that_come_one_gets_it(node: Any) -> None:
         thread.join(30)
     assert sorted(a["restore"] for a in answers.values()) == [False, True]
     assert [a["reason"] for a in answers.values() if not a["restore"]] == ["Taken"]
+
+
+def test_a_claim_of_one_that_leaves_its_silent_node_is_waited_for(node: Any) -> None:
+    """Of a node that is out of service, pods are removed some time after they were to leave."""
+    node.saved()
+    node.pod("lost", is_running=False)
+    node.delete("lost")
+    held = copy.deepcopy(node.checkpoint("old"))
+    held["status"]["claimedBy"] = {"uid": "uid-lost", "name": "lost", "node": "node3"}
+    path = f"{CHECKPOINTS}/{held['metadata']['name']}"
+    node.cluster.put(path, held)
+    node.pod("new", is_running=False)
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(node.arriving("new")))
+    asking.start()
+    asking.join(1)
+    assert answers == []
+    freed = copy.deepcopy(held)
+    del freed["status"]["claimedBy"]
+    node.cluster.put(path, freed)
+    asking.join(20)
+    assert answers[0]["restore"] is True
 
 
 def test_an_api_server_that_is_away_is_waited_for(node: Any) -> None:
@@ -270,6 +295,8 @@ def test_a_source_that_does_not_answer_is_said_aloud(node: Any) -> None:
     answer = node.arriving("new")
     assert answer["restore"] is False and "node2 does not answer" in answer["message"]
     assert node.conditions("old")["Failed"] == "True RestoreFailed"
+    said = conditions.said(node.checkpoint("old"), checkpoints.FAILED)
+    assert said["message"] == "Unavailable: node2 does not answer"
     assert node.notes[-1] == ("new", "RestoreFailed")
     node.restart()
     assert node.arriving("new")["restore"] is False, "the pod has begun"
@@ -569,6 +596,38 @@ def test_what_cannot_be_announced_does_not_run(node: Any, monkeypatch: pytest.Mo
     node.upkeep.run()
     assert node.conditions("old")["Restored"] == "False RestoreFailed"
     assert node.files() == ["arrivals/uid-new.json"]
+    assert node.arriving("new")["restore"] is False
+
+
+@pytest.mark.parametrize("freed_for", ["uid-other", ""])
+@pytest.mark.parametrize("policy", list(OnRestoreFailure))
+def test_a_pod_whose_claim_was_taken_back_does_not_run_what_is_anothers(
+    node: Any, freed_for: str, policy: OnRestoreFailure
+) -> None:
+    # Its node was silent, taken for gone, and is there again.
+    node.saved()
+    wish = Policy(containers={"app": ContainerPolicy()}, on_restore_failure=policy)
+    node.pod("new", is_running=False, policy=wish)
+    bring = node.bringing.bring
+
+    def silent(*args: Any, **more: Any) -> None:
+        bring(*args, **more)
+        (path,) = [p for p, v in node.cluster.objects.items() if v is node.checkpoint("old")]
+        freed = copy.deepcopy(node.checkpoint("old"))
+        del freed["status"]["claimedBy"]
+        if freed_for:
+            freed["status"]["claimedBy"] = {"uid": freed_for, "name": "other", "node": "node3"}
+        node.cluster.put(path, freed)
+
+    node.bringing.bring = silent
+    assert node.arriving("new")["restore"] is False
+    node.bringing.bring = bring
+    assert node.claimant("old") == freed_for
+    assert "Restored" not in node.conditions("old")
+    assert "Failed" not in node.conditions("old")
+    assert node.notes[-1] == ("new", "RestoreFailed")
+    # It lies where it lay, for whoever has claimed it, or will.
+    assert "checkpoints/uid-old" in node.files()
     assert node.arriving("new")["restore"] is False
 
 

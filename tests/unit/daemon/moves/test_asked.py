@@ -106,6 +106,18 @@ def test_what_others_wrote_since_is_read_and_kept(node: Any) -> None:
     assert node.conditions("old")["Stored"] == "True Stored"
 
 
+def test_who_tells_late_what_they_wrote_first_hides_nothing(node: Any) -> None:
+    ref = checkpoint(node)
+    latest = Latest(node.api)
+    before = node.api.find(ref)
+    assert latest.change(ref, SAID) is not None
+    latest.note(before)
+    node.cluster.requests.clear()
+    more = Condition(type=checkpoints.RESTORED, status=Status.UNKNOWN, reason="Restoring")
+    assert latest.change(ref, (more,)) is not None
+    assert [request.method for request in node.cluster.requests] == ["PATCH"]
+
+
 def test_what_seems_to_be_said_already_is_read_before_that_is_believed(node: Any) -> None:
     ref = checkpoint(node)
     latest = Latest(node.api)

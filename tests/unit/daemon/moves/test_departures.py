@@ -50,6 +50,46 @@ def test_a_pod_that_stays_is_asked_about_again(node: Any) -> None:
     assert node.leaving("old")["captured"] is True
 
 
+def test_that_it_stays_may_be_older_than_the_question(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of its containers has ended, and it is deleted while that one is asked about."""
+    node.pod("old")
+    look, begin = node.departures._look, node.departures._job
+    looked, is_deleted = threading.Event(), threading.Event()
+    jobs: list[Any] = []
+    answers: list[Any] = []
+
+    def look_slowly(ref: Any) -> Any:
+        found = look(ref)
+        looked.set()
+        assert is_deleted.wait(60)
+        return found
+
+    def job(ref: Any) -> Any:
+        jobs.append(begin(ref))
+        return jobs[-1]
+
+    monkeypatch.setattr(node.departures, "_look", look_slowly)
+    monkeypatch.setattr(node.departures, "_job", job)
+
+    def ask() -> threading.Thread:
+        made = threading.Thread(target=lambda: answers.append(node.leaving("old")))
+        made.start()
+        return made
+
+    first = ask()
+    assert looked.wait(60)
+    node.delete("old")
+    second = ask()
+    node.until(lambda: len(jobs) == 2)
+    is_deleted.set()
+    for thread in (first, second):
+        thread.join(60)
+    assert jobs[0] is jobs[1]
+    assert sorted(answer["captured"] for answer in answers) == [False, True]
+
+
 def test_a_pod_that_kubelet_ends_with_its_node_is_saved(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +215,7 @@ def test_what_cannot_be_saved_is_woken_for_its_signal_and_says_why(node: Any) ->
 def test_a_disk_that_fills_up_undoes_it_before_the_pod_has_left(
     node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(directory: Path, manifest: object) -> bytes:
+    def full(directory: Path, manifest: object, *, is_durable: bool) -> bytes:
         raise OSError(28, "No space left on device", str(directory))
 
     monkeypatch.setattr(contents, "write", full)

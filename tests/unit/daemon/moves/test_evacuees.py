@@ -12,6 +12,7 @@ import pytest
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError, Unavailable
 from architect.daemon.moves import leavers
+from architect.daemon.moves.announcing import Announcing
 
 NOTHING = Unavailable("503")
 OWNER_PATH = "/apis/apps/v1/namespaces/default/replicasets/web"
@@ -106,8 +107,10 @@ def test_the_next_daemon_says_what_nobody_could_be_told(
 ) -> None:
     monkeypatch.setattr(leavers, "URGENT_SECONDS", 0.1)
     api_is_away(ends)
-    evacuate(ends, "old")
-    ends.until(lambda: ends.to_store == ["uid-old"])
+    with monkeypatch.context() as patched:  # it ends before it could
+        patched.setattr(Announcing, "publish", lambda *_, **__: None)
+        evacuate(ends, "old")
+        assert ends.departures._job(ends.ref("old")).result(60).is_captured
     ends.departures.close()
     ends.cluster.failures.clear()
     ends.restart()
@@ -165,6 +168,23 @@ def test_one_that_waits_for_its_turn_is_told_at_once(ends: Any) -> None:
     assert ends.keeper.ops("capture") == 1
 
 
+def test_one_that_is_saved_is_not_refused_while_that_is_told(
+    ends: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling, is_refused = threading.Event(), threading.Event()
+
+    def publish(*_: Any, **__: Any) -> None:
+        telling.set()
+        assert is_refused.wait(60)
+
+    monkeypatch.setattr(ends.departures._announcing, "publish", publish)
+    evacuate(ends, "old")
+    assert telling.wait(60)
+    assert refuse(ends, "old") is False
+    is_refused.set()
+    assert ends.departures._job(ends.ref("old")).result(60).is_captured
+
+
 def test_turns_come_in_the_plans_order(ends: Any) -> None:
     ends.departures = ends.departing(at_once=1)
     ends.turns.prefer(["uid-other", "uid-old"])
@@ -174,7 +194,8 @@ def test_turns_come_in_the_plans_order(ends: Any) -> None:
         evacuate(ends, "other")
         ends.until(lambda: ends.turns.waiting == 2)
     ends.until(lambda: len(ends.to_store) == 2)
-    assert ends.to_store == ["uid-other", "uid-old"]
+    captured = [uid for op, uid in ends.keeper.calls if op == "capture"]
+    assert captured == ["uid-other", "uid-old"]
 
 
 def test_after_a_withdrawal_who_was_not_saved_is_as_before(ends: Any) -> None:
@@ -184,9 +205,30 @@ def test_after_a_withdrawal_who_was_not_saved_is_as_before(ends: Any) -> None:
     ends.until(lambda: ends.conditions("other").get("Captured") == "False TooLarge")
     ends.departures.release()
     ends.until(lambda: ends.checkpoint("other") is None)
+    ends.until(lambda: not ends.departures.is_working("uid-other"))
     ends.delete("other")
     ends.keeper.gate.set()
     assert ends.leaving("other")["captured"] is True, "a drain saves it"
+
+
+def test_a_withdrawal_while_a_refusal_is_told_undoes_it(
+    ends: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends.departures = ends.departing(at_once=1)
+    announcing = ends.departures._announcing
+    tell = announcing.refuse
+
+    def tell_and_withdraw(*said: Any) -> None:
+        tell(*said)
+        ends.until(lambda: ends.conditions("other").get("Captured") == "False TooLarge")
+        ends.departures.release()
+
+    monkeypatch.setattr(announcing, "refuse", tell_and_withdraw)
+    assert refuse(ends, "other") is True
+    ends.until(lambda: not ends.departures.is_working("uid-other"))
+    ends.until(lambda: ends.checkpoint("other") is None)
+    ends.delete("other")
+    assert ends.leaving("other")["captured"] is True
 
 
 def test_who_waits_for_a_turn_at_a_withdrawal_stays(ends: Any) -> None:

@@ -53,6 +53,7 @@ def test_an_old_no_is_asked_for_again_and_yes_is_kept(
     made.begin()
     asked.wait()
     eventually(made.is_yes)
+    made.begin()
     assert made.is_yes()
     assert asked.times == 2
 

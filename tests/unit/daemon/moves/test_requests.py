@@ -62,7 +62,8 @@ class Asking:
 
     def hear(self) -> None:
         """Let it have listed the objects."""
-        found = [v for p, v in self.node.cluster.objects.items() if p.startswith(PATH)]
+        objects = list(self.node.cluster.objects.items())
+        found = [v for p, v in objects if p.startswith(PATH)]
         self.requests.take(Snapshot(objects=tuple(found)))
 
     def delete(self, name: str = "warm") -> None:
@@ -77,7 +78,9 @@ class Asking:
 
     def settle(self) -> None:
         """Wait until nothing is under way."""
-        self.node.until(lambda: all(job.done() for job in list(self.requests._jobs.values())))
+        asked = self.requests
+        # By uid: a job that has ended may have begun another one, which took its place.
+        self.node.until(lambda: not any(map(asked.is_working, list(asked._jobs))))
 
     def ask(self, name: str = "warm", *, pod: str = "web") -> None:
         self.put(name, pod=pod)

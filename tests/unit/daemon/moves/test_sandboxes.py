@@ -64,7 +64,7 @@ class Story:
             "podRef": {"name": "web-0", "uid": "uid-web-0"},
             "containers": ["app"],
             "templateHash": identity.template_hash(like),
-            "formatVersion": 1,
+            "formatVersion": 2,
             "capturedAt": "2030-01-01T00:00:05Z",
             "location": {"s3": S3},
             "requirements": {**needs, "gvisor": {**dataclasses.asdict(HERE), **gvisor}},

@@ -56,7 +56,7 @@ class Story:
                 "containers": ["app"],
                 "templateHash": identity.template_hash(like),
                 "templateParts": identity.parts(like),
-                "formatVersion": 1,
+                "formatVersion": 2,
                 "capturedAt": "2030-01-01T00:00:05Z",
                 "location": {"s3": dict(S3)},
                 "requirements": {
@@ -73,7 +73,7 @@ class Story:
         return value
 
     def checkpoint(self, name: str) -> Any:
-        for path, value in self.node.cluster.objects.items():
+        for path, value in list(self.node.cluster.objects.items()):
             if path.endswith(f"/checkpoints/{name}-{f'uid-{name}'[:8]}-start"):
                 return value
         return None

@@ -121,11 +121,13 @@ def test_it_lies_there_beside_its_node(node: Any, storing: Storing, vault: Any) 
 
 
 def test_one_that_goes_on_first_is_never_sent(node: Any, vault: Any) -> None:
-    storing = _storing(node, vault, delay_seconds=0.3)
+    goes = threading.Event()
+    storing = _storing(node, vault, delay_seconds=3600.0, is_late=goes.is_set)
     node.saved()
     storing.begin("uid-old")
     node.pod("new", is_running=False)
     assert node.arriving("new")["restore"] is True
+    goes.set()
     node.until(lambda: not storing._jobs or storing._jobs["uid-old"].done())
     assert vault.uploaded == []
     assert "Stored" not in node.conditions("old")
@@ -338,6 +340,7 @@ def test_what_fails_is_said_and_tried_again_by_upkeep(
     storing.begin("uid-old")
     node.until(lambda: node.conditions("old").get("Stored") == "False WrongCredentials")
     assert node.metrics.failures.labels("store", "WrongCredentials")._value.get() == 1
+    node.until(lambda: storing._jobs["uid-old"].done())
     assert node.upkeep.run()
     node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
     assert node.upkeep.run()
@@ -365,6 +368,7 @@ def test_what_lies_in_the_store_is_not_lost_with_its_node(
     node.saved()
     storing.begin("uid-old")
     node.until(lambda: node.conditions("old").get("Stored") == "True Stored")
+    node.until(lambda: storing._jobs["uid-old"].done())
     node.depot.drop_departure("uid-old")
     node.watched()
     assert node.upkeep.run()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from architect.daemon.moves.turns import Turns
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -153,7 +153,7 @@ def test_what_a_daemon_of_another_version_saved_is_published_as_it_is(
     node.delete("old")
     assert node.departures._job(node.ref("old")).result(20).is_captured
     file = node.state / "checkpoints/uid-old/manifest.json"
-    file.write_text(file.read_text().replace('"formatVersion":1', '"formatVersion":7'))
+    file.write_text(file.read_text().replace('"formatVersion":2', '"formatVersion":7'))
     node.restart()
     node.gone("old")
     node.watched()
@@ -257,6 +257,7 @@ def test_what_was_saved_of_a_pod_that_runs_again_is_nobodys(node: Any) -> None:
     node.upkeep.run()
     assert node.conditions("old")["Available"] == "False RunsAgain"
     assert node.files() == []
+    assert node.metrics.saved_removed.labels("RunsAgain")._value.get() == 1
 
 
 def test_unless_another_one_has_claimed_it(node: Any) -> None:
@@ -281,11 +282,17 @@ def test_a_saved_pod_goes_when_nobody_will_ask_for_it(node: Any, why: str) -> No
     elif why == "gone":
         del node.cluster.objects[next(p for p, v in node.cluster.objects.items() if v is value)]
     else:
-        node.now += 3601
+        node.passes(3601)
     node.upkeep.run()
     assert node.files() == []
+    removed = node.metrics.saved_removed.labels("Expired")._value.get()
     if why == "old":
         assert node.conditions("old")["Available"] == "False Expired"
+        name = node.checkpoint("old")["metadata"]["name"]
+        text = "removed: nobody has come for it within 3600 s"
+        assert (node.told, removed) == ([(name, "Expired", text)], 1)
+    else:
+        assert (node.told, removed) == ([], 0)
 
 
 @pytest.mark.parametrize("state", [PodState.AWAKE, PodState.ASLEEP])
@@ -300,6 +307,29 @@ def test_a_restore_that_no_daemon_heard_of_is_told(node: Any, state: PodState) -
     node.upkeep.run()
     assert node.conditions("old")["Restored"] == "True Restored"
     assert node.files() == ["arrivals/uid-new.json"]
+    assert node.notes == [("old", "Captured"), ("new", "Restored")]
+
+
+def test_an_end_that_upkeep_finds_before_the_keeper_tells_it_is_one_event(node: Any) -> None:
+    """The pod is awake a moment before the keeper says what it goes on with."""
+    node.saved()
+    node.pod("new", is_running=False)
+    assert node.arriving("new")["restore"] is True
+    node.adopt("new")
+    node.keeper.states["uid-new"] = PodState.AWAKE
+    node.watched("new")
+    change = node.latest.change
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        node.latest.change = change
+        node.endings.restored("uid-new", pod=node.make.pod("new"))
+        return change(*given, **more)
+
+    node.latest.change = meanwhile
+    node.upkeep.run()
+    node.endings.restored("uid-new", pod=node.make.pod("new"))
+    assert node.conditions("old")["Restored"] == "True Restored"
+    assert node.notes == [("old", "Captured"), ("new", "Restored")]
 
 
 def test_a_restore_that_failed_and_no_daemon_heard_of_is_told(node: Any) -> None:
@@ -393,18 +423,38 @@ def test_a_checkpoint_object_goes_when_its_time_is_up(node: Any) -> None:
     assert node.checkpoint("old") is None
 
 
-@pytest.mark.parametrize("version", ['"version":2', "damaged"])
+@pytest.mark.parametrize("version", ['"version":3', "damaged"])
 def test_what_cannot_be_read_is_kept_for_who_can_until_its_time_is_over(
     node: Any, version: str
 ) -> None:
     node.saved()
     file = node.state / "checkpoints/uid-old/manifest.json"
-    file.write_text(file.read_text().replace('"version":1', version))
+    file.write_text(file.read_text().replace('"version":2', version))
     node.watched()
     assert node.upkeep.run() is True
     assert node.files() == ["checkpoints/uid-old"]
     assert node.conditions("old")["Available"] == "True OnPeer"
-    node.now += 3601
+    node.passes(3601)
     node.upkeep.run()
     assert node.files() == []
     assert node.conditions("old")["Available"] == "False Lost"
+    assert node.metrics.saved_removed.labels("Unread")._value.get() == 1
+
+
+@pytest.mark.parametrize("hours", [-24, 2, 24])
+@pytest.mark.parametrize("version", ['"version":2', '"version":3'])
+def test_a_clock_that_is_set_makes_no_saved_pod_old(node: Any, hours: int, version: str) -> None:
+    """It may be all that there is of the pod."""
+    node.saved()
+    file = node.state / "checkpoints/uid-old/manifest.json"
+    file.write_text(file.read_text().replace('"version":2', version))
+    node.watched()
+    node.upkeep.run()
+    node.clock_is_ahead += 3600 * hours
+    node.upkeep.run()
+    assert node.files() == ["checkpoints/uid-old"]
+    assert node.conditions("old")["Available"] == "True OnPeer"
+    # By the time that passes it gets old all the same, and a clock that went back makes it late.
+    node.passes(3601 + (0 if hours > 0 else 86400))
+    node.upkeep.run()
+    assert node.files() == []

@@ -104,12 +104,12 @@ class Watching:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self.lookout.close()
-        self._thread.join(patient(20.0))
+        self._thread.join(patient(60.0))
         assert not self._thread.is_alive()
         assert not self._died
 
     def until(self, condition: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + patient(20.0)
+        deadline = time.monotonic() + patient(60.0)
         while not condition():
             assert not self._died
             assert time.monotonic() < deadline, (self.told, self.failures())

@@ -211,7 +211,8 @@ def test_a_missing_service_is_no_error(caplog: pytest.LogCaptureFixture) -> None
         watching.until(lambda: len(attempts) >= 15)
         assert watching.failures() == {}
         assert watching.number("announced_end_seconds") == math.inf
-    assert caplog.text == ""
+    # What other tests left running may say something, too.
+    assert [r for r in caplog.records if r.name.startswith("architect.daemon.notices")] == []
 
 
 def test_a_service_that_must_be_there_and_is_not_is_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -346,11 +347,11 @@ def test_a_missing_permission_is_said_once_and_tried_again(
     cluster.is_forbidden = True
     with Watching(api=Api(cluster, field_manager="test"), node="n1") as watching:
         watching.until(lambda: watching.failures().get(("node", "Forbidden"), 0) > 2)
-        cluster.is_forbidden = False
         cluster.value = {
             **node(taint("karpenter.sh/disrupted")),
             "metadata": {"name": "n1", "resourceVersion": "1"},
         }
+        cluster.is_forbidden = False
         watching.one()
     assert len([r for r in caplog.records if "Forbidden" in r.getMessage()]) == 1
 

@@ -75,10 +75,10 @@ def test_a_redirect_is_not_followed(gce: Gce) -> None:
 
 
 def test_nobody_there_is_absent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(Absent):
-        service(f"http://127.0.0.1:{port}").ask(ID)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there, either
+        with pytest.raises(Absent):
+            service(f"http://127.0.0.1:{nobody.getsockname()[1]}").ask(ID)
     with pytest.raises(Absent):
         service("http://nobody.invalid").ask(ID)
 
@@ -175,7 +175,9 @@ def test_a_request_that_waits_is_ended_from_another_thread(gce: Gce) -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
+    deadline = time.monotonic() + patient(60.0)
     while not gce.asked("GET", ID):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     asked.close()
     thread.join(patient(20.0))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from architect.daemon.peer import outlet
 from support.issuer import Issuer
+from support.patience import patient
 from support.transfers import Source
 
 
@@ -19,6 +21,13 @@ def issuer() -> Issuer:
 @pytest.fixture(scope="session")
 def foreign() -> Issuer:
     return Issuer()
+
+
+@pytest.fixture(autouse=True)
+def _patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up nobody who is slow."""
+    monkeypatch.setattr(outlet, "TICKET_SECONDS", patient(600.0))
+    monkeypatch.setattr(outlet, "STALLED_SECONDS", patient(600.0))
 
 
 @pytest.fixture

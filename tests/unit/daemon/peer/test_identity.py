@@ -52,7 +52,7 @@ class World:
             self.server.as_daemon(token_of),
             node=node,
             clock=lambda: self.now,
-            answer_seconds=5,
+            answer_seconds=120,
             poll_seconds=0.02,
         )
 

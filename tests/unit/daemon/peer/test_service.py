@@ -23,6 +23,7 @@ from architect.operator import metrics as operator_metrics
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.signer import Signer
 from support.checkpointdirs import fill
+from support.loopback import own_host
 from support.signingserver import ACCOUNT, SigningServer
 
 ID = "web-1234"
@@ -37,7 +38,12 @@ class Node:
         self.metrics = Metrics()
         self.stop = threading.Event()
         self.peer = Peer(
-            DaemonSettings(node_name=name, peer_address=address, free_floor_bytes=0),
+            DaemonSettings(
+                node_name=name,
+                peer_address=address,
+                peer_data_address="127.0.0.1:0",
+                free_floor_bytes=0,
+            ),
             api=world.server.as_daemon(name),
             checkpoints=self.checkpoints,
             metrics=self.metrics,
@@ -88,7 +94,7 @@ class World:
         return self.nodes[name]
 
     def claim(self, node: str) -> None:
-        self.server.objects[OBJECT] = {
+        value = {
             "kind": "Checkpoint",
             "metadata": {"name": "web-uid-web", "namespace": "default", "uid": "c"},
             "spec": {"podRef": {"name": "web", "uid": "uid-web"}},
@@ -97,6 +103,7 @@ class World:
                 "claimedBy": {"name": "web", "uid": "uid-2", "node": node},
             },
         }
+        self.server.put(OBJECT, value)
 
 
 @pytest.fixture
@@ -128,7 +135,7 @@ def test_a_checkpoint_goes_to_the_node_that_claimed_it(
     contents.verify(target, manifest)
     size = manifest.total_bytes
     assert two.value("architect_peer_received_bytes_total") == size
-    assert one.value("architect_peer_sent_bytes_total") == size
+    eventually(lambda: one.value("architect_peer_sent_bytes_total") == size)
     assert two.value("architect_certificate_end_timestamp_seconds") > time.time() + 80_000
 
 
@@ -156,12 +163,14 @@ def test_a_port_that_is_taken_is_tried_again(
     world: World, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "LISTEN_RETRY_SECONDS", 0.1)
-    one = world.start("node-a")
+    host = own_host()
+    one = world.start("node-a", address=f"{host}:0")
     eventually(lambda: one.peer.port != 0)
-    two = world.start("node-b", address=f"127.0.0.1:{one.peer.port}")
+    port = one.peer.port
+    two = world.start("node-b", address=f"{host}:{port}")
     eventually(lambda: len(world.server.requests()) == 2)
     one.end()
-    eventually(lambda: two.peer.port == one.peer.port)
+    eventually(lambda: two.peer.port == port)
 
 
 def test_without_an_operator_there_is_no_server_and_the_end_is_quick(tmp_path: Path) -> None:

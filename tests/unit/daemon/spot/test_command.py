@@ -295,6 +295,7 @@ def test_a_daemon_of_before_and_one_that_does_not_answer_are_told_apart(
         assert "of an older version?" in spot.err
     finally:
         server.stop()
+    beside(spot, 1)  # nobody's port, unlike one that was given back
     assert spot(is_remote=False) == 4
     assert "the daemon does not answer" in spot.err
 

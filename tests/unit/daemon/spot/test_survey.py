@@ -12,6 +12,7 @@ from architect.api.policy import ContainerPolicy, Migrate, Policy, Storage
 from architect.checkpoint.envelope import SHARD_BYTES
 from architect.core.errors import Unavailable
 from architect.daemon.observation import Refusal
+from architect.daemon.reasons import Kind, Reason
 from architect.daemon.spot.inputs import Pod, State
 
 MIB = 1 << 20
@@ -169,6 +170,17 @@ def test_what_the_keeper_met_is_in_the_way(node: Any) -> None:
     assert found == ("IoUring", "it has an io_uring")
     node.keeps(uid, PodState.FAILED)
     assert reason(node.only()) == "RestoreFailed"
+
+
+def test_what_was_found_before_a_first_sleep_is_in_the_way(node: Any) -> None:
+    uid = node.runs()
+    node.keeps(uid)
+    assert reason(node.only()) is None
+    found = Reason(kind=Kind.CANNOT_SLEEP, text="IoUring: it has a ring", container="app")
+    node.registry.set_verdict(uid, (Reason(kind=Kind.CPU, text="busy"), found))
+    assert node.only().obstacle == ("CannotSleep", "app: IoUring: it has a ring")
+    node.keeps(uid, PodState.ASLEEP)
+    assert reason(node.only()) is None, "it sleeps"
 
 
 def test_what_has_not_begun_or_is_over_has_nothing_to_save(node: Any) -> None:

@@ -19,7 +19,7 @@ from architect.kube.api import Api
 from architect.pki import certificates
 from support.patience import patient
 
-SECONDS = patient(20)
+SECONDS = patient(60)
 PATH = "/api/v1/namespaces/architect/configmaps/key"
 KEY = keys.make_key().public_key()
 AUTHORITY = certificates.make_authority("a", now=datetime.now(UTC), life=timedelta(days=1))[0]

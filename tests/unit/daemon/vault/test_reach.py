@@ -27,9 +27,10 @@ class Store:
         )
 
     def _ask(self) -> None:
-        self.asked += 1
-        if self.error is not None:
-            raise self.error
+        # What is set once it was asked counts from the next time on.
+        error, self.asked = self.error, self.asked + 1
+        if error is not None:
+            raise error
 
     def asked_more(self, times: int) -> None:
         before = self.asked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import dataclasses
-import hashlib
 import json
 import os
 import tracemalloc
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -130,7 +130,7 @@ def test_the_same_text_sealed_twice_looks_different() -> None:
 def test_the_envelopes_entry_is_of_the_sealed_bytes() -> None:
     sealed = seal_shard(WORDS, key=KEY, about=ABOUT)
     assert sealed.to_entry() == Shard(
-        size=len(sealed.data), sha256=hashlib.sha256(sealed.data).hexdigest(), codec=Codec.ZSTD
+        size=len(sealed.data), hash=blake3(sealed.data).hexdigest(), codec=Codec.ZSTD
     )
 
 

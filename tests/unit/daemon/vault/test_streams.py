@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from architect.daemon.vault.streams import TURNS, Streams
 from support.patience import patient
 
-SECONDS = patient(20)
+SECONDS = patient(60)
 
 
 class Sending:

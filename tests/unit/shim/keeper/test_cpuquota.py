@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,15 +86,13 @@ def test_what_the_engine_writes_meanwhile_stays(node: Node) -> None:
 
 
 def test_a_killed_keepers_successor_puts_them_back(node: Node) -> None:
-    child = os.fork()
-    if child == 0:
-        with cpuquota.lifted(POD, [node.directories]):
-            os._exit(0)  # as a kill: nothing is unwound
-    os.waitpid(child, 0)
+    killed = cpuquota.lifted(POD, [node.directories])
+    killed.__enter__()  # nothing is unwound before all is looked at
     assert node.quotas() == ["50000", node.none, node.none]
     cpuquota.recover()
     assert node.quotas() == ["50000", "20000", "10000"]
     assert not record().exists()
+    killed.__exit__(None, None, None)
 
 
 def test_a_cgroup_that_is_gone_is_no_matter(node: Node) -> None:

@@ -11,6 +11,16 @@ import pytest
 from architect.shim.keeper import cgroups, criu
 
 
+@pytest.fixture(autouse=True)
+def _without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mounts are for the kernel tests."""
+
+    def plain(directory: Path) -> int:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    monkeypatch.setattr(criu, "_apart", plain)
+
+
 def dump(image: Path) -> criu.Request:
     return criu.Request.dump(init_pid=os.getpid(), image=image, tree_pid=7, highest_pid=20)
 

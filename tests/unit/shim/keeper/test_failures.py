@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from architect.api.policy import OnRestoreFailure
@@ -24,6 +26,9 @@ FRESH, RETRY, FAIL = OnRestoreFailure.FRESH, OnRestoreFailure.RETRY, OnRestoreFa
         (FormatError("meta.json is of version 9"), (FAIL, FAIL, FAIL)),
         (NodeError("it was written", reason="VolumeChanged"), (FRESH, FAIL, FAIL)),
         (NodeError("nobody knows", reason="VolumeUnknown"), (RETRY, RETRY, FAIL)),
+        (NodeError("restore ended with status 1", reason="NoSpace"), (RETRY, RETRY, FAIL)),
+        (OSError(errno.EROFS, "Read-only file system"), (RETRY, RETRY, FAIL)),
+        (OSError(errno.ENOSPC, "No space left on device"), (RETRY, RETRY, FAIL)),
     ],
 )
 def test_what_follows_a_wake_that_failed_depends_on_what_failed(
@@ -40,6 +45,7 @@ def test_what_follows_a_wake_that_failed_depends_on_what_failed(
         (OSError("no such device"), True),
         (Rejected("it talks", reason="Busy"), False),
         (Rejected("the disk is full", reason="NoSpace"), False),
+        (OSError(errno.EROFS, "Read-only file system"), False),
         (NodeError("somebody killed it", reason="CriuKilled"), False),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import signal
@@ -17,6 +18,8 @@ from architect.shim.keeper import initpage
 
 Init = Callable[[bytes], int]
 
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
 
 @pytest.fixture
 def init() -> Iterator[Init]:
@@ -24,8 +27,10 @@ def init() -> Iterator[Init]:
     started: list[int] = []
 
     def start(content: bytes) -> int:
-        fd = os.memfd_create("architect-init")
+        fd = os.memfd_create("architect-init", os.MFD_ALLOW_SEALING)
         os.write(fd, content)
+        if content:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         place = [(os.POSIX_SPAWN_DUP2, fd, initpage.DESCRIPTOR)]
         pid = os.posix_spawn("/bin/sleep", ["sleep", "1000"], {}, file_actions=place)
         os.close(fd)

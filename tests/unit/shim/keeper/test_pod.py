@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +15,8 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure, Policy
 from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
-from architect.shim.keeper import criu, images, podstate
+from architect.shim.keeper import criu, images, podstate, watches
+from architect.shim.keeper import pod as pods
 from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
@@ -49,6 +52,7 @@ class FakeContainer:
         self.running = True
         self.fails: dict[str, Exception] = {}
         self.is_newcomer = False
+        self.watched: dict[watches.Inode, str] = {}
 
     def start_fresh(self) -> None:
         self.node.done.append(f"start fresh {self.name}")
@@ -77,6 +81,10 @@ class FakeContainer:
     def is_running(self) -> bool:
         return self.running
 
+    def note_return(self, *, addresses: frozenset[str]) -> None:
+        if "note" in self.fails:
+            raise self.fails["note"]
+
     def _do(self, what: str) -> Task[None]:
         yield self.node.loop.sleep(0)
         self.node.done.append(f"{what} {self.name}")
@@ -85,8 +93,25 @@ class FakeContainer:
             raise self.fails[what]
         self.running = what == "restore"
 
-    def dump(self, loop: Loop, server: criu.Server, *, is_leaving: bool = False) -> Task[None]:
-        yield from self._do("dump")
+    def find_watched(self, loop: Loop) -> Task[dict[watches.Inode, str]]:
+        yield loop.sleep(0)
+        self.node.done += [f"found {path}" for path in self.watched.values()]
+        return self.watched
+
+    def refuse_removed(self, loop: Loop) -> Task[None]:
+        yield loop.sleep(0)
+        if "look" in self.fails:
+            raise self.fails["look"]
+
+    def dump(
+        self,
+        loop: Loop,
+        server: criu.Server,
+        *,
+        watched: dict[watches.Inode, str],
+        is_leaving: bool = False,
+    ) -> Task[None]:
+        yield from self._do(" ".join(["dump", *watched.values()]))
 
     def restore(self, loop: Loop, server: criu.Server) -> Task[None]:
         yield from self._do("restore")
@@ -166,6 +191,14 @@ def asleep(node: Node) -> None:
     node.events.clear()
 
 
+def test_what_cannot_be_noted_for_a_reboot_sleeps_all_the_same(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[0].fails["note"] = OSError(28, "No space left on device")
+    asleep(node)
+    assert podstate.read("uid").phase is PodState.ASLEEP
+
+
 def test_a_wake_releases_before_it_writes_that_it_is_awake(
     node: Node, pair: tuple[FakeContainer, FakeContainer]
 ) -> None:
@@ -177,6 +210,67 @@ def test_a_wake_releases_before_it_writes_that_it_is_awake(
     ]
     assert node.pod.state is PodState.AWAKE
     assert podstate.read("uid").phase is PodState.AWAKE
+
+
+def test_that_it_may_run_is_on_the_disk_before_anybody_is_answered(
+    node: Node, pair: tuple[FakeContainer, FakeContainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the image would be taken for its memory after a power cut: it is old by then."""
+    asleep(node)
+    syncing.finish()
+
+    def sync(uid: str) -> None:
+        phase = podstate.read(uid).phase
+        assert phase is not None
+        time.sleep(0.1)
+        node.done.append(f"synced as {phase.value}")
+
+    monkeypatch.setattr(podstate, "sync", sync)
+    node.run(node.pod.wake(reason="test"))
+    assert node.done.index("synced as waking") < node.done.index("release as waking")
+
+
+@pytest.mark.parametrize("trouble", ["fails", "hangs"])
+def test_a_disk_that_does_not_take_it_keeps_nobody_asleep(
+    node: Node,
+    pair: tuple[FakeContainer, FakeContainer],
+    trouble: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asleep(node)
+    syncing.finish()
+    over = threading.Event()
+
+    def sync(_: str) -> None:
+        if trouble == "fails":
+            raise OSError(5, "Input/output error")
+        over.wait(30)
+
+    monkeypatch.setattr(podstate, "sync", sync)
+    monkeypatch.setattr(pods, "SYNC_LIMIT_SECONDS", 0.05 if trouble == "hangs" else 30.0)
+    node.run(node.pod.wake(reason="test"))
+    over.set()
+    assert node.pod.state is PodState.AWAKE
+
+
+def test_what_is_watched_is_looked_for_before_anything_is_held(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[1].watched = {watches.Inode(59, 7): "/etc/app"}
+    node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.done[:4] == ["found /etc/app", "hold", "dump one", "dump /etc/app two"]
+
+
+def test_what_could_not_come_back_is_refused_before_anything_is_held(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[1].fails["look"] = Rejected("too large", reason="DeletedFile")
+    with pytest.raises(Rejected):
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert node.done == ["release as awake"]
+    assert node.pod.state is PodState.AWAKE
+    assert node.pod.refused is not None
+    assert node.pod.refused.reason == "DeletedFile"
 
 
 def test_a_failed_dump_is_undone(node: Node, pair: tuple[FakeContainer, FakeContainer]) -> None:
@@ -256,6 +350,35 @@ def test_only_what_cannot_be_restored_starts_fresh(
     assert podstate.read("uid").phase is PodState.AWAKE
 
 
+def test_what_comes_after_one_that_cannot_be_restored_is_restored_all_the_same(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    asleep(node)
+    pair[0].fails["restore"] = NodeError("no", reason="FileChanged")
+    node.pod.policy = Policy(on_restore_failure=OnRestoreFailure.FRESH)
+    with pytest.raises(NodeError, match="no"):
+        node.run(node.pod.wake(reason="test"))
+    assert pair[1].running
+    assert f"end one {FRESH_STATUS}" in node.done
+    assert f"end two {FRESH_STATUS}" not in node.done
+    # What runs must never be restored once more, and so has no image any longer.
+    assert "forget two" in node.done
+    assert node.pod.state is PodState.AWAKE
+
+
+@pytest.mark.parametrize("policy", [OnRestoreFailure.RETRY, OnRestoreFailure.FAIL])
+def test_where_nothing_is_given_up_the_first_failure_ends_the_wake(
+    node: Node, pair: tuple[FakeContainer, FakeContainer], policy: OnRestoreFailure
+) -> None:
+    asleep(node)
+    pair[0].fails["restore"] = NodeError("no", reason="FileChanged")
+    node.pod.policy = Policy(on_restore_failure=policy)
+    with pytest.raises(NodeError):
+        node.run(node.pod.wake(reason="test"))
+    assert "restore two" not in node.done
+    assert node.pod.state is PodState.FAILED
+
+
 def test_what_came_from_elsewhere_and_cannot_be_restored_starts_where_it_is(
     node: Node, pair: tuple[FakeContainer, FakeContainer]
 ) -> None:
@@ -267,6 +390,34 @@ def test_what_came_from_elsewhere_and_cannot_be_restored_starts_where_it_is(
         node.run(node.pod.wake(reason="test"))
     assert "start fresh two" in node.done
     assert f"end two {FRESH_STATUS}" not in node.done
+
+
+def test_a_sleep_that_a_defect_ends_is_undone(
+    node: Node, pair: tuple[FakeContainer, FakeContainer]
+) -> None:
+    pair[1].fails["dump"] = ValueError("no such thing was thought of")
+    with pytest.raises(NodeError, match="a defect of the keeper: ValueError") as told:
+        node.run(node.pod.sleep(reason="test", patience_seconds=1.0))
+    assert told.value.reason == "Defect"
+    assert node.done[-1] == "release as awake"
+    assert node.pod.state is PodState.AWAKE
+    assert node.pod.refused is not None  # and so it is not tried again and again
+
+
+@pytest.mark.parametrize("wish", list(OnRestoreFailure))
+def test_a_wake_that_a_defect_ends_gives_nothing_up(
+    node: Node, pair: tuple[FakeContainer, FakeContainer], wish: OnRestoreFailure
+) -> None:
+    asleep(node)
+    pair[0].fails["restore"] = ValueError("no such thing was thought of")
+    node.pod.policy = Policy(on_restore_failure=wish)
+    with pytest.raises(NodeError, match="a defect of the keeper"):
+        node.run(node.pod.wake(reason="test"))
+    assert node.pod.state is PodState.FAILED
+    assert not any(done.startswith("end ") for done in node.done)
+    del pair[0].fails["restore"]
+    node.run(node.pod.wake(reason="test"))
+    assert podstate.read("uid").phase is PodState.AWAKE
 
 
 def test_requests_wait_until_a_restarted_keeper_knows_what_the_pod_does(

@@ -14,7 +14,7 @@ from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.core.errors import NodeError
 from architect.shim.keeper import criu, failures
 from architect.shim.keeper.container import Container
-from architect.shim.keeper.loop import Loop, Task, Timer
+from architect.shim.keeper.loop import Future, Loop, Task, Timer
 from architect.shim.keeper.network import PodNetwork
 from architect.shim.keeper.pod import Pod
 
@@ -94,13 +94,23 @@ class HeldPackets:
         return None
 
 
+class SafePod(Pod):
+    """What is written of it is on the disk at once."""
+
+    def save_for_good(self) -> Future[None]:
+        self.save()
+        saved: Future[None] = Future()
+        saved.set_result(None)
+        return saved
+
+
 class Bench:
     def __init__(self, policy: OnRestoreFailure) -> None:
         self.loop = NoTime()
         self.container = Sleeper()
         self.network = HeldPackets()
         self.events: list[str] = []
-        self.pod = Pod(
+        self.pod = SafePod(
             uid="uid-1",
             namespace="shop",
             name="web-0",

@@ -42,6 +42,7 @@ def written(pods: Path, value: Any) -> None:
         name=st.text(),
         phase=st.sampled_from(PodState),
         since=st.floats(allow_nan=False, allow_infinity=False),
+        since_boot=st.none() | st.floats(allow_nan=False, allow_infinity=False),
         reason=st.text(),
         refused=st.none() | st.fixed_dictionaries({"reason": st.text(), "message": st.text()}),
         network=st.none() | st.dictionaries(st.text(), st.integers()),

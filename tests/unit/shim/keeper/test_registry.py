@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from architect.api import names
-from architect.api.keeper import Event
+from architect.api.keeper import Event, PodState
 from architect.api.policy import ContainerPolicy, Policy
-from architect.core.errors import FormatError, Rejected
+from architect.core.errors import FormatError, NodeError, Rejected
 from architect.shim import record_files, records
-from architect.shim.keeper import criu
+from architect.shim.keeper import criu, images
 from architect.shim.keeper.hooks import Hooks
 from architect.shim.keeper.loop import Loop
 from architect.shim.keeper.network import NodeNetwork
@@ -179,3 +179,50 @@ def test_a_record_that_cannot_be_read_is_told_and_takes_nobody_in(
     with pytest.raises(FormatError, match=said):
         node.pods.register("one")
     assert node.uids() == []
+
+
+@pytest.mark.parametrize("uid", ["..", "../b", "a/b", ".hidden", "x" * 300])
+def test_a_pod_whose_name_is_a_path_is_none(node: Node, uid: str) -> None:
+    with pytest.raises(NodeError, match="not usable as a file name"):
+        node.register("c1", pod=uid)
+    assert node.uids() == []
+    node.register("c2", pod="b")
+    assert node.uids() == ["b"]
+
+
+def image_of(pod: str) -> Path:
+    """Make what a container that slept has left."""
+    directory = names.PODS / pod / "app"
+    image = directory / "image"
+    image.mkdir(parents=True)
+    for name, content in (("inventory.img", ""), ("dump.exit", "0"), ("../meta.json", "{}")):
+        (image / name).write_text(content)
+    return directory
+
+
+def test_a_container_that_is_made_has_no_image_of_one_that_ended_asleep(node: Node) -> None:
+    directory = image_of("uid-1")
+    records.write(node.record("new", pod="uid-1"))
+    node.pods.register("new", is_new=True)
+    assert not images.is_complete(directory)
+    assert not list(directory.glob("failed-*"))  # such images must not pile up
+
+
+def test_a_container_that_is_made_keeps_aside_what_could_not_be_restored(node: Node) -> None:
+    directory = image_of("uid-1")
+    node.register("old", pod="uid-1")
+    pod = node.pods.get("uid-1")
+    assert pod is not None
+    pod.state = PodState.FAILED
+    records.write(node.record("new", pod="uid-1"))
+    node.pods.register("new", is_new=True)
+    assert not images.is_complete(directory)
+    assert (directory / "failed-1" / "inventory.img").exists()
+
+
+def test_one_that_was_there_before_this_keeper_keeps_its_image(node: Node) -> None:
+    directory = image_of("uid-1")
+    node.register("old", pod="uid-1")
+    # As the runtime does that is answered late: the container is the same.
+    node.pods.register("old", is_new=True)
+    assert images.is_complete(directory)

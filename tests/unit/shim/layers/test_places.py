@@ -152,3 +152,46 @@ def test_the_nodes_shared_memory_does_not_travel() -> None:
     with pytest.raises(Rejected) as caught:
         places.shared_memory(spec(mount("/dev/shm/", "/dev/shm")), UID)
     assert caught.value.reason == "HostIpc"
+
+
+def test_the_name_of_a_mount_point_is_no_end_of_a_line() -> None:
+    root = b"36 35 0:50 / / rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w\n"
+    mounted = b"40 36 8:1 / /\rdata rw - ext4 /dev/sda1 rw\n"
+    assert places.upper_of_root(root + mounted) == Path("/u")
+
+
+def test_mounts_are_read_with_what_makes_them_read_only() -> None:
+    table = (
+        OVERLAY
+        + b"602 600 8:1 /a /with\\040blank ro,relatime master:1 - ext4 /dev/sda1 rw,discard\n"
+        + b"603 600 0:9 / /image rw - erofs none ro\n"
+        + b"cut short\n"
+    )
+    assert [(m.point, m.kind, m.is_read_only) for m in places.mounts(table)] == [
+        ("/", "overlay", False),
+        ("/proc", "proc", False),
+        ("/with blank", "ext4", True),
+        ("/image", "erofs", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "at"),
+    [
+        ("/", 0),
+        ("/a", 0),
+        ("/data", 2),
+        ("/data/x", 2),
+        ("/data2", 0),
+        ("/data/in/x", 3),
+        ("x", None),
+    ],
+)
+def test_a_path_is_looked_for_on_the_innermost_mount(path: str, at: int | None) -> None:
+    points = ["/", "/data", "/data", "/data/in"]
+    table = [
+        places.Mounted(point=point, kind=str(n), is_read_only=False)
+        for n, point in enumerate(points)
+    ]
+    found = places.mount_of(path, table)
+    assert (None if found is None else int(found.kind)) == at

@@ -21,8 +21,13 @@ def volume(tmp_path: Path) -> Path:
     (made / "base/name").symlink_to("/etc/passwd")
     (made / "away").symlink_to("/etc")
     os.mkfifo(made / "fifo")
-    (made / os.fsdecode(b"\xff\xfe")).touch()
-    time.sleep(0.02)  # a clock tick: what happens from now on has another time
+    last, clock = made / os.fsdecode(b"\xff\xfe"), tmp_path / "clock"
+    last.touch()
+    clock.touch()
+    # What happens from now on has another time: the kernel's clock of files has moved.
+    while clock.stat().st_ctime_ns <= last.stat().st_ctime_ns:
+        time.sleep(0.001)
+        clock.touch()
     return made
 
 

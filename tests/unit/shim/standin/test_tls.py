@@ -174,4 +174,4 @@ def test_a_damaged_session_raises_nothing(pem: Path, damage: list[tuple[int, int
 def test_tls_is_loaded_by_the_first_https_probe_only() -> None:
     code = "import sys, architect.shim.standin.server; sys.exit('ssl' in sys.modules)"
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=240)
