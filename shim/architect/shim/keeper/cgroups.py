@@ -61,6 +61,8 @@ def members(directories: Mapping[str, Path]) -> list[int]:
     except FileNotFoundError:
         return []
     except OSError as error:
+        if error.errno == errno.ENODEV:  # it was removed between open and read
+            return []
         # A threaded cgroup of version 2 lists threads only: the lower runtime makes one where the
         # parent has processes of its own, as a login session has.
         if error.errno != errno.EOPNOTSUPP:

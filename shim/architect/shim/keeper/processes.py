@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from architect.core import clocks
 from architect.core.errors import NodeError
-
-_PIPE = re.compile(r"pipe:\[\d+\]")
+from architect.shim import procfs
+from architect.shim.keeper.initfiles import PIPE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,21 @@ class _Stat:
     cpu_ticks: int
 
 
+def age_seconds(init: Init) -> float:
+    """Return how long ago *init* was started, to a tick of the kernel's clock."""
+    return max(0.0, clocks.boot_seconds() - init.start_time / os.sysconf("SC_CLK_TCK"))
+
+
 def find_init(runc_root: str, container: str) -> Init | None:
     """Return the container's init as the lower runtime recorded it; None if there is none yet.
 
     runc writes ``state.json``, crun ``status``; neither needs to be started to be asked.
     """
     directory = Path(runc_root) / container
-    for name, pid_key in (("state.json", "init_process_pid"), ("status", "pid")):
+    for name, pid_key, start_key in (
+        ("state.json", "init_process_pid", "init_process_start"),
+        ("status", "pid", "process-start-time"),
+    ):
         try:
             state = json.loads((directory / name).read_bytes())
         except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -58,7 +66,7 @@ def find_init(runc_root: str, container: str) -> Init | None:
         if not isinstance(pid, int) or pid <= 0:
             continue
         found = _stat(pid)
-        recorded = state.get("init_process_start")
+        recorded = state.get(start_key)
         if found is None or found.state == "Z":
             return None
         if isinstance(recorded, int) and recorded and recorded != found.start_time:
@@ -81,7 +89,7 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter if it ends in between
         return found
     for thread in threads:
         try:
@@ -92,22 +100,37 @@ def children(pid: int) -> list[int]:
 
 
 def tree(pid: int) -> Iterator[int]:
-    """Yield *pid* and all its living descendants, parents first."""
-    yield pid
-    for child in children(pid):
-        yield from tree(child)
+    """Yield *pid* and all its living descendants, parents first.
+
+    However deep it is: a process that forks and waits, and does so again, makes one of thousands.
+    """
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting.extend(reversed(children(each)))
 
 
 def ns_pids(pid: int) -> list[int]:
     """Return *pid*'s numbers from the host's namespace inwards; empty if it has ended."""
+    return [int(word) for word in procfs.status(pid).get("NSpid", "").split()]
+
+
+def highest_ns_pid(pids: Iterable[int]) -> int:
+    """Return the highest number in its own namespace of any thread of *pids*; 0 without any."""
+    return max((n for pid in pids for n in _thread_numbers(pid)), default=0)
+
+
+def _thread_numbers(pid: int) -> Iterator[int]:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        return []
-    for line in status.splitlines():
-        if line.startswith("NSpid:"):
-            return [int(word) for word in line.split()[1:]]
-    return []
+        return
+    if len(threads) == 1:
+        yield from ns_pids(pid)[-1:]
+        return
+    for thread in threads:
+        yield from ns_pids(int(thread))[-1:]
 
 
 def is_alive(pid: int) -> bool:
@@ -143,9 +166,9 @@ def stdio_pipes(pid: int) -> dict[str, int]:
     for number in (2, 1, 0):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{number}")
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
-        if _PIPE.fullmatch(target):
+        if PIPE.fullmatch(target):
             pipes[target] = number
     return pipes
 
@@ -173,13 +196,10 @@ def resident_bytes(pids: Iterator[int] | list[int]) -> int:
     """Return the anonymous and shared memory of *pids* in bytes: about what an image will hold."""
     total = 0
     for pid in pids:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        for line in status.splitlines():
-            if line.startswith(("RssAnon:", "RssShmem:", "VmSwap:")):
-                total += int(line.split()[1]) * 1024
+        status = procfs.status(pid)
+        for key in ("RssAnon", "RssShmem", "VmSwap"):
+            if key in status:  # kernel threads and zombies have none
+                total += int(status[key].split()[0]) * 1024
     return total
 
 
@@ -213,11 +233,9 @@ def available_memory_bytes() -> int:
 
 def _stat(pid: int) -> _Stat | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        fields = procfs.stat_of(Path(f"/proc/{pid}/stat").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command is in parentheses and may hold anything, so count from its end.
-    fields = text[text.rindex(")") + 2 :].split()
     return _Stat(
         state=fields[0],
         parent=int(fields[1]),

@@ -16,6 +16,16 @@ def test_members_of_a_cgroup_that_is_gone_are_none(tmp_path: Path) -> None:
     assert cgroups.members({"": tmp_path / "gone"}) == []
 
 
+def test_members_of_a_cgroup_that_is_removed_while_it_is_read_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_the_kernel(path: Path) -> str:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
+
+    monkeypatch.setattr(Path, "read_text", as_the_kernel)
+    assert cgroups.members({"": tmp_path}) == []
+
+
 def test_members_of_a_threaded_cgroup_are_the_processes_of_its_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
