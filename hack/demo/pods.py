@@ -17,7 +17,7 @@ from lab.cluster import Cluster
 from lab.node import Node
 
 READY_SECONDS: Final = 180.0
-SERVICE_SECONDS: Final = 60.0
+SERVICE_SECONDS: Final = 180.0
 ASLEEP_SECONDS: Final = 180.0
 EXPLAIN_AFTER_SECONDS: Final = 20.0
 RUNTIME: Final = names.CURRENT / "bin" / "architect-runtime"
