@@ -163,15 +163,18 @@ def watch(text: str, environment: Mapping[str, str]) -> None:
         process.communicate()
 
 
+@pytest.mark.concurrent
 def test_the_readme(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     with workload(architect, namespace, "web"):
         follow(ROOT / "README.md", shell)
 
 
+@pytest.mark.concurrent
 def test_the_operations_page(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     follow(ROOT / "docs" / "operations.md", shell)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_migration_page(
     architect: Cluster, namespace: str, shell: Mapping[str, str], request: pytest.FixtureRequest
@@ -185,6 +188,7 @@ def test_the_migration_page(
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_page_on_persistent_checkpoints(
     architect: Cluster, namespace: str, shell: Mapping[str, str]
@@ -204,11 +208,12 @@ def _restored(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
     return [c for c in json.loads(listed)["items"] if conditions.is_true(c, "Restored")]
 
 
+@pytest.mark.concurrent
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "directory",
     sized(
-        ["", stage.ALL[0].directory],
+        [stage.ALL[0].directory],
         ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
     ),
     ids=lambda d: d or "all",
