@@ -22,6 +22,8 @@ from support.workloads import Workload, bare_pod, eventually, memory_server, wor
 CLIENT = re.escape(addresses.CONTROL_PLANE_V4)
 """Where the clients of `load` ask from."""
 DURATION = r"[\d.]+(ms|s)"
+MODEST = {**memory_server()["resources"], "limits": {"cpu": "300m"}}
+"""Who works leaves something to those that others test with."""
 
 
 @pytest.mark.concurrent
@@ -155,7 +157,13 @@ def test_why_names_what_keeps_a_pod_awake(architect: Cluster, theme: str) -> Non
     with ExitStack() as stack:
         pods = {
             cause: stack.enter_context(
-                workload(architect, theme, f"talks-{cause}", annotations=annotations)
+                workload(
+                    architect,
+                    theme,
+                    f"talks-{cause}",
+                    annotations=annotations,
+                    container={"resources": MODEST},
+                )
             )
             for cause in CAUSES
         }
