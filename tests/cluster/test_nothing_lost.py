@@ -29,7 +29,7 @@ def server(architect: Cluster, theme: str) -> Iterator[Workload]:
         yield made
 
 
-@pytest.mark.timeout(sized(300, 1800))
+@pytest.mark.timeout(sized(600, 1800))
 @pytest.mark.parametrize(
     ("family", "origin"), [("IPv4", "the control plane"), ("IPv6", "the other node")]
 )

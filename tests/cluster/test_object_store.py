@@ -22,7 +22,7 @@ from support.storing import leave, lose_copy
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 MIB = 24
 """Several shards, the last one short."""
