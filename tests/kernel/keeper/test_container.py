@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
+from architect.shim.keeper import criu
 from support.sleepers import Keeper, Sleeper, stopped
 
 Make = Callable[..., Sleeper]
@@ -26,8 +29,13 @@ def test_a_tree_comes_back_with_memory_pids_and_cgroups(make: Make, keeper: Keep
 def test_a_restore_waits_until_init_has_reaped_the_dumped_tree(make: Make, keeper: Keeper) -> None:
     sleeper = make()
     container = sleeper.container
-    dump = keeper.loop.spawn(container.dump(keeper.loop, keeper.server), name="dump")
-    keeper.working("dump")  # init has seen by now that it is asleep
+    keeper.server.prepare()
+    assert keeper.server.pid is not None
+    with stopped(keeper.server.pid):
+        dump = keeper.loop.spawn(container.dump(keeper.loop, keeper.server), name="dump")
+        # Init has seen by then that it is asleep.
+        keeper.turn_until(lambda: criu.is_working(sleeper.image), what="the request")
+        os.kill(container.init().pid, signal.SIGSTOP)
     with stopped(container.init().pid):
         keeper.until(dump)
         restore = keeper.loop.spawn(container.restore(keeper.loop, keeper.server), name="restore")
