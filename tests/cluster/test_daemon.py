@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import pytest
+
 from architect.api import names
 from architect.daemon.reasons import Kind
 from lab import addresses
@@ -22,6 +24,7 @@ CLIENT = re.escape(addresses.CONTROL_PLANE_V4)
 DURATION = r"[\d.]+(ms|s)"
 
 
+@pytest.mark.concurrent
 def test_an_idle_pod_is_put_to_sleep_and_all_that_is_said_about_it_is_true(
     architect: Cluster, theme: str
 ) -> None:
@@ -141,6 +144,7 @@ CAUSES = {
 }
 
 
+@pytest.mark.concurrent
 def test_why_names_what_keeps_a_pod_awake(architect: Cluster, theme: str) -> None:
     # Looked at every two seconds, and kept awake by open connections. All at once: another reason
     # is written to a pod's condition at some distance from the last one.
@@ -165,6 +169,7 @@ def _is_awake_because(pod: Workload, text: str, reasons: set[Kind]) -> None:
     assert pod.asleep_reason()[0] == "False"
 
 
+@pytest.mark.concurrent
 def test_a_warm_up_keeps_a_pod_awake_and_is_named(architect: Cluster, theme: str) -> None:
     annotations = {names.IDLE: "2s", names.WARMUP: "30m"}
     with bare_pod(architect, theme, "warm", annotations=annotations) as pod:

@@ -141,15 +141,18 @@ def watch(text: str, environment: Mapping[str, str]) -> None:
         process.communicate()
 
 
+@pytest.mark.concurrent
 def test_the_readme(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     with workload(architect, namespace, "web"):
         follow(ROOT / "README.md", shell)
 
 
+@pytest.mark.concurrent
 def test_the_operations_page(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     follow(ROOT / "docs" / "operations.md", shell)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_migration_page(
     architect: Cluster, namespace: str, shell: Mapping[str, str], request: pytest.FixtureRequest
@@ -163,6 +166,7 @@ def test_the_migration_page(
     assert ("Restored", "True") in [(c["type"], c["status"]) for c in conditions], moved
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_page_on_persistent_checkpoints(
     architect: Cluster, namespace: str, shell: Mapping[str, str]
@@ -181,11 +185,12 @@ def test_the_page_on_persistent_checkpoints(
     assert len(restored) >= 3, started
 
 
+@pytest.mark.concurrent
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "directory",
     sized(
-        ["", stage.ALL[0].directory],
+        [stage.ALL[0].directory],
         ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
     ),
     ids=lambda d: d or "all",

@@ -14,6 +14,7 @@ from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
 from lab.dockerfiles import version
+from support.tiers import sized
 from support.workloads import (
     Workload,
     apply,
@@ -172,6 +173,7 @@ def tag_that_moves(cluster: Cluster, tag: str, images: Mapping[str, str]) -> Ite
             cluster.node(node).exec([*CTR, "rm", tag])
 
 
+@pytest.mark.long
 def test_a_pod_whose_tag_is_another_image_there_starts_fresh_and_says_so(
     architect: Cluster, namespace: str
 ) -> None:
@@ -195,6 +197,7 @@ def test_a_pod_whose_tag_is_another_image_there_starts_fresh_and_says_so(
         assert "claimedBy" not in checkpoint["status"]
 
 
+@pytest.mark.concurrent
 def test_a_deleted_pod_goes_on_in_its_replacement_and_its_hook_knows_the_new_one(
     architect: Cluster, namespace: str
 ) -> None:
@@ -244,6 +247,7 @@ def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
         assert answer(app)["identity"] == before["identity"]
 
 
+@pytest.mark.long
 def test_all_managed_containers_of_a_pod_go_on_beside_one_that_starts_anew(
     architect: Cluster, namespace: str
 ) -> None:
@@ -274,6 +278,7 @@ def test_all_managed_containers_of_a_pod_go_on_beside_one_that_starts_anew(
         assert app.kubectl("logs", new["metadata"]["name"], "-c", "ticker") == "begins\n"
 
 
+@pytest.mark.long
 def test_a_pod_whose_root_is_read_only_has_no_layer_and_moves(
     architect: Cluster, namespace: str
 ) -> None:
@@ -302,7 +307,10 @@ def _said(app: Workload) -> Iterator[list[str]]:
         said += process.stdout.read().splitlines()
 
 
-@pytest.mark.parametrize("how", ["scaled down", "rolled out", "labelled fresh"])
+@pytest.mark.concurrent
+@pytest.mark.parametrize(
+    "how", sized(["rolled out"], ["scaled down", "rolled out", "labelled fresh"])
+)
 def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
     architect: Cluster, namespace: str, how: str
 ) -> None:
@@ -324,6 +332,7 @@ def test_a_pod_without_a_successor_of_its_identity_gets_its_signal(
             assert answer(app)["identity"] != before["identity"]
 
 
+@pytest.mark.concurrent
 def test_each_pod_of_a_stateful_set_gets_its_own_memory(architect: Cluster, namespace: str) -> None:
     name = "ordinals"
     app = Workload(cluster=architect, namespace=namespace, name=name)

@@ -42,6 +42,7 @@ def _after(prelude: str) -> list[str]:
     return ["python3", "-u", "-c", f"{prelude}; {run}"]
 
 
+@pytest.mark.concurrent
 @pytest.mark.parametrize("reason", sized(["Socket"], sorted(UNDUMPABLE)))
 def test_a_pod_that_cannot_be_dumped_is_told_of_before_that_is_tried(
     architect: Cluster, theme: str, reason: str
@@ -86,6 +87,7 @@ def test_a_pod_that_cannot_be_dumped_is_told_of_before_that_is_tried(
         _runs_on(app, before["identity"])
 
 
+@pytest.mark.long
 def test_a_dump_that_runs_out_of_disk_is_undone_and_repeated_when_there_is_space(
     architect: Cluster, theme: str
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_dump_that_runs_out_of_disk_is_undone_and_repeated_when_there_is_space
         _runs_on(app, before["identity"])
 
 
+@pytest.mark.long
 def test_a_full_disk_refuses_a_sleep_before_anything_is_held(
     architect: Cluster, theme: str
 ) -> None:
@@ -187,6 +190,7 @@ def _asleep(
         yield app, identity, failed_wakes
 
 
+@pytest.mark.concurrent
 def test_a_failed_restore_with_fresh_keeps_the_image_and_starts_anew(
     architect: Cluster, theme: str
 ) -> None:
@@ -210,6 +214,7 @@ def test_a_failed_restore_with_fresh_keeps_the_image_and_starts_anew(
         assert app.get()["identity"] == fresh
 
 
+@pytest.mark.long
 def test_a_failed_restore_with_retry_is_repeated_until_it_works(
     architect: Cluster, theme: str
 ) -> None:
@@ -227,6 +232,7 @@ def test_a_failed_restore_with_retry_is_repeated_until_it_works(
         _runs_on(app, identity)
 
 
+@pytest.mark.concurrent
 def test_a_failed_restore_with_fail_stays_asleep_and_says_so(
     architect: Cluster, theme: str
 ) -> None:
@@ -253,6 +259,7 @@ def test_a_failed_restore_with_fail_stays_asleep_and_says_so(
         _runs_on(app, identity)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(sized(300, 1800))
 def test_a_keeper_killed_at_any_moment_loses_no_request_and_no_state(
     architect: Cluster, theme: str

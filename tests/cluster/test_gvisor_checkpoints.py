@@ -83,6 +83,7 @@ def test_pods_of_both_nodes_start_with_the_memory_of_one(
         eventually(lambda: not in_store(architect, uid), what="the data goes with the object")
 
 
+@pytest.mark.long
 def test_what_cannot_go_on_starts_fresh_and_says_why(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "changed", mebibytes=MIB, annotations=GVISOR) as app:
         (pod,) = moves.ready(app)

@@ -10,6 +10,7 @@ from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
 from support import parts
+from support.tiers import sized
 from support.workloads import (
     Workload,
     answer_of,
@@ -78,7 +79,7 @@ def _is_told_as_asleep(app: Workload) -> None:
     eventually(lambda: app.asleep_reason()[0] == "True", what="condition: asleep")
 
 
-@pytest.mark.parametrize("part", ["containerd", "kubelet"])
+@pytest.mark.parametrize("part", sized(["kubelet"], ["containerd", "kubelet"]))
 def test_a_sleeping_pod_outlives_a_restart_of(architect: Cluster, theme: str, part: str) -> None:
     """As on a node whose packages are upgraded: nobody wakes, nothing is restarted."""
     with workload(architect, theme, part) as app:

@@ -69,6 +69,7 @@ def test_pods_that_are_drained_at_once_all_go_on(
         moves.nothing_left(app, old)
 
 
+@pytest.mark.long
 def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
     architect: Cluster, namespace: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
         moves.nothing_left(app, [old, *newer])
 
 
+@pytest.mark.long
 def test_a_replacement_that_is_deleted_while_it_waits_leaves_the_memory_to_the_next(
     architect: Cluster, namespace: str
 ) -> None:
@@ -115,7 +117,7 @@ PATIENT = {"terminationGracePeriodSeconds": 30}
 """Until kubelet ends a pod that nobody has saved."""
 
 
-@pytest.mark.parametrize("who", ["daemon", "keeper"])
+@pytest.mark.parametrize("who", sized(["daemon"], ["daemon", "keeper"]))
 def test_a_replacement_that_comes_before_the_dump_has_begun_waits_for_it(
     architect: Cluster, namespace: str, who: str
 ) -> None:
@@ -153,6 +155,7 @@ def test_a_replacement_that_comes_before_the_dump_has_begun_waits_for_it(
         moves.nothing_left(app, [old])
 
 
+@pytest.mark.long
 def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
     architect: Cluster, namespace: str
 ) -> None:
@@ -172,6 +175,7 @@ def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
         assert "NoCheckpointInTime" in told
 
 
+@pytest.mark.long
 def test_a_restored_container_that_crashes_starts_fresh(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "crashes") as app:
         old, identity = _one(app)
@@ -196,7 +200,9 @@ MPTCP = (
 )
 
 
-@pytest.mark.parametrize("why", ["it cannot be dumped", "its disk is too small"])
+@pytest.mark.parametrize(
+    "why", sized(["it cannot be dumped"], ["it cannot be dumped", "its disk is too small"])
+)
 def test_what_cannot_be_saved_gets_its_signal_and_its_whole_grace_period(
     architect: Cluster, namespace: str, why: str
 ) -> None:
@@ -250,7 +256,6 @@ ALL = [
     *(("daemon", step) for step in AT_THE_TARGET),
 ]
 SAMPLE = [
-    ("keeper", "between dump and departure"),
     ("daemon", "during the transfer"),
 ]
 

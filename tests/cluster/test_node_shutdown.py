@@ -166,6 +166,7 @@ def test_pods_that_are_replaced_go_on_and_the_others_get_their_signal(
     moves.nothing_left(deployed, [pod for pods in old.values() for pod in pods])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", sized(["the daemon"], ["the daemon", "the machine"]))
 def test_what_nobody_has_fetched_in_time_lies_in_the_object_store(
     architect: Cluster, namespace: str, lost: str

@@ -17,7 +17,7 @@ from support.workloads import Workload, eventually, try_to_sleep, wait_for_servi
 
 pytestmark = pytest.mark.concurrent
 
-CYCLES = sized(10, 100)
+CYCLES = sized(5, 100)
 RATE = 50.0
 PAUSE_SECONDS = 0.6
 """Longest time that a pod is left awake between two sleeps."""

@@ -79,6 +79,7 @@ def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, names
         starts_fresh_without_the_right(app, pod)
 
 
+@pytest.mark.long
 def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:
     with _warm(architect, namespace, "changed") as (app, _, identity):
         saved(app)
@@ -100,6 +101,7 @@ def test_another_template_does_not_get_it(architect: Cluster, namespace: str) ->
         assert "env" in told
 
 
+@pytest.mark.long
 def test_a_pod_that_is_not_there_yet_is_waited_for(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "early", mebibytes=MIB) as app:
         app.kubectl("scale", "deploy/early", "--replicas=0")

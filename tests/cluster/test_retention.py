@@ -21,7 +21,7 @@ from support.persistent import ask, condition, saved
 from support.storing import Gate, leave
 from support.workloads import Workload, bare_pod, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 SMALL_MIB, LARGE_MIB = 2, 96
 KEPT = 3
@@ -138,7 +138,6 @@ def _saved_bytes(cluster: Cluster) -> int:
     )
 
 
-@pytest.mark.long
 def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
     limited: Cluster, namespace: str, orphans: Orphans
 ) -> None:
@@ -159,7 +158,6 @@ def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
 
 
 # By itself it passes; behind all other tests it has failed twice, of which the cause is not known.
-@pytest.mark.long
 def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it_may(
     limited: Cluster, namespace: str
 ) -> None:
@@ -192,7 +190,6 @@ def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it
         )
 
 
-@pytest.mark.long
 def test_a_namespace_keeps_no_more_bytes_than_it_may_but_the_last_good_one(
     limited: Cluster, namespace: str
 ) -> None:
@@ -305,7 +302,6 @@ def _nothing_on_nodes(cluster: Cluster, *uids: str) -> None:
 _DIRECTORIES = (names.CHECKPOINTS, names.REQUESTS, names.UPLOADS, names.ARRIVALS, names.PODS)
 
 
-@pytest.mark.long
 def test_the_cluster_keeps_no_more_than_it_may(limited: Cluster) -> None:
     with _namespace(limited) as one, _namespace(limited) as two:
         chart.change(limited, "objectStore.limits.count=2")
@@ -331,14 +327,12 @@ def test_the_cluster_keeps_no_more_than_it_may(limited: Cluster) -> None:
         chart.change(limited, "objectStore.limits.bytes=0")
 
 
-@pytest.mark.long
 def test_one_that_is_not_used_goes(limited: Cluster, namespace: str) -> None:
     with workload(limited, namespace, "app", mebibytes=SMALL_MIB) as app:
         unused = saved(app, "unused", retention={"unusedFor": BRIEF})
         assert f"retention.unusedFor is {BRIEF}" in _removed(app, unused)
 
 
-@pytest.mark.long
 def test_nobody_came_for_it_in_its_time(architect: Cluster, namespace: str) -> None:
     """On its node and in the store; and the object says it, until it goes as well."""
     gate = Gate(cluster=architect, name=namespace)

@@ -20,7 +20,7 @@ from lab.cluster import Cluster
 from support import chart
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 NOTICE_SECONDS = 12
 LARGE_MIB = 700

@@ -14,7 +14,7 @@ from support import parts, truth
 from support.truth import Kind, Plan, Subject, Trio
 from support.workloads import eventually, memory_server
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 GO_MOUNT: Final = {"name": "go", "mountPath": "/go"}
 CODE_MOUNT: Final = {"name": "code", "mountPath": "/app"}

@@ -16,6 +16,8 @@ from support import look, parts, truth
 from support.truth import Kind, Subject, Trio
 from support.workloads import ask_runtime, eventually
 
+pytestmark = pytest.mark.long
+
 DIRECTORY: Final = "/etc/kubernetes/manifests"
 PROGRAM: Final = look.IN_POD.read_text()
 

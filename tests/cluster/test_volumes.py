@@ -176,6 +176,7 @@ def leave_awake(app: Ledger) -> None:
     assert app.state() == "awake"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "before", [leave_awake, pytest.param(put_to_sleep, marks=pytest.mark.long)]
 )
@@ -272,6 +273,7 @@ def test_memory_does_not_meet_data_that_was_written_since(
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
 
 
+@pytest.mark.concurrent
 def test_a_sleeping_pod_with_a_claim_goes_on_too(architect: Cluster, namespace: str) -> None:
     with on_a_directory(architect, namespace, "asleep") as (app, _):
         first = app.get()

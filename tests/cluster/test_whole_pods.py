@@ -105,7 +105,11 @@ def test_a_hardened_pod_sleeps_and_wakes(architect: Cluster, theme: str) -> None
 
 @pytest.mark.parametrize(
     ("how", "status", "reason"),
-    [("exits", 3, "Error"), ("is-killed", 137, "Error"), ("eats", 137, "OOMKilled")],
+    [
+        ("exits", 3, "Error"),
+        pytest.param("is-killed", 137, "Error", marks=pytest.mark.long),
+        ("eats", 137, "OOMKilled"),
+    ],
 )
 def test_kubelet_sees_how_the_application_of_a_woken_pod_ends(
     architect: Cluster, theme: str, how: str, status: int, reason: str

@@ -193,6 +193,7 @@ def teach(place: SpotNode, namespace: str) -> None:
         gate.close()
 
 
+@pytest.mark.long
 def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
     architect: Cluster, namespace: str
 ) -> None:
@@ -221,6 +222,7 @@ def ending(fleet: Fleet) -> list[str]:
     return [p["metadata"]["name"] for p in found if "deletionTimestamp" in p["metadata"]]
 
 
+@pytest.mark.long
 def test_a_notice_that_changes_another_one_and_a_daemon_killed_meanwhile_change_nothing(
     architect: Cluster, namespace: str
 ) -> None:

@@ -95,6 +95,7 @@ def _there(app: Workload) -> set[str]:
     return {pod["metadata"]["uid"] for pod in moves.pods(app)}
 
 
+@pytest.mark.concurrent
 def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
     assert other in _there(apps[1])
 
 
+@pytest.mark.concurrent
 def test_a_stolen_daemon_has_no_pods_of_other_nodes_deleted(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
