@@ -9,8 +9,6 @@ from collections.abc import Callable
 from support.runtime import IDLE, Container, Host, eventually, python, spec
 
 ASLEEP_SECONDS = 3.0
-TICK_SECONDS = 0.1
-"""To which the clocks that are compared are exact."""
 
 PROGRAM = """
 import ctypes, json, signal, struct, time
@@ -79,6 +77,8 @@ def test_the_wall_clock_alone_goes_on(node: Host, run: Callable[..., Container])
     passed = eventually(passed_asleep, what="what passed while it slept")
     realtime = passed.pop("realtime")
     assert realtime >= ASLEEP_SECONDS
-    # However long it took to fall asleep and to wake: it was asleep for so long at least.
-    most = realtime - ASLEEP_SECONDS + TICK_SECONDS
-    assert {name for name, seconds in passed.items() if seconds > most} == set(), passed
+    # It was asleep for so long at least, however long it took to fall asleep and to wake: timers at
+    # a time go on during some of that.
+    most = realtime - ASLEEP_SECONDS / 2
+    went_on = {name: seconds for name, seconds in passed.items() if seconds > most}
+    assert went_on == {}, (most, passed)
