@@ -136,8 +136,9 @@ _KNOWN: Final = (
         "the node gives CAP_SYS_RESOURCE to nobody and hides /proc/PID/limits",
     ),
     _known(
-        # cr-restore.c; restorer.c, which has no words for errors
-        r"can't fork for \d+: resource temporarily unavailable|unable to (clone|create) .*-11\b",
+        # cr-restore.c, namespaces.c; restorer.c, which has no words for errors
+        r"(fork|clone|unix daemon)\b[^:]*: resource temporarily unavailable"
+        r"|unable to (clone|create) .*-11\b",
         "NoPids",
         "the container's limit of processes, or the node's, does not suffice for the application",
     ),

@@ -113,6 +113,11 @@ LINES = [
         "unavailable",
         "NoPids",
     ),
+    (
+        "(00.01) Error (criu/namespaces.c:1475): Can't unix daemon: Resource temporarily "
+        "unavailable",
+        "NoPids",
+    ),
     ("(00.01) Error (criu/pie/restorer.c:1890): Unable to create a thread: -11", "NoPids"),
     (
         "(00.01) Error (criu/sk-inet.c:950): inet: Can't bind inet socket (id 3): Address already "
