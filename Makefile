@@ -30,11 +30,13 @@ MACHINES = $(shell find tests/unit -name 'test_*_machine.py')
 SERVERS := tests/kernel/objectstore tests/kernel/kms
 # Status 5: nothing was selected. What PYTEST_ARGS select may all be in the other half.
 OR_NOTHING = $(if $(strip $(PYTEST_ARGS)),|| [ $$? = 5 ])
-KERNEL = { $(VENV)/bin/pytest --numprocesses=4 $(PYTEST_ARGS) $(SERVERS) $(OR_NOTHING); } && \
-	{ $(VENV)/bin/pytest $(PYTEST_ARGS) $(SERVERS:%=--ignore=%) tests/kernel $(OR_NOTHING); }
+# Runs what fails once more, alone, and tells it apart from what fails again.
+PYTEST_OF := $(PYTHON) -m secondlook --of
+KERNEL = { $(PYTEST_OF) servers -- --numprocesses=4 $(PYTEST_ARGS) $(SERVERS) $(OR_NOTHING); } && \
+	{ $(PYTEST_OF) kernel -- $(PYTEST_ARGS) $(SERVERS:%=--ignore=%) tests/kernel $(OR_NOTHING); }
 # Those that leave the rest of the cluster as it is run side by side: they mostly wait, too.
-export CLUSTER_TESTS = { $(VENV)/bin/pytest --numprocesses=3 --dist=loadfile -m concurrent $(PYTEST_ARGS) tests/cluster $(OR_NOTHING); } && \
-	{ $(VENV)/bin/pytest -m "not concurrent" $(PYTEST_ARGS) tests/cluster $(OR_NOTHING); }
+export CLUSTER_TESTS = { $(PYTEST_OF) concurrent -- --numprocesses=3 --dist=loadfile -m concurrent $(PYTEST_ARGS) tests/cluster $(OR_NOTHING); } && \
+	{ $(PYTEST_OF) cluster -- -m "not concurrent" $(PYTEST_ARGS) tests/cluster $(OR_NOTHING); }
 # A skip is a failure where the thing should exist.
 export ARCHITECT_REQUIRE ?= helm,kernel
 
@@ -117,6 +119,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 # The quickest first, so that a mistake shows before 25 minutes of building.
 .PHONY: test
 test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (45 to 65 minutes once all is built)
+	@$(PYTHON) -m secondlook --forget
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging tests/fuzz $(OR_NOTHING)
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl containerd architect
@@ -125,6 +128,7 @@ ifeq ($(CLUSTER),yes)
 	@$(LAB) build
 	@$(LAB) run --nodes $(NODES) --logs build/test-logs -- $(SHELL) $(.SHELLFLAGS) "$$CLUSTER_TESTS"
 endif
+	@$(PYTHON) -m secondlook --tell
 
 .PHONY: test-long
 test-long: build ## State machines, kernel and cluster tests in full, where `make test` takes a sample: hours

@@ -16,7 +16,7 @@ from lab import errors as lab_errors
 from lab import waiting
 
 PORT: Final = 8080
-NODE_PORT_SECONDS: Final = 30.0
+NODE_PORT_SECONDS: Final = 180.0
 ASK_INSIDE: Final = (
     "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8080/state').read().decode())"
 )

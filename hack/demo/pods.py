@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from lab.cluster import Cluster
 from lab.node import Node
 
 READY_SECONDS: Final = 180.0
-SERVICE_SECONDS: Final = 60.0
+SERVICE_SECONDS: Final = 180.0
 ASLEEP_SECONDS: Final = 180.0
 EXPLAIN_AFTER_SECONDS: Final = 20.0
 RUNTIME: Final = names.CURRENT / "bin" / "architect-runtime"
@@ -97,8 +97,13 @@ class Application:
             last_seen=self.diagnosis,
         )
 
-    def wait_for_label(self, wanted: str) -> None:
-        """Return once the status label has *wanted*; say from time to time what keeps it."""
+    def wait_for_label(
+        self, wanted: str, *, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Return once the status label has *wanted*; say from time to time what keeps it.
+
+        *meanwhile* is done again and again until then.
+        """
         deadline = time.monotonic() + ASLEEP_SECONDS
         explain_at = time.monotonic() + EXPLAIN_AFTER_SECONDS
         while (seen := self.label()) != wanted:
@@ -111,6 +116,7 @@ class Application:
             if now >= explain_at:
                 explain_at = now + EXPLAIN_AFTER_SECONDS
                 self.cluster.progress.say(f"  {self.name} is still {seen}: {self.why()}")
+            meanwhile()
             time.sleep(0.2)
 
     def stay_asleep(self, seconds: float) -> None:

@@ -80,7 +80,8 @@ class Story:
         prove(app.name, f"{wake.title}, first answer", expected=told, seen=answer)
         after = {**app.fingerprint(), **self.observe()}
         prove(app.name, wake.title, expected=expected, seen=after)
-        app.wait_for_label(names.STATUS_RUNNING)
+        # Left alone for as long as it takes to see the label, it would be asleep once more.
+        app.wait_for_label(names.STATUS_RUNNING, meanwhile=self.observe)
         say(
             f"{app.name}: answered after {answered_ms:.0f} ms, and all is as it was: {brief(after)}"
         )

@@ -507,7 +507,7 @@ def _said_of_loss(life: Life) -> list[str]:
 
     def said() -> bool:
         uid = life.pod.uid()
-        events = life.pod.get_json("events", "--field-selector", f"involvedObject.uid={uid}")
+        events = life.pod.get_json("events", fields=f"involvedObject.uid={uid}")
         found[:] = podsaid.losses(life.pod.pod(), events["items"])
         return bool(found)
 

@@ -270,10 +270,6 @@ FAULTS: Final = (
         what="the container may have no more processes than it has, for 2 s",
         plans={
             **_at([Step.CREATE, Step.DELETE], Meaningless(why="nothing in it is forked then")),
-            **_at(
-                [*WITH_IMAGE, Step.RESTORE],
-                _may_restart("its processes cannot be made; the loss is said"),
-            ),
         },
     ),
     Fault(

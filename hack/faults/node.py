@@ -24,8 +24,8 @@ from faults.gate import Gate
 from support import runtime
 from support.patience import patient
 
-DEADLINE_SECONDS: Final = patient(60.0)
-LEAK_SECONDS: Final = patient(20.0)
+DEADLINE_SECONDS: Final = patient(90.0)
+LEAK_SECONDS: Final = patient(90.0)
 """How long what ends may take to be gone: namespaces and cgroups end some time after the last
 process in them."""
 CRIU: Final = "architect-criu"

@@ -14,10 +14,11 @@ from faults.node import DEADLINE_SECONDS, Node
 from faults.pod import EXIT_STATUS, Pod
 from faults.results import GOES_ON, RESTARTED, RETURNED, WAITS, Result
 from faults.steps import Scene, reached
+from support.patience import patient
 
 SAYS_IT_ITSELF: Final = frozenset({"init", "inner-init", "no-memory"})
 """Faults that end the application: its exit status says so, as under runc."""
-LOST_SECONDS: Final = 10.0
+LOST_SECONDS: Final = patient(60.0)
 """How long an application may answer whose memory was destroyed."""
 
 Renew = Callable[[], Node]

@@ -32,10 +32,10 @@ class Api:
         except (OSError, http.client.HTTPException, errors.LabError):
             return False
 
-    def get(self, path: str) -> dict[str, Any]:
+    def get(self, path: str, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> dict[str, Any]:
         """Return an object or list. Raises LabError."""
         try:
-            return dict(json.loads(self._request(path)))
+            return dict(json.loads(self._request(path, timeout_seconds=timeout_seconds)))
         except (OSError, http.client.HTTPException) as error:
             raise errors.LabError(f"API server: {path}: {error}") from error
 
@@ -71,8 +71,15 @@ class Api:
             "127.0.0.1", self.port, context=context, timeout=timeout_seconds
         )
 
-    def _request(self, path: str, *, method: str = "GET", body: str | None = None) -> bytes:
-        connection = self._connection(REQUEST_TIMEOUT_SECONDS)
+    def _request(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: str | None = None,
+        timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+    ) -> bytes:
+        connection = self._connection(timeout_seconds)
         try:
             headers = {} if body is None else {"content-type": "application/json"}
             connection.request(method, path, body, headers)

@@ -37,11 +37,11 @@ from lab.progress import SILENT, Progress
 from lab.settings import Settings
 
 HERE = Path(__file__).parent
-API_TIMEOUT_SECONDS = 90.0
-NODE_TIMEOUT_SECONDS = 120.0
+API_TIMEOUT_SECONDS = 180.0
+NODE_TIMEOUT_SECONDS = 240.0
 LOCK_TIMEOUT_SECONDS = 900.0
-ATTACH_TIMEOUT_SECONDS = 5.0
-RELAY_TIMEOUT_SECONDS = 15.0
+ATTACH_TIMEOUT_SECONDS = 30.0
+RELAY_TIMEOUT_SECONDS = 60.0
 KEPT_FAILURES = 5
 """Gathered logs of failed runs; older ones make room."""
 

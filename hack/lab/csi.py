@@ -27,8 +27,8 @@ NAME: Final = "disks.lab.architect.dev"
 NAMESPACE: Final = "lab-disks"
 IMAGE: Final = "localhost/csi:1"
 SIZE_BYTES: Final = 32 << 20
-READY_SECONDS: Final = 120.0
-RELEASE_SECONDS: Final = 120.0
+READY_SECONDS: Final = 240.0
+RELEASE_SECONDS: Final = 240.0
 _DISKS: Final = "disks"
 """Of the directory that every node sees."""
 _KUBELET: Final = "/var/lib/kubelet"

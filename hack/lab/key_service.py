@@ -24,7 +24,7 @@ DATA: Final = "/var/lib/local-kms"
 PORT: Final = 9001
 ENDPOINT: Final = f"http://{addresses.CONTROL_PLANE_V4}:{PORT}"
 REGION: Final = "eu-west-2"
-READY_SECONDS: Final = 30.0
+READY_SECONDS: Final = 120.0
 
 _ACCOUNT: Final = "111122223333"
 """Every key of this server is of this one."""

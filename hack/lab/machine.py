@@ -31,9 +31,9 @@ SOCKET = "/run/lab/supervisor.sock"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SUPERVISOR = "/usr/lib/lab/supervisor.py"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
-START_TIMEOUT_SECONDS = 20.0
+START_TIMEOUT_SECONDS = 60.0
 REMOVE_TIMEOUT_SECONDS = 120.0
-SUPERVISOR_SECONDS = 60.0
+SUPERVISOR_SECONDS = 120.0
 
 ENTER = 'while [ "$1" != -- ]; do echo 0 > "$1" || exit 125; shift; done; shift; exec "$@"'
 """Joins the cgroups given before ``--``, then runs what comes after it. A process that only

@@ -119,7 +119,7 @@ class Node:
             ],
         )
 
-    def wait_for_containerd(self, *, timeout_seconds: float = 30) -> None:
+    def wait_for_containerd(self, *, timeout_seconds: float = 120) -> None:
         """Return once containerd's socket is there."""
         waiting.until(
             lambda: Path(f"/proc/{self.machine.running_pid}/root{CONTAINERD_SOCKET}").exists(),

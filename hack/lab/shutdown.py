@@ -20,8 +20,8 @@ from lab.patience import patient
 BUS: Final = "/run/dbus/system_bus_socket"
 BUS_CONFIG: Final = "/usr/lib/lab/system-bus.conf"
 LOGIND: Final = "/usr/lib/lab/logind.py"
-START_SECONDS: Final = 30.0
-KUBELET_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
+KUBELET_SECONDS: Final = 180.0
 _MANAGER: Final = (
     "org.freedesktop.login1",
     "/org/freedesktop/login1",

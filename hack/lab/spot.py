@@ -27,10 +27,10 @@ ADDRESS: Final = "169.254.169.254"
 PORT: Final = 80
 WINDOWS: Final = {"aws": 120.0, "gcp": 30.0, "azure": 30.0}
 """Seconds of a notice, by cloud."""
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 END_SECONDS: Final = 180.0
 """For a machine to be gone, disk and all, once its end has come."""
-DAEMON_SECONDS: Final = 180.0
+DAEMON_SECONDS: Final = 240.0
 DAEMON_PORT: Final = 9464
 _DAEMONS: Final = "app.kubernetes.io%2Fcomponent%3Ddaemon"
 

@@ -6,12 +6,24 @@ import fcntl
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lab import errors, release
 from lab.cluster import Cluster
 from lab.progress import Progress
+
+HERE = Path(__file__).parent
+TEST_SECONDS = 600
+"""For a test with what it needs, where it does not say it: several waits, each with a deadline."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test of this folder the time in which its own deadlines pass."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")

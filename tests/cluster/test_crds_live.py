@@ -129,10 +129,11 @@ def test_what_is_available_has_a_location(api, namespace):
     value = create(api, CHECKPOINTS, spec_of(namespace), namespace=namespace)
     ready = Condition(type=AVAILABLE, status=Status.TRUE, reason="Captured")
     with pytest.raises(Rejected, match="has a location"):
-        checkpoints.set_status(api, value, ready)
+        say(api, value, ready)
     where = {"location": {"node": {"name": "n", "path": "/p"}}}
-    stored = checkpoints.set_status(api, value, ready, fields=where)
-    assert stored["status"]["conditions"][0]["observedGeneration"] == 1
+    stored = say(api, value, ready, location=where["location"])
+    (said,) = [c for c in stored["status"]["conditions"] if c["type"] == AVAILABLE]
+    assert said["observedGeneration"] == 1
 
 
 def test_a_claim_is_given_up_before_another_takes_it(api, namespace):
@@ -229,10 +230,11 @@ def write(api: Api, value: dict[str, Any], **status: Any) -> dict[str, Any]:
 
 def say(api: Api, value: dict[str, Any], said: Condition, **fields: Any) -> dict[str, Any]:
     """Write as the parts do; the operator that is there writes, too."""
-    ref = ObjectRef.of(PERSISTENT_CHECKPOINTS, value)
+    is_one_to_start_from = value["kind"] == PERSISTENT_CHECKPOINTS.kind
+    ref = ObjectRef.of(PERSISTENT_CHECKPOINTS if is_one_to_start_from else CHECKPOINTS, value)
 
     def written() -> dict[str, Any] | None:
-        now = api.get(PERSISTENT_CHECKPOINTS, ref.name, namespace=ref.namespace)
+        now = api.get(ref.resource, ref.name, namespace=ref.namespace)
         try:
             return checkpoints.set_status(api, now, said, fields=fields)
         except Conflict:

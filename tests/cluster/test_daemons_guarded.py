@@ -89,16 +89,20 @@ def stage(
         )
     unbound = rehearsing(with_token(architect, directory))
 
-    def is_guarded() -> bool:
-        """A policy that was just created is enforced a moment later."""
+    def is_guarded(ref: ObjectRef, annotation: str) -> bool:
+        """A policy that was just created is enforced a moment later, each in its own time."""
         try:
-            patches.set_metadata(unbound, one.node, annotations={names.SPOT_NEEDS: "x"})
-            patches.set_metadata(unbound, one.pod, annotations={names.ORIGINAL_REQUESTS: "{}"})
+            patches.set_metadata(unbound, ref, annotations={annotation: "{}"})
         except Forbidden:
             return True
         return False
 
-    eventually(is_guarded, what="the admission policies to be enforced")
+    eventually(
+        lambda: (
+            is_guarded(one.node, names.SPOT_NEEDS) and is_guarded(one.pod, names.ORIGINAL_REQUESTS)
+        ),
+        what="the admission policies to be enforced",
+    )
     yield Stage(one=one, other=other, unbound=unbound, administrator=administrator)
 
 

@@ -19,20 +19,24 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from architect.api import names
+from architect.kube import conditions
 from demo import stage
 from lab import artefacts, dockerfiles
 from lab.cluster import Cluster
 from support.tiers import sized
-from support.workloads import eventually, workload
+from support.workloads import CURL_REFUSED, eventually, workload
 
 ROOT = dockerfiles.CHECKOUT
 COMMAND_SECONDS = 180.0
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CLIENT = "client"
+NOT_YET = (6, CURL_REFUSED)
+"""curl's: there is no such name; nobody takes the connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,8 @@ def perform(step: Step, environment: Mapping[str, str]) -> None:
         watch(text, environment)
         return
     elif word != "kubectl" and word != "helm":
-        text = f"kubectl exec {CLIENT} -- sh -c {_quoted(text)}"
+        eventually(lambda: _ask(text, environment), what=f"an answer to: {text}")
+        return
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         input=step.typed,
@@ -114,6 +119,23 @@ def perform(step: Step, environment: Mapping[str, str]) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{step.text}\n{done.stdout}{done.stderr}"
+
+
+def _ask(text: str, environment: Mapping[str, str]) -> bool:
+    """Run what a reader types in the cluster; False where its Service is not known there yet.
+
+    A reader is slower than name servers and kube-proxy, which follow what was just made.
+    """
+    done = subprocess.run(
+        ["kubectl", "exec", CLIENT, "--", "sh", "-c", text],
+        capture_output=True,
+        text=True,
+        env=dict(environment),
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0 or done.returncode in NOT_YET, f"{text}\n{done.stdout}{done.stderr}"
+    return done.returncode == 0
 
 
 def watch(text: str, environment: Mapping[str, str]) -> None:
@@ -141,51 +163,57 @@ def watch(text: str, environment: Mapping[str, str]) -> None:
         process.communicate()
 
 
+@pytest.mark.concurrent
 def test_the_readme(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     with workload(architect, namespace, "web"):
         follow(ROOT / "README.md", shell)
 
 
+@pytest.mark.concurrent
 def test_the_operations_page(architect: Cluster, namespace: str, shell: Mapping[str, str]) -> None:
     follow(ROOT / "docs" / "operations.md", shell)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_migration_page(
     architect: Cluster, namespace: str, shell: Mapping[str, str], request: pytest.FixtureRequest
 ) -> None:
     _prepare_examples(architect, namespace)
     request.addfinalizer(lambda: architect.kubectl("uncordon", "-l", names.NODE_READY_LABEL))
     follow(ROOT / "docs" / "migration.md", shell)
-    listed = architect.kubectl("-n", namespace, "get", "checkpoints", "-o", "json")
-    moved = [c for c in json.loads(listed)["items"] if c["spec"]["trigger"] == "Eviction"]
-    conditions = [c for one in moved for c in one["status"]["conditions"]]
-    assert ("Restored", "True") in [(c["type"], c["status"]) for c in conditions], moved
+    eventually(
+        lambda: any(c["spec"]["trigger"] == "Eviction" for c in _restored(architect, namespace)),
+        what="the drained pod's Checkpoint says that it went on",
+    )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_page_on_persistent_checkpoints(
     architect: Cluster, namespace: str, shell: Mapping[str, str]
 ) -> None:
     _prepare_examples(architect, namespace)
     follow(ROOT / "docs" / "persistent-checkpoints.md", shell)
     # The page deletes what the pods started from; these stay with the pods.
-    listed = architect.kubectl("-n", namespace, "get", "checkpoints", "-o", "json")
-    started = [c for c in json.loads(listed)["items"] if "startFrom" in c["spec"]]
-    restored = [
-        c["metadata"]["name"]
-        for c in started
-        for said in c["status"]["conditions"]
-        if (said["type"], said["status"]) == ("Restored", "True")
-    ]
-    assert len(restored) >= 3, started
+    eventually(
+        lambda: len([c for c in _restored(architect, namespace) if "startFrom" in c["spec"]]) >= 3,
+        what="three pods have started from it",
+    )
 
 
-@pytest.mark.timeout(600)
+def _restored(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
+    """Return the Checkpoints from which a pod went on."""
+    listed = cluster.kubectl("-n", namespace, "get", "checkpoints", "-o", "json")
+    return [c for c in json.loads(listed)["items"] if conditions.is_true(c, "Restored")]
+
+
+@pytest.mark.concurrent
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "directory",
     sized(
-        ["", stage.ALL[0].directory],
+        [stage.ALL[0].directory],
         ["", stage.COUNTERS, *(example.directory for example in stage.ALL)],
     ),
     ids=lambda d: d or "all",
@@ -221,7 +249,3 @@ def _client() -> dict[str, object]:
 def _phase(cluster: Cluster, namespace: str) -> str:
     query = "jsonpath={.status.phase}"
     return cluster.kubectl("-n", namespace, "get", "pod", CLIENT, "-o", query)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"

@@ -32,7 +32,7 @@ def place(architect: Cluster) -> Iterator[Place]:
         yield made
 
 
-@pytest.mark.timeout(sized(300, 1800))
+@pytest.mark.timeout(sized(900, 1800))
 @pytest.mark.parametrize("fault", sized(sorted(SAMPLE), sorted(WHOLE)))
 def test_it_is_survived(place: Place, fault: str) -> None:
     pairs = matrix.tried(sized(SAMPLE, WHOLE)[fault], faults=CLUSTER_FAULTS)
@@ -40,7 +40,7 @@ def test_it_is_survived(place: Place, fault: str) -> None:
     assert [str(result) for result in results if not result.has_survived] == []
 
 
-@pytest.mark.timeout(sized(300, 3600))
+@pytest.mark.timeout(sized(900, 3600))
 def test_pods_sleep_and_wake_under_clients_and_nothing_is_left(architect: Cluster) -> None:
     found = soak.soak(architect, cycles=sized(30, 1000), pods=sized(6, 20), is_attached=True)
     print(found)

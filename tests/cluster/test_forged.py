@@ -79,14 +79,24 @@ def test_forged_labels_of_a_running_pod_are_put_right(app: Workload) -> None:
 
 def test_a_forged_note_of_requests_gives_nothing_that_kubernetes_would_not(app: Workload) -> None:
     """The daemon gives back what the note says, and the API server judges that as any resize."""
-    annotate(app, names.ORIGINAL_REQUESTS, '{"app":{"cpu":"64","memory":"1Ti"},"x":{"cpu":"9"}}')
+    forged = '{"app":{"cpu":"64","memory":"1Ti"},"x":{"cpu":"9"}}'
+    # Of one that is awake there is nothing to be given back.
+    annotate(app, names.ORIGINAL_REQUESTS, forged)
+    eventually(
+        lambda: names.ORIGINAL_REQUESTS not in app.pod()["metadata"]["annotations"],
+        what="the note is gone",
+    )
+    assert app.requests() == LIMITS["requests"]
+    low = {"cpu": "1m", "memory": "1Ki"}
+    app.sleep()
+    eventually(lambda: app.requests() == low, what="requests are lowered")
+    annotate(app, names.ORIGINAL_REQUESTS, forged)
+    assert app.get()
     said = eventually(lambda: app.events(names.EVENT_RESIZE_PENDING), what="the refusal told")
     assert "must be less than or equal to" in said[0]
-    assert app.requests() == LIMITS["requests"]
-    annotate(app, names.ORIGINAL_REQUESTS, None)
-    app.sleep()
-    assert app.get()
-    assert eventually(lambda: app.requests() == LIMITS["requests"], what="its own requests back")
+    assert app.requests() == low
+    annotate(app, names.ORIGINAL_REQUESTS, json.dumps({"app": LIMITS["requests"]}))
+    eventually(lambda: app.requests() == LIMITS["requests"], what="its own requests back")
 
 
 def test_a_forged_policy_is_told_of_and_keeps_no_pod_from_waking(app: Workload) -> None:

@@ -19,7 +19,7 @@ from support.persistent import (
 )
 from support.workloads import Workload, eventually, memory_server, workload
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.concurrent]
 
 MIB = 24
 GVISOR = {names.RUNTIME: "runsc", names.IDLE: "never"}
@@ -56,7 +56,9 @@ def test_pods_of_both_nodes_start_with_the_memory_of_one(
         assert before["identity"] == identity, "the saved pod goes on"
         needs = made["status"]["requirements"]
         assert needs["gvisor"]["version"] and "criu" not in needs
-        (told,) = moves.events(app, pod, names.EVENT_CAPTURED)
+        (told,) = eventually(
+            lambda: moves.events(app, pod, names.EVENT_CAPTURED), what="event Captured"
+        )
         assert "stood still" in told
         allow(app)
         start_from(app, replicas=2, spec=ONE_AFTER_THE_OTHER)
@@ -83,6 +85,7 @@ def test_pods_of_both_nodes_start_with_the_memory_of_one(
         eventually(lambda: not in_store(architect, uid), what="the data goes with the object")
 
 
+@pytest.mark.long
 def test_what_cannot_go_on_starts_fresh_and_says_why(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "changed", mebibytes=MIB, annotations=GVISOR) as app:
         (pod,) = moves.ready(app)

@@ -29,13 +29,24 @@ def app(architect: Cluster, theme: str) -> Iterator[Workload]:
 def test_logs_are_whole_and_in_order_across_a_sleep(app: Workload) -> None:
     before = app.get("/say/before")
     app.sleep()
-    assert app.kubectl("logs", f"deploy/{app.name}").splitlines()[-1] == "before"
+    _until_last_line(app, "before")
     assert app.state() == "asleep", "reading logs wakes nobody"
     assert app.get("/say/after")["identity"] == before["identity"]
-    lines = app.kubectl("logs", f"deploy/{app.name}").splitlines()
+    lines = _until_last_line(app, "after")
     assert lines[-2:] == ["before", "after"]
     assert lines[0].startswith("serving")
     assert lines.count("before") == lines.count("after") == 1
+
+
+def _until_last_line(app: Workload, line: str) -> list[str]:
+    """Return the lines of the log once *line* is its last: the engine writes what it has read."""
+
+    def read() -> list[str]:
+        lines = app.kubectl("logs", f"deploy/{app.name}").splitlines()
+        return lines if lines[-1:] == [line] else []
+
+    found: list[str] = eventually(read, what=f"the log ends with {line!r}")
+    return found
 
 
 def test_files_are_copied_into_and_out_of_a_sleeping_pod(app: Workload, tmp_path: Path) -> None:

@@ -9,18 +9,23 @@ from typing import Any
 import pytest
 
 from architect.api import names
-from lab import errors
+from lab import errors, links, release
 from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, nodefiles, parts
 from support.moves import Pod
 from support.tiers import sized
-from support.workloads import Workload, ask, eventually, workload
+from support.workloads import DEADLINE_SECONDS, Workload, ask, eventually, workload
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 BIG = 256
 """Mebibytes that take seconds to save."""
+BYTES_PER_SECOND = 24 << 20
+"""From one node to another, where somebody is to be killed in the middle of a transfer."""
+TRIES = 3
+"""Where a step lasts no longer than a machine stands still now and then, it may be over before it
+is seen, or before who waits has its answer: then it is tried with the next pod."""
 
 
 def _one(app: Workload) -> tuple[Pod, str]:
@@ -69,6 +74,7 @@ def test_pods_that_are_drained_at_once_all_go_on(
         moves.nothing_left(app, old)
 
 
+@pytest.mark.long
 def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
     architect: Cluster, namespace: str
 ) -> None:
@@ -89,6 +95,7 @@ def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
         moves.nothing_left(app, [old, *newer])
 
 
+@pytest.mark.long
 def test_a_replacement_that_is_deleted_while_it_waits_leaves_the_memory_to_the_next(
     architect: Cluster, namespace: str
 ) -> None:
@@ -115,44 +122,69 @@ PATIENT = {"terminationGracePeriodSeconds": 30}
 """Until kubelet ends a pod that nobody has saved."""
 
 
-@pytest.mark.parametrize("who", ["daemon", "keeper"])
+@pytest.mark.parametrize("who", sized(["daemon"], ["daemon", "keeper"]))
 def test_a_replacement_that_comes_before_the_dump_has_begun_waits_for_it(
     architect: Cluster, namespace: str, who: str
 ) -> None:
     """Nobody has heard that the pod leaves; or its Checkpoint is there, and no dump."""
     with workload(architect, namespace, "early", mebibytes=64, spec=PATIENT) as app:
-        old, identity = _one(app)
-        source = app.cluster.node(old["spec"]["nodeName"])
-        target = _other(app, source.name)
-        name = old["metadata"]["name"]
-        awaited = (
-            f"a Checkpoint of pod {name}," if who == "daemon" else f"the capture of pod {name}"
-        )
-        pid = moves.pid_of_daemon(source) if who == "daemon" else parts.keeper_pid(source)
-        with contextlib.ExitStack() as held:
-            held.enter_context(moves.held(source, pid))
-            with moves.draining(app, source.name):
-                (waiting,) = eventually(
-                    lambda: [p for p in moves.pods(app) if p["metadata"]["uid"] != _uid(old)],
-                    what="a replacement",
-                )
-                eventually(
-                    lambda: (
-                        f"{waiting['metadata']['name']} waits for {awaited}"
-                        in parts.daemon_log(architect, target.name)
-                    ),
-                    what=f"it waits for {awaited}",
-                )
-                seen = moves.conditions(app, old)
-                held.close()
-        assert seen == ({} if who == "daemon" else {"Captured": ("Unknown", "Capturing")})
-        (new,) = moves.ready(app, apart_from=[old])
-        assert _uid(new) == _uid(waiting)
-        assert moves.answer(app, new)["identity"] == identity
+        for tries in range(TRIES, 0, -1):
+            old, identity = _one(app)
+            new, waiting, seen = _replaced_while_held(app, old, who)
+            assert _uid(new) == _uid(waiting)
+            answered = moves.answer(app, new)["identity"]
+            # It waits for 5 s for a Checkpoint: a machine that stands still may need them.
+            if answered == identity or who == "keeper" or tries == 1:
+                break
+            assert (
+                "NoCheckpointInTime"
+                in eventually(
+                    lambda new=new: moves.events(app, new, names.EVENT_RESTORE_FAILED),  # type: ignore[misc]
+                    what="event RestoreFailed",
+                )[0]
+            )
+        assert answered == identity
+        assert seen == {} or who == "keeper"
         assert moves.ended(app, old)["Restored"] == ("True", "Restored")
         moves.nothing_left(app, [old])
 
 
+def _replaced_while_held(app: Workload, old: Pod, who: str) -> tuple[Pod, Pod, dict[str, Any]]:
+    """Drain the node of *old*, on which *who* does nothing until the replacement waits.
+
+    Returns the pod that is ready in the end, the one that waited, and what the Checkpoint said
+    while a keeper was held.
+    """
+    source = app.cluster.node(old["spec"]["nodeName"])
+    target = _other(app, source.name)
+    name, seen = old["metadata"]["name"], {}
+    pid = moves.pid_of_daemon(source) if who == "daemon" else parts.keeper_pid(source)
+    with contextlib.ExitStack() as held:
+        held.enter_context(moves.held(source, pid))
+        with moves.draining(app, source.name):
+            if who == "daemon":
+                # That is a Checkpoint which is not there. Nothing but this before it goes on.
+                _until_logged(target, f" waits for a Checkpoint of pod {name},")
+            else:
+                _until_logged(target, f" waits for the capture of pod {name} ")
+                seen = moves.conditions(app, old)
+                assert seen == {"Captured": ("Unknown", "Capturing")}
+            held.close()
+            (waiting,) = eventually(
+                lambda: [p for p in moves.pods(app) if _uid(p) != _uid(old)], what="a replacement"
+            )
+    (new,) = moves.ready(app, apart_from=[old])
+    return new, waiting, seen
+
+
+def _until_logged(node: Node, text: str) -> None:
+    """Return as soon as the daemon of *node* has said *text*, by the log on its disk."""
+    logs = f"/var/log/pods/{release.NAMESPACE}_{release.NAME}-daemon-*/*/*.log"
+    wait = f'until grep -qsF "$0" {logs}; do sleep 0.02; done'
+    node.exec(["sh", "-c", wait, text], timeout_seconds=DEADLINE_SECONDS)
+
+
+@pytest.mark.long
 def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
     architect: Cluster, namespace: str
 ) -> None:
@@ -164,7 +196,7 @@ def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
             moves.held(source, moves.pid_of_daemon(source)),
         ):
             app.kubectl("delete", "pod", old["metadata"]["name"], "--wait=false")
-            (new,) = moves.ready(app, apart_from=[old], seconds=25)
+            (new,) = moves.ready(app, apart_from=[old])
         assert moves.answer(app, new)["identity"] != identity
         (told,) = eventually(
             lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event on the new pod"
@@ -172,6 +204,7 @@ def test_a_replacement_does_not_wait_for_ever_for_a_daemon_that_does_nothing(
         assert "NoCheckpointInTime" in told
 
 
+@pytest.mark.long
 def test_a_restored_container_that_crashes_starts_fresh(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "crashes") as app:
         old, identity = _one(app)
@@ -196,7 +229,9 @@ MPTCP = (
 )
 
 
-@pytest.mark.parametrize("why", ["it cannot be dumped", "its disk is too small"])
+@pytest.mark.parametrize(
+    "why", sized(["it cannot be dumped"], ["it cannot be dumped", "its disk is too small"])
+)
 def test_what_cannot_be_saved_gets_its_signal_and_its_whole_grace_period(
     architect: Cluster, namespace: str, why: str
 ) -> None:
@@ -250,20 +285,26 @@ ALL = [
     *(("daemon", step) for step in AT_THE_TARGET),
 ]
 SAMPLE = [
-    ("keeper", "between dump and departure"),
     ("daemon", "during the transfer"),
 ]
 
 
 @contextlib.contextmanager
-def _kill(app: Workload, node: Node, part: str, seen: str) -> Iterator[None]:
+def _kill(app: Workload, source: Node, part: str, step: str, uid: str) -> Iterator[None]:
+    """Kill *part* at *step* of the move of a pod from *source*. Raises Missed."""
+    node = source if step in AT_THE_SOURCE else _other(app, source.name)
+    seen = (AT_THE_SOURCE | AT_THE_TARGET)[step].replace("UID", uid)
     if part == "daemon":
         moves.never_killed(app.cluster, node)
     pid = moves.pid_of_daemon(node) if part == "daemon" else parts.keeper_pid(node)
-    with moves.killed_when(node, seen, pid):
+    with contextlib.ExitStack() as stack:
+        if step == "during the transfer":
+            match = links.from_port(parts.PEER_DATA_PORT)
+            stack.enter_context(links.limited(source.machine, BYTES_PER_SECOND, match))
+        stack.enter_context(moves.killed_when(node, seen, pid))
         yield
     if part == "daemon":
-        eventually(lambda: moves.daemon_answers(node), what="a daemon answers again", seconds=180)
+        eventually(lambda: moves.daemon_answers(node), what="a daemon answers again")
     else:
         eventually(lambda: parts.keeper_answers(node), what="a keeper answers again")
 
@@ -272,14 +313,25 @@ def _kill(app: Workload, node: Node, part: str, seen: str) -> Iterator[None]:
 def test_who_is_killed_on_the_way_loses_no_memory_silently(
     architect: Cluster, namespace: str, part: str, step: str
 ) -> None:
-    with workload(architect, namespace, "killed", mebibytes=BIG) as app:
+    for tries in range(TRIES, 0, -1):
+        try:
+            _is_killed_on_the_way(architect, namespace, f"killed-{tries}", part, step)
+        except moves.Missed:
+            if tries == 1:
+                raise
+        else:
+            break
+
+
+def _is_killed_on_the_way(
+    architect: Cluster, namespace: str, name: str, part: str, step: str
+) -> None:
+    with workload(architect, namespace, name, mebibytes=BIG) as app:
         old, identity = _one(app)
         source = app.cluster.node(old["spec"]["nodeName"])
-        node = source if step in AT_THE_SOURCE else _other(app, source.name)
-        seen = (AT_THE_SOURCE | AT_THE_TARGET)[step].replace("UID", _uid(old))
         with (
             moves.said(app, old) as lines,
-            _kill(app, node, part, seen),
+            _kill(app, source, part, step, _uid(old)),
             moves.draining(app, source.name),
         ):
             pass

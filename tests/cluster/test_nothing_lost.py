@@ -17,7 +17,7 @@ from support.workloads import Workload, eventually, try_to_sleep, wait_for_servi
 
 pytestmark = pytest.mark.concurrent
 
-CYCLES = sized(10, 100)
+CYCLES = sized(5, 100)
 RATE = 50.0
 PAUSE_SECONDS = 0.6
 """Longest time that a pod is left awake between two sleeps."""
@@ -29,7 +29,7 @@ def server(architect: Cluster, theme: str) -> Iterator[Workload]:
         yield made
 
 
-@pytest.mark.timeout(sized(300, 1800))
+@pytest.mark.timeout(sized(600, 1800))
 @pytest.mark.parametrize(
     ("family", "origin"), [("IPv4", "the control plane"), ("IPv6", "the other node")]
 )

@@ -22,7 +22,7 @@ from support.storing import leave, lose_copy
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 MIB = 24
 """Several shards, the last one short."""
@@ -91,6 +91,7 @@ def test_a_pod_goes_on_without_its_node(architect: Cluster, namespace: str, lost
         moves.nothing_left(app, [old])
 
 
+@pytest.mark.long
 def test_memory_in_the_store_cannot_be_read(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "secret", mebibytes=MIB) as app:
         with _left_and_stored(app) as (old, identity, _):

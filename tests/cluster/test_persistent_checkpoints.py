@@ -23,7 +23,7 @@ from support.persistent import (
 from support.tiers import sized
 from support.workloads import Workload, eventually, workload
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.concurrent]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.concurrent]
 
 MIB = 24
 STARTED = sized(3, 10)
@@ -68,8 +68,13 @@ def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: st
         ]
         assert len({c["status"]["claimedBy"]["uid"] for c in claims}) == len(claims)
         assert len({c["status"]["claimedBy"]["publicKey"] for c in claims}) == len(claims)
-        used = app.get_json("persistentcheckpoints.architect.dev", "warm")
-        assert used["status"]["lastUsedAt"] >= status["capturedAt"]
+        used = eventually(
+            lambda: app.get_json("persistentcheckpoints.architect.dev", "warm")["status"].get(
+                "lastUsedAt"
+            ),
+            what="it is told when it was used",
+        )
+        assert used >= status["capturedAt"]
         app.kubectl("delete", "persistentcheckpoint", "warm")
         eventually(lambda: not in_store(architect, uid), what="the data goes with the object")
 
@@ -79,6 +84,7 @@ def test_without_the_right_pods_start_fresh_and_say_so(architect: Cluster, names
         starts_fresh_without_the_right(app, pod)
 
 
+@pytest.mark.long
 def test_another_template_does_not_get_it(architect: Cluster, namespace: str) -> None:
     with _warm(architect, namespace, "changed") as (app, _, identity):
         saved(app)
@@ -100,10 +106,15 @@ def test_another_template_does_not_get_it(architect: Cluster, namespace: str) ->
         assert "env" in told
 
 
+@pytest.mark.long
 def test_a_pod_that_is_not_there_yet_is_waited_for(architect: Cluster, namespace: str) -> None:
     with workload(architect, namespace, "early", mebibytes=MIB) as app:
         app.kubectl("scale", "deploy/early", "--replicas=0")
-        eventually(lambda: not moves.pods(app), what="there is no pod")
+        # Nor one that ends, which might be taken for it.
+        eventually(
+            lambda: not app.get_json("pods", labels=f"app={app.name}")["items"],
+            what="there is no pod",
+        )
         ask(app)
 
         def accepted() -> str:

@@ -21,7 +21,7 @@ from support.persistent import ask, condition, saved
 from support.storing import Gate, leave
 from support.workloads import Workload, bare_pod, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 SMALL_MIB, LARGE_MIB = 2, 96
 KEPT = 3
@@ -111,7 +111,7 @@ def _removed(app: Workload, value: Mapping[str, Any]) -> str:
     selector = f"involvedObject.uid={uid},reason={names.EVENT_EXPIRED}"
 
     def told() -> list[str]:
-        listed = app.get_json("events", "--field-selector", selector)["items"]
+        listed = app.get_json("events", fields=selector)["items"]
         return [str(event["message"]) for event in listed]
 
     (said,) = eventually(told, what=f"event {names.EVENT_EXPIRED} of {name}")
@@ -138,7 +138,6 @@ def _saved_bytes(cluster: Cluster) -> int:
     )
 
 
-@pytest.mark.long
 def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
     limited: Cluster, namespace: str, orphans: Orphans
 ) -> None:
@@ -159,7 +158,6 @@ def test_what_is_nobodys_is_swept_in_the_store_and_on_nodes(
 
 
 # By itself it passes; behind all other tests it has failed twice, of which the cause is not known.
-@pytest.mark.long
 def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it_may(
     limited: Cluster, namespace: str
 ) -> None:
@@ -192,7 +190,6 @@ def test_a_namespace_keeps_what_is_pinned_the_last_good_ones_and_no_more_than_it
         )
 
 
-@pytest.mark.long
 def test_a_namespace_keeps_no_more_bytes_than_it_may_but_the_last_good_one(
     limited: Cluster, namespace: str
 ) -> None:
@@ -234,12 +231,22 @@ def test_all_goes_in_its_time_or_with_its_namespace_though_the_store_is_away(
                     spec={"nodeSelector": gate.selector},
                 ) as left,
             ):  # fmt: skip
-                brief = saved(runs, "brief", retention={"ttl": BRIEF})
+                # Its time may be over before anybody has looked.
+                brief = ask(runs, "brief", retention={"ttl": BRIEF})
                 warm = saved(runs)
                 gate.close()
                 old = leave(left)
                 assert f"retention.ttl is {BRIEF}" in _removed(runs, brief)
                 stored = [warm["metadata"]["uid"], old["metadata"]["uid"]]
+                # Of tests before: what they have left would be counted, too.
+                eventually(
+                    lambda: not _ending_namespaces(limited),
+                    what="the namespaces of before are gone",
+                )
+                eventually(
+                    lambda: _operator(limited, "store_removals_left") == 0,
+                    what="what was in them is removed from the store",
+                )
                 store.stop()
                 try:
                     late = _copied_only(runs, "late")
@@ -249,7 +256,10 @@ def test_all_goes_in_its_time_or_with_its_namespace_though_the_store_is_away(
                         lambda: _operator(limited, "store_removals_left") == len(stored),
                         what="the metric tells of data that could not be removed",
                     )
-                    assert _operator(limited, "store_removals_total", result="failed") > 0
+                    eventually(
+                        lambda: _operator(limited, "store_removals_total", result="failed") > 0,
+                        what="the metric counts the failures",
+                    )
                     assert all(in_store(limited, uid) for uid in stored)
                 finally:
                     store.start()
@@ -258,9 +268,18 @@ def test_all_goes_in_its_time_or_with_its_namespace_though_the_store_is_away(
                         lambda uid=uid: not in_store(limited, uid),  # type: ignore[misc]
                         what="the data goes once the store is back",
                     )
-                assert _operator(limited, "store_removals_left") == 0
+                eventually(
+                    lambda: _operator(limited, "store_removals_left") == 0,
+                    what="nothing is left to be removed",
+                )
         finally:
             gate.close()
+
+
+def _ending_namespaces(cluster: Cluster) -> list[str]:
+    """Return the namespaces that are being deleted."""
+    found = json.loads(cluster.kubectl("get", "namespaces", "-o", "json"))["items"]
+    return [n["metadata"]["name"] for n in found if "deletionTimestamp" in n["metadata"]]
 
 
 def _copied_only(app: Workload, name: str) -> dict[str, Any]:
@@ -272,7 +291,8 @@ def _copied_only(app: Workload, name: str) -> dict[str, Any]:
         return value if condition(value, "Captured")["status"] == "True" else None
 
     value: dict[str, Any] = eventually(found, what="it is copied")
-    assert condition(value, "Available")["reason"] == "Storing"
+    # Why not depends on whether it was tried by now.
+    assert condition(value, "Available")["status"] != "True"
     copy = names.REQUESTS / value["metadata"]["uid"]
     assert nodefiles.exists(_node_of(app, value), copy)
     return value
@@ -286,7 +306,7 @@ def _is_deleted(cluster: Cluster, namespace: str) -> None:
     """Delete the namespace; return once it is gone, with all that was in it."""
     for kind in ("checkpoints.architect.dev", KIND):
         assert cluster.kubectl("-n", namespace, "get", kind, "-o", "name"), kind
-    cluster.kubectl("delete", "namespace", namespace, "--timeout=150s", timeout_seconds=180)
+    cluster.kubectl("delete", "namespace", namespace, "--timeout=280s", timeout_seconds=300)
 
 
 def _nothing_on_nodes(cluster: Cluster, *uids: str) -> None:
@@ -305,7 +325,6 @@ def _nothing_on_nodes(cluster: Cluster, *uids: str) -> None:
 _DIRECTORIES = (names.CHECKPOINTS, names.REQUESTS, names.UPLOADS, names.ARRIVALS, names.PODS)
 
 
-@pytest.mark.long
 def test_the_cluster_keeps_no_more_than_it_may(limited: Cluster) -> None:
     with _namespace(limited) as one, _namespace(limited) as two:
         chart.change(limited, "objectStore.limits.count=2")
@@ -331,14 +350,12 @@ def test_the_cluster_keeps_no_more_than_it_may(limited: Cluster) -> None:
         chart.change(limited, "objectStore.limits.bytes=0")
 
 
-@pytest.mark.long
 def test_one_that_is_not_used_goes(limited: Cluster, namespace: str) -> None:
     with workload(limited, namespace, "app", mebibytes=SMALL_MIB) as app:
         unused = saved(app, "unused", retention={"unusedFor": BRIEF})
         assert f"retention.unusedFor is {BRIEF}" in _removed(app, unused)
 
 
-@pytest.mark.long
 def test_nobody_came_for_it_in_its_time(architect: Cluster, namespace: str) -> None:
     """On its node and in the store; and the object says it, until it goes as well."""
     gate = Gate(cluster=architect, name=namespace)

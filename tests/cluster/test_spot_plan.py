@@ -20,7 +20,7 @@ from lab.cluster import Cluster
 from support import chart
 from support.workloads import Workload, eventually, workload
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 NOTICE_SECONDS = 12
 LARGE_MIB = 700
@@ -117,7 +117,7 @@ def test_the_pod_that_is_lost_is_told_so_once(pair: tuple[Workload, Workload]) -
     small, large = pair
 
     def events(app: Workload) -> list[dict[str, Any]]:
-        found = app.get_json("events", "--field-selector", f"reason={names.EVENT_WOULD_BE_LOST}")
+        found = app.get_json("events", fields=f"reason={names.EVENT_WOULD_BE_LOST}")
         return [e for e in found["items"] if e["involvedObject"]["uid"] == app.uid()]
 
     eventually(lambda: events(large), what="an event on the pod that is too large")

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.concurrent
 NOTE: Final = "/dev/termination-log"
 """What is written there is in the container's status at its end, hooks and handlers in order."""
 LOOP: Final = "while :; do sleep 0.2; done"
+SET: Final = "mktemp /go/set-XXXXXX > /dev/null; "
+"""Says that a container has set its trap: a pod is ready as soon as its processes are there."""
 HANDLES: Final = (
-    f"trap 'echo got TERM >> {NOTE}; sleep 3; echo used 3 s >> {NOTE}; exit 7' TERM; {LOOP}"
+    f"trap 'echo got TERM >> {NOTE}; sleep 3; echo used 3 s >> {NOTE}; exit 7' TERM; {SET}{LOOP}"
 )
 PORT: Final = 8090
 ASKED: Final = f"""
@@ -72,15 +74,16 @@ PLANS: Final = {
     ),
     "brief": Plan(
         containers=[
-            container("slow", f"trap 'echo got TERM > {NOTE}; {LOOP}' TERM; {LOOP}"),
+            container("slow", f"trap 'echo got TERM > {NOTE}; {LOOP}' TERM; {SET}{LOOP}"),
             container("deaf", ["sleep", "1000"]),
             container(
                 "stuck",
-                f"trap 'echo got TERM > {NOTE}; exit 7' TERM; {LOOP}",
+                f"trap 'echo got TERM > {NOTE}; exit 7' TERM; {SET}{LOOP}",
                 **hooks(preStop={"exec": {"command": ["sleep", "1000"]}}),
             ),
         ],
-        spec={"terminationGracePeriodSeconds": 6},
+        # Longer than a machine stands still: in it, who slept is woken and handles its signal.
+        spec={"terminationGracePeriodSeconds": 15},
         metadata=KEPT,
     ),
     "none": Plan(
@@ -96,8 +99,18 @@ PLANS: Final = {
         containers=[
             container(
                 "app",
-                f"trap 'exit 9' TERM; {LOOP}",
-                **hooks(postStart={"exec": {"command": ["sh", "-c", "echo no; exit 4"]}}),
+                f"trap 'exit 9' TERM; touch /go/trap; {LOOP}",
+                # Not before it can handle a signal: both begin at once.
+                **hooks(
+                    postStart={
+                        "exec": {
+                            "command": [
+                                *("sh", "-c"),
+                                "while [ ! -e /go/trap ]; do sleep 0.1; done; echo no; exit 4",
+                            ]
+                        }
+                    }
+                ),
             )
         ],
         spec={"terminationGracePeriodSeconds": 20, "restartPolicy": "Never"},
@@ -113,9 +126,19 @@ def pods(architect: Cluster, theme: str) -> Iterator[dict[str, Trio]]:
     with truth.running(architect, theme, PLANS) as made:
         # All ends begin at once, and their grace periods pass side by side.
         ending = [made[name] for name in ("long", "brief", "none")]
+        for name, container, count in (("long", "handles", 2), ("brief", "slow", 2)):
+            made[name].each(_have_set_traps, container, count)
         truth.for_all(ending, Trio.sleep)
         truth.for_all(ending, lambda trio: trio.each(truth.delete))
         yield made
+
+
+def _have_set_traps(pod: Subject, container: str, count: int) -> None:
+    look = "ls /go | grep -c set- || true"
+    eventually(
+        lambda: int(pod.run(container, "sh", "-c", look)) == count,
+        what=f"{count} containers of {pod.name} handle their signal",
+    )
 
 
 @truth.behaviour("a SIGTERM handler has its time, and its exit code counts (grace period 120 s)")

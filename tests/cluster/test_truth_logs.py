@@ -82,7 +82,8 @@ def _log(pod: Subject) -> Log:
     )
     lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
     partial = dict.fromkeys(lines, "")
-    for line in text.splitlines():
+    # The last line may have been written by half.
+    for line in text[: text.rfind("\n") + 1].splitlines():
         _, stream, tag, words = line.split(" ", 3)
         partial[stream] += words
         if tag == "F":

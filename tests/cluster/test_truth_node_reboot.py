@@ -14,7 +14,7 @@ from support import parts, truth
 from support.truth import Kind, Plan, Subject, Trio
 from support.workloads import eventually, memory_server
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 GO_MOUNT: Final = {"name": "go", "mountPath": "/go"}
 CODE_MOUNT: Final = {"name": "code", "mountPath": "/app"}
@@ -99,7 +99,10 @@ def test_a_node_is_rebooted(architect: Cluster, pods: dict[str, Trio]) -> None:
     # Who slept sleeps on, and is told as such.
     assert apps.slept.state() == "asleep"
     eventually(lambda: apps.slept.asleep_reason()[0] == "True", what="condition Asleep")
-    assert set(apps.slept.labels().values()) == {names.STATUS_SCALED_DOWN}
+    eventually(
+        lambda: set(apps.slept.labels().values()) == {names.STATUS_SCALED_DOWN},
+        what="labels of sleep",
+    )
     after = apps.each(_identities)
     assert after[Kind.SLEPT] == before[Kind.SLEPT]
     assert apps.slept.state() == "awake"

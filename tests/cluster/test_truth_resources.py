@@ -107,8 +107,13 @@ ASLEEP: Final = (
 @pytest.mark.parametrize("name", CLASSES)
 def test_requests_come_back(pods: dict[str, Trio], name: str) -> None:
     trio = pods[name]
-    before = trio.each(lambda pod: pod.pod()["spec"]["containers"][0]["resources"])
-    expected = truth.alike(before)
+    # Who slept before may be about to get them back.
+    expected = _resources_of(trio.pods[Kind.RUNC])
+    trio.each(
+        lambda pod: eventually(
+            lambda: _resources_of(pod) == expected, what=f"{pod.name} has its requests"
+        )
+    )
     trio.sleep()
     if name == "burstable":
         low = {"cpu": "1m", "memory": "1Ki"}
@@ -121,6 +126,10 @@ def test_requests_come_back(pods: dict[str, Trio], name: str) -> None:
         what="requests are back",
     )
     truth.check(trio.each(Subject.restarts), 0)
+
+
+def _resources_of(pod: Subject) -> Any:
+    return pod.pod()["spec"]["containers"][0]["resources"]
 
 
 def _resize(pod: Subject, resources: Mapping[str, Any]) -> None:
@@ -223,7 +232,7 @@ def test_statistics(pods: dict[str, Trio]) -> None:
     )
     assert trio.slept.is_asleep
     trio.slept.runtime("wake")
-    truth.check(trio.each(lambda pod: _working_set(pod) > 0), True)
+    trio.each(lambda pod: eventually(lambda: _working_set(pod) > 0, what=f"{pod.name} uses memory"))
 
 
 def _working_set(pod: Subject) -> float:
@@ -277,7 +286,7 @@ def test_a_namespace_with_limits(architect: Cluster, limited: str) -> None:
         truth.check(
             trio.each(lambda pod: pod.pod()["spec"]["containers"][0]["resources"]), defaults
         )
-        assert _used(architect, limited) == 80
+        eventually(lambda: _used(architect, limited) == 80, what="the quota is used")
         trio.sleep()
         low = {"cpu": "4m", "memory": "8Mi"}
         eventually(lambda: trio.slept.requests() == low, what="requests at the minimum")

@@ -16,6 +16,8 @@ from support import look, parts, truth
 from support.truth import Kind, Subject, Trio
 from support.workloads import ask_runtime, eventually
 
+pytestmark = pytest.mark.long
+
 DIRECTORY: Final = "/etc/kubernetes/manifests"
 PROGRAM: Final = look.IN_POD.read_text()
 
@@ -87,7 +89,10 @@ def _write(node: Node, name: str, text: str) -> None:
 )
 def test_a_static_pod_runs_as_under_runc(trio: Trio) -> None:
     trio.each(_until_ready)
-    seen = trio.each(lambda pod: json.loads(pod.said("app")[0]))
+    said = trio.each(
+        lambda pod: eventually(lambda: pod.said("app"), what=f"{pod.name} says what it finds")
+    )
+    seen = {kind: json.loads(lines[0]) for kind, lines in said.items()}
     truth.alike(seen)
     managed = trio.pods[Kind.MANAGED]
     told = eventually(lambda: managed.events("Unmanaged"), what="event Unmanaged")

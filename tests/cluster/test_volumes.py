@@ -27,7 +27,7 @@ from support.workloads import (
     wait_for_service,
 )
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 JOURNAL = "/data/journal"
 
@@ -44,12 +44,12 @@ class Ledger(Workload):
 
     def is_replaced(self, old: dict[str, Any]) -> bool:
         """Whether a pod is there that came after *old*, ready or not."""
-        found = self.get_json("pods", "-l", f"app={self.name}")["items"]
+        found = self.get_json("pods", labels=f"app={self.name}")["items"]
         return any(pod["metadata"]["uid"] != old["metadata"]["uid"] for pod in found)
 
     def ready(self, *, after: str = "") -> dict[str, Any] | None:
         """Return the pod if it is ready, and another one than that of uid *after*."""
-        found = self.get_json("pods", "-l", f"app={self.name}")["items"]
+        found = self.get_json("pods", labels=f"app={self.name}")["items"]
         for pod in found:
             conditions = pod["status"].get("conditions", [])
             is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
@@ -176,6 +176,7 @@ def leave_awake(app: Ledger) -> None:
     assert app.state() == "awake"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "before", [leave_awake, pytest.param(put_to_sleep, marks=pytest.mark.long)]
 )
@@ -272,6 +273,7 @@ def test_memory_does_not_meet_data_that_was_written_since(
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
 
 
+@pytest.mark.concurrent
 def test_a_sleeping_pod_with_a_claim_goes_on_too(architect: Cluster, namespace: str) -> None:
     with on_a_directory(architect, namespace, "asleep") as (app, _):
         first = app.get()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from architect.api import names
 from lab import errors
 from lab.cluster import Cluster
-from support import nodefiles
+from support import moves, nodefiles
 from support.workloads import (
     BarePod,
     ask_runtime,
@@ -105,7 +104,11 @@ def test_a_hardened_pod_sleeps_and_wakes(architect: Cluster, theme: str) -> None
 
 @pytest.mark.parametrize(
     ("how", "status", "reason"),
-    [("exits", 3, "Error"), ("is-killed", 137, "Error"), ("eats", 137, "OOMKilled")],
+    [
+        ("exits", 3, "Error"),
+        pytest.param("is-killed", 137, "Error", marks=pytest.mark.long),
+        ("eats", 137, "OOMKilled"),
+    ],
 )
 def test_kubelet_sees_how_the_application_of_a_woken_pod_ends(
     architect: Cluster, theme: str, how: str, status: int, reason: str
@@ -154,17 +157,16 @@ def test_a_pod_deleted_asleep_has_its_grace_period(architect: Cluster, theme: st
         _without_finalizer(pod),
     ):
         pod.sleep()
-        with _following_logs(pod) as logs:
+        with moves.said(pod, pod.pod()) as said:
             pod.kubectl("delete", "pod", pod.name, "--wait=false")
             eventually(
                 lambda: pod.container_status().get("state", {}).get("terminated"),
                 what="the container has ended",
             )
-            said, _ = logs.communicate(timeout=60)
         ended = pod.container_status()["state"]["terminated"]
         # Its own handler's status: it was there, got SIGTERM, and nobody cut it short.
         assert ended["exitCode"] == 7, ended
-        assert said.splitlines()[-2:] == [
+        assert said[-2:] == [
             "got TERM",
             f"used {TERM_SECONDS} s of the grace period",
         ]
@@ -179,21 +181,6 @@ def _without_finalizer(pod: BarePod) -> Iterator[None]:
             *("patch", "pod", pod.name, "--type=merge"),
             *("-p", json.dumps({"metadata": {"finalizers": None}})),
         )
-
-
-@contextmanager
-def _following_logs(pod: BarePod) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [pod.cluster.kubectl_program, "-n", pod.namespace, "logs", "--follow", pod.name],
-        env=pod.cluster.client_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_pod_deleted_asleep_leaves_nothing(architect: Cluster, theme: str) -> None:

@@ -27,11 +27,10 @@ from support.fleets import Fleet, Known, Squad
 from support.moves import Pod
 from support.spotnodes import GONE_SECONDS, replace
 from support.storing import leave
-from support.tiers import sized
 from support.watches import watch
 from support.workloads import eventually
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
 
 BYTES_PER_SECOND: Final = 6 << 20
 """From one node to another: slow enough for its end to come in the middle of a transfer."""
@@ -102,7 +101,6 @@ def said_to(fleet: Fleet, new: Known) -> str:
 # The node that saved them
 
 
-@pytest.mark.long
 def test_of_a_source_that_is_lost_in_the_transfer_what_is_stored_goes_on(
     architect: Cluster, namespace: str
 ) -> None:
@@ -190,7 +188,7 @@ def restores_failed(cluster: Cluster, node: Node) -> float:
 HOW: Final = ("its node is deleted", "it is out of service")
 
 
-@pytest.mark.parametrize("how", sized(HOW[:1], HOW))
+@pytest.mark.parametrize("how", HOW)
 def test_of_a_node_that_is_lost_after_its_claims_what_has_not_run_goes_on_elsewhere(
     architect: Cluster, namespace: str, how: str
 ) -> None:

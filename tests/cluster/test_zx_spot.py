@@ -55,7 +55,7 @@ def told(
         fleet.visited() as visits,
     ):
         yield place, fleet, fleet.known()
-        eventually(visits.are_served, what="everybody is served again", seconds=60)
+        eventually(visits.are_served, what="everybody is served again")
         visits.check()
 
 
@@ -119,7 +119,9 @@ def test_pods_go_on_elsewhere_after_their_machine_is_gone(
             assert said.ends is not None
             assert abs(said.ends.timestamp() - countdown.ends) <= CLOCK_SECONDS
             assert not place.is_schedulable()
-            (appeared,) = place.events(names.EVENT_NOTICE_APPEARED)
+            (appeared,) = eventually(
+                lambda: place.events(names.EVENT_NOTICE_APPEARED), what="event NoticeAppeared"
+            )
             assert appeared.startswith("interruption")
             fleet.wait_until_safe(before, seconds=countdown.left_seconds)
             if end == "they have left":
@@ -133,7 +135,10 @@ def test_pods_go_on_elsewhere_after_their_machine_is_gone(
         for old in before:
             app = fleet.app(next(s for s in fleet.squads if s.name == old.squad))
             assert moves.ended(app, old.pod)["Restored"] == ("True", "Restored")
-            assert moves.events(app, old.pod, names.EVENT_CAPTURED)
+            eventually(
+                partial(moves.events, app, old.pod, names.EVENT_CAPTURED),
+                what=f"event Captured of {old.name}",
+            )
             new = outcome.went_on[old.uid]
             (restored,) = eventually(
                 partial(moves.events, app, new.pod, names.EVENT_RESTORED),
@@ -193,6 +198,7 @@ def teach(place: SpotNode, namespace: str) -> None:
         gate.close()
 
 
+@pytest.mark.long
 def test_a_withdrawn_notice_gives_the_node_back_and_nobody_loses_anything(
     architect: Cluster, namespace: str
 ) -> None:
@@ -221,6 +227,7 @@ def ending(fleet: Fleet) -> list[str]:
     return [p["metadata"]["name"] for p in found if "deletionTimestamp" in p["metadata"]]
 
 
+@pytest.mark.long
 def test_a_notice_that_changes_another_one_and_a_daemon_killed_meanwhile_change_nothing(
     architect: Cluster, namespace: str
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, parts
 from support.daemontokens import as_daemon, daemons_by_node, open_as
+from support.spotnodes import told_at
 from support.workloads import Workload, apply, code, eventually, memory_server, pod_template
 
 pytestmark = pytest.mark.timeout(900)
@@ -95,6 +97,7 @@ def _there(app: Workload) -> set[str]:
     return {pod["metadata"]["uid"] for pod in moves.pods(app)}
 
 
+@pytest.mark.concurrent
 def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
@@ -124,6 +127,7 @@ def test_a_pod_goes_by_its_own_nodes_word_and_no_other(
     assert other in _there(apps[1])
 
 
+@pytest.mark.concurrent
 def test_a_stolen_daemon_has_no_pods_of_other_nodes_deleted(
     architect: Cluster, namespace: str, daemons: dict[str, Api]
 ) -> None:
@@ -155,7 +159,8 @@ def _is_marked(cluster: Cluster, name: str) -> bool:
     ]
 
 
-def _told(cluster: Cluster, node: str, reason: str) -> list[str]:
+def _told(cluster: Cluster, node: str, reason: str, *, since: float) -> list[str]:
+    """Return what was said of a node *since* then: machines of that name may have ended before."""
     listed = json.loads(cluster.kubectl("get", "events", "-A", "-o", "json"))["items"]
     return [
         str(event["message"])
@@ -163,6 +168,7 @@ def _told(cluster: Cluster, node: str, reason: str) -> list[str]:
         if event["involvedObject"].get("kind") == "Node"
         and event["involvedObject"].get("name") == node
         and event["reason"] == reason
+        and told_at(event) >= since
     ]
 
 
@@ -191,6 +197,7 @@ def test_a_silent_machine_lets_go_of_its_pods_and_its_node_takes_new_ones_when_i
         _run(app, kind="StatefulSet")
         (old,) = moves.ready(app)
     assert old["spec"]["nodeName"] == name
+    began = time.time() - 1  # events have whole seconds
     node.kubelet.stop()
     try:
         # Its daemon would have written it, for an end that has come by now.
@@ -201,7 +208,8 @@ def test_a_silent_machine_lets_go_of_its_pods_and_its_node_takes_new_ones_when_i
             lambda: _is_marked(architect, name), what="the node is marked", seconds=GONE_SECONDS
         )
         (told,) = eventually(
-            lambda: _told(architect, name, names.EVENT_MACHINE_GONE), what="it is said"
+            lambda: _told(architect, name, names.EVENT_MACHINE_GONE, since=began),
+            what="it is said",
         )
         assert "aws announced its end" in told
         # A StatefulSet's pod is not replaced as long as the old one is there.
@@ -209,7 +217,10 @@ def test_a_silent_machine_lets_go_of_its_pods_and_its_node_takes_new_ones_when_i
         assert (new["metadata"]["name"], new["spec"]["nodeName"] != name) == ("web-0", True)
         # It was only cut off, and is the same run of the machine: people decide.
         node.kubelet.restart()
-        eventually(lambda: _told(architect, name, names.EVENT_MACHINE_BACK), what="that is said")
+        eventually(
+            lambda: _told(architect, name, names.EVENT_MACHINE_BACK, since=began),
+            what="that is said",
+        )
         assert _is_marked(architect, name)
         _becomes_another_run(node)
         eventually(lambda: not _is_marked(architect, name), what="the node is there again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,8 +70,16 @@ def _is_awake_for_the_quota(app: Workload) -> None:
     assert status == "False"
     assert text in message
     assert app.state() == "awake"
-    numbers = parts.daemon_numbers(app.cluster, app.node().name)
-    assert numbers.value("architect_awake_pods", reason="DiskSpace") >= 1
+    node = app.node().name
+    eventually(
+        lambda: (
+            parts.daemon_numbers(app.cluster, node).value(
+                "architect_awake_pods", reason="DiskSpace"
+            )
+            >= 1
+        ),
+        what="the metric counts it",
+    )
 
 
 if IS_LONG:  # two upgrades for one sentence of the reference
@@ -158,6 +167,8 @@ def test_the_runtime_leaves_a_node_without_managed_pods(
     eventually(lambda: not _under_gvisor(architect), what="the pods of gVisor have ended")
     with bare_pod(architect, theme, "keeps", node=architect.nodes[0].name) as kept:
         identity = kept.get()["identity"]
+        # Those of tests before may be about to end.
+        eventually(lambda: not _ending(architect), what="no managed pod ends any more")
         managed = {n.name: ask_runtime(n, "list")["pods"] for n in architect.nodes}
         release.uninstall(architect)
         for node in architect.nodes:
@@ -169,6 +180,14 @@ def test_the_runtime_leaves_a_node_without_managed_pods(
         kept.sleep()
         assert kept.get()["identity"] == identity
         _sleeps_on_every_node(architect, theme)
+
+
+def _ending(cluster: Cluster) -> set[str]:
+    """Return the uids of managed pods of all nodes that are being deleted, or were."""
+    items = json.loads(cluster.kubectl("get", "pods", "-A", "-o", "json"))["items"]
+    living = {p["metadata"]["uid"] for p in items if "deletionTimestamp" not in p["metadata"]}
+    managed = {pod["pod"] for node in cluster.nodes for pod in ask_runtime(node, "list")["pods"]}
+    return managed - living
 
 
 def _under_gvisor(cluster: Cluster) -> list[str]:

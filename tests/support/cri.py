@@ -23,7 +23,7 @@ class Node:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def run(self, *words: str, timeout_seconds: float = 60) -> str:
+    def run(self, *words: str, timeout_seconds: float = 180) -> str:
         return self.machine.exec(words, timeout_seconds=timeout_seconds).strip()
 
     def crictl(self, *words: str) -> str:
@@ -121,14 +121,14 @@ class Pod:
         eventually(lambda: self.answers(port), what=f"an answer of {name}")
 
     def get(
-        self, path: str = "/", *, port: int = 8080, within_seconds: float = 20
+        self, path: str = "/", *, port: int = 8080, within_seconds: float = 60
     ) -> dict[str, Any]:
         """Ask a server by the pod's address, from the node's network."""
         url = f"http://{self.address}:{port}{path}"
         words = ["curl", "-sS", "--max-time", str(within_seconds), url]
         return dict(json.loads(self.node.machine.run_in_network(*words)))
 
-    def answers(self, port: int = 8080, *, within_seconds: float = 20) -> bool:
+    def answers(self, port: int = 8080, *, within_seconds: float = 60) -> bool:
         try:
             return bool(self.get(port=port, within_seconds=within_seconds))
         except errors.CommandFailed:
@@ -153,7 +153,7 @@ class Pod:
         """Return the process that the engine takes for the container."""
         return int(self.container(name)["info"]["pid"])
 
-    def stop(self, name: str, *, grace_seconds: int = 20) -> int:
+    def stop(self, name: str, *, grace_seconds: int = 60) -> int:
         self.node.crictl("stop", "--timeout", str(grace_seconds), self.containers[name])
         return self.until_ended(name)
 

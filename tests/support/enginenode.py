@@ -101,13 +101,14 @@ class EngineNode(cri.Node):
         made = self.crictl("create", pod, file, pod_file)
         self.crictl("start", made)
         log = self.path(f"{logs}/daemon.log")
+        last: dict[str, Any] = {}
         waiting.until(
-            lambda: self._status(made).get("state") == "CONTAINER_EXITED",
+            lambda: (last.update(self._status(made)) or last.get("state")) == "CONTAINER_EXITED",
             what=f"the end of architect-daemon {' '.join(words)}",
             timeout_seconds=DAEMON_SECONDS,
             last_seen=log.read_text,
         )
-        status = int(self._status(made)["exitCode"])
+        status = int(last["exitCode"])
         self.crictl("stopp", pod)
         self.crictl("rmp", "--force", pod)
         return status, log.read_text()

@@ -22,7 +22,7 @@ CONTAINERD_24 = "/run/containerd-2.4/containerd.sock"
 """Where the second containerd of the machine answers."""
 GET = """
 import sys, urllib.request
-print(urllib.request.urlopen(f'http://{sys.argv[1]}:8080{sys.argv[2]}', timeout=20).read().decode())
+print(urllib.request.urlopen(f'http://{sys.argv[1]}:8080{sys.argv[2]}', timeout=90).read().decode())
 """
 
 
@@ -32,7 +32,7 @@ class Node:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
-    def run(self, *words: str, timeout_seconds: float = 60) -> str:
+    def run(self, *words: str, timeout_seconds: float = 180) -> str:
         env = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
         return self.machine.exec(words, timeout_seconds=timeout_seconds, env=env)
 
@@ -162,7 +162,7 @@ class Ctr(Engine):
         self.ctr("task", "kill", "--signal", signal, self.name)
         eventually(lambda: self._task()[2] == "STOPPED", what=f"end of {self.name}")
         words = self.node.machine.enter([*self.client, "task", "delete", self.name])
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=180)
         found = re.search(r"non-zero exit code (\d+)", done.stderr)
         return int(found[1]) if found else done.returncode
 
@@ -212,7 +212,7 @@ class Podman(Engine):
 
     def stop(self, signal: str = "SIGTERM") -> int:
         if signal == "SIGTERM":
-            self.node.run("podman", "stop", "-t", "30", self.name)
+            self.node.run("podman", "stop", "-t", "90", self.name)
         else:
             self.node.run("podman", "kill", "--signal", signal, self.name)
         return int(self.node.run("podman", "wait", self.name))
@@ -253,7 +253,7 @@ class Docker(Engine):
 
     def stop(self, signal: str = "SIGTERM") -> int:
         if signal == "SIGTERM":
-            self.docker("stop", "-t", "30", self.name)
+            self.docker("stop", "-t", "90", self.name)
         else:
             self.docker("kill", "--signal", signal, self.name)
         return int(self.docker("wait", self.name))

@@ -9,8 +9,11 @@ import contextlib
 import io
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
+
+from support.patience import patient
 
 CHUNK_BYTES: Final = 16 * 1024
 
@@ -57,14 +60,20 @@ class FaultProxy:
 
     def __exit__(self, *_: object) -> None:
         self._is_closed.set()
+        deadline = time.monotonic() + patient(60.0)
+        while time.monotonic() < deadline:
+            # Again, for what was accepted or connected just now.
+            with self._lock:
+                sockets, threads = tuple(self._sockets), tuple(self._threads)
+            for one in sockets:
+                _end(one)
+            for thread in threads:
+                thread.join(0.1)
+            if not any(thread.is_alive() for thread in threads):
+                break
         with self._lock:
-            sockets, threads = tuple(self._sockets), tuple(self._threads)
-        for one in sockets:
-            _end(one)
-        for thread in threads:
-            thread.join(20)
-        for one in self._sockets:
-            one.close()
+            for one in self._sockets:
+                one.close()
 
     @property
     def endpoint(self) -> str:
@@ -82,9 +91,9 @@ class FaultProxy:
 
     def _start(self, target: Callable[..., None], *arguments: socket.socket) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
         with self._lock:
             self._threads.append(thread)
-        thread.start()
 
     def _serve(self, front: socket.socket) -> None:
         """Pass one client's requests on until it, the server or a fault ends that."""

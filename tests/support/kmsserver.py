@@ -22,12 +22,13 @@ from lab import artefacts
 from lab.cache import Cache
 from lab.settings import Settings
 from support.keyservices import CLUSTER
+from support.loopback import lasting_port
 from support.patience import patient
 
 REGION: Final = "eu-west-2"
-START_SECONDS = patient(30)
+START_SECONDS = patient(60)
 
-_STARTED = re.compile(r"started on \S*?:(\d+)")
+_STARTED = re.compile(r"started on \S*?:(\d+)(?=\D)")
 
 
 class Server:
@@ -36,7 +37,7 @@ class Server:
     def __init__(self, directory: Path, *, region: str = REGION, seed: str = "") -> None:
         directory.mkdir(parents=True)
         self.region = region
-        self.port = 0
+        self.port = lasting_port()
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._program = artefacts.local_kms(Cache(Settings.from_environment().cache))

@@ -175,4 +175,6 @@ class Mover:
 
 
 def numbers(container: Container) -> list[int]:
-    return [int(word) for word in container.output().split() if word.isdigit()]
+    """Return what it has counted; the last line may be half there."""
+    whole, _, _ = container.output().rpartition("\n")
+    return [int(word) for word in whole.split() if word.isdigit()]

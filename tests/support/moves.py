@@ -8,14 +8,16 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from architect.api import names
-from lab import errors, release
+from lab import commands, errors, release
 from lab.cluster import Cluster
 from lab.node import Node
 from support import nodefiles, parts
-from support.workloads import Workload, ask, eventually
+from support.patience import patient
+from support.workloads import REQUEST_SECONDS, Workload, ask, eventually
 
-STEP_SECONDS: Final = 60
+STEP_SECONDS: Final = 120
 """How long a step of a move is waited for."""
+READY_SECONDS: Final = patient(240.0)
 
 Pod = dict[str, Any]
 
@@ -25,7 +27,7 @@ Pod = dict[str, Any]
 
 def pods(app: Workload) -> list[Pod]:
     """Return the workload's pods that are not going away, and not over."""
-    found = app.get_json("pods", "-l", f"app={app.name}")["items"]
+    found = app.get_json("pods", labels=f"app={app.name}")["items"]
     living = [p for p in found if "deletionTimestamp" not in p["metadata"]]
     return [p for p in living if p["status"].get("phase") not in ("Failed", "Succeeded")]
 
@@ -36,7 +38,11 @@ def is_ready(pod: Pod) -> bool:
 
 
 def ready(
-    app: Workload, count: int = 1, *, apart_from: Sequence[Pod] = (), seconds: float = 150
+    app: Workload,
+    count: int = 1,
+    *,
+    apart_from: Sequence[Pod] = (),
+    seconds: float = READY_SECONDS,
 ) -> list[Pod]:
     """Return the workload's pods once *count* are there, all ready, none of *apart_from*."""
     old = {p["metadata"]["uid"] for p in apart_from}
@@ -51,7 +57,9 @@ def ready(
     return result
 
 
-def answer(app: Workload, pod: Pod, path: str = "/", *, seconds: float = 10) -> dict[str, Any]:
+def answer(
+    app: Workload, pod: Pod, path: str = "/", *, seconds: float = REQUEST_SECONDS
+) -> dict[str, Any]:
     """Ask one pod at its own address; an answer may take *seconds*."""
     url = f"http://{pod['status']['podIP']}:8080{path}"
     found: list[dict[str, Any]] = []
@@ -72,7 +80,7 @@ def identities(app: Workload, living: Sequence[Pod]) -> list[str]:
 def events(app: Workload, pod: Pod, reason: str) -> list[str]:
     """Return the messages of the events about *pod* with *reason*, gone or not."""
     selector = f"involvedObject.uid={pod['metadata']['uid']},reason={reason}"
-    listed = app.get_json("events", "--field-selector", selector)
+    listed = app.get_json("events", fields=selector)
     return [str(e["message"]) for e in listed["items"]]
 
 
@@ -130,7 +138,11 @@ def draining(app: Workload, node: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def said(app: Workload, pod: Pod, *, after: str | None = None) -> Iterator[list[str]]:
-    """Collect what *pod* says until it ends; the block begins once the line *after* was heard."""
+    """Collect what *pod* says until it ends; the block begins once the line *after* was heard.
+
+    Or any line, which each application says as it begins: a kubectl that comes after the end of its
+    pod hears nothing.
+    """
     lines: list[str] = []
     command = [app.cluster.kubectl_program, "logs", "-f", "-n", app.namespace]
     with subprocess.Popen(
@@ -140,7 +152,7 @@ def said(app: Workload, pod: Pod, *, after: str | None = None) -> Iterator[list[
         env=app.cluster.client_environment(),
     ) as process:
         assert process.stdout is not None
-        while after is not None and after not in lines:
+        while not lines or (after is not None and after not in lines):
             line = process.stdout.readline()
             assert line, lines
             lines.append(line.rstrip())
@@ -196,7 +208,9 @@ def nothing_left(app: Workload, gone: Sequence[Pod]) -> None:
                         found.append(f"{node.name}:{directory}/{name}")
         return found
 
-    eventually(lambda: not left(), what="nothing is left of pods that are gone", seconds=150)
+    eventually(
+        lambda: not left(), what="nothing is left of pods that are gone", seconds=READY_SECONDS
+    )
 
 
 # Faults at a step
@@ -218,7 +232,10 @@ def never_killed(cluster: Cluster, node: Node) -> None:
     pod = parts.daemon_pod(cluster, node.name)
     if any(s["restartCount"] for s in pod["status"].get("containerStatuses", [])):
         name = pod["metadata"]["name"]
-        cluster.kubectl("-n", release.NAMESPACE, "delete", "pod", name, "--wait=true")
+        cluster.kubectl(
+            *("-n", release.NAMESPACE, "delete", "pod", name, "--wait=true"),
+            timeout_seconds=parts.END_SECONDS,
+        )
         parts.wait_until_ready(cluster)
         eventually(lambda: daemon_answers(node), what="the new daemon answers")
 
@@ -235,24 +252,32 @@ def daemon_answers(node: Node) -> bool:
     return False
 
 
+class Missed(AssertionError):
+    """A step that somebody was to be killed at was over before it was seen."""
+
+
 @contextmanager
 def killed_when(node: Node, seen: str, pid: int, *, signal: str = "KILL") -> Iterator[None]:
     """Kill *pid* of *node* as soon as the shell's test *seen* holds there, beside the block.
 
-    Fails if that was not reached. *signal*: or stop it (``STOP``).
+    Raises Missed behind the block if that was not seen. *signal*: or stop it (``STOP``).
     """
+    # Without a program that tells the time: there is much to do until the next look.
     script = (
-        f"i=0; while ! {{ {seen}; }} 2>/dev/null; do i=$((i+1)); "
-        f"[ $i -lt {STEP_SECONDS * 100} ] || exit 9; sleep 0.01; done; kill -{signal} {pid}"
+        "now() { read -r up _ </proc/uptime; up=${up%.*}; }; "
+        f"now; end=$((up + {STEP_SECONDS})); while ! {{ {seen}; }} 2>/dev/null; do "
+        f"now; [ $up -lt $end ] || exit 9; sleep 0.01; done; kill -{signal} {pid}"
     )
     process = node.machine.popen(
         ["sh", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     try:
         yield
-        assert process.wait(STEP_SECONDS + 30) == 0, f"never seen: {seen}"
+        if process.wait(STEP_SECONDS + 30) != 0:
+            raise Missed(f"never seen: {seen}")
     finally:
-        process.kill()
+        # What runs in the machine, too: it would kill whoever it sees at that step of a later test.
+        commands.kill_group(process)
         process.wait()
 
 

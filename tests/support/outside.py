@@ -5,6 +5,7 @@ Mounted into the container, as a volume is that a node's agent and a pod share.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -24,6 +25,7 @@ class Outside:
         directory.chmod(0o777)
         self._kept: list[Any] = []
         self._listeners: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._datagrams.bind(str(directory / "log"))
         os.mkfifo(directory / "fifo")
@@ -56,14 +58,19 @@ class Outside:
                 self._kept.append(connection)
                 if make is not None:
                     self._kept.append(made := make())
-                    socket.send_fds(connection, [b"x"], [made.fileno()])
+                    with contextlib.suppress(OSError):  # who asked has gone
+                        socket.send_fds(connection, [b"x"], [made.fileno()])
 
-        threading.Thread(target=accept, daemon=True).start()
+        self._threads.append(threading.Thread(target=accept, daemon=True))
+        self._threads[-1].start()
 
     def close(self) -> None:
         """Let go of everything."""
         for listener in self._listeners:
             listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:  # or one more would be kept behind our back
+            thread.join()
+        for listener in self._listeners:
             listener.close()
         self._datagrams.close()
         for kept in self._kept:

@@ -89,5 +89,5 @@ class Root:
         assert self._holder.stdin is not None
         assert self._holder.stdout is not None
         self._holder.stdin.close()
-        self._holder.wait(patient(30.0))
+        self._holder.wait(patient(90.0))
         self._holder.stdout.close()

@@ -13,8 +13,11 @@ from architect.api import names
 from lab import errors, release
 from lab.cluster import Cluster
 from lab.node import Node
-from support.workloads import eventually
+from support.patience import patient
+from support.workloads import REQUEST_SECONDS, eventually
 
+END_SECONDS: Final = 240.0
+"""For one of our own pods to end; a daemon has two minutes by itself."""
 KEEPER_COMM: Final = "architect-keeper"[:15]
 """As the kernel cuts it."""
 DAEMON_PORT: Final = 9464
@@ -116,7 +119,7 @@ def restart_operators(cluster: Cluster) -> None:
     old = {pod["metadata"]["uid"] for pod in pods(cluster, "operator")}
     cluster.kubectl(
         *("-n", release.NAMESPACE, "delete", "pods", "-l", f"{COMPONENT}=operator"),
-        timeout_seconds=120,
+        timeout_seconds=END_SECONDS,
     )
     eventually(
         lambda: not old & {pod["metadata"]["uid"] for pod in pods(cluster, "operator")},
@@ -126,7 +129,10 @@ def restart_operators(cluster: Cluster) -> None:
 
 
 def _scrape(cluster: Cluster, url: str) -> Numbers:
-    return Numbers(cluster.in_control_plane(["curl", "-sS", "-m", "10", url]))
+    said = cluster.in_control_plane(
+        ["curl", "-sS", "-m", f"{REQUEST_SECONDS:g}", url], timeout_seconds=REQUEST_SECONDS + 30
+    )
+    return Numbers(said)
 
 
 @contextmanager
@@ -166,12 +172,40 @@ def scale(cluster: Cluster, deployment: str, replicas: int) -> None:
     )
 
 
+WRONG: Final = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "wrong", "annotations": {names.IDLE: "soon"}},
+    "spec": {"containers": [{"name": "app", "image": "localhost/py:3"}]},
+}
+"""What a webhook that answers refuses, and the API server does not."""
+ANSWERS: Final = 4
+"""Of the webhook, one after the other: the API server asks any of its pods that it believes in."""
+
+
+def webhook_answers(cluster: Cluster) -> bool:
+    """Whether the API server asks the webhook, and no pod of it that is not there any more.
+
+    It hears of a webhook's pods later than that they are ready, and lets pods pass meanwhile.
+    """
+    words = ("create", "--dry-run=server", "-f", "-")
+    for _ in range(ANSWERS):
+        try:
+            cluster.kubectl("-n", "default", *words, input=json.dumps(WRONG))
+        except errors.CommandFailed as error:
+            if names.IDLE in str(error):
+                continue
+        return False
+    return True
+
+
 def wait_until_ready(cluster: Cluster) -> None:
     """Return once every part is there and ready on every node, and the webhook answers."""
 
     def daemons() -> bool:
-        found = {p["spec"].get("nodeName") for p in pods(cluster, "daemon")}
-        return found == {n.name for n in cluster.nodes}
+        # One that is being deleted is ready for a moment longer, and nobody's.
+        living = [p for p in pods(cluster, "daemon") if "deletionTimestamp" not in p["metadata"]]
+        return {p["spec"].get("nodeName") for p in living} == {n.name for n in cluster.nodes}
 
     def deployments() -> bool:
         said = cluster.kubectl("-n", release.NAMESPACE, "get", "deployments", "-o", "json")
@@ -181,9 +215,11 @@ def wait_until_ready(cluster: Cluster) -> None:
         )
 
     eventually(
-        lambda: daemons() and deployments() and release.is_ready(cluster),
+        lambda: (
+            daemons() and deployments() and release.is_ready(cluster) and webhook_answers(cluster)
+        ),
         what="Architect is ready again",
-        seconds=300,
+        seconds=patient(300),
     )
 
 

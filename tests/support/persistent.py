@@ -20,8 +20,8 @@ def ask(
     *,
     annotations: Mapping[str, str] | None = None,
     retention: Mapping[str, str] | None = None,
-) -> None:
-    """Have the workload's pod saved."""
+) -> dict[str, Any]:
+    """Have the workload's pod saved; return the object as it was made."""
     value = {
         "apiVersion": "architect.dev/v1alpha1",
         "kind": "PersistentCheckpoint",
@@ -31,7 +31,10 @@ def ask(
             **({"retention": dict(retention)} if retention else {}),
         },
     }
-    app.kubectl("apply", "-f", "-", input=json.dumps(value))
+    made: dict[str, Any] = json.loads(
+        app.kubectl("apply", "-o", "json", "-f", "-", input=json.dumps(value))
+    )
+    return made
 
 
 def saved(app: Workload, name: str = "warm", **more: Mapping[str, str]) -> dict[str, Any]:

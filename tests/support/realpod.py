@@ -20,7 +20,7 @@ from architect.core.errors import Rejected, Unavailable
 from support import runtime
 from support.patience import patient
 
-DEADLINE_SECONDS = patient(60.0)
+DEADLINE_SECONDS = patient(90.0)
 UID = "11111111-2222-3333-4444-555555555555"
 
 

@@ -29,13 +29,14 @@ from architect.pki import certificates
 from lab import artefacts
 from lab.cache import Cache
 from lab.settings import Settings
+from support.loopback import lasting_port
 from support.patience import patient
 
 ACCESS_KEY = "architect-test"
 SECRET_KEY = "not-a-secret-of-anybody"
 BUCKET = "checkpoints"
 
-START_SECONDS = patient(30)
+START_SECONDS = patient(60)
 ATTEMPTS = 5
 """To start: between the choice of a port and its use another program may take it."""
 
@@ -150,7 +151,7 @@ class Server:
     def start(self) -> None:
         """Start it, at the same port as before if there was one, and return once it answers."""
         for _ in range(ATTEMPTS):
-            port = self.port or _free_port()
+            port = self.port or lasting_port()
             process = self._spawn(port)
             if self._is_ready(process, port):
                 self._process, self.port = process, port
@@ -218,9 +219,3 @@ class Server:
     @property
     def _log(self) -> str:
         return (self._directory / "log").read_text(errors="replace")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

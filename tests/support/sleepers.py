@@ -37,6 +37,10 @@ while True:
 """Counts aloud, says whether its memory is as it was, and has a child."""
 
 
+class Missed(Exception):
+    """What was to be stopped in the middle was over before it was seen."""
+
+
 class Keeper:
     """The loop, the fork server and what else the keeper has, without its socket."""
 
@@ -83,21 +87,43 @@ class Keeper:
     def working(self, kind: str, *, of: Future[None] | None = None) -> tuple[int, int]:
         """Turn until a CRIU works; return the pids of its supervisor and of itself.
 
-        Raises the error of what it should work for, *of*, if that ends before.
+        *of*: what it works for. Raises its error, or Missed, if that ends before.
         """
         server: int | None = None
+        seen: set[str] = set()
         deadline = time.monotonic() + runtime.DEADLINE_SECONDS
         while time.monotonic() < deadline:
             self.turn()
-            if of is not None and of.is_done:
-                of.result()
             server = self.server.pid or server
             for supervisor in processes.children(server) if server else []:
-                if _name(supervisor).startswith(kind):
+                seen.add(name := _name(supervisor))
+                if name.startswith(kind):
                     for pid in processes.children(supervisor):
                         self._orphans |= {supervisor, pid}
                         return supervisor, pid
-        raise AssertionError(f"no {kind} begins")
+            if of is not None and of.is_done:
+                of.result()
+                raise Missed(f"a {kind} that was over at once")
+        raise AssertionError(f"no {kind} begins; the server had {sorted(seen)}")
+
+    def caught(
+        self,
+        begin: Callable[[], Future[None]],
+        catch: Callable[[Future[None]], T],
+        *,
+        undo: Callable[[], object],
+    ) -> tuple[Future[None], T]:
+        """*begin* something and *catch* it in the middle; return both results.
+
+        Nobody who only looks can be sure to see it: what was over before is undone and begun anew.
+        """
+        for _ in range(20):
+            work = begin()
+            try:
+                return work, catch(work)
+            except Missed:
+                undo()
+        raise AssertionError("it is always over before it is seen")
 
     def close(self) -> None:
         """End the server."""

@@ -72,7 +72,7 @@ class SpotNode:
             if event["involvedObject"].get("kind") == "Node"
             and event["involvedObject"].get("name") == self.name
             and event["reason"] == reason
-            and _told_at(event) >= self.since
+            and told_at(event) >= self.since
         ]
 
     def plan(self, seconds: float) -> dict[str, dict[str, Any]]:
@@ -126,7 +126,9 @@ def spot_node(
 def renew_daemon(cluster: Cluster, node: str) -> None:
     """Replace the daemon of *node*: one that runs looks for its cloud every few minutes only."""
     pod = parts.daemon_pod(cluster, node)["metadata"]["name"]
-    cluster.kubectl("-n", release.NAMESPACE, "delete", "pod", pod, timeout_seconds=120)
+    cluster.kubectl(
+        "-n", release.NAMESPACE, "delete", "pod", pod, timeout_seconds=parts.END_SECONDS
+    )
     parts.wait_until_ready(cluster)
 
 
@@ -157,7 +159,7 @@ def put_back(cluster: Cluster, node: str) -> None:
     cluster.kubectl("uncordon", node)
 
 
-def _told_at(event: dict[str, Any]) -> float:
+def told_at(event: dict[str, Any]) -> float:
     """Return when an event was told first, in Unix seconds."""
     text = event.get("eventTime") or event.get("firstTimestamp") or event["lastTimestamp"]
     return datetime.datetime.fromisoformat(text).timestamp()

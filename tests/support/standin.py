@@ -16,7 +16,7 @@ from architect.shim.standin.server import StandIn
 from support.patience import patient
 
 CLONE_NEWNET = 0x40000000
-DEADLINE_SECONDS = patient(30.0)
+DEADLINE_SECONDS = patient(90.0)
 
 
 class Namespace:

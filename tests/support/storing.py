@@ -9,9 +9,10 @@ from architect.api import names
 from lab.cluster import Cluster
 from support import moves
 from support.moves import Pod
+from support.patience import patient
 from support.workloads import Workload, eventually
 
-STORED_SECONDS: Final = 90
+STORED_SECONDS: Final = patient(240.0)
 
 
 @dataclass(frozen=True, kw_only=True)

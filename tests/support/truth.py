@@ -18,7 +18,8 @@ from typing import Any, Final, TypeVar
 
 from architect.api import names
 from lab.cluster import Cluster
-from support.workloads import BarePod, code, eventually
+from support.patience import patient
+from support.workloads import REQUEST_SECONDS, BarePod, code, eventually
 
 T = TypeVar("T")
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -29,6 +30,10 @@ GO: Final = "/go/now"
 """A file for which applications wait: a pod falls asleep before it comes, and wakes by it."""
 WAIT: Final = f"while [ ! -e {GO} ]; do sleep 0.5; done; "
 PYTHON_WAIT: Final = f"import os, time\nwhile not os.path.exists({GO!r}): time.sleep(0.2)\n"
+
+
+START_SECONDS: Final = patient(300.0)
+"""For all pods of a module, which begin at once."""
 
 
 class Kind(enum.StrEnum):
@@ -81,7 +86,10 @@ class Subject(BarePod):
 
     def pod(self) -> dict[str, Any]:
         # Asked often and by several at once: without a kubectl for each time.
-        return self.cluster.api.get(f"/api/v1/namespaces/{self.namespace}/pods/{self.name}")
+        return self.cluster.api.get(
+            f"/api/v1/namespaces/{self.namespace}/pods/{self.name}",
+            timeout_seconds=REQUEST_SECONDS,
+        )
 
     def statuses(self) -> dict[str, dict[str, Any]]:
         """Return container → status, of all kinds of containers."""
@@ -262,7 +270,7 @@ def running(
         for name, plan in plans.items():
             if plan.is_awaited:
                 for pod in made[name].pods.values():
-                    eventually(pod.is_ready, what=f"{pod.name} is ready")
+                    eventually(pod.is_ready, what=f"{pod.name} is ready", seconds=START_SECONDS)
         yield made
     finally:
         # Whatever waits for somebody to look at it.

@@ -90,10 +90,18 @@ def table() -> str:
     """Return the table in Markdown."""
     lines = [
         f"| {row.behaviour.what} | {row.behaviour.managed} | {_slept(row.behaviour)} "
-        f"| `{row.test.partition('::')[0]}` |"
+        f"| {_shown_by(row.test)} |"
         for row in rows()
     ]
     return "\n".join([*HEAD, *lines])
+
+
+def _shown_by(test: str) -> str:
+    """Return the file of *test* as the page names it, and whether `make test` leaves it out."""
+    name = test.partition("::")[0]
+    marks = getattr(_module(TESTS / name), "pytestmark", [])
+    is_long = any(mark.name == "long" for mark in (marks if isinstance(marks, list) else [marks]))
+    return f"`{name}` (long)" if is_long else f"`{name}`"
 
 
 def _slept(behaviour: Behaviour) -> str:

@@ -28,7 +28,10 @@ def upgrade_one(cluster: Cluster, values: dict[str, Any], other: OtherRelease, n
         kinds=["deployment"],
     )
     daemon = parts.daemon_pod(cluster, node.name)["metadata"]["name"]
-    cluster.kubectl("-n", release.NAMESPACE, "delete", "pod", daemon, "--wait=true")
+    cluster.kubectl(
+        *("-n", release.NAMESPACE, "delete", "pod", daemon, "--wait=true"),
+        timeout_seconds=parts.END_SECONDS,
+    )
     eventually(lambda: runs(node, other.version), what=f"{node.name} runs {other.version}")
     parts.wait_until_ready(cluster)
 

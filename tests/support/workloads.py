@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +21,29 @@ from lab.node import Node
 from support.patience import patient
 
 APPS = Path(__file__).parent / "apps"
-DEADLINE_SECONDS = patient(120.0)
+DEADLINE_SECONDS = patient(180.0)
 REQUEST_SECONDS = patient(30.0)
+UNREADY_AFTER = round(patient(30))
+"""Probes, one a second, that fail one after the other before a pod counts as not ready, and its
+Service refuses: a machine that stands still for some seconds makes no pod unready. Kubernetes' own
+3 are for tests in which a pod is to become so."""
 CURL_REFUSED = 7
 """curl's exit status where nobody takes the connection."""
 NOT_NOW = ("Busy", "does not come to rest", "is waking", "is not ready")
 """In the words of a refusal that says nothing about the next try."""
 RUNTIME = names.CURRENT / "bin" / "architect-runtime"
+READ = {
+    "pod": "/api/v1/namespaces/{}/pods",
+    "pods": "/api/v1/namespaces/{}/pods",
+    "service": "/api/v1/namespaces/{}/services",
+    "events": "/api/v1/namespaces/{}/events",
+    "job": "/apis/batch/v1/namespaces/{}/jobs",
+    **{
+        f"{r.plural}.{r.group}": f"/apis/{r.group}/{r.version}/namespaces/{{}}/{r.plural}"
+        for r in (resources.CHECKPOINTS, resources.PERSISTENT_CHECKPOINTS)
+    },
+}
+"""By what :meth:`Workload.get_json` is asked for."""
 
 
 def eventually(
@@ -51,17 +68,32 @@ class Workload:
     namespace: str
     name: str
 
-    def kubectl(self, *arguments: str, input: str | None = None) -> str:
-        return self.cluster.kubectl("-n", self.namespace, *arguments, input=input)
+    def kubectl(
+        self, *arguments: str, input: str | None = None, timeout_seconds: float = DEADLINE_SECONDS
+    ) -> str:
+        return self.cluster.kubectl(
+            "-n", self.namespace, *arguments, input=input, timeout_seconds=timeout_seconds
+        )
 
-    def get_json(self, *arguments: str) -> dict[str, Any]:
-        """Run ``kubectl get`` in the workload's namespace and return what it says."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
-        return found
+    def get_json(
+        self, kind: str, name: str = "", *, labels: str = "", fields: str = ""
+    ) -> dict[str, Any]:
+        """Return an object of the workload's namespace, or a list; one of :data:`READ`.
+
+        As ``kubectl get``, but without a program for each look: tests look again and again, and
+        that takes from whom they wait for what they have to work with.
+        """
+        path = READ[kind].format(self.namespace)
+        selectors = {"labelSelector": labels, "fieldSelector": fields}
+        query = urllib.parse.urlencode({key: text for key, text in selectors.items() if text})
+        return self.cluster.api.get(
+            f"{path}{f'/{name}' if name else ''}{f'?{query}' if query else ''}",
+            timeout_seconds=REQUEST_SECONDS,
+        )
 
     def pod(self) -> dict[str, Any]:
         """Return the one pod that is not going away."""
-        pods = self.get_json("pods", "-l", f"app={self.name}")
+        pods = self.get_json("pods", labels=f"app={self.name}")
         living = [p for p in pods["items"] if "deletionTimestamp" not in p["metadata"]]
         assert len(living) == 1, [p["metadata"]["name"] for p in living]
         found: dict[str, Any] = living[0]
@@ -82,7 +114,7 @@ class Workload:
 
     def exists_and_is_ready(self) -> bool:
         """As :meth:`is_ready`, also before the pod is there."""
-        pods = self.get_json("pods", "-l", f"app={self.name}")["items"]
+        pods = self.get_json("pods", labels=f"app={self.name}")["items"]
         return len(pods) == 1 and self.is_ready()
 
     def condition(self, kind: str) -> dict[str, Any] | None:
@@ -111,9 +143,7 @@ class Workload:
 
     def events(self, reason: str) -> list[str]:
         """Return the messages of the pod's events with *reason*."""
-        listed = self.get_json(
-            "events", "--field-selector", f"involvedObject.uid={self.uid()},reason={reason}"
-        )
+        listed = self.get_json("events", fields=f"involvedObject.uid={self.uid()},reason={reason}")
         return [str(e["message"]) for e in listed["items"]]
 
     def checkpoint(self) -> dict[str, Any] | None:
@@ -169,11 +199,20 @@ class Workload:
         where = _in_url(host or self.service_ip())
         return ask(self.cluster, f"http://{where}:{port}{path}")
 
+    def get_itself(self, path: str = "/") -> dict[str, Any]:
+        """Ask the pod at its own address.
+
+        That leads to it whatever kube-proxy has heard of by now: that a pod was not ready for a
+        moment, it may believe later than that it is ready again.
+        """
+        return self.get(path, host=self.pod_ip())
+
     def get_when_reachable(self, path: str = "/") -> dict[str, Any]:
         """As :meth:`get`, but again while the Service leads nowhere.
 
         After a restart of its container, or of kubelet, a pod is not ready for a moment, and
-        kube-proxy, which refuses connections then, follows both changes in its own time.
+        kube-proxy, which refuses connections then, follows both changes in its own time: a moment
+        later it may refuse (see :meth:`get_itself`).
         """
         found: list[dict[str, Any]] = []
 
@@ -190,7 +229,7 @@ class Workload:
 
     @contextmanager
     def pending_request(
-        self, *, seconds: float = patient(140.0)
+        self, *, seconds: float = patient(280.0)
     ) -> Iterator[subprocess.Popen[str]]:
         """Send a request and do not wait for its answer, which :func:`answer_of` returns."""
         url = f"http://{self.service_ip()}:8080/"
@@ -234,7 +273,7 @@ def ask(cluster: Cluster, url: str, *, seconds: float = REQUEST_SECONDS) -> dict
 
 def answer_of(request: subprocess.Popen[str]) -> dict[str, Any]:
     """Return what the application answers to a request that was sent before."""
-    said, complaint = request.communicate(timeout=patient(180.0))
+    said, complaint = request.communicate(timeout=patient(300.0))
     assert request.returncode == 0, complaint
     answer: dict[str, Any] = json.loads(said)
     return answer
@@ -252,10 +291,28 @@ def try_to_sleep(sleep: Callable[[], object]) -> bool:
     try:
         sleep()
     except errors.CommandFailed as error:
-        if any(word in str(error) for word in NOT_NOW):
+        if _is_not_now(error):
             return False
         raise
     return True
+
+
+def refusal(app: Workload) -> errors.CommandFailed:
+    """Return why *app* cannot be put to sleep, once that is more than that it is busy."""
+
+    def refused() -> errors.CommandFailed | None:
+        try:
+            app.runtime("sleep")
+        except errors.CommandFailed as error:
+            return None if _is_not_now(error) else error
+        raise AssertionError(f"{app.name} fell asleep")
+
+    found: errors.CommandFailed = eventually(refused, what=f"{app.name} is refused a sleep")
+    return found
+
+
+def _is_not_now(error: errors.CommandFailed) -> bool:
+    return any(word in str(error) for word in NOT_NOW)
 
 
 def memory_server(
@@ -268,11 +325,16 @@ def memory_server(
         "imagePullPolicy": "Never",
         "command": ["python3", "-u", "/app/memory.py", str(mebibytes), str(port)],
         "ports": [{"containerPort": port}],
-        "readinessProbe": {"tcpSocket": {"port": port}, "periodSeconds": 1},
+        "readinessProbe": readiness(port),
         "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}},
         "volumeMounts": [{"name": "code", "mountPath": "/app"}],
         **more,
     }
+
+
+def readiness(port: int = 8080, *, failures: int = UNREADY_AFTER) -> dict[str, Any]:
+    """Return the readiness probe of what listens at *port*."""
+    return {"tcpSocket": {"port": port}, "periodSeconds": 1, "failureThreshold": failures}
 
 
 def pod_template(

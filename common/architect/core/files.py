@@ -8,6 +8,7 @@ Readers then see the old content or the new one, after a crash too.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
 from pathlib import Path
@@ -71,6 +72,28 @@ def make_private(path: Path) -> None:
     except FileExistsError:
         if not path.is_dir():
             raise
+
+
+def matching(directory: Path, pattern: str) -> list[Path]:
+    """Return what matches *pattern* below *directory*, whoever adds and removes there meanwhile.
+
+    ``Path.glob()`` raises FileNotFoundError, before Python 3.13, for a directory that is removed
+    after it was listed. Raises OSError for what is wrong besides.
+    """
+    found = [directory]
+    for part in pattern.split("/"):
+        found = [path for above in found for path in _matching(above, part)]
+    return sorted(found)
+
+
+def _matching(directory: Path, part: str) -> list[Path]:
+    if not any(sign in part for sign in "*?["):
+        return [directory / part] if os.path.lexists(directory / part) else []
+    try:
+        entries = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [directory / name for name in entries if fnmatch.fnmatchcase(name, part)]
 
 
 def remove_leftovers(directory: Path) -> None:

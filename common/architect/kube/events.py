@@ -81,6 +81,34 @@ class Recorder:
         object, reason and note for as long as the API server keeps events (an hour by default),
         across restarts of ours.
         """
+        try:
+            return self.write(
+                regarding,
+                reason=reason,
+                note=note,
+                action=action,
+                event_type=event_type,
+                is_once=is_once,
+                now=now,
+            )
+        except Retryable as error:
+            log.warning("event %s on %s is lost: %s", reason, regarding, error)
+            return False
+
+    def write(
+        self,
+        regarding: ObjectRef,
+        *,
+        reason: str,
+        note: str,
+        action: str,
+        event_type: EventType = EventType.NORMAL,
+        is_once: bool = False,
+        now: datetime.datetime | None = None,
+    ) -> bool:
+        """As :meth:`record`, for who can wait. Raises Retryable: with the same *now* it may be
+        called again, and is one event though the first one was stored.
+        """
         at = now or datetime.datetime.now(tz=datetime.UTC)
         value = build(
             regarding,
@@ -101,7 +129,7 @@ class Recorder:
                 self._create(key, value, at=at)
         except AlreadyExists:
             return True
-        except (Rejected, Retryable) as error:
+        except Rejected as error:
             log.warning("event %s on %s is lost: %s", reason, regarding, error)
             return False
         return True

@@ -78,10 +78,23 @@ def resize_patch(requests: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     return {"spec": {"containers": containers}}
 
 
-def resize(api: Api, ref: ObjectRef, requests: Mapping[str, Mapping[str, str]]) -> JsonObject:
+def resize(
+    api: Api,
+    ref: ObjectRef,
+    requests: Mapping[str, Mapping[str, str]],
+    *,
+    resource_version: str = "",
+) -> JsonObject:
     """Set the requests of a running pod's containers through its ``resize`` subresource.
 
     Raises Rejected where Kubernetes forbids it (the QoS class would change, a LimitRange's minimum,
-    a feature switched off); NotFound if the pod is gone.
+    a feature switched off); NotFound if the pod is gone; Conflict if it is not of
+    *resource_version* any more, where that is given.
     """
-    return api.patch(ref, resize_patch(requests), kind=PatchKind.STRATEGIC, subresource="resize")
+    return api.patch(
+        ref,
+        resize_patch(requests),
+        kind=PatchKind.STRATEGIC,
+        subresource="resize",
+        resource_version=resource_version,
+    )

@@ -80,5 +80,5 @@ class Inits:
 
 
 def _referred_to(checkpoint: Path) -> set[str]:
-    metas = checkpoint.glob(f"{saved.container('*')}/{saved.META}")
+    metas = files.matching(checkpoint, f"{saved.container('*')}/{saved.META}")
     return {str(files.read_json(meta, version=META_VERSION).get("init_sha")) for meta in metas}

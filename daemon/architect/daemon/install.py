@@ -398,11 +398,11 @@ def _needed_inits(layout: Layout) -> set[str] | None:
 def _records(layout: Layout) -> set[Path]:
     saved_meta = f"*/{saved.container('*')}/{saved.META}"
     return {
-        *(layout.run / "containers").glob("*.json"),
-        *layout.pods.glob("*/*/meta.json"),
-        *layout.checkpoints.glob(saved_meta),
-        *layout.arrivals.glob(saved_meta),
-        *layout.requests.glob(saved_meta),
+        *files.matching(layout.run / "containers", "*.json"),
+        *files.matching(layout.pods, "*/*/meta.json"),
+        *files.matching(layout.checkpoints, saved_meta),
+        *files.matching(layout.arrivals, saved_meta),
+        *files.matching(layout.requests, saved_meta),
     }
 
 

@@ -149,8 +149,8 @@ def _original(now: str, *, noted: str | None, lowered: str) -> str:
 def restore(pod: ManagedPod) -> ResizePlan:
     """Return what to do for an awake *pod*; without the annotation, nothing.
 
-    A request that is not below its original was set by somebody else while the pod slept, and
-    stays.
+    A request that is not what it was lowered to was set by somebody else while the pod slept, and
+    stays, though it be lower than its original: the pod may wake before anybody has seen it.
     """
     if pod.original_requests is None:
         return ResizePlan()
@@ -159,10 +159,13 @@ def restore(pod: ManagedPod) -> ResizePlan:
         container = pod.containers.get(name)
         if container is None:
             continue
+        lowered = pod.original_requests.get(name + LOWERED, {})
         wanted = {
             resource: value
             for resource, value in original.items()
-            if resource in container.requests and _is_below(container.requests[resource], value)
+            if (now := container.requests.get(resource)) is not None
+            and _is_below(now, value)
+            and _is_lowered(resource, now, noted=lowered.get(resource))
         }
         if wanted:
             requests[name] = wanted
@@ -202,6 +205,16 @@ def _is_same(one: str, other: str) -> bool:
         return quantity.parse(one) == quantity.parse(other)
     except ValueError:
         return False  # what somebody wrote into the annotation
+
+
+def _is_lowered(resource: str, now: str, *, noted: str | None) -> bool:
+    """Whether a request is what a sleeping pod's is lowered to.
+
+    Or as low as that can be: bounds may have fallen since that was noted.
+    """
+    least = LEAST.get(resource)
+    is_least = least is not None and _is_same(now, _render(resource, least))
+    return is_least or (noted is not None and _is_same(now, noted))
 
 
 def _is_below(now: str, original: str) -> bool:

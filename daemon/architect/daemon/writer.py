@@ -214,9 +214,18 @@ class Writer:
             self._store.update(value)
 
     def _resize(self, pod: ManagedPod, ref: ObjectRef, action: resync.Resize) -> bool:
-        """Resize, or remember and say that it is refused: the pod sleeps or runs all the same."""
+        """Resize, or remember and say that it is refused: the pod sleeps or runs all the same.
+
+        Only what was decided on: a user's own resize that came in between is not to be undone by
+        one that did not know it. Raises Conflict then, or has the pod looked at once more.
+        """
+        latest = self._store.get(pod.uid) or pod
+        if _requests(latest) != _requests(pod):
+            self._queue.add(pod.uid)
+            return False
+        version = str(latest.resource_version or "")
         try:
-            self._take(patches.resize(self._api, ref, action.requests))
+            self._take(patches.resize(self._api, ref, action.requests, resource_version=version))
             self._refused_resizes.pop(pod.uid, None)
         except NotFound as error:
             if self._api.find(ref) is None:
@@ -365,6 +374,10 @@ def existing_conditions(pod: ManagedPod) -> list[dict[str, Any]]:
         }
         for name, c in pod.conditions.items()
     ]
+
+
+def _requests(pod: ManagedPod) -> dict[str, dict[str, str]]:
+    return {name: dict(container.requests) for name, container in pod.containers.items()}
 
 
 def _owner(pod: ManagedPod) -> Owner | None:

@@ -136,6 +136,13 @@ _KNOWN: Final = (
         "the node gives CAP_SYS_RESOURCE to nobody and hides /proc/PID/limits",
     ),
     _known(
+        # cr-restore.c, namespaces.c; restorer.c, which has no words for errors
+        r"(fork|clone|unix daemon)\b[^:]*: resource temporarily unavailable"
+        r"|unable to (clone|create) .*-11\b",
+        "NoPids",
+        "the container's limit of processes, or the node's, does not suffice for the application",
+    ),
+    _known(
         r"fork for \d+: file exists|can't fork for \d+|\bpid \d+ is already",  # cr-restore.c
         "PidTaken",
         "a pid of the application is in use in the container; what is left of an earlier try or "

@@ -9,6 +9,14 @@ for the end of a line although it is none (form feeds, U+2028 and others).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+GONE: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What reading about a process raises that has ended, or ends in between: the last one where a link
+is read (``exe``, ``fd/N``, ``ns/net``), for the kernel cannot ask any more whether we may."""
+
+PF_EXITING: Final = 0x4
+"""<linux/sched.h>"""
 
 
 def lines(path: Path | str) -> list[str]:
@@ -34,6 +42,15 @@ def status_of(raw: bytes) -> dict[str, str]:
     """Return the fields in *raw*, the content of such a file. Pure."""
     pairs = (line.split(":\t", 1) for line in lines_of(raw))
     return {pair[0]: pair[1].strip() for pair in pairs if len(pair) == 2}
+
+
+def is_ending(pid: int) -> bool:
+    """Whether *pid* has ended or gives back what it has: what /proc says of it is not its own."""
+    try:
+        found = stat_of(Path(f"/proc/{pid}/stat").read_bytes())
+    except GONE:
+        return True
+    return bool(int(found[6]) & PF_EXITING)
 
 
 def stat_of(raw: bytes) -> list[str]:

@@ -88,7 +88,7 @@ def _left(uid: str) -> dict[str, Meta]:
     """Return what is known of the images of an earlier run of the machine; none if one has run."""
     now = machinerun.current()
     found: dict[str, Meta] = {}
-    for image in sorted(images.pod_directory(uid).glob("*/image")):
+    for image in files.matching(images.pod_directory(uid), "*/image"):
         directory = image.parent
         if not images.is_complete(directory):
             continue

@@ -67,7 +67,7 @@ def node() -> Iterator[Node]:
     machine = Machine(f"gvisor-{os.getpid()}", settings=settings)
     restrict = not lab_node.has_capability(lab_node.CAP_SYS_RESOURCE)
     config = lab_node.containerd_config(restrict_oom_score=restrict) + HANDLER
-    crictl = f"runtime-endpoint: unix://{SOCKET}\nimage-endpoint: unix://{SOCKET}\ntimeout: 60\n"
+    crictl = f"runtime-endpoint: unix://{SOCKET}\nimage-endpoint: unix://{SOCKET}\ntimeout: 120\n"
     try:
         machine.create(
             MachineSpec(

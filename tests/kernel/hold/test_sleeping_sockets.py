@@ -178,7 +178,7 @@ import socket, struct, sys
 six = ":" in sys.argv[1]
 family, proto = (socket.AF_INET6, 58) if six else (socket.AF_INET, 1)
 sock = socket.socket(family, socket.SOCK_RAW, proto)
-sock.settimeout(20)
+sock.settimeout(90)
 echo = struct.pack("!BBHHH", 128 if six else 8, 0, 0, 7, 7)
 if not six:
     words = struct.unpack("!4H", echo)
@@ -243,7 +243,7 @@ def test_a_socket_whose_packets_cannot_wait_keeps_it_awake(
     sock.send(b"raw\n")
     until(lambda: received(sock) == b"open\n", what="a raw socket")
     with pytest.raises(AssertionError, match="a raw socket, whose packets cannot wait"):
-        node.try_sleep()
+        node.sleep()  # which tries again while it is only busy
     assert node.status()["state"] == "awake"
     sock.send(b"unraw\n")
     until(lambda: received(sock) == b"closed\n", what="none any more")
@@ -278,8 +278,11 @@ def _tree(pid: int) -> list[int]:
 def _is_stopped(pid: int) -> bool:
     states = []
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/stat") as file:
-            states.append(file.read().rpartition(")")[2].split()[0])
+        try:
+            with open(f"/proc/{pid}/task/{thread}/stat") as file:
+                states.append(file.read().rpartition(")")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
     return set(states) == {"T"}
 
 
@@ -357,7 +360,7 @@ def test_with_the_policy_retry_attempts_keep_their_distance(
         # New requests all the time.
         if len(clients) < 200:
             clients.append(topology.connect(4, port=PORT))
-        return node.log().count("cannot be restored") == 3
+        return node.log().count("cannot be restored") >= 3
 
     until(third_attempt, what="the third attempt")
     assert time.monotonic() - began >= 1.0 + 5.0

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import Callable
 
+from architect.shim.keeper import processes
+from architect.shim.keeper.loop import Future
 from support.sleepers import Keeper, Sleeper, stopped
 
 Make = Callable[..., Sleeper]
@@ -26,9 +31,22 @@ def test_a_tree_comes_back_with_memory_pids_and_cgroups(make: Make, keeper: Keep
 def test_a_restore_waits_until_init_has_reaped_the_dumped_tree(make: Make, keeper: Keeper) -> None:
     sleeper = make()
     container = sleeper.container
-    dump = keeper.loop.spawn(container.dump(keeper.loop, keeper.server), name="dump")
-    keeper.working("dump")  # init has seen by now that it is asleep
+
+    def catch(dump: Future[None]) -> int:
+        while True:
+            _, pid = keeper.working("dump", of=dump)  # init has seen by now that it is asleep
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                if processes.is_alive(pid):
+                    return pid
+
+    dump, pid = keeper.caught(
+        lambda: keeper.loop.spawn(container.dump(keeper.loop, keeper.server), name="dump"),
+        catch,
+        undo=lambda: keeper.run(container.restore(keeper.loop, keeper.server)),
+    )
     with stopped(container.init().pid):
+        os.kill(pid, signal.SIGCONT)
         keeper.until(dump)
         restore = keeper.loop.spawn(container.restore(keeper.loop, keeper.server), name="restore")
         for _ in range(50):

@@ -17,7 +17,7 @@ from architect.shim.keeper import criu, images, processes, recovery
 from architect.shim.keeper.loop import Future
 from architect.shim.keeper.recovery import Recovery
 from support import runtime
-from support.sleepers import Keeper, Sleeper, stopped
+from support.sleepers import Keeper, Missed, Sleeper, stopped
 
 Make = Callable[..., Sleeper]
 
@@ -45,31 +45,57 @@ def kill_server(keeper: Keeper) -> None:
     keeper.turn_until(lambda: keeper.server.pid is None, what="the server's end")
 
 
-def half_a_tree(keeper: Keeper, *, also: Callable[[], object] = lambda: True) -> tuple[int, int]:
-    """Return the pids of the supervisor and of its CRIU, stopped with children of its own.
+def half_a_tree(
+    keeper: Keeper, sleeper: Sleeper, *, also: Callable[[], object] = lambda: True
+) -> tuple[Future[None], int, int]:
+    """Begin a restore, and stop it when CRIU has children of its own.
 
-    *also*: what must hold besides.
+    Return the restore and the pids of the supervisor and of its CRIU. *also*: what must hold
+    besides.
     """
-    while True:
-        supervisor, pid = keeper.working("restore")
-        os.kill(pid, signal.SIGSTOP)
-        if processes.children(pid) and also():
-            return supervisor, pid
-        os.kill(pid, signal.SIGCONT)
+
+    def catch(work: Future[None]) -> tuple[int, int]:
+        while True:
+            supervisor, pid = keeper.working("restore", of=work)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                if processes.children(pid) and also():
+                    return supervisor, pid
+                os.kill(pid, signal.SIGCONT)
+
+    work, (supervisor, pid) = keeper.caught(
+        lambda: begin_restore(keeper, sleeper), catch, undo=lambda: dump(keeper, sleeper)
+    )
+    return work, supervisor, pid
 
 
-def until_pages_are_written(keeper: Keeper, sleeper: Sleeper) -> int:
-    """Turn until a dump is in its longest part; return CRIU's pid."""
-    _, pid = keeper.working("dump")
-    keeper.turn_until(sleeper.has_written_pages, what="pages in the image")
-    return pid
+def half_a_dump(
+    keeper: Keeper, sleeper: Sleeper, *, when: Callable[[], bool] = lambda: True
+) -> tuple[Future[None], int, int]:
+    """Begin a dump, and stop its CRIU once *when* holds.
+
+    Return the dump and the pids of the supervisor and of CRIU.
+    """
+
+    def catch(work: Future[None]) -> tuple[int, int]:
+        while True:
+            supervisor, pid = keeper.working("dump", of=work)
+            keeper.turn_until(lambda: work.is_done or when(), what="the moment to stop it")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                if not work.is_done and processes.is_alive(pid):
+                    return supervisor, pid
+
+    work, (supervisor, pid) = keeper.caught(
+        lambda: begin_dump(keeper, sleeper), catch, undo=lambda: restore(keeper, sleeper)
+    )
+    return work, supervisor, pid
 
 
 @pytest.mark.parametrize("whom", ["server", "server and supervisor"])
 def test_a_dump_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
     sleeper = make(mebibytes=16)
-    work = begin_dump(keeper, sleeper)
-    supervisor, pid = keeper.working("dump")
+    work, supervisor, pid = half_a_dump(keeper, sleeper)
     with stopped(pid):
         if whom != "server":
             os.kill(supervisor, signal.SIGKILL)
@@ -88,8 +114,7 @@ def test_a_request_is_not_sent_to_a_server_that_only_its_supervisors_outlive(
     make: Make, keeper: Keeper
 ) -> None:
     slow, other = make(), make()
-    first = begin_dump(keeper, slow)
-    _, pid = keeper.working("dump")
+    first, _, pid = half_a_dump(keeper, slow)
     with stopped(pid):
         kill_server(keeper)
         dump(keeper, other)
@@ -101,8 +126,8 @@ def test_a_request_is_not_sent_to_a_server_that_only_its_supervisors_outlive(
 
 def test_a_killed_dump_leaves_the_application_running(make: Make, keeper: Keeper) -> None:
     sleeper = make(mebibytes=256)
-    work = begin_dump(keeper, sleeper)
-    os.kill(until_pages_are_written(keeper, sleeper), signal.SIGKILL)
+    work, _, pid = half_a_dump(keeper, sleeper, when=sleeper.has_written_pages)
+    os.kill(pid, signal.SIGKILL)
     with pytest.raises(NodeError) as raised:
         keeper.until(work)
     assert raised.value.reason == "CriuKilled"
@@ -116,10 +141,10 @@ def test_a_killed_dump_leaves_the_application_running(make: Make, keeper: Keeper
 def test_a_dump_killed_anywhere_leaves_the_truth(make: Make, keeper: Keeper, turns: int) -> None:
     sleeper = make(mebibytes=16)
     work = begin_dump(keeper, sleeper)
-    _, pid = keeper.working("dump")
-    for _ in range(turns):
-        keeper.loop.run_once(at_most_seconds=0.002)
-    with contextlib.suppress(ProcessLookupError):  # it has done all by now
+    with contextlib.suppress(Missed, ProcessLookupError):  # it has done all by now
+        _, pid = keeper.working("dump", of=work)
+        for _ in range(turns):
+            keeper.loop.run_once(at_most_seconds=0.002)
         os.kill(pid, signal.SIGKILL)
     try:
         keeper.until(work)
@@ -141,10 +166,9 @@ def test_a_dump_killed_anywhere_leaves_the_truth(make: Make, keeper: Keeper, tur
 def test_a_dump_that_takes_too_long_is_ended(
     make: Make, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 3.0)
     sleeper = make(mebibytes=256)
-    work = begin_dump(keeper, sleeper)
-    os.kill(until_pages_are_written(keeper, sleeper), signal.SIGSTOP)
+    work, _, _ = half_a_dump(keeper, sleeper, when=sleeper.has_written_pages)
     with pytest.raises(NodeError) as raised:
         keeper.until(work)
     assert raised.value.reason == "Timeout"
@@ -191,8 +215,7 @@ def test_a_tree_without_an_image_ends_its_container_and_is_called_lost(
 def test_a_restore_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper, whom: str) -> None:
     sleeper = make(mebibytes=16)
     dump(keeper, sleeper)
-    work = begin_restore(keeper, sleeper)
-    supervisor, pid = half_a_tree(keeper)
+    work, supervisor, pid = half_a_tree(keeper, sleeper)
     if whom != "server":
         os.kill(supervisor, signal.SIGKILL)
     kill_server(keeper)
@@ -208,8 +231,7 @@ def test_a_restore_that_nobody_reports_has_succeeded(make: Make, keeper: Keeper,
 def test_a_restore_cut_in_the_middle_is_done_again(make: Make, keeper: Keeper, whom: str) -> None:
     sleeper = make(mebibytes=16)
     dump(keeper, sleeper)
-    work = begin_restore(keeper, sleeper)
-    supervisor, pid = half_a_tree(keeper)
+    work, supervisor, pid = half_a_tree(keeper, sleeper)
     for child in processes.children(pid):
         os.kill(child, signal.SIGSTOP)  # it keeps what it has of CRIU, the lock on the image too
     if whom == "all":
@@ -234,9 +256,8 @@ def test_a_removed_file_that_a_cut_restore_has_made_does_not_stop_the_next_one(
 ) -> None:
     sleeper = make(mebibytes=64, before=REMOVED)
     dump(keeper, sleeper)
-    work = begin_restore(keeper, sleeper)
     directory = Path(f"/proc/{sleeper.container.init().pid}/root/tmp")
-    _, pid = half_a_tree(keeper, also=lambda: list(directory.glob("kept*")))
+    work, _, pid = half_a_tree(keeper, sleeper, also=lambda: list(directory.glob("kept*")))
     os.kill(pid, signal.SIGKILL)
     keeper.until(work)
     sleeper.goes_on()
@@ -249,9 +270,8 @@ def test_a_restore_that_takes_too_long_leaves_no_half_tree(
     sleeper = make(mebibytes=16)
     dump(keeper, sleeper)
     with monkeypatch.context() as patch:
-        patch.setattr(containers, "RESTORE_LIMIT_SECONDS", 0.3)
-        work = begin_restore(keeper, sleeper)
-        half_a_tree(keeper)
+        patch.setattr(containers, "RESTORE_LIMIT_SECONDS", 3.0)
+        work, _, _ = half_a_tree(keeper, sleeper)
         with pytest.raises(NodeError) as raised:
             keeper.until(work)
     assert raised.value.reason == "Timeout"
@@ -266,8 +286,7 @@ def test_a_new_keeper_does_not_take_half_a_tree_for_a_running_one(
 ) -> None:
     sleeper = make(mebibytes=16)
     dump(keeper, sleeper)
-    begin_restore(keeper, sleeper)
-    supervisor, pid = half_a_tree(keeper)
+    _, supervisor, pid = half_a_tree(keeper, sleeper)
     seen = sleeper.seen()
     assert recovery.decide(PodState.WAKING, [seen.facts()]) is Recovery.WAIT
     os.kill(supervisor, signal.SIGKILL)

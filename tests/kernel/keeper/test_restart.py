@@ -73,9 +73,14 @@ def stop_in(keeper: Keeper, kind: str, sleeper: Sleeper, of: Future[None]) -> tu
     while True:
         supervisor, pid = keeper.working(kind, of=of)
         if kind == "dump":
-            keeper.turn_until(sleeper.has_written_pages, what="pages in the image")
-        os.kill(pid, signal.SIGSTOP)
-        if kind == "dump" or processes.children(pid):
+            keeper.turn_until(
+                lambda: of.is_done or sleeper.has_written_pages(), what="pages in the image"
+            )
+        try:
+            os.kill(pid, signal.SIGSTOP)
+        except ProcessLookupError:
+            continue
+        if processes.children(pid) if kind == "restore" else not of.is_done:
             return supervisor, pid
         os.kill(pid, signal.SIGCONT)
 
@@ -85,7 +90,11 @@ def test_a_keeper_killed_while_a_pod_falls_asleep(
     sleeper: Sleeper, keeper: Keeper, ending: str
 ) -> None:
     first = Running(keeper, sleeper)
-    _, pid = stop_in(keeper, "dump", sleeper, first.sleep())
+    _, (_, pid) = keeper.caught(
+        first.sleep,
+        lambda work: stop_in(keeper, "dump", sleeper, work),
+        undo=lambda: keeper.until(first.wake()),
+    )
     first.die()
     second = Running(keeper.again(), sleeper)
     wake = second.wake()
@@ -105,7 +114,11 @@ def test_a_keeper_killed_while_a_pod_falls_asleep(
 def test_a_keeper_killed_while_a_pod_wakes(sleeper: Sleeper, keeper: Keeper, ending: str) -> None:
     first = Running(keeper, sleeper)
     keeper.until(first.sleep())
-    supervisor, pid = stop_in(keeper, "restore", sleeper, first.wake())
+    _, (supervisor, pid) = keeper.caught(
+        first.wake,
+        lambda work: stop_in(keeper, "restore", sleeper, work),
+        undo=lambda: keeper.until(first.sleep()),
+    )
     first.die()
     second = Running(keeper.again(), sleeper)
     wake = second.wake()

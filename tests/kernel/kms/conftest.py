@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from architect.operator.kms import aws as module
 from architect.operator.kms.aws import Aws
 from kernel.kms.operators import Cluster
 from support import s3server
 from support.faultproxy import FaultProxy
 from support.kmsserver import Server
+from support.patience import patient
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +21,12 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has no processor for some seconds is not one that does not answer."""
+    monkeypatch.setattr(module, "READ_SECONDS", patient(60.0))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from lab.settings import Settings
 ATTEMPTS = 20
 """A kill that comes after the last step has met nothing; it is repeated."""
 
-GONE_SECONDS = 30.0
+GONE_SECONDS = 90.0
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,7 @@ from support.patience import patient
 PORT = 7000
 SLOW = 1 << 20
 """Bytes in a second."""
-QUICK_SECONDS = patient(20.0)
+QUICK_SECONDS = patient(90.0)
 
 LISTEN = (
     "import socket; s = socket.create_server(('', 7000)); c, _ = s.accept(); "
@@ -112,13 +112,16 @@ def test_a_notice_is_heard_in_the_node_and_its_end_comes_when_it_was_said(world:
     with spot.metadata(node.machine) as service:
         with pytest.raises(errors.CommandFailed):
             ask(node.machine, "meta-data/spot/instance-action")
-        with spot.countdown(world.cluster, node, service, 4) as countdown:
+        with spot.countdown(world.cluster, node, service, 3600) as announced:
             told = json.loads(ask(node.machine, "meta-data/spot/instance-action"))
             said = time.strptime(told["time"], "%Y-%m-%dT%H:%M:%SZ")
             assert told["action"] == "terminate"
-            assert time.mktime(said) - time.timezone == countdown.ends
-            assert 0 < countdown.left_seconds <= 4
+            assert time.mktime(said) - time.timezone == announced.ends
+            assert 0 < announced.left_seconds <= 3600
             assert node.machine.pid is not None
+            assert announced.call_off()
+        # One that is waited for: too short for a look at what is said.
+        with spot.countdown(world.cluster, node, service, 2) as countdown:
             countdown.wait()
             assert countdown.ended is not None
             assert countdown.ended >= countdown.ends
@@ -131,10 +134,12 @@ def test_a_notice_is_heard_in_the_node_and_its_end_comes_when_it_was_said(world:
 def test_a_notice_that_is_withdrawn_ends_nothing(world: World) -> None:
     node = world.node
     with spot.metadata(node.machine) as service:
-        with spot.countdown(world.cluster, node, service, 2) as countdown:
+        with spot.countdown(world.cluster, node, service, 3600) as countdown:
             service.withdraw()
             assert countdown.call_off()
-        time.sleep(max(0.0, countdown.ends - time.time()) + 0.5)
+            # Nobody counts any more.
+            with pytest.raises(errors.LabError, match="has not ended"):
+                countdown.wait()
         assert countdown.ended is None
         assert node.machine.pid is not None
         with pytest.raises(errors.CommandFailed):
@@ -214,7 +219,8 @@ def test_what_goes_to_the_store_is_held_to_a_rate_and_nothing_else_is(world: Wor
             ]
             for thread in threads:
                 thread.start()
-            unlimited = sent_seconds(world, elsewhere, 2 * SLOW)
+            # The quickest of some: each of them may have to wait for the processor.
+            unlimited = min(sent_seconds(world, elsewhere, 2 * SLOW) for _ in range(5))
             for thread in threads:
                 thread.join()
             assert max(results) > 3.0

@@ -64,7 +64,7 @@ def bare(cache: Cache, daemon_image: images.Image) -> Iterator[EngineNode]:
                     "/etc/containerd/conf.d/.keep": "",
                     "/etc/cni/net.d/10-lab.conflist": _network(),
                     "/etc/crictl.yaml": f"runtime-endpoint: unix://{socket}\n"
-                    f"image-endpoint: unix://{socket}\ntimeout: 60\n",
+                    f"image-endpoint: unix://{socket}\ntimeout: 120\n",
                 },
                 sysctls=netns.SYSCTLS,
             )

@@ -93,9 +93,9 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch):
-    monkeypatch.setattr(metadata, "CONNECT_SECONDS", patient(20.0))
-    monkeypatch.setattr(metadata, "REQUEST_SECONDS", patient(20.0))
-    monkeypatch.setattr(aws, "TOKEN_SECONDS", patient(20.0))
+    monkeypatch.setattr(metadata, "CONNECT_SECONDS", patient(60.0))
+    monkeypatch.setattr(metadata, "REQUEST_SECONDS", patient(60.0))
+    monkeypatch.setattr(aws, "TOKEN_SECONDS", patient(60.0))
 
 
 def identify(connect) -> str:
@@ -144,7 +144,7 @@ def test_other_threads_stay_where_they_are(world):
     thread = threading.Thread(target=look)
     thread.start()
     for _ in range(20):
-        network.connect(SERVICE, 80, patient(20.0)).close()
+        network.connect(SERVICE, 80, patient(60.0)).close()
     stop.set()
     thread.join()
     assert wrong == []
@@ -152,7 +152,7 @@ def test_other_threads_stay_where_they_are(world):
 
 def test_a_connection_that_fails_comes_back_home(world):
     with Netns.own() as before, pytest.raises(OSError):
-        HostNetwork(world.path("machine")).connect(SERVICE, 81, patient(20.0))
+        HostNetwork(world.path("machine")).connect(SERVICE, 81, patient(60.0))
     with Netns.own() as after:
         assert after.identity == before.identity
 
@@ -162,7 +162,7 @@ def test_where_the_hosts_network_cannot_be_entered_the_pods_is_used(world, tmp_p
         for path in (tmp_path / "none", tmp_path):
             network = HostNetwork(path)
             for _ in range(2):
-                network.connect(SERVICE, 80, patient(20.0)).close()
+                network.connect(SERVICE, 80, patient(60.0)).close()
     assert len([r for r in caplog.records if "pod's network" in r.getMessage()]) == 2
 
 

@@ -42,7 +42,7 @@ def keys(control: Control, prefix: str = "") -> list[str]:
 
 def test_a_listing_tells_key_size_and_age(store: Store, control: Control) -> None:
     before = datetime.datetime.now(datetime.UTC)
-    store.put("web/1/a/000000", b"12345", timeout_seconds=patient(30))
+    store.put("web/1/a/000000", b"12345", timeout_seconds=patient(60))
     (listed,) = control.list("")
     assert (listed.key, listed.size) == ("web/1/a/000000", 5)
     assert abs(listed.modified - before) < datetime.timedelta(minutes=5)
@@ -58,7 +58,7 @@ def test_a_listing_begins_with_its_prefix(server: s3server.Server, control: Cont
 def test_an_object_is_read_within_a_bound_and_once(
     server: s3server.Server, store: Store, control: Control
 ) -> None:
-    store.put("web/1/manifest.json", b"12345", timeout_seconds=patient(30))
+    store.put("web/1/manifest.json", b"12345", timeout_seconds=patient(60))
     found = control.get("web/1/manifest.json", most=5)
     assert (found.body, found.size) == (b"12345", 5)
     assert found.etag
@@ -68,12 +68,12 @@ def test_an_object_is_read_within_a_bound_and_once(
     with pytest.raises(Rejected) as refused:
         control.get("web/1/manifest.json", most=5)
     assert refused.value.reason == "NoSuchKey"
-    store.put("web/1/manifest.json", b"54321", timeout_seconds=patient(30))
+    store.put("web/1/manifest.json", b"54321", timeout_seconds=patient(60))
     assert control.get("web/1/manifest.json", most=5, unless=found.etag).body == b"54321"
 
 
 def test_an_empty_object_is_read(store: Store, control: Control) -> None:
-    store.put("web/1/empty", b"", timeout_seconds=patient(30))
+    store.put("web/1/empty", b"", timeout_seconds=patient(60))
     assert control.get("web/1/empty", most=5).body == b""
 
 

@@ -112,10 +112,12 @@ def test_the_instances_role_is_used(server: TokenStore, imds: Imds) -> None:
     imds.give_role("node", role())
     with opened(server.settings) as store:
         put(store)
+        # Once, unless the double has to be asked again because it took its time.
+        once = imds.asked("GET", ROLE), imds.asked("PUT", "/latest/api/token")
+        assert min(once) >= 1
         put(store)
-    assert server.used == ["key-1", "key-1"]
-    assert imds.asked("GET", ROLE) == 1, "they are kept"
-    assert imds.asked("PUT", "/latest/api/token") == 1
+    assert set(server.used) == {"key-1"}
+    assert (imds.asked("GET", ROLE), imds.asked("PUT", "/latest/api/token")) == once, "kept"
     asked = [r for r in imds.requests if r.path == ROLE]
     assert all("x-aws-ec2-metadata-token" in r.headers for r in asked)
 
@@ -272,7 +274,7 @@ def test_the_role_by_web_identity_is_used_and_renewed(tmp_path: Path) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=3 * SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -293,14 +295,18 @@ def inside(directory: Path) -> None:
             "token": keys.token,
             "seconds": seconds,
         }
-        (directory / "credentials").write_text(json.dumps(value))
+        replace("credentials", json.dumps(value))
 
-    token = directory / "token"
-    token.write_text("first")
+    def replace(name: str, text: str) -> None:
+        """Never half there for those who read it, as kubelet writes."""
+        (directory / f"{name}.new").write_text(text)
+        (directory / f"{name}.new").rename(directory / name)
+
+    replace("token", "first")
     give(FIRST, SOON_SECONDS)
     with TokenStore(FIRST, SECOND) as server, opened(server.settings) as store:
         assert uses(store, server, FIRST)
-        token.write_text("second")
+        replace("token", "second")
         give(SECOND, 3600)
         until(lambda: uses(store, server, SECOND))
 

@@ -19,7 +19,7 @@ from support.faultproxy import FaultProxy
 from support.patience import patient
 from support.vaults import until
 
-SECONDS = patient(30)
+SECONDS = patient(60)
 SIZE = 8 << 20
 KEY = "web/1/a/000000"
 
@@ -56,16 +56,16 @@ def test_a_server_that_is_killed_in_the_middle(
 ) -> None:
     body = os.urandom(SIZE)
     put(broken, body)
-    proxy.bytes_per_second = 8 << 20
+    proxy.bytes_per_second = 256 << 10  # half a minute for each: in the middle, whenever that is
     with futures.ThreadPoolExecutor(2) as pool:
         getting = pool.submit(get, broken)
         putting = pool.submit(broken.put, "web/1/b/000000", body, timeout_seconds=SECONDS)
         until(lambda: len(proxy.requests) >= 3)
         server.kill()
+        proxy.bytes_per_second = 0
         for waiting in (getting, putting):
             assert isinstance(waiting.exception(), Unavailable)
     server.start()
-    proxy.bytes_per_second = 0
     assert server.stored("web/1/b/000000") is None
     assert get(broken) == body
 

@@ -37,18 +37,44 @@ NAMES = ("one", "two", "three", "four")
 
 
 class _Gated:
-    """A store that takes nothing before the gate is open."""
+    """A store that takes nothing before the gate is open, and only *early* objects until it is wide
+    open."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, early: int = 1 << 30) -> None:
         self._store = store
+        self._early = early
+        self._lock = threading.Lock()
         self.gate = threading.Event()
+        self.is_wide_open = threading.Event()
 
     def put(self, key: str, body: bytes | bytearray, **more: Any) -> None:
         assert self.gate.wait(SECONDS)
+        with self._lock:
+            self._early -= 1
+            is_early = self._early >= 0
+        assert is_early or self.is_wide_open.wait(SECONDS)
         self._store.put(key, body, **more)
 
     def get(self, key: str, **more: Any) -> bytes:
         return self._store.get(key, **more)
+
+
+class _Noted(Streams):
+    """Knows whose turns there were, in their order.
+
+    What comes to the store tells less: whoever has its turn may wait for the processor before it
+    asks, while others have several.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        super().__init__(at_once)
+        self.turns: list[str] = []
+
+    def _next(self) -> Any:
+        row = super()._next()
+        if row is not None:
+            self.turns.append(row.id)
+        return row
 
 
 class Node:
@@ -73,7 +99,7 @@ class Node:
         first = self.checkpoints[NAMES[0]]
         for vaults in self.checkpoints.values():
             vaults.cluster_key = first.cluster_key
-        self.streams = Streams(STREAMS)
+        self.streams = _Noted(STREAMS)
         self.uploader: Uploader = first.uploader(
             streams=self.streams, is_hurried=lambda: True, patience_seconds=SECONDS
         )
@@ -98,7 +124,8 @@ def asked(proxy: FaultProxy) -> list[tuple[str, str]]:
 def test_they_come_in_their_order_though_the_store_is_away_for_a_while(
     server: Server, proxy: FaultProxy, throttled: Store, tmp_path: Path
 ) -> None:
-    store = _Gated(throttled)
+    early = SHARDS + 2
+    store = _Gated(throttled, early=early)
     node = Node(tmp_path, store)
     order = [f"uid-{name}" for name in ("three", "one", "four", "two")]
     node.streams.prefer(order)
@@ -107,13 +134,15 @@ def test_they_come_in_their_order_though_the_store_is_away_for_a_while(
         until(lambda: len(node.streams._rows) == len(NAMES))
         proxy.bytes_per_second = 16 << 20
         store.gate.set()
-        until(lambda: len(asked(proxy)) >= SHARDS + 2)
+        until(lambda: len(asked(proxy)) >= early)
         with server.away():
+            store.is_wide_open.set()
             time.sleep(AWAY_SECONDS)
             assert not uploads["two"].done()
             proxy.bytes_per_second = 0
         found = {name: upload.result(SECONDS) for name, upload in uploads.items()}
-    shards = [id for id, name in asked(proxy) if name.isdecimal()]
+    shards = node.streams.turns
+    assert len(shards) == len([name for _, name in asked(proxy) if name.isdecimal()])
     assert len(shards) == len(NAMES) * SHARDS
     # What was under way before all were known, and what the last streams of each left free.
     for first, then in itertools.pairwise(order):
@@ -137,7 +166,7 @@ def test_another_order_holds_for_those_that_are_under_way(
         store.gate.set()
         for upload in uploads:
             upload.result(SECONDS)
-    shards = [id for id, name in asked(proxy) if name.isdecimal()]
+    shards = node.streams.turns
     last = len(shards) - 1 - shards[::-1].index("uid-four")
     assert len(shards[:last]) - shards[:last].count("uid-four") <= 2 * STREAMS
 

@@ -19,7 +19,7 @@ from architect.objectstore.settings import StoreSettings
 from support import s3server
 from support.patience import patient
 
-SECONDS = patient(30)
+SECONDS = patient(60)
 MIB = 1 << 20
 
 

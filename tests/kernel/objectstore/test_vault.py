@@ -362,7 +362,8 @@ def noted(vaults: Vaults) -> list[int]:
     """Return the shards that have come, as the next daemon reads it."""
     notes = partial(vaults) / ".notes"
     raw = notes.read_text() if notes.exists() else ""
-    return [json.loads(line)["n"] for line in raw.splitlines()[1:]]
+    whole, _, _ = raw.rpartition("\n")  # one may be half written
+    return [json.loads(line)["n"] for line in whole.splitlines()[1:]]
 
 
 def asked_for(proxy: FaultProxy) -> list[int]:

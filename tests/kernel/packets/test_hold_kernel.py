@@ -109,10 +109,11 @@ def test_a_connection_waits_and_then_is_served(holder: Holder, version: int) -> 
     gate = holder.hold(everything(version))
     server = topology.listen(version, port=PORT)
     client = topology.connect(version, port=PORT)
-    holder.pump_until(lambda: gate.held == 1, what="the request is held")
+    # TCP repeats it each second: there are more of it where we have no processor for so long.
+    holder.pump_until(lambda: gate.held >= 1, what="the request is held")
     assert gate.wake is not None and f"to port {PORT}" in gate.wake[1]
     assert not connected(client)
-    assert holder.release() == 1
+    assert holder.release() >= 1
     until(lambda: connected(client), what="the held request is answered")
     peer = topology.keep(accepted(server))
     client.send(b"hello")
@@ -127,6 +128,9 @@ def test_datagrams_come_out_in_order(holder: Holder, ruleset: Ruleset, version: 
     client = topology.udp(version)
     for number in range(300):
         client.sendto(struct.pack("!I", number), (POD[version], UDP_PORT))
+        if not number:
+            # Until the neighbour is found only so many wait for it.
+            holder.pump_until(lambda: gate.held == 1, what="the first datagram is held")
     holder.pump_until(lambda: gate.held == 300, what="all datagrams are held")
     assert received(server) is None
     # More arrive unread by anybody, and while the release goes on.
@@ -233,8 +237,11 @@ def test_what_a_killed_keeper_held_is_delivered_by_the_next(
     for number in range(50, 80):
         client.sendto(struct.pack("!I", number), (POD[version], UDP_PORT))
     request = topology.connect(version, port=PORT)
-    status = read_status(topology.pod)
-    assert status is not None and status.waiting == 81
+    # And what is repeated of it, if that takes longer than a second.
+    until(
+        lambda: (status := read_status(topology.pod)) is not None and status.waiting >= 81,
+        what="all of it waits",
+    )
     gate = Gate.adopt(
         warden,
         netns=topology.pod,
@@ -243,10 +250,10 @@ def test_what_a_killed_keeper_held_is_delivered_by_the_next(
         find_origin=remote,
     )
     assert gate.unknown == 50
-    assert gate.held == 81
+    assert gate.held >= 81
     assert gate.wake is not None
     assert received(server) is None
-    assert gate.release() == 81
+    assert gate.release() >= 81
     ruleset.apply(Plan(state=State.AWAKE))
     gate.close()
     numbers: list[int] = []
@@ -318,10 +325,10 @@ def test_draining_lets_conversations_go_on_and_new_ones_wait(holder: Holder, ver
     peer.send(b"answer")
     holder.pump_until(lambda: received(client) == b"answer", what="the answer passes")
     late = topology.connect(version, port=PORT)
-    holder.pump_until(lambda: gate.held == 1, what="the new request waits")
+    holder.pump_until(lambda: gate.held >= 1, what="the new request waits")
     gate.enter(Mode.DUMP)
     client.send(b"second")
-    holder.pump_until(lambda: gate.held == 2, what="everything waits")
+    holder.pump_until(lambda: gate.held >= 2, what="everything waits")
     assert not connected(late) and received(peer) is None
     holder.release()
     until(lambda: connected(late), what="the waiting request is served")
@@ -336,7 +343,7 @@ def test_traffic_inside_the_pod_is_held_too(holder: Holder, version: int) -> Non
     listener = Listener(protocol="tcp", address=loopback, port=PORT)
     gate = holder.hold(Knowledge(listeners=(listener,)))
     client = topology.connect(version, port=PORT, source=topology.pod, to=loopback)
-    holder.pump_until(lambda: gate.held == 1, what="the request over loopback is held")
+    holder.pump_until(lambda: gate.held >= 1, what="the request over loopback is held")
     assert not connected(client)
     holder.release()
     until(lambda: connected(client), what="the request over loopback is served")
@@ -390,7 +397,7 @@ def test_kubelet_reaches_the_stand_in_and_nobody_else_does(holder: Holder, versi
     holder.pump_until(lambda: received(peer) == b"GET /healthz", what="its bytes pass")
     assert gate.wake is None and gate.held == 0
     client = topology.connect(version, port=PORT)
-    holder.pump_until(lambda: gate.held == 1, what="the client's request is held")
+    holder.pump_until(lambda: gate.held >= 1, what="the client's request is held")
     assert gate.wake is not None and not connected(client)
 
 
@@ -405,6 +412,11 @@ def vanish(sock: socket.socket) -> int:
     sequence = sock.getsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ) & 0xFFFFFFFF
     sock.close()
     return sequence
+
+
+def unanswered(sock: socket.socket) -> int:
+    """Return how many keepalives in a row had no answer: ``tcpi_probes`` of <linux/tcp.h>."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[3]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -423,12 +435,12 @@ def test_keepalives_of_sleeping_connections_are_answered(holder: Holder, version
     saved = SavedConnection(receive_next=vanish(peer), window=501)
     server.close()
     gate.enter(Mode.ASLEEP, knowledge=replace(everything(version), connections={flow: saved}))
-    # Without an answer this connection would end after two seconds.
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 100)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     holder.pump_until(lambda: gate.stats.keepalives >= 4, what="four keepalives are answered")
+    holder.pump_until(lambda: not unanswered(client), what="the client takes the answers for such")
     assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     assert gate.wake is None and gate.held == 0
     client.send(b"data")
@@ -466,7 +478,7 @@ def test_what_two_killed_keepers_held_is_delivered_as_it_is_read(
         # What passes leaves gaps between the numbers of what waits.
         client.sendto(b"x", (POD[version], UDP_PORT + 1))
         if number % 50 == 0:
-            gate.pump()
+            until(lambda: gate.pump() or gate.held, what="the neighbour is found")
             received(other)
         if number == 300:
             state = gate.export()
@@ -523,7 +535,7 @@ def test_a_flood_of_requests_leaves_room_to_notice_a_real_one(holder: Holder) ->
     for number in range(MAX_HELD + 500):
         flood.send(opening(1024 + number, PORT + 1))
         if number % 256 == 0:
-            gate.pump()
+            holder.pump_until(lambda: gate.held, what="the neighbour is found")
     holder.pump_until(lambda: gate.stats.overflow_tcp == 500, what="the flood is judged")
     assert gate.held == MAX_HELD and gate.wake is None
     client = topology.connect(4, port=PORT)

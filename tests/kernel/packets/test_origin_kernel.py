@@ -127,7 +127,8 @@ def test_watching_tells_probes_from_other_connections_and_delays_none(
     kubelet.connect(version)
     until(lambda: watch.pump() or watch.probes, what="kubelet's request is seen")
     topology.keep(accepted(server))
-    assert (watch.probes, watch.real, watch.last_real) == (1, 0, None)
+    # TCP repeats a request that is looked at later than after a second.
+    assert watch.probes >= 1 and (watch.real, watch.last_real) == (0, None)
     counters = ruleset.counters()
     assert counters.probe.packets and not counters.node.packets
     port = other.connect(version)

@@ -55,9 +55,14 @@ def talk(topology: Topology, version: int, *, port: int, source: str = "client")
     until(lambda: connected(client), what="a connection")
     with accepted(server) as peer:
         client.send(b"question")
-        until(lambda: peer.recv(100) == b"question", what="the question")
+        until(lambda: received(peer) == b"question", what="the question")
         peer.send(b"answer")
-    client.close()
+        until(lambda: received(client) == b"answer", what="the answer")
+        # To its end: what comes late is not to be counted with what comes next.
+        peer.shutdown(socket.SHUT_WR)
+        until(lambda: received(client) == b"", what="the end of the answer")
+        client.close()
+        until(lambda: received(peer) == b"", what="the end of the question")
     server.close()
 
 
@@ -144,7 +149,7 @@ def test_a_noted_probe_is_counted_apart(
         counting.note_probe(*client.getsockname()[:2])
 
         def probe() -> None:
-            client.settimeout(10)
+            client.settimeout(90)
             client.connect((POD[version], PORT))
             topology.keep(accepted(server))
 

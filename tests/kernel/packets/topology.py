@@ -17,7 +17,7 @@ HOST = {4: "10.77.0.1", 6: "fd77::1"}
 POD = {4: "10.77.0.2", 6: "fd77::2"}
 CLIENT = {4: "10.77.0.3", 6: "fd77::3"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-DEADLINE_SECONDS = patient(20.0)
+DEADLINE_SECONDS = patient(90.0)
 
 
 def run(*argv: str) -> None:

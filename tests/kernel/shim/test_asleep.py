@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from architect.shim.keeper import cgroups, cpuquota
+from support.mover import numbers
 from support.runtime import IDLE, Container, Host, children, eventually, spec
 
 Run = Callable[..., Container]
@@ -43,8 +44,8 @@ def state(node: Host, container: Container) -> str:
 def goes_on(container: Container, before: str) -> None:
     """The next numbers follow the last one."""
     eventually(lambda: len(container.output()) > len(before) + 8, what="output after the wake")
-    numbers = [int(word) for word in container.output().split() if word.isdigit()]
-    assert numbers == list(range(1, len(numbers) + 1))
+    seen = numbers(container)
+    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_state_and_ps_tell_of_a_running_container(node: Host, asleep: Container) -> None:
@@ -110,7 +111,7 @@ def test_a_paused_one_does_not_wake_before_it_is_resumed(node: Host, asleep: Con
     assert state(node, asleep) == "asleep"
     before = asleep.output()
     asleep.call("kill", asleep.id, "USR1")  # waits in init; unhandled, it will end the application
-    assert state(node, asleep) == "waking"
+    eventually(lambda: state(node, asleep) == "waking", what="a wake that waits")
     assert asleep.output() == before
     asleep.call("resume", asleep.id)
     assert asleep.wait() == 128 + signal.SIGUSR1

@@ -27,6 +27,8 @@ TERMINAL_LIKE = {
     "DevIsBind": lambda c: c["mounts"][1].update(type="bind", source="/dev", options=["rbind"]),
 }
 
+TRIES = 5
+
 UP = ["sh", "-c", "echo up; exec sleep 1000"]
 """Says when it can be signalled: before that PID 1 ignores signals, as every PID 1 does."""
 
@@ -188,9 +190,15 @@ def test_before_exec_in_an_awake_pod_only_the_launcher_asks(
 ) -> None:
     container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
     keeper.answers["awake"] = {"ok": True, "state": "awake"}
-    before = len(keeper.calls)
-    assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
-    assert keeper.ops()[before:] == ["awake"]
+    for _ in range(TRIES):
+        before = len(keeper.calls)
+        assert container.call("exec", container.id, "echo", "hello").stdout == "hello\n"
+        if (asked := keeper.ops()[before:]) == ["awake"]:
+            break
+        # The launcher waits for a second, for which the double may have no processor.
+        assert asked == ["awake", "exec"]
+    else:
+        pytest.fail("the launcher's answer is not taken")
     assert keeper.calls[-1]["container"] == container.id
 
 

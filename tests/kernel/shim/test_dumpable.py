@@ -40,6 +40,10 @@ def wait():
     while True:
         time.sleep(1000)
 
+def until(state):
+    while open('/proc/self/stat').read().rpartition(')')[2].split()[0] != state:
+        time.sleep(0.01)
+
 def passed(name):
     with socket.socket(socket.AF_UNIX) as asked:
         asked.connect('/outside/' + name)
@@ -137,12 +141,12 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "a main thread that has ended": (
         "MainThread",
-        "threading.Thread(target=lambda: (time.sleep(0.2), wait())).start(); libc.syscall(60, 0)",
+        "threading.Thread(target=lambda: (until('Z'), wait())).start(); libc.syscall(60, 0)",
     ),
     "a parent that waits for vfork": (
         "Uninterruptible",
         "stack = ctypes.create_string_buffer(1 << 16); "
-        "threading.Thread(target=lambda: (time.sleep(0.2), wait())).start(); "
+        "threading.Thread(target=lambda: (until('D'), wait())).start(); "
         "libc.clone.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_int, ctypes.c_void_p]; "
         "libc.clone(ctypes.cast(libc.sleep, ctypes.c_void_p), "
         "ctypes.addressof(stack) + (1 << 16) - 64, 0x4100 | 17, 1000)",

@@ -214,7 +214,7 @@ def test_signals_wait_for_the_wake(make: Make) -> None:
     page.set(state=AWAKE)
     for number in (1, 10, 40):
         container.until(f"got {number}\n")
-    assert page.pending == 0
+    eventually(lambda: page.pending == 0, what="none is pending")
 
 
 def make_hollow(container: Container, bundle: Path) -> None:

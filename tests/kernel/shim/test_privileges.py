@@ -73,6 +73,7 @@ LESS = """
 import ctypes, os, threading, time
 libc = ctypes.CDLL(None)
 here = os.open("/proc/self/fd", os.O_RDONLY)
+reader, writer = os.pipe()
 if os.fork() == 0:
     os.setgroups([5]); os.setgid(33); os.setuid(33)  # as servers do for their workers
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
@@ -80,7 +81,9 @@ if os.fork() == 0:
     program = (ctypes.c_uint64 * 2)(1, ctypes.addressof(allow))
     assert libc.prctl(22, 2, program) == 0  # PR_SET_SECCOMP: one more filter
     threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    os.write(writer, b"x")
     time.sleep(1000)
+os.read(reader, 1)  # not before all that is given away is
 for capability in (12, 13, 27):
     libc.prctl(24, capability)  # PR_CAPBSET_DROP
 i = 0

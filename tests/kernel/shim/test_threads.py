@@ -8,20 +8,25 @@ from support.runtime import IDLE, Container, Host, eventually, python, spec
 
 NUMBER = 300
 PROGRAM = f"""
-import os, signal, threading
+import os, signal, threading, time
 gate, told = threading.Condition(), []
 def live(at):
+    global waiting
     mine = threading.get_native_id()
-    while True:
-        with gate:
+    # Held from one wait to the next: nobody is away when all are called.
+    with gate:
+        waiting += 1
+        while True:
             gate.wait()
             told.append((at, mine == threading.get_native_id()))
             if len(told) == {NUMBER}: os.write(1, b'all told\\n'); told.clear()
+waiting = 0
 threads = [threading.Thread(target=live, args=(at,)) for at in range({NUMBER})]
 for thread in threads: thread.start()
 def ask(*_):
     with gate: gate.notify_all()
 signal.signal(signal.SIGUSR1, ask)
+while waiting < {NUMBER}: time.sleep(0.01)
 print('ready')
 while True: signal.pause()
 """

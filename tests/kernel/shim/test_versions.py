@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.mover import numbers
 from support.runtime import IDLE, Container, Host, eventually, spec
 
 
@@ -65,8 +66,8 @@ def test_a_sleeping_pods_state_of_another_version_is_told_and_its_image_counts(
     before = asleep.output()
     node.runtime("wake", asleep.id)
     eventually(lambda: len(asleep.output()) > len(before), what="output after the wake")
-    numbers = [int(word) for word in asleep.output().split()]
-    assert numbers == list(range(1, len(numbers) + 1))
+    seen = numbers(asleep)
+    assert seen == list(range(1, len(seen) + 1))
 
 
 def test_an_image_of_another_version_stays_and_so_does_its_container(

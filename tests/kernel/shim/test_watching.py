@@ -70,7 +70,8 @@ def _look(container: Container, times: int) -> list[Any]:
     container.kill("USR1")
 
     def lines() -> list[str]:
-        return [line for line in container.output().splitlines() if line.startswith("[[")]
+        whole, _, _ = container.output().rpartition("\n")
+        return [line for line in whole.splitlines() if line.startswith("[[")]
 
     eventually(lambda: len(lines()) == times, what=f"answer {times}")
     return list(json.loads(lines()[-1]))

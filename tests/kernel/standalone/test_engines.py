@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 
+from lab import errors
 from support.engines import Ctr, Ctr24, Docker
 from support.runtime import eventually
 
@@ -81,7 +83,13 @@ def test_nothing_is_left_of_a_removed_one(server: Any, node: Any) -> None:
 
 def test_without_the_annotation_it_is_runcs(engine: Any, node: Any) -> None:
     engine.start("sh", "-c", "echo $$ >/dev/shm/pid; exec sleep 1000", annotation=None)
-    assert engine.exec("cat", "/dev/shm/pid") == "1\n"
+
+    def is_pid_1() -> bool:
+        with contextlib.suppress(errors.CommandFailed):  # it has not begun yet
+            return bool(engine.exec("cat", "/dev/shm/pid") == "1\n")
+        return False
+
+    eventually(is_pid_1, what="what it wrote about itself")
     assert node.files(RECORDS) == []
 
 
@@ -103,7 +111,7 @@ def test_podman_goes_on_with_its_log_and_its_network(podman: Any, node: Any) -> 
     address = podman.inspect("{{.NetworkSettings.IPAddress}}")
     podman.sleep()
     # Through the bridge, as another container or machine would come.
-    connect = f"import socket; socket.create_connection(('{address}', 8080), 20)"
+    connect = f"import socket; socket.create_connection(('{address}', 8080), 90)"
     node.run("python3", "-c", connect)
     eventually(lambda: podman.state() == "awake", what="a wake by the bridge")
     podman.sleep()
@@ -115,7 +123,7 @@ def test_podman_starts_an_ended_one_again(podman: Any, node: Any) -> None:
     podman.start(*SERVER)
     first = podman.until_ready()
     podman.sleep()
-    node.run("podman", "restart", "-t", "30", "web")
+    node.run("podman", "restart", "-t", "90", "web")
     second = podman.until_ready()
     assert first["identity"] != second["identity"]
     podman.sleep()
@@ -155,7 +163,7 @@ def test_a_request_to_one_that_docker_paused_waits_until_it_goes_on(docker: Any,
         said = "does not wake as long as container main is paused"
         eventually(lambda: said in node.run("cat", KEEPER_LOG), what="a request waits")
         docker.docker("unpause", "web")
-        answer, _ = request.communicate(timeout=60)
+        answer, _ = request.communicate(timeout=180)
     assert json.loads(answer)["identity"] == identity
 
 
@@ -163,7 +171,7 @@ def test_docker_restarts_a_sleeping_one(docker: Any) -> None:
     docker.start(*SERVER)
     first = docker.until_ready()
     docker.sleep()
-    docker.docker("restart", "-t", "30", "web")
+    docker.docker("restart", "-t", "90", "web")
     assert docker.until_ready()["identity"] != first["identity"]
     assert "got TERM" in docker.docker("logs", "web")
     docker.sleep()

@@ -63,7 +63,7 @@ def probe(netns: Namespace, prober: Path) -> Callable[..., tuple[str, str]]:
         *,
         host: str = "127.0.0.1",
         path: str = "/",
-        timeout_seconds: float = 20.0,
+        timeout_seconds: float = 60.0,
     ) -> tuple[str, str]:
         where = ["-host", host, "-port", str(port), "-path", path]
         bound = ["-timeout", f"{timeout_seconds}s"]

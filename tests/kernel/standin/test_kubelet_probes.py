@@ -16,7 +16,8 @@ from architect.shim.standin.server import StandIn
 from architect.shim.standin.tls import Certificate
 from support.standin import Namespace, Serving
 
-pytestmark = pytest.mark.kernel
+# The first one builds the prober, where no cache has it.
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 ASLEEP = Health(healthy=True, reason="asleep")
 BROKEN = Health(healthy=False, reason="the restore failed")
@@ -32,7 +33,7 @@ class Probe(Protocol):
         *,
         host: str = "127.0.0.1",
         path: str = "/",
-        timeout_seconds: float = 20.0,
+        timeout_seconds: float = 60.0,
     ) -> tuple[str, str]: ...
 
 
@@ -156,12 +157,12 @@ def test_a_lifecycle_hook_reaches_the_application(
             context = certificate.context()
             assert context is not None
             application.socket = context.wrap_socket(application.socket, server_side=True)
-        application.timeout = 30
+        application.timeout = 90
         with application:
             with serving.paused():
                 made.application_is_back()
             application.handle_request()
-            assert asked.result(30) == ("success", "drained")
+            assert asked.result(90) == ("success", "drained")
     assert heard == ["/drain"]
     assert made.wake_reason is None
 
@@ -175,7 +176,7 @@ def test_a_lifecycle_hook_fails_when_the_restore_failed(
         serving.until(lambda: made.wake_reason, what="the hook asks for a wake")
         with serving.paused():
             made.set_health(BROKEN)
-        assert asked.result(30)[0] == "failure"
+        assert asked.result(90)[0] == "failure"
 
 
 def test_a_hundred_probes_at_once_are_all_answered(

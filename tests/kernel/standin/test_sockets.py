@@ -81,6 +81,11 @@ def serve(standin: StandIn, condition: Callable[[], object], *, what: str) -> No
             standin.ready()
 
 
+def waits(standin: StandIn) -> None:
+    """See that something waits for its turn: the kernel is later than who has connected."""
+    assert select.select([standin], [], [], DEADLINE_SECONDS)[0]
+
+
 def readable(client: socket.socket) -> bool:
     return bool(select.select([client], [], [], 0)[0])
 
@@ -160,7 +165,8 @@ def test_the_application_can_listen_again_while_a_conversation_goes_on(
     early, queued = connect(), connect()
     serve(made, lambda: made.conversations == 2, what="both are taken in")
     early.sendall(REQUEST[:5])
-    late = connect()  # complete, but not taken in yet
+    late = connect()
+    waits(made)  # complete, but not taken in yet
     made.close_listeners()
     assert made.listening == ()
     with netns.entered():
@@ -297,6 +303,7 @@ def test_want_of_descriptors_rests_instead_of_spinning(
     made = standin()
     client = connect()
     client.sendall(REQUEST)
+    waits(made)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:

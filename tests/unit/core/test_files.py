@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -106,3 +107,38 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_stays
     files.remove_leftovers(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([written, other])
     files.remove_leftovers(tmp_path / "nowhere")
+
+
+def test_what_matches_is_found_in_order(tmp_path: Path) -> None:
+    for name in ("b/x/meta.json", "a/y/meta.json", "a/.z/meta.json", "a/y/other", "c"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for pattern in (
+        "*/*/meta.json",
+        "a/*/meta.json",
+        "*",
+        "a/y/*",
+        "none/*",
+        "c/*",
+        "a/y/meta.json",
+    ):
+        assert files.matching(tmp_path, pattern) == sorted(tmp_path.glob(pattern))
+    assert files.matching(tmp_path / "none", "*") == []
+
+
+def test_a_directory_that_is_removed_after_it_was_listed_has_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/x", "b/x"):
+        (tmp_path / name).mkdir(parents=True)
+    listdir = os.listdir
+
+    def and_then_goes(path: Path) -> list[str]:
+        found = listdir(path)
+        if path == tmp_path:
+            shutil.rmtree(tmp_path / "a")
+        return found
+
+    monkeypatch.setattr(os, "listdir", and_then_goes)
+    assert files.matching(tmp_path, "*/*") == [tmp_path / "b/x"]

@@ -51,6 +51,22 @@ def test_a_request_that_somebody_else_raised_meanwhile_stays(make: Any) -> None:
     assert plan.requests == {"app": {"memory": "64Mi"}}
 
 
+def test_a_request_that_its_owner_lowered_and_nobody_saw_before_the_wake_stays(make: Any) -> None:
+    """Below what it was, and not what a sleeping pod's is lowered to."""
+    noted = {names.ORIGINAL_REQUESTS: '{"app":{"cpu":"100m","memory":"64Mi"}}'}
+    set_asleep = [{"name": "app", "resources": {"requests": {"cpu": "50m", "memory": "1Ki"}}}]
+    plan = resize.restore(make.pod(containers=set_asleep, annotations=noted))
+    assert plan.requests == {"app": {"memory": "64Mi"}}
+    assert plan.is_annotation_to_be_removed
+
+
+def test_what_bounds_kept_higher_than_the_least_comes_back(make: Any) -> None:
+    noted = '{"app":{"cpu":"100m","memory":"64Mi"},"app.lowered":{"memory":"8Mi"}}'
+    low = [{"name": "app", "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}}]
+    plan = resize.restore(make.pod(containers=low, annotations={names.ORIGINAL_REQUESTS: noted}))
+    assert plan.requests == {"app": {"cpu": "100m", "memory": "64Mi"}}
+
+
 def _resized(make: Any, now: dict[str, str], noted: dict[str, Any]) -> Any:
     containers = [{"name": "app", "resources": {"requests": now}}]
     return make.pod(containers=containers, annotations={names.ORIGINAL_REQUESTS: json.dumps(noted)})

@@ -618,6 +618,64 @@ def test_a_restarted_daemon_finds_its_work_done(
     assert len(cluster.writes()) == before
 
 
+def resized(cluster: Any, **requests: str) -> None:
+    """Resize the pod as its owner does."""
+    value = cluster.pod("web")
+    value["spec"]["containers"][0]["resources"]["requests"] = requests
+    cluster.put_pod(value)
+
+
+def noted(cluster: Any) -> Any:
+    return json.loads(cluster.pod("web")["metadata"]["annotations"][names.ORIGINAL_REQUESTS])
+
+
+def requested(cluster: Any) -> Any:
+    return cluster.pod("web")["spec"]["containers"][0]["resources"]["requests"]
+
+
+OWN = {"cpu": "2", "memory": "1Gi"}
+LOW = {"cpu": "1m", "memory": "1Ki"}
+
+
+def test_what_its_owner_asked_for_before_the_daemon_heard_of_it_is_what_a_pod_gets_back(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store = PodStore()
+    cluster.put_pod(make.pod_json())
+    store.take(Snapshot(objects=(cluster.pod("web"),)))
+    resized(cluster, **OWN)
+    writer = make_writer(api, store, asleep(keeper.pods["uid-web"]), [])
+    writer.reconcile("uid-web")
+    assert requested(cluster) == OWN, "nothing was decided on these"
+    writer.reconcile("uid-web")
+    assert requested(cluster) == LOW
+    assert noted(cluster)["app"] == OWN
+
+
+def test_what_its_owner_asks_for_in_the_middle_of_it_is_what_a_pod_gets_back(
+    api: Api, cluster: Any, make: Any, keeper: Any
+) -> None:
+    keeper.add("uid-web")
+    store = PodStore()
+    cluster.put_pod(make.pod_json())
+    store.take(Snapshot(objects=(cluster.pod("web"),)))
+    owner = [lambda: resized(cluster, **OWN)]
+
+    def comes_first(request: Any) -> None:
+        if request.path.endswith("/resize") and owner:
+            owner.pop()()
+
+    cluster.failures.append(comes_first)
+    writer = make_writer(api, store, asleep(keeper.pods["uid-web"]), [])
+    writer.reconcile("uid-web")
+    assert requested(cluster) == OWN
+    store.update(cluster.pod("web"))
+    writer.reconcile("uid-web")
+    assert requested(cluster) == LOW
+    assert noted(cluster)["app"] == OWN
+
+
 def test_a_refused_resize_is_told_once_and_the_rest_is_done(
     api: Api, cluster: Any, make: Any, keeper: Any
 ) -> None:

@@ -109,6 +109,17 @@ LINES = [
     ("(00.01) Error (criu/cr-dump.c:389): Can't get rlimit 0: Operation not permitted", "Rlimit"),
     ("(00.01) Error (criu/cr-restore.c:1221): Can't fork for 7: File exists", "PidTaken"),
     (
+        "(00.01) Error (criu/cr-restore.c:1221): Can't fork for 7: Resource temporarily "
+        "unavailable",
+        "NoPids",
+    ),
+    (
+        "(00.01) Error (criu/namespaces.c:1475): Can't unix daemon: Resource temporarily "
+        "unavailable",
+        "NoPids",
+    ),
+    ("(00.01) Error (criu/pie/restorer.c:1890): Unable to create a thread: -11", "NoPids"),
+    (
         "(00.01) Error (criu/sk-inet.c:950): inet: Can't bind inet socket (id 3): Address already "
         "in use",
         "AddressInUse",

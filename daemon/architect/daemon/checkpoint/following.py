@@ -16,6 +16,7 @@ from typing import Final
 
 from architect.checkpoint import digests
 from architect.checkpoint.manifest import SEGMENT_BYTES
+from architect.core import files
 
 PATTERN: Final = "pages-*.img"
 PAUSE_SECONDS: Final = 0.005
@@ -98,7 +99,7 @@ class Following:
 
     def _discover(self) -> None:
         for directory in self._directories:
-            for path in directory.glob(PATTERN):
+            for path in files.matching(directory, PATTERN):
                 known = self._files.get(path)
                 if known is not None and known.is_at(path):
                     continue

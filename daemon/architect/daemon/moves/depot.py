@@ -165,7 +165,7 @@ class Depot:
         """
         whole = self._checkpoints / safe_name(uid)
         (self._checkpoints / f"{safe_name(uid)}{PARTIAL}").rename(whole)
-        for image in (self._pods / safe_name(uid)).glob("*/image"):
+        for image in files.matching(self._pods / safe_name(uid), "*/image"):
             shutil.rmtree(image, ignore_errors=True)
         return whole
 
@@ -303,12 +303,15 @@ class Depot:
     def is_used_up(self, uid: str) -> bool:
         """Whether every container of pod *uid*, or its sandbox, has taken what came for it."""
         whole = self._arrivals / safe_name(uid)
-        left = [*whole.glob(saved.image("*")), *whole.glob(saved.SANDBOX_IMAGE)]
+        left = [
+            *files.matching(whole, saved.image("*")),
+            *files.matching(whole, saved.SANDBOX_IMAGE),
+        ]
         return whole.is_dir() and not left
 
     def has_refused(self, uid: str) -> bool:
         """Whether a container of pod *uid* keeps an image of its predecessor that failed."""
-        for path in (self._pods / safe_name(uid)).glob("*/failed-*/meta.json"):
+        for path in files.matching(self._pods / safe_name(uid), "*/failed-*/meta.json"):
             with contextlib.suppress(FileNotFoundError, FormatError):
                 if files.read_json(path, version=IMAGE_VERSION).get("is_moved"):
                     return True
@@ -430,7 +433,7 @@ def _whole(directory: Path) -> list[str]:
 
 
 def _is_untouched(whole: Path) -> bool:
-    found = [*whole.glob(saved.container("*")), *whole.glob(saved.SANDBOX)]
+    found = [*files.matching(whole, saved.container("*")), *files.matching(whole, saved.SANDBOX)]
     return bool(found) and all((directory / saved.IMAGE).is_dir() for directory in found)
 
 

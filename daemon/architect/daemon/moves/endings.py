@@ -56,10 +56,11 @@ class Endings:
         self._depot.drop_arrival(uid)
         said = objects.restored(self._node, after_seconds=took, is_asleep=is_asleep)
         self._tell_end(uid, decided, said)
-        self._say(pod, decided, is_asleep=is_asleep, took=took)
+        verb = "sleeps on with" if is_asleep else "goes on with"
+        self._say(pod, decided, verb=verb, took=took)
 
     def _say(
-        self, pod: ManagedPod | None, decided: Decided, *, is_asleep: bool, took: float | None
+        self, pod: ManagedPod | None, decided: Decided, *, verb: str, took: float | None
     ) -> None:
         """Make it an event, once: the keeper may tell it at the moment in which upkeep finds it."""
         if pod is None:
@@ -70,9 +71,7 @@ class Endings:
             self._said[pod.uid] = None
             if len(self._said) > MAX_SAID:
                 del self._said[next(iter(self._said))]
-        text = (
-            f"{'sleeps' if is_asleep else 'goes'} on with the memory of pod {decided.predecessor}"
-        )
+        text = f"{verb} the memory of pod {decided.predecessor}"
         if took is not None:
             text += f", {durations.render(took)} after its start"
         self._tell(pod, status.Note(reason=names.EVENT_RESTORED, text=text, action="Restore"))
@@ -148,7 +147,8 @@ class Endings:
         self._depot.drop_arrival(uid)
         self._tell_end(uid, decided, said)
         if is_restored:
-            self._say(pod, decided, is_asleep=False, took=None)
+            # Whether it sleeps by now says nothing of how it came.
+            self._say(pod, decided, verb="has", took=None)
 
     def give_back(self, uid: str) -> bool:
         """Take back what has not run, and let others claim it; whether there was something."""

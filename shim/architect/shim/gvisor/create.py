@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from architect.api.policy import Policy
-from architect.core.errors import ArchitectError, Rejected
+from architect.core.errors import ArchitectError, NodeError, Rejected
 from architect.core.files import write_atomic
 from architect.shim import arrivals, engine_log, installation, oci
 from architect.shim.cli import Call
@@ -111,7 +111,11 @@ def _place(anchor: int, *, sandbox: str, container: str) -> None:
     if (pid := commands.sandbox_pid(sandbox)) is None:
         return
     is_first = not records.of_sandbox(sandbox)
-    for directory in set(cgroups.of_process(pid).values()):
+    try:
+        directories = set(cgroups.of_process(pid).values())
+    except NodeError:
+        return  # it ends, which its engine is told
+    for directory in directories:
         own = directory.with_name(directory.name.replace(sandbox, container))
         target = directory if is_first or not own.is_dir() else own
         with contextlib.suppress(OSError):  # statistics only

@@ -13,6 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Final
+
+from architect.core.errors import NodeError
+from architect.shim import procfs
+
+_GONE: Final = (errno.ENOENT, errno.ESRCH, errno.ENODEV)
+"""Of a file of a cgroup or process that is not there, or was removed between open and read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +32,19 @@ class Usage:
 
 
 def of_process(pid: int) -> dict[str, Path]:
-    """Return the cgroup directories of *pid* by controller; ``""`` is version 2's only one."""
+    """Return the cgroup directories of *pid* by controller; ``""`` is version 2's only one.
+
+    Raises NodeError if it has ended: of a process that ends, version 1 tells the node's own ones.
+    """
     found: dict[str, Path] = {}
     mounts = _mounts()
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+    try:
+        lines = procfs.lines(f"/proc/{pid}/cgroup")
+    except procfs.GONE:
+        lines = []
+    if not lines or procfs.is_ending(pid):
+        raise NodeError(f"process {pid} has ended", reason="ContainerGone")
+    for line in lines:
         _, controllers, path = line.split(":", 2)
         for controller in controllers.split(","):
             name = controller.removeprefix("name=")
@@ -57,17 +73,13 @@ def members(directories: Mapping[str, Path]) -> list[int]:
     if directory is None:
         return []
     try:
-        return [int(pid) for pid in (directory / "cgroup.procs").read_text().split()]
-    except FileNotFoundError:
-        return []
+        return [int(pid) for pid in text(directory / "cgroup.procs").split()]
     except OSError as error:
-        if error.errno == errno.ENODEV:  # it was removed between open and read
-            return []
         # A threaded cgroup of version 2 lists threads only: the lower runtime makes one where the
         # parent has processes of its own, as a login session has.
         if error.errno != errno.EOPNOTSUPP:
             raise
-    threads = (directory / "cgroup.threads").read_text().split()
+    threads = text(directory / "cgroup.threads").split()
     return sorted({pid for thread in threads if (pid := _process(int(thread)))})
 
 
@@ -121,10 +133,20 @@ def _process(thread: int) -> int:
     return _field(Path(f"/proc/{thread}/status"), "Tgid:")
 
 
+def text(path: Path) -> str:
+    """Return what a file says; nothing if its cgroup or process is gone. Raises OSError."""
+    try:
+        return path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        if error.errno in _GONE:
+            return ""
+        raise
+
+
 def _number(path: Path) -> int:
     try:
-        return int(path.read_text())
-    except (FileNotFoundError, ValueError):
+        return int(text(path))
+    except ValueError:
         return 0
 
 
@@ -134,8 +156,5 @@ def _field(path: Path, name: str) -> int:
 
 def _fields(path: Path) -> dict[str, int]:
     """Return a file's lines of a name and a number; nothing if it is gone."""
-    try:
-        lines = map(str.split, path.read_text().splitlines())
-    except FileNotFoundError:
-        return {}
+    lines = map(str.split, text(path).splitlines())
     return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}

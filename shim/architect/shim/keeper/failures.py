@@ -17,7 +17,7 @@ ACCIDENTS: Final = frozenset({"CriuUnavailable", "CriuKilled"})
 _PASSING: Final = frozenset(
     {
         *("Busy", "InFlight", "NotRunning", "NoSpace", "ReadOnly", "Uninterruptible"),
-        *("UnheldSocket", *ACCIDENTS),
+        *("UnheldSocket", "NoPids", *ACCIDENTS),
     }
 )
 """Reasons that say nothing about the next attempt to sleep."""
@@ -27,6 +27,8 @@ DEFECT: Final = "Defect"
 """Reason of what should never happen: an error of the keeper's own."""
 _UNKNOWN: Final = frozenset({"VolumeUnknown", "NoSpace", "ReadOnly", DEFECT})
 """Reasons that say nothing about the image: it is not given up for them."""
+_SHORT: Final = frozenset({"NoPids", "OutOfMemory"})
+"""Reasons that mostly pass, and that a limit makes last: the image is not given up at once."""
 _OF_DISKS: Final = {
     errno.ENOSPC: ("NoSpace", "free space for /var/lib/architect"),
     errno.EDQUOT: ("NoSpace", "free space for /var/lib/architect"),
@@ -39,6 +41,9 @@ _OF_DISKS: Final = {
 
 RETRY_SECONDS: Final = (1.0, 5.0, 30.0, 60.0)
 """Pauses between attempts with ``on-restore-failure: retry``; the last one repeats."""
+ATTEMPTS_WHILE_SHORT: Final = 5
+"""How often a wake is tried, over a minute and a half, while a node or a limit is short of
+something, before the image is given up where the policy gives up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +76,23 @@ class Refusal:
         return self.reason not in _PASSING
 
 
-def after_failed_wake(wish: OnRestoreFailure, error: ArchitectError | OSError) -> OnRestoreFailure:
-    """Return what happens to a pod that could not be woken for *error*; its policy is *wish*."""
+def after_failed_wake(
+    wish: OnRestoreFailure, error: ArchitectError | OSError, *, attempts: int
+) -> OnRestoreFailure:
+    """Return what happens to a pod that could not be woken for *error*; its policy is *wish*.
+
+    *attempts*: how many in a row have failed, with this one.
+    """
     if isinstance(error, FormatError):
         # What another version wrote is not broken: that version can restore it.
         return OnRestoreFailure.FAIL
     reason = Refusal.of(error).reason
     if reason in _LASTING and wish is OnRestoreFailure.RETRY:
         return OnRestoreFailure.FAIL
-    if reason in _UNKNOWN and wish is OnRestoreFailure.FRESH:
+    is_image_meant = reason not in _UNKNOWN and (
+        reason not in _SHORT or attempts >= ATTEMPTS_WHILE_SHORT
+    )
+    if wish is OnRestoreFailure.FRESH and not is_image_meant:
         return OnRestoreFailure.RETRY
     return wish
 

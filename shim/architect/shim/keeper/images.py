@@ -198,7 +198,7 @@ def forget_return(uid: str) -> bool:
     if not has_returned(uid):
         return False
     arrival = arrival_of_pod(uid)
-    if not any(arrival.glob(saved.image("*"))):
+    if not files.matching(arrival, saved.image("*")):
         files.remove_tree(arrival)
     return True
 

@@ -10,6 +10,7 @@ that can neither shrink nor block (:mod:`.initfiles`).
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import fcntl
@@ -140,8 +141,10 @@ class InitPage:
         self._poke()
 
     def _poke(self) -> None:
-        # Init looks at the page whenever it gets SIGCHLD.
-        os.kill(self._init_pid, signal.SIGCHLD)
+        # Init looks at the page whenever it gets SIGCHLD. One that ended a moment ago looks at
+        # nothing any more: whoever waits for what it does finds that it is gone.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._init_pid, signal.SIGCHLD)
 
     def close(self) -> None:
         """Unmap the page."""

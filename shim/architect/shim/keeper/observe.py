@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from architect.api.keeper import PodState
+from architect.core.errors import ArchitectError, NodeError
+from architect.shim import procfs
 from architect.shim.keeper import cgroups, processes
 from architect.shim.keeper.container import Container
 from architect.shim.keeper.pod import Pod
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def of_each(pods: Iterable[Pod], look: Callable[[Pod], T]) -> dict[str, T]:
+    """Return what *look* finds of each of *pods*, by uid.
+
+    One that cannot be looked at is left out and told: who has written over its init's page, or ends
+    at the wrong moment, is no reason to learn nothing of the others.
+    """
+    found: dict[str, T] = {}
+    for pod in pods:
+        try:
+            found[pod.uid] = look(pod)
+        except (ArchitectError, OSError) as error:
+            log.warning("%s cannot be looked at: %s", pod, error)
+    return found
 
 
 def observe(pod: Pod) -> dict[str, Any]:
@@ -29,22 +51,35 @@ def observe(pod: Pod) -> dict[str, Any]:
         "refused": pod.refused.as_dict() if pod.refused else None,
     }
     for name, container in pod.containers.items():
-        if container.find_init() is None or container.is_starting():
+        init = container.find_init()
+        if init is None:
             continue
-        observation["containers"][name] = _usage(container)
-        if pod.state is PodState.AWAKE:
-            observation["exec_sessions"] += [
-                {
-                    "pid": pid,
-                    "command": processes.command(pid),
-                    "container": name,
-                    "argv": processes.arguments(pid),
-                }
-                for pid in container.exec_sessions()
-            ]
+        try:
+            if container.is_starting():
+                continue
+            usage = _usage(container)
+            sessions = _sessions(container) if pod.state is PodState.AWAKE else []
+        except (NodeError, OSError):
+            if not procfs.is_ending(init.pid):
+                raise
+            continue  # it ended while it was looked at
+        observation["containers"][name] = usage
+        observation["exec_sessions"] += sessions
     if pod.state is PodState.AWAKE:
         observation.update(pod.network.observe(list(pod.containers.values())))
     return observation
+
+
+def _sessions(container: Container) -> list[dict[str, Any]]:
+    return [
+        {
+            "pid": pid,
+            "command": processes.command(pid),
+            "container": container.name,
+            "argv": processes.arguments(pid),
+        }
+        for pid in container.exec_sessions()
+    ]
 
 
 def memory_bytes(pod: Pod) -> int:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from architect.core.errors import NodeError, Rejected
+from architect.shim import procfs
 from architect.shim.keeper import processes
 from architect.shim.keeper.nodeshared import NodeShared
 from architect.shim.packets.netns import Netns
@@ -62,7 +63,7 @@ class PodRules:
                 netns = Netns.of_process(init_pid)
             else:
                 return False
-        except FileNotFoundError:
+        except procfs.GONE:
             return False
         try:
             self._rules = Ruleset(netns, support=self._shared.support())

@@ -148,12 +148,12 @@ def pid_namespace(pid: int) -> int | None:
     """Return the inode of *pid*'s pid namespace; None if it has ended or is not ours to ask."""
     try:
         return os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except procfs.GONE:
         return None
 
 
 def is_in_own_network(pid: int) -> bool:
-    """Whether *pid* has a network namespace other than ours."""
+    """Whether *pid* has a network namespace other than ours. Raises OSError if it has ended."""
     return os.stat(f"/proc/{pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
 
 
@@ -166,7 +166,7 @@ def stdio_pipes(pid: int) -> dict[str, int]:
     for number in (2, 1, 0):
         try:
             target = os.readlink(f"/proc/{pid}/fd/{number}")
-        except (FileNotFoundError, ProcessLookupError):
+        except procfs.GONE:
             continue
         if PIPE.fullmatch(target):
             pipes[target] = number
@@ -185,7 +185,7 @@ def socket_inodes(pids: Iterator[int] | list[int]) -> set[int]:
         for name in names:
             try:
                 target = os.readlink(f"{directory}/{name}")
-            except (FileNotFoundError, ProcessLookupError):
+            except procfs.GONE:
                 continue
             if target.startswith("socket:["):
                 inodes.add(int(target[8:-1]))

@@ -166,11 +166,11 @@ class Service:
         if not isinstance(wanted, list):
             raise Rejected("'pods' is not a list of uids", reason="Protocol")
         chosen = [p for p in self.pods.everyone() if not wanted or p.uid in wanted]
-        return {"observations": [observe.observe(pod) for pod in chosen]}
+        return {"observations": list(observe.of_each(chosen, observe.observe).values())}
 
     def _memory_op(self, _: Arguments) -> Answer:
         awake = [pod for pod in self.pods.everyone() if pod.state is PodState.AWAKE]
-        return {"memory": {pod.uid: observe.memory_bytes(pod) for pod in awake}}
+        return {"memory": observe.of_each(awake, observe.memory_bytes)}
 
     def _forget_op(self, arguments: Arguments) -> Answer:
         uid = text(arguments, "pod")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from architect.api.policy import Policy, PolicyError
-from architect.core.errors import ArchitectError, FormatError, Rejected
+from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim import procfs, records
 from architect.shim.inspection import (
     SLOW_FILE_SYSTEMS,
@@ -111,7 +111,11 @@ def of_container(container: Container) -> ContainerFacts:
         return ContainerFacts(name=container.name, trouble="it runs no application now")
     try:
         return _of_tree(container, init.pid, tree)
-    except FileNotFoundError:
+    except (OSError, NodeError):
+        # Whatever of it is asked about then, each has its own error: EINVAL of the mounts, EACCES
+        # of a namespace, none of them FileNotFoundError.
+        if not procfs.is_ending(init.pid):
+            raise
         return ContainerFacts(name=container.name, trouble="it has ended meanwhile")
 
 

@@ -44,7 +44,7 @@ def held(pid: int) -> int:
     try:
         if os.readlink(f"/proc/{pid}/ns/user") != os.readlink("/proc/self/ns/user"):
             return 0
-    except (FileNotFoundError, ProcessLookupError):
+    except procfs.GONE:
         return 0
     status = procfs.status(pid)
     return int(status.get("CapPrm", "0"), 16) | int(status.get("CapBnd", "0"), 16)

@@ -100,7 +100,9 @@ def _restore(pod: Pod, asleep: list[Container], *, has_company: bool) -> Task[No
 
 
 def _policy(pod: Pod, error: ArchitectError | OSError) -> OnRestoreFailure:
-    return failures.after_failed_wake(pod.policy.on_restore_failure, error)
+    return failures.after_failed_wake(
+        pod.policy.on_restore_failure, error, attempts=pod.failed_wakes + 1
+    )
 
 
 def _failed(pod: Pod, members: list[Container], error: ArchitectError | OSError) -> None:

@@ -198,7 +198,7 @@ def _mounts(init_pid: int) -> list[tuple[str, int, str]]:
     found = []
     try:
         lines = procfs.lines(f"/proc/{init_pid}/mountinfo")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # also EINVAL: of a process that has ended and was not waited for
         return []
     for line in lines:
         before, _, after = line.partition(" - ")

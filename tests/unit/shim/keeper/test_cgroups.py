@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from architect.shim.keeper import cgroups
+from architect.core.errors import NodeError
+from architect.shim.keeper import cgroups, paused
 
 
 def test_members_of_a_cgroup_that_is_gone_are_none(tmp_path: Path) -> None:
@@ -19,29 +21,75 @@ def test_members_of_a_cgroup_that_is_gone_are_none(tmp_path: Path) -> None:
 def test_members_of_a_cgroup_that_is_removed_while_it_is_read_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def as_the_kernel(path: Path) -> str:
+    def as_the_kernel(path: Path) -> bytes:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), str(path))
 
-    monkeypatch.setattr(Path, "read_text", as_the_kernel)
+    monkeypatch.setattr(Path, "read_bytes", as_the_kernel)
     assert cgroups.members({"": tmp_path}) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV, errno.ESRCH])
+def test_a_cgroup_that_goes_while_it_is_asked_uses_nothing_and_is_not_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def as_the_kernel(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", as_the_kernel)
+    nothing = cgroups.Usage(cpu_seconds=0.0, memory_bytes=0, processes=0)
+    for directories in (
+        {"": tmp_path},
+        dict.fromkeys(("cpuacct", "memory", "pids", "freezer"), tmp_path),
+    ):
+        assert cgroups.usage(directories) == nothing
+        assert cgroups.own_memory_bytes(directories) == 0
+        assert not paused.is_paused(directories)
+
+
+def test_what_is_wrong_with_a_cgroup_besides_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_the_kernel(path: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", as_the_kernel)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        cgroups.usage({"": tmp_path})
+
+
+@pytest.mark.parametrize("is_waited_for", [False, True])
+def test_the_cgroups_of_a_process_that_has_ended_are_not_the_nodes(is_waited_for: bool) -> None:
+    """In version 1 the kernel says ``/`` of one that nobody has waited for."""
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    if is_waited_for:
+        child.wait()
+    with pytest.raises(NodeError) as caught:
+        cgroups.of_process(child.pid)
+    assert caught.value.reason == "ContainerGone"
+    child.wait()
+
+
+def test_the_cgroups_of_a_process_that_lives() -> None:
+    assert all(path.is_absolute() for path in cgroups.of_process(os.getpid()).values())
 
 
 def test_members_of_a_threaded_cgroup_are_the_processes_of_its_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_text = Path.read_text
+    read_bytes = Path.read_bytes
 
-    def as_the_kernel(path: Path) -> str:
+    def as_the_kernel(path: Path) -> bytes:
         if path.name == "cgroup.procs":
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(path))
-        return read_text(path)
+        return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_text", as_the_kernel)
+    monkeypatch.setattr(Path, "read_bytes", as_the_kernel)
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     thread.start()
     try:
-        beyond_the_last = int(read_text(Path("/proc/sys/kernel/pid_max"))) + 1
+        beyond_the_last = int(Path("/proc/sys/kernel/pid_max").read_text()) + 1
         listed = (os.getpid(), thread.native_id, beyond_the_last)
         (tmp_path / "cgroup.threads").write_text("".join(f"{tid}\n" for tid in listed))
         assert cgroups.members({"": tmp_path}) == [os.getpid()]

@@ -9,6 +9,7 @@ import pytest
 from architect.api.policy import OnRestoreFailure
 from architect.core.errors import FormatError, NodeError, Rejected
 from architect.shim.keeper.failures import (
+    ATTEMPTS_WHILE_SHORT,
     RETRY_SECONDS,
     Refusal,
     after_failed_wake,
@@ -34,7 +35,22 @@ FRESH, RETRY, FAIL = OnRestoreFailure.FRESH, OnRestoreFailure.RETRY, OnRestoreFa
 def test_what_follows_a_wake_that_failed_depends_on_what_failed(
     error: NodeError | FormatError | OSError, outcomes: tuple[OnRestoreFailure, ...]
 ) -> None:
-    assert tuple(after_failed_wake(wish, error) for wish in (FRESH, RETRY, FAIL)) == outcomes
+    found = tuple(after_failed_wake(wish, error, attempts=1) for wish in (FRESH, RETRY, FAIL))
+    assert found == outcomes
+
+
+@pytest.mark.parametrize("reason", ["NoPids", "OutOfMemory"])
+@pytest.mark.parametrize("wish", list(OnRestoreFailure))
+def test_memory_is_not_given_up_at_once_for_what_a_node_is_short_of(
+    reason: str, wish: OnRestoreFailure
+) -> None:
+    error = NodeError("restore ended with status 1", reason=reason)
+    found = [
+        after_failed_wake(wish, error, attempts=number + 1)
+        for number in range(ATTEMPTS_WHILE_SHORT)
+    ]
+    first = RETRY if wish is FRESH else wish
+    assert found == [*[first] * (ATTEMPTS_WHILE_SHORT - 1), wish]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +63,7 @@ def test_what_follows_a_wake_that_failed_depends_on_what_failed(
         (Rejected("the disk is full", reason="NoSpace"), False),
         (OSError(errno.EROFS, "Read-only file system"), False),
         (NodeError("somebody killed it", reason="CriuKilled"), False),
+        (NodeError("restore ended with status 1", reason="NoPids"), False),
     ],
 )
 def test_a_refusal_stands_where_the_next_attempt_would_end_like_this_one(

@@ -84,3 +84,15 @@ def test_a_page_of_another_version_is_told_from_none(init: Init) -> None:
 def test_a_complete_page_is_read(init: Init) -> None:
     reading = initpage.InitPage(init(page(initpage.MAGIC, 1, 0, 17, 0, 0))).read()
     assert (reading.state, reading.target) == (initpage.InitState.AWAKE, 17)
+
+
+def test_an_init_that_has_ended_is_told_nothing_and_that_is_no_error(init: Init) -> None:
+    """The keeper finds out where it waits for what init does."""
+    child = subprocess.Popen(["true"])
+    mapped = initpage.InitPage(init(page(initpage.MAGIC, initpage.PAGE_VERSION)))
+    child.wait()
+    mapped._init_pid = child.pid
+    for tell in (mapped.fall_asleep, mapped.wake, mapped.start, lambda: mapped.end(137)):
+        tell()
+    assert mapped.read().state is initpage.InitState.END
+    mapped.close()
