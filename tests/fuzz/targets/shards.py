@@ -7,8 +7,8 @@ or what it says is one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import zstandard
 
@@ -46,12 +46,21 @@ def run(data: bytes) -> None:
     for codec in Codec:
         for length in (len(PLAIN), 1, SHARD_BYTES):
             sealed = _sealed(data, codec, length)
-            try:
-                plain = shards.open_shard(sealed, key=KEY, about=ABOUT, codec=codec, length=length)
-            except FormatError as error:
-                assert str(ABOUT) in str(error)
-                continue
-            assert len(plain) == length
+            plain = _opened(shards.open_shard, sealed, codec, length)
+            assert plain is None or len(plain) == length
+            assert _opened(_from_pieces, sealed, codec, length) == plain
+
+
+def _from_pieces(sealed: bytes, **about: Any) -> bytes:
+    return b"".join(bytes(piece) for piece in shards.open_in_pieces(sealed, **about))
+
+
+def _opened(opener: Callable[..., bytes], sealed: bytes, codec: Codec, length: int) -> bytes | None:
+    try:
+        return opener(sealed, key=KEY, about=ABOUT, codec=codec, length=length)
+    except FormatError as error:
+        assert str(ABOUT) in str(error)
+        return None
 
 
 def _sealed(data: bytes, codec: Codec, length: int) -> bytes:

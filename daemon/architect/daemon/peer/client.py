@@ -214,8 +214,9 @@ class _Arrival:
         """Write the next bytes. Raises FormatError, NodeError."""
         if len(data) > self.segment.length - self._taken:
             raise FormatError(f"{self.segment}: node {self._node} sent more than was asked for")
-        part.write(data, self.segment.start + self._taken)
+        # Hashed first: a write pushes it out of the core's cache.
         self._hash.update(data)
+        part.write(data, self.segment.start + self._taken)
         self._taken += len(data)
 
     def compare(self) -> None:

@@ -280,11 +280,10 @@ class Outlet:
     def _send(self, connection: socket.socket, offer: _Offer) -> None:
         most = min(max(part.length for part in offer.parts), records.RECORD_BYTES)
         writer = Writer(connection, offer.grant.key, most=max(most, records.MAX_PROBLEM_BYTES))
-        buffer = memoryview(bytearray(most))
         ends_at = time.monotonic() + protocol.CALL_SECONDS
         for part in offer.parts:
             try:
-                for data in _read(offer.directory / part.name, part, buffer):
+                for data in _read(offer.directory / part.name, part, writer.room[:most]):
                     if time.monotonic() > ends_at:
                         raise TimeoutError(f"not over after {protocol.CALL_SECONDS:.0f} s")
                     writer.send(Kind.DATA, data)

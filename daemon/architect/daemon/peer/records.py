@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from architect.core.errors import Unavailable
 
-RECORD_BYTES: Final = 512 * 1024
-"""Of a piece in one record: with its ciphertext it stays in a core's cache on its way."""
+RECORD_BYTES: Final = 1024**2
+"""Of a piece in one record. There is one buffer for its text and its ciphertext on either side, so
+that it stays in a core's cache on its way; of smaller ones, threads take turns more often."""
 
 MAX_RECORD_BYTES: Final = 1024**2
 """What is taken: another version may think otherwise."""
@@ -70,8 +71,16 @@ class Writer(_Numbered):
         self._connection = connection
         self._buffer = memoryview(bytearray(_HEAD.size + most + _TAG_BYTES))
 
+    @property
+    def room(self) -> memoryview:
+        """Where a text may lie that is sent: it is encrypted where it is, and gone with that."""
+        return self._buffer[_HEAD.size : -_TAG_BYTES]
+
     def send(self, kind: Kind, plain: bytes | memoryview) -> None:
-        """Send one record. Raises OSError."""
+        """Send one record; *plain* lies outside of :attr:`room`, or at its beginning.
+
+        Raises OSError.
+        """
         head, end = self._buffer[: _HEAD.size], _HEAD.size + len(plain) + _TAG_BYTES
         _HEAD.pack_into(head, 0, kind << _KIND_SHIFT | len(plain))
         self._cipher.encrypt_into(self._nonce(), plain, head, self._buffer[_HEAD.size : end])
@@ -86,7 +95,6 @@ class Reader(_Numbered):
         self._connection = connection
         self._head = memoryview(bytearray(_HEAD.size))
         self._sealed = memoryview(b"")
-        self._plain = memoryview(b"")
 
     def receive(self) -> tuple[Kind, memoryview]:
         """Return the next record, whose bytes are good until the next call.
@@ -100,12 +108,13 @@ class Reader(_Numbered):
         kind, length = word >> _KIND_SHIFT, word & ((1 << _KIND_SHIFT) - 1)
         if kind > max(Kind) or not 0 < length <= MAX_RECORD_BYTES:
             raise Unavailable(f"no record begins with {word:#010x}")
-        if len(self._plain) < length:
-            self._plain = memoryview(bytearray(length))
+        if len(self._sealed) < length + _TAG_BYTES:
             self._sealed = memoryview(bytearray(length + _TAG_BYTES))
-        sealed, plain = self._sealed[: length + _TAG_BYTES], self._plain[:length]
+        sealed = self._sealed[: length + _TAG_BYTES]
+        plain = sealed[:length]
         self._fill(sealed)
         try:
+            # Where it lies: nobody sees what was there if the tag says that it is not to be.
             self._cipher.decrypt_into(self._nonce(), sealed, self._head, plain)
         except InvalidTag:
             raise Unavailable("a record was changed on its way") from None

@@ -3,7 +3,9 @@
 The envelope comes first and is judged before a shard is asked for. Shards come in parallel; each is
 compared with the envelope, authenticated, expanded to the length that it must have, written to its
 place and noted, so that none comes twice: neither to the daemon that follows one that ended in the
-middle, nor after a store that stayed away for longer than it was waited for.
+middle, nor after a store that stayed away for longer than it was waited for. One that is not to be
+expanded is written while it is decrypted: it is known to be what the envelope lists by then, and
+is noted, as what lies in its place, once it is authentic.
 """
 
 from __future__ import annotations
@@ -152,15 +154,16 @@ class Downloader:
                 self._received(len(sealed))
                 if digests.of(sealed) != shard.hash:
                     raise FormatError(f"object {key} is not what its checkpoint lists")
-                plain = shards.open_shard(
+                at = number * envelope.SHARD_BYTES
+                for piece in shards.open_in_pieces(
                     sealed,
                     key=data_key,
                     about=about,
                     codec=shard.codec,
                     length=envelope.shard_length(stream.length, number),
-                )
-                del sealed
-                _write(landing, stream, number * envelope.SHARD_BYTES, plain)
+                ):
+                    _write(landing, stream, at, piece)
+                    at += len(piece)
             noted.add(number)
 
         missing = [n for n in range(len(described.shards)) if n not in noted.shards]
@@ -177,9 +180,8 @@ def _prepare(landing: Landing, manifest: Manifest, *, floor_bytes: int) -> Recei
     return noted
 
 
-def _write(landing: Landing, stream: Stream, start: int, plain: bytes) -> None:
-    view = memoryview(plain)
-    for extent in stream.extents(start, len(plain)):
+def _write(landing: Landing, stream: Stream, start: int, view: memoryview) -> None:
+    for extent in stream.extents(start, len(view)):
         with landing.open(extent.piece) as part:
             part.write(view[: extent.length], extent.start)
         view = view[extent.length :]

@@ -88,8 +88,10 @@ class Adding(Giving):
     """Sends more than was asked for."""
 
     def chunks(self, data: bytes) -> Iterator[bytes]:
-        for start in range(0, len(data), RECORD_BYTES):
-            yield data[start : start + RECORD_BYTES] + b"more"
+        more = b"more"
+        length = MAX_RECORD_BYTES - len(more)
+        for start in range(0, len(data), length):
+            yield data[start : start + length] + more
 
 
 class Empty(Giving):

@@ -65,6 +65,21 @@ def test_the_largest_record_arrives() -> None:
         assert (kind, bytes(data)) == (Kind.DATA, text)
 
 
+def test_what_lies_in_the_writers_room_arrives_as_what_lies_elsewhere() -> None:
+    texts = [b"first", b"a longer one", b"last"]
+    one, other = socket.socketpair()
+    with one, other:
+        writer, reader = Writer(one, KEY, most=20), Reader(other, KEY)
+        assert len(writer.room) == 20
+        for text in texts:
+            room = writer.room[: len(text)]
+            room[:] = text
+            writer.send(Kind.DATA, room)
+            assert bytes(room) != text  # where it lay there is what was sent
+            _, data = reader.receive()
+            assert bytes(data) == text
+
+
 def test_a_problem_is_no_data() -> None:
     (record,) = sealed(b"damaged", kind=Kind.PROBLEM)
     assert opened(record, count=1) == [(Kind.PROBLEM, b"damaged")]

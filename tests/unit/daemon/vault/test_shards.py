@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 from architect.checkpoint.envelope import OVERHEAD_BYTES, SHARD_BYTES, Codec, Shard
 from architect.core.errors import FormatError
 from architect.daemon.vault import shards
-from architect.daemon.vault.shards import SealedShard, ShardName, open_shard, seal_shard
+from architect.daemon.vault.shards import (
+    PIECE_BYTES,
+    SealedShard,
+    ShardName,
+    open_in_pieces,
+    open_shard,
+    seal_shard,
+)
 
 KEY = b"k" * 32
 ABOUT = ShardName(id="web-1234", attempt="0123456789abcdef", number=7)
@@ -31,6 +38,13 @@ def opened(
     sealed: SealedShard, length: int, *, key: bytes = KEY, about: ShardName = ABOUT
 ) -> bytes:
     return open_shard(sealed.data, key=key, about=about, codec=sealed.codec, length=length)
+
+
+def in_pieces(
+    sealed: SealedShard, length: int, *, key: bytes = KEY, about: ShardName = ABOUT
+) -> list[bytes]:
+    pieces = open_in_pieces(sealed.data, key=key, about=about, codec=sealed.codec, length=length)
+    return [bytes(piece) for piece in pieces]
 
 
 def forged(packed: bytes, length: int, *, codec: Codec = Codec.ZSTD) -> bytes:
@@ -57,6 +71,7 @@ PLAIN = st.binary(min_size=1, max_size=2000) | st.builds(
 def test_any_text_comes_back(plain: bytes) -> None:
     sealed = seal_shard(plain, key=KEY, about=ABOUT)
     assert opened(sealed, len(plain)) == plain
+    assert b"".join(in_pieces(sealed, len(plain))) == plain
     stored = len(sealed.data) - OVERHEAD_BYTES
     if sealed.codec is Codec.NONE:
         assert stored == len(plain)
@@ -88,6 +103,7 @@ def test_a_whole_shard_of_each_kind_is_stored_as_it_pays() -> None:
         sealed = seal_shard(plain, key=KEY, about=ABOUT)
         assert sealed.codec is codec, name
         assert opened(sealed, SHARD_BYTES) == plain, name
+        assert b"".join(in_pieces(sealed, SHARD_BYTES)) == plain, name
         assert len(sealed.data) <= SHARD_BYTES + OVERHEAD_BYTES
 
 
@@ -143,6 +159,52 @@ def test_any_changed_byte_is_refused(at: int, change: int) -> None:
     raw[at] ^= change
     with pytest.raises(FormatError, match=r"shard 7 of web-1234 \(0123456789abcdef\) is damaged"):
         open_shard(raw, key=KEY, about=ABOUT, codec=SEALED.codec, length=1200)
+
+
+PIECES = os.urandom(PIECE_BYTES + 1)
+IN_PIECES = seal_shard(PIECES, key=KEY, about=ABOUT)
+
+
+def test_what_is_not_compressed_is_opened_piece_by_piece() -> None:
+    assert IN_PIECES.codec is Codec.NONE
+    assert in_pieces(IN_PIECES, len(PIECES)) == [PIECES[:PIECE_BYTES], PIECES[PIECE_BYTES:]]
+
+
+def test_a_piece_takes_the_place_of_the_one_before() -> None:
+    plain = os.urandom(SHARD_BYTES)
+    data = bytes(seal_shard(plain, key=KEY, about=ABOUT).data)
+    tracemalloc.start()
+    try:
+        pieces = open_in_pieces(data, key=KEY, about=ABOUT, codec=Codec.NONE, length=len(plain))
+        assert sum(len(piece) for piece in pieces) == len(plain)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * PIECE_BYTES
+
+
+@pytest.mark.parametrize("at", [0, 12, 12 + PIECE_BYTES, -17, -16, -1])
+def test_pieces_of_what_was_changed_end_with_an_error(at: int) -> None:
+    raw = bytearray(IN_PIECES.data)
+    raw[at] ^= 1
+    with pytest.raises(FormatError, match=r"shard 7 of web-1234 \(0123456789abcdef\) is damaged"):
+        in_pieces(SealedShard(data=raw, codec=Codec.NONE), len(PIECES))
+
+
+def test_pieces_of_another_shard_key_or_length_end_with_an_error() -> None:
+    for other in OTHERS:
+        with pytest.raises(FormatError, match="sealed as another shard or with another key"):
+            in_pieces(IN_PIECES, len(PIECES), about=dataclasses.replace(ABOUT, **other))
+    with pytest.raises(FormatError, match="with another key"):
+        in_pieces(IN_PIECES, len(PIECES), key=b"K" * 32)
+    with pytest.raises(FormatError, match="16 bytes are not a data key"):
+        in_pieces(IN_PIECES, len(PIECES), key=bytes(16))
+    for length in (0, SHARD_BYTES + 1):
+        with pytest.raises(FormatError, match=f"cannot have {length} bytes of text"):
+            in_pieces(IN_PIECES, length)
+    for length in (1, len(PIECES) - 1, len(PIECES) + 1):
+        with pytest.raises(FormatError, match=f"has {len(IN_PIECES.data)} bytes, sealed"):
+            in_pieces(IN_PIECES, length)
 
 
 OTHERS: list[dict[str, Any]] = [
