@@ -175,8 +175,9 @@ def test_exec(pods: dict[str, Trio]) -> None:
     def exec_(pod: Subject, *words: str, input: str = "") -> tuple[int, str, str]:
         done = subprocess.run(
             [
-                *(pod.cluster.kubectl_program, "-n", pod.namespace, "exec", "-i", pod.name),
-                *("--", *words),
+                *(pod.cluster.kubectl_program, "-n", pod.namespace, "exec"),
+                *(["-i"] if input else []),
+                *(pod.name, "--", *words),
             ],
             env=pod.cluster.client_environment(),
             input=input,
@@ -194,7 +195,12 @@ def test_exec(pods: dict[str, Trio]) -> None:
         "cat; echo end": (0, "a\nb\nend\n", ""),
     }.items():
         trio.sleep()
-        seen = trio.each(lambda pod, code=code: exec_(pod, "sh", "-c", code, input="a\nb\n"))
+        # Who reads none has none: kubectl fails, also under runc, if the session ends before it has
+        # sent all.
+        given = "a\nb\n" if "cat" in code else ""
+        seen = trio.each(
+            lambda pod, code=code, given=given: exec_(pod, "sh", "-c", code, input=given)
+        )
         truth.check(seen, expected)
     trio.sleep()
     missing = truth.alike(trio.each(lambda pod: _without_ids(exec_(pod, "no-such-thing"))))
