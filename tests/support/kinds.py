@@ -23,16 +23,20 @@ PLAIN, UNMANAGED, MANAGED, ASLEEP = "plain", "unmanaged", "managed", "asleep"
 T = TypeVar("T")
 
 
-def kinds(*ways: str, crun: Collection[str] = ()) -> list[Any]:
+def kinds(*ways: str, crun: Collection[str] = (), long: Collection[str] = ()) -> list[Any]:
     """Return the parameters for *ways*, below each runtime.
 
-    With crun only the ways that *crun* names are in every run; the rest is marked ``long``.
+    With crun only the ways that *crun* names are in every run, with runc all but those that *long*
+    names; the rest is marked ``long``.
     """
-    found: list[Any] = [_kind("runc", way) for way in ways]
-    for way in ways:
-        marks = () if way in crun else (pytest.mark.long,)
-        found.append(pytest.param(_kind("crun", way), marks=marks))
-    return found
+    every_run = {"runc": set(ways) - set(long), "crun": set(crun)}
+    return [
+        pytest.param(
+            _kind(lower, way), marks=() if way in every_run[lower] else (pytest.mark.long,)
+        )
+        for lower in RUNTIMES
+        for way in ways
+    ]
 
 
 def _kind(lower: str, way: str) -> str:

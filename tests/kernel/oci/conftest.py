@@ -24,25 +24,25 @@ from support.kinds import (
 )
 
 
-@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED, crun=(MANAGED,)))
+@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED, crun=(MANAGED,), long=(UNMANAGED,)))
 def make(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Making]:
     """Make containers of which the test needs no sleep."""
     yield from made(hosts, request.param)
 
 
-@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED, ASLEEP, crun=(ASLEEP,)))
+@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED, ASLEEP, crun=(ASLEEP,), long=(UNMANAGED,)))
 def make_any(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Making]:
     """The same, and such as sleep when `Making.settle` is called."""
     yield from made(hosts, request.param)
 
 
-@pytest.fixture(params=kinds(UNMANAGED, MANAGED, crun=(MANAGED,)))
+@pytest.fixture(params=kinds(UNMANAGED, MANAGED, crun=(MANAGED,), long=(UNMANAGED,)))
 def pair(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """Both of what must not differ."""
     yield from paired(hosts, request.param)
 
 
-@pytest.fixture(params=kinds(UNMANAGED, MANAGED, ASLEEP, crun=(ASLEEP,)))
+@pytest.fixture(params=kinds(UNMANAGED, MANAGED, ASLEEP, crun=(ASLEEP,), long=(UNMANAGED,)))
 def pair_any(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Pair]:
     """The same, and ours asleep."""
     yield from paired(hosts, request.param)

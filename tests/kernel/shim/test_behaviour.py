@@ -45,7 +45,7 @@ from support.runtime import (
 )
 
 
-@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED))
+@pytest.fixture(params=kinds(PLAIN, UNMANAGED, MANAGED, long=(UNMANAGED,)))
 def make(hosts: Hosts, request: pytest.FixtureRequest) -> Iterator[Making]:
     yield from made(hosts, request.param)
 
