@@ -282,7 +282,7 @@ FAULTS: Final = (
         what="3,000 datagrams and 300 connections at once",
         plans={
             **_at(
-                [Step.CREATE, Step.DELETE],
+                [Step.CREATE, Step.START, Step.DELETE],
                 Meaningless(why="nobody listens: the kernel refuses them, as without Architect"),
             ),
         },

@@ -203,7 +203,9 @@ class Machine:
             ).destroy()
         if pid is not None:
             waiting.until(
-                lambda: self.pid is None, what=f"end of machine {self.name}", timeout_seconds=30
+                lambda: self.pid is None,
+                what=f"end of machine {self.name}",
+                timeout_seconds=REMOVE_TIMEOUT_SECONDS,
             )
 
     def exec(
