@@ -190,6 +190,8 @@ FAULTS: Final = (
         name="criu-server",
         what="SIGKILL to the fork server of CRIU",
         plans={},
+        # There is another one with the next sleep or wake, and not yet when the next pair begins.
+        ends_host=True,
     ),
     Fault(
         name="criu-server+supervisor",

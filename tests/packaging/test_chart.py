@@ -258,6 +258,19 @@ def test_a_value_that_is_unknown_or_wrong_is_refused(helm, values):
         template(helm, values)
 
 
+@pytest.mark.parametrize("name", ["architect-operator", "architect-webhook"])
+def test_the_loss_of_a_node_is_not_the_end_of_a_part(render, name):
+    spec = dict(pod_specs(render()))[name]
+    (term,) = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert term["podAffinityTerm"]["matchLabelKeys"] == ["pod-template-hash"], "in upgrades, too"
+    left = {each["key"]: each["tolerationSeconds"] for each in spec["tolerations"]}
+    assert left == {
+        "node.kubernetes.io/not-ready": 30,
+        "node.kubernetes.io/unreachable": 30,
+    }
+
+
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["default", "everything"])
 def test_every_object_is_labelled_and_in_place(render, values):
     objects = render({**values, "commonLabels": {"team": "x"}})

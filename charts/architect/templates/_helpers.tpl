@@ -51,6 +51,8 @@ podAntiAffinity:
         labelSelector:
           matchLabels:
             {{- include "architect.selector" . | nindent 12 }}
+        # Those of a revision: in an upgrade, the former one's would send both to one node.
+        matchLabelKeys: [pod-template-hash]
 {{- end }}
 
 {{- /* What the operator and the webhook need of the kernel: nothing. */ -}}
