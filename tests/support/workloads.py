@@ -29,7 +29,11 @@ Service refuses: a machine that stands still for some seconds makes no pod unrea
 3 are for tests in which a pod is to become so."""
 CURL_REFUSED = 7
 """curl's exit status where nobody takes the connection."""
-NOT_NOW = ("Busy", "does not come to rest", "is waking", "is not ready")
+NOT_NOW = (
+    *("Busy", "does not come to rest", "is waking", "is not ready"),
+    # Of an exec probe that begins: runc has not given its capabilities up yet.
+    "cannot sleep now: exec session '/usr/sbin/runc init'",
+)
 """In the words of a refusal that says nothing about the next try."""
 RUNTIME = names.CURRENT / "bin" / "architect-runtime"
 READ = {
