@@ -107,7 +107,7 @@ fuzz: $(VENV)/.ready ## Look for inputs that break a parser: FUZZ_SECONDS for ea
 	$(PYTHON) -m fuzz $(if $(AGAIN),--again $(AGAIN),--seconds $(FUZZ_SECONDS) $(FUZZ))
 
 .PHONY: test-kernel
-test-kernel: deps ## Real kernel, runc and CRIU: root, 8 minutes
+test-kernel: deps ## Real kernel, runc and CRIU: root, 10 to 17 minutes
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl containerd architect
 	$(KERNEL)
 
@@ -118,7 +118,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 
 # The quickest first, so that a mistake shows before 25 minutes of building.
 .PHONY: test
-test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (30 to 40 minutes once all is built)
+test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (35 to 45 minutes once all is built)
 	@$(PYTHON) -m secondlook --forget
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging tests/fuzz $(OR_NOTHING)
