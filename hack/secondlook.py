@@ -4,7 +4,8 @@ Tests with a real kernel and a real cluster share a machine with everything else
 failure that shows again is a failure. One that does not is told as such, with the output of both
 runs, and kept in a list that the last line of `make test` repeats: it is a defect of a test, or a
 race of the product, and is mended before anything else. More than a few failures are never looked
-at again, and unit tests are not: they share nothing.
+at again, nor is a run that was to end with its first failure, of which the rest was never run. Unit
+tests are not: they share nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -61,7 +64,8 @@ def run(name: str, argv: Sequence[str]) -> int:
     tests = failures(cache)
     if status != FAILED or not tests:
         return status
-    if len(tests) > MOST or os.environ.get("ARCHITECT_SECOND_LOOK") == "no":
+    is_off = os.environ.get("ARCHITECT_SECOND_LOOK") == "no"
+    if len(tests) > MOST or is_off or ends_early(argv):
         print(f"secondlook: {len(tests)} tests failed; they are not run again", flush=True)
         return status
     print(f"\nsecondlook: run again, alone: {', '.join(tests)}", flush=True)
@@ -72,6 +76,12 @@ def run(name: str, argv: Sequence[str]) -> int:
         NOTES.write_text(json.dumps([*unstable(), *tests], indent=2) + "\n")
         tell(tests)
     return status
+
+
+def ends_early(argv: Sequence[str]) -> bool:
+    """Whether pytest is to end with one of the first failures (``-x``, ``--maxfail``)."""
+    words = [*shlex.split(os.environ.get("PYTEST_ADDOPTS", "")), *argv]
+    return any(re.match(r"-[a-z]*x|--exitfirst|--maxfail|--stepwise|--sw\b", w) for w in words)
 
 
 def failures(cache: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """What is told of objects as events: taken at once, written by a thread of its own.
 
 Whoever tells never waits for the API server. Nor is anything lost by an outage of it, but the
-oldest of very many, and what nobody could write for :data:`TRY_SECONDS`: by some of them a loss of
-memory is said aloud.
+oldest of very many, what nobody could write for :data:`TRY_SECONDS`, and what waits as the daemon
+ends: by some of them a loss of memory is said aloud.
 """
 
 from __future__ import annotations

@@ -70,6 +70,20 @@ def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs(0) == 1
 
 
+@pytest.mark.parametrize("words", [["-x"], ["-qx"], ["--maxfail=2"]])
+def test_what_ends_with_its_first_failure_is_not_looked_at_again(words: list[str]) -> None:
+    write(failing=2, times=1)
+    argv = ["--of", "a tier", "--", "-q", *words, "test_it.py"]
+    assert secondlook.main(argv) == secondlook.FAILED
+    assert runs(0) == 1
+    assert not Path("runs-4").exists()
+
+
+def test_words_that_only_look_alike_change_nothing() -> None:
+    for words in (["--numprocesses=3"], ["-k", "text"], ["-m", "not concurrent"], ["--exclude"]):
+        assert not secondlook.ends_early([*words, "tests/kernel"])
+
+
 def test_what_passes_is_run_once() -> None:
     write(failing=0, times=0)
     assert look() == 0
