@@ -31,7 +31,7 @@ from architect.kube import checkpoints, patches, resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import Capture, CheckpointSpec, Owner, Requirements, Trigger
 from architect.kube.conditions import Condition, Status
-from architect.kube.errors import AlreadyExists, NotFound
+from architect.kube.errors import AlreadyExists, Conflict, NotFound
 from architect.kube.events import EventType
 from architect.kube.resources import CHECKPOINTS, LIMIT_RANGES, ObjectRef
 
@@ -139,7 +139,9 @@ class Writer:
         except Retryable as error:
             self._metrics.api_errors.labels(type(error).__name__).inc()
             delay = self._queue.retry(uid, at_least_seconds=error.delay_seconds)
-            log.warning("%s: %s; again in %.1f s", pod.full_name, error, delay)
+            # That somebody else was first, as kubelet is with a status, is nobody's trouble.
+            level = logging.INFO if isinstance(error, Conflict) else logging.WARNING
+            log.log(level, "%s: %s; again in %.1f s", pod.full_name, error, delay)
             return
         except Rejected as error:
             self._metrics.api_errors.labels(error.reason).inc()
