@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from architect.api import names
+from architect.core import durations
 from lab import errors
 from lab.cluster import Cluster
 from lab.dockerfiles import version
@@ -139,6 +140,30 @@ def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
         )
         (said,) = eventually(lambda: app.events(names.EVENT_RESTORED), what="event Restored")
         assert old["metadata"]["name"] in said
+        tells_its_story(app, old, new)
+
+
+def tells_its_story(app: Workload, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """See that `kubectl describe` says where, how long, how large, by whom, and when."""
+    checkpoint = moved(app, old)
+    assert checkpoint is not None
+    said = app.kubectl("describe", "checkpoint", checkpoint["metadata"]["name"])
+    status, (here, there) = checkpoint["status"], (pod["spec"]["nodeName"] for pod in (old, new))
+    took = status["durations"]["capture"]
+    assert durations.parse(took) > 0
+    told = {c["type"]: c for c in status["conditions"]}
+    # As its keeper told it, with the time, or as upkeep found it a moment before.
+    assert re.fullmatch(
+        rf"on node {there}(, [\dms.]+ after its start)?", told["Restored"]["message"]
+    )
+    for text in (
+        f"the pod was saved on node {here}",
+        f"pod {new['metadata']['name']} on node {there} goes on from it",
+        told["Restored"]["message"],
+        *(status["capturedAt"], took, status["size"]),
+        *(told[kind]["lastTransitionTime"] for kind in ("Captured", "Claimed", "Restored")),
+    ):
+        assert text in said, text
 
 
 def test_a_sleeping_pod_is_drained_without_waking_and_wakes_where_it_went(

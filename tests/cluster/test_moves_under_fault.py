@@ -260,11 +260,23 @@ def test_what_cannot_be_saved_gets_its_signal_and_its_whole_grace_period(
             lambda: moves.events(app, old, names.EVENT_CAPTURE_FAILED), what="event CaptureFailed"
         )
         assert "its successor starts fresh" in told
+        found = moves.checkpoint(app, old)
+        assert found is not None
+        described = app.kubectl("describe", "checkpoint", found["metadata"]["name"])
+        for text in ("CaptureFailed", seen["Captured"][1], *_messages(found, "Captured")):
+            assert text in described, "kubectl describe says why not"
         (heard,) = eventually(
             lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event on the new pod"
         )
         assert "CheckpointFailed" in heard
         moves.nothing_left(app, [old])
+
+
+def _messages(checkpoint: dict[str, Any], kind: str) -> list[str]:
+    """Return what a condition says, as `kubectl describe` shows it: line for line."""
+    (found,) = [c for c in checkpoint["status"]["conditions"] if c["type"] == kind]
+    assert found["message"]
+    return [line.strip() for line in found["message"].splitlines()]
 
 
 # Processes that are killed

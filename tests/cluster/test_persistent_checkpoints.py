@@ -75,6 +75,15 @@ def test_replicas_start_with_the_memory_of_one(architect: Cluster, namespace: st
             what="it is told when it was used",
         )
         assert used >= status["capturedAt"]
+        said = app.kubectl("describe", "persistentcheckpoint", "warm")
+        assert set(status["durations"]) == {"freeze", "capture", "upload"}
+        for text in (
+            f"the pod was copied on node {pod['spec']['nodeName']}, and goes on",
+            "pods can start from what lies in bucket",
+            *(pod["metadata"]["name"], status["size"], status["capturedAt"], used),
+            *status["durations"].values(),
+        ):
+            assert text in said, text
         app.kubectl("delete", "persistentcheckpoint", "warm")
         eventually(lambda: not in_store(architect, uid), what="the data goes with the object")
 
