@@ -36,6 +36,9 @@ pytestmark = pytest.mark.timeout(900)
 POLICIES = ("fresh", "retry", "fail")
 REFUSED = ("CreateContainerError", "RunContainerError", "CrashLoopBackOff")
 ENGINE_SAYS = "is not started without what its pod had before"
+FAILURES = "architect_failures_total"
+REASON = re.compile(r"(?:without what came before|its image is kept): (\w+): ")
+"""In the words of an event."""
 TREE = "pstree.img"
 """Of CRIU's image: without it nothing is restored."""
 
@@ -51,8 +54,8 @@ class Drained:
     new: Pod
     source: Node
     target: Node
-    failures: float
-    """How many the target's daemon had counted before."""
+    before: parts.Numbers
+    """What the target's daemon had counted before."""
     damaged: str = TREE
     """A file of its image."""
     kept: bytes = b""
@@ -66,6 +69,18 @@ class Drained:
 
     def conditions(self) -> dict[str, tuple[str, str]]:
         return moves.conditions(self.app, self.old)
+
+    def message(self, kind: str) -> str:
+        """Return what a condition of the Checkpoint says."""
+        found = moves.checkpoint(self.app, self.old) or {}
+        listed = found.get("status", {}).get("conditions", [])
+        return next((str(c["message"]) for c in listed if c["type"] == kind), "")
+
+    def counts(self, operation: str, reason: str) -> bool:
+        """Whether the target's daemon has counted one more failure for this very reason."""
+        which = {"operation": operation, "reason": reason}
+        now = parts.daemon_numbers(self.app.cluster, self.target.name)
+        return now.value(FAILURES, **which) > self.before.value(FAILURES, **which)
 
     def events(self) -> list[str]:
         return moves.events(self.app, self.new, names.EVENT_RESTORE_FAILED)
@@ -102,11 +117,6 @@ def _app(cluster: Cluster, namespace: str, policy: str) -> Iterator[Workload]:
 
 def _other(app: Workload, node: Node) -> Node:
     return next(n for n in app.cluster.nodes if n.name != node.name)
-
-
-def _failures(app: Workload, node: Node, operation: str) -> float:
-    numbers = parts.daemon_numbers(app.cluster, node.name)
-    return numbers.value("architect_failures_total", operation=operation)
 
 
 def _read(node: Node, file: Path) -> bytes:
@@ -148,7 +158,7 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
         app.sleep()
         old, source = app.pod(), app.node()
         target = _other(app, source)
-        failures = _failures(app, target, "wake")
+        counted = parts.daemon_numbers(cluster, target.name)
         image = nodefiles.image(str(old["metadata"]["uid"]))
         damaged = next(n for n in nodefiles.listing(source, image) if n.startswith("mm-"))
         kept = _cut(source, image / damaged)
@@ -161,7 +171,7 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
             new=new,
             source=source,
             target=target,
-            failures=failures,
+            before=counted,
             damaged=damaged,
             kept=kept,
         )
@@ -200,7 +210,7 @@ def _damaged(
         )
         damage = _damage_in_the_store if is_stored else _damage_on_its_node
         mends = [damage(cluster, known.pod) for known in before]
-        failures = _failures(fleet.any_app, target, "restore")
+        counted = parts.daemon_numbers(cluster, target.name)
         cluster.kubectl("uncordon", target.name)
         yield {
             policy: Drained(
@@ -210,7 +220,7 @@ def _damaged(
                 new=_arrived(fleet.app(squad), known.pod, target),
                 source=source,
                 target=target,
-                failures=failures,
+                before=counted,
                 mend=mend,
             )
             for policy, squad, known, mend in zip(policies, squads, before, mends, strict=True)
@@ -235,15 +245,26 @@ def _damage_in_the_store(cluster: Cluster, old: Pod) -> Callable[[], None]:
     return functools.partial(flip, cluster, shard)
 
 
-def _is_told(drained: Drained, operation: str, text: str) -> str:
-    """See that event and metric tell the failure; return the event."""
+def _is_told(drained: Drained, operation: str, text: str, *, kind: str) -> tuple[str, str]:
+    """See that event, metric and condition *kind* tell the failure, all for the same reason.
+
+    Returns the event, and the reason.
+    """
     said: list[str] = eventually(drained.events, what="event RestoreFailed")
     assert text in said[0]
+    (reason,) = REASON.findall(said[0])
     eventually(
-        lambda: _failures(drained.app, drained.target, operation) > drained.failures,
-        what=f"the metric counts a failed {operation}",
+        lambda: drained.counts(operation, reason),
+        what=f"the metric counts a failed {operation}: {reason}",
     )
-    return said[0]
+    eventually(
+        lambda: (
+            f"{reason}: " in drained.message(kind)
+            or drained.conditions().get(kind, ("", ""))[1] == reason
+        ),
+        what=f"condition {kind} says {reason}",
+    )
+    return said[0], reason
 
 
 def _waits_in_its_checkpoint(drained: Drained, reason: str) -> None:
@@ -283,7 +304,7 @@ def test_fresh_starts_the_application_where_criu_refuses_what_came(
     architect: Cluster, namespace: str
 ) -> None:
     with _refused_by_criu(architect, namespace, "fresh") as drained:
-        _is_told(drained, "wake", "on-restore-failure is fresh")
+        _is_told(drained, "wake", "on-restore-failure is fresh", kind="Failed")
         _begins_anew(drained)
         kept = nodefiles.image(drained.uid).parent / "failed-1"
         assert _read(drained.target, kept / drained.damaged) == drained.kept[:12]
@@ -300,7 +321,7 @@ def test_retry_and_fail_wait_with_what_criu_refuses(
 ) -> None:
     with _refused_by_criu(architect, namespace, policy) as drained:
         app, image = drained.app, nodefiles.image(drained.uid)
-        _is_told(drained, "wake", f"on-restore-failure is {policy}")
+        _is_told(drained, "wake", f"on-restore-failure is {policy}", kind="Restored")
         eventually(
             lambda: app.asleep_reason()[:2] == ("True", "RestoreFailed"),
             what="condition: asleep, RestoreFailed",
@@ -335,15 +356,18 @@ def test_what_is_damaged_goes_as_each_policy_says(
 ) -> None:
     with _damaged(architect, namespace, where) as drained:
         fresh, retry, fail = (drained[policy] for policy in POLICIES)
-        said = _is_told(fresh, "restore", "starts fresh, without what came before: ")
+        text = "starts fresh, without what came before: "
+        said, _ = _is_told(fresh, "restore", text, kind="Failed")
         assert DAMAGES[where] in said
+        assert DAMAGES[where] in fresh.message("Failed")
         _begins_anew(fresh)
         assert _is_kept(fresh, where)
         for policy in ("retry", "fail"):
-            said = _is_told(drained[policy], "restore", "is not started without what came before: ")
+            text = "is not started without what came before: "
+            said, reason = _is_told(drained[policy], "restore", text, kind="Restored")
             assert DAMAGES[where] in said
+            assert DAMAGES[where] in drained[policy].message("Restored")
             assert f"on-restore-failure is {policy}" in said
-            (reason,) = re.findall(r"what came before: (\w+): ", said)
             _waits_in_its_checkpoint(drained[policy], reason)
             eventually(drained[policy].is_refused, what="kubelet says why there is no container")
             drained[policy].mend()
@@ -369,7 +393,8 @@ def test_fail_does_not_try_again_by_itself_and_starts_fresh_when_its_user_says_s
 ) -> None:
     with _damaged(architect, namespace, "on its node", policies=["fail"]) as drained:
         fail = drained["fail"]
-        _is_told(fail, "restore", "is not started without what came before")
+        text = "is not started without what came before"
+        _is_told(fail, "restore", text, kind="Restored")
         fail.mend()
         tries = fail.tries()
         eventually(lambda: fail.tries() > tries, what="kubelet has tried again, in vain")
