@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -41,6 +42,10 @@ REASON = re.compile(r"(?:without what came before|its image is kept): (\w+): ")
 """In the words of an event."""
 TREE = "pstree.img"
 """Of CRIU's image: without it nothing is restored."""
+
+
+Spoil = Callable[[Cluster, Pod], Callable[[], None]]
+"""Spoils something of a pod that was saved; returns what puts it right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,11 +186,26 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
 def _damaged(
     cluster: Cluster, namespace: str, where: str, *, policies: Sequence[str] = POLICIES
 ) -> Iterator[dict[str, Drained]]:
+    """As :func:`_spoiled`: what was saved is damaged, *where* alone it lies."""
+    is_stored = where == "in the store"
+    damage = _damage_in_the_store if is_stored else _damage_on_its_node
+    with _spoiled(cluster, namespace, damage, is_stored=is_stored, policies=policies) as drained:
+        yield drained
+
+
+@contextlib.contextmanager
+def _spoiled(
+    cluster: Cluster,
+    namespace: str,
+    spoil: Spoil,
+    *,
+    is_stored: bool = False,
+    policies: Sequence[str] = POLICIES,
+) -> Iterator[dict[str, Drained]]:
     """Have a pod of each policy come to another node than the one before it.
 
-    What was saved of that one was damaged meanwhile, *where* alone it lies.
+    Of what was saved of that one something is spoiled meanwhile.
     """
-    is_stored = where == "in the store"
     more = {} if is_stored else {names.STORAGE: Storage.NODE.value}
     squads = [
         Squad(
@@ -208,8 +228,7 @@ def _damaged(
             what=f"all are saved: {kind}",
             seconds=STORED_SECONDS,
         )
-        damage = _damage_in_the_store if is_stored else _damage_on_its_node
-        mends = [damage(cluster, known.pod) for known in before]
+        mends = [spoil(cluster, known.pod) for known in before]
         counted = parts.daemon_numbers(cluster, target.name)
         cluster.kubectl("uncordon", target.name)
         yield {
@@ -404,3 +423,76 @@ def test_fail_does_not_try_again_by_itself_and_starts_fresh_when_its_user_says_s
         _begins(fail)
         state = ask_runtime(fail.target, "status", f"{fail.app.namespace}/{name}")["state"]
         assert state == "awake"
+
+
+# What was saved is not for this node
+
+MISFITS: Final[dict[str, dict[str, Any]]] = {
+    "CpuFeatures": {"cpuFeatures": ["no-such-feature"]},
+    "Architecture": {"architecture": "riscv64"},
+}
+"""Reason → what is said to be needed that no node here has."""
+NEEDED: Final = {"CpuFeatures": "lacks no-such-feature", "Architecture": "it is of riscv64"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("reason", MISFITS)
+def test_what_is_for_another_processor_goes_as_each_policy_says(
+    architect: Cluster, namespace: str, reason: str
+) -> None:
+    """Nothing of it is damaged: on another node it would fit, and it is said to be there."""
+    spoil = functools.partial(_ask_for_more, MISFITS[reason])
+    with _spoiled(architect, namespace, spoil) as drained:
+        fresh, retry, fail = (drained[policy] for policy in POLICIES)
+        for policy, verb in (("fresh", "starts fresh"), ("retry", "is not started"), ("fail", "")):
+            one = drained[policy]
+            said = eventually(one.events, what="event RestoreFailed")[0]
+            assert verb in said
+            assert f"{reason}: checkpoint {one.old['metadata']['name']}" in said
+            assert NEEDED[reason] in said
+            eventually(
+                lambda one=one: one.conditions().get("Claimed") == ("False", reason),  # type: ignore[misc]
+                what="the Checkpoint names what does not fit",
+            )
+            assert NEEDED[reason] in one.message("Claimed")
+            found = moves.checkpoint(one.app, one.old)
+            assert found is not None
+            assert "claimedBy" not in found["status"]
+            assert one.conditions()["Available"][0] == "True"
+            assert "Failed" not in one.conditions()
+        (new,) = moves.ready(fresh.app, apart_from=[fresh.old])
+        assert new["metadata"]["uid"] == fresh.uid
+        assert moves.answer(fresh.app, new)["identity"] != fresh.identity
+        assert fresh.is_same(), "without a restart"
+        for one in (retry, fail):
+            eventually(one.is_refused, what="kubelet says why there is no container")
+            one.mend()
+        _goes_on(retry)
+        # The other one waits for its user, who may have the next one try.
+        assert not moves.is_ready(fail.pod())
+        fail.app.kubectl("delete", "pod", fail.new["metadata"]["name"], "--wait=false")
+        (new,) = moves.ready(fail.app, apart_from=[fail.old, fail.new])
+        assert moves.answer(fail.app, new)["identity"] == fail.identity
+        assert moves.ended(fail.app, fail.old)["Restored"] == ("True", "Restored")
+
+
+def _ask_for_more(more: dict[str, Any], cluster: Cluster, old: Pod) -> Callable[[], None]:
+    """Have what was saved of *old* say that it needs *more*, as if another processor ran it."""
+    app = Workload(cluster=cluster, namespace=old["metadata"]["namespace"], name="")
+    found = moves.checkpoint(app, old)
+    assert found is not None
+    needs = found["status"]["requirements"]
+    needed = {
+        key: [*needs[key], *value] if isinstance(value, list) else value
+        for key, value in more.items()
+    }
+
+    def say(value: dict[str, Any]) -> None:
+        patch = json.dumps({"status": {"requirements": value}})
+        app.kubectl(
+            *("patch", "checkpoint", found["metadata"]["name"], "--subresource=status"),
+            *("--type=merge", "-p", patch),
+        )
+
+    say(needed)
+    return lambda: say({key: needs[key] for key in needed})
