@@ -163,8 +163,8 @@ def _is_replaced(pod: Object, others: Sequence[Object], *, short: int) -> bool:
     Each pod that left accounts for at most one that came no earlier than it left (in whole seconds,
     which is what the API keeps). The disrupted ones come first: whom somebody evicted was not
     scaled down. A pod that came and left within one second is passed over, so that it does not
-    count as its own replacement. Another one's it may have been, as where a node is drained to which
-    the pods of one came that was drained just before.
+    count as its own replacement. Another one's it may have been, as where a node is drained to
+    which the pods of one came that was drained just before.
     """
     left_at = deletion_time(pod)
     # A pod that is not deleted yet is the last of those that leave.
