@@ -36,7 +36,7 @@ PYTEST_OF := $(PYTHON) -m secondlook --of
 # names. Which of them stay together: tests/support/units.py.
 KERNEL = echo "==> kernel tests: servers, in four processes (2 minutes)" && \
 	{ $(PYTEST_OF) servers -- --numprocesses=4 $(PYTEST_ARGS) $(SERVERS) $(OR_NOTHING); } && \
-	echo "==> kernel tests: containers and nodes, in three processes (6 minutes)" && \
+	echo "==> kernel tests: containers and nodes, in three processes (7 minutes)" && \
 	{ $(PYTEST_OF) kernel -- --numprocesses=3 --dist=loadfile $(PYTEST_ARGS) $(SERVERS:%=--ignore=%) tests/kernel $(OR_NOTHING); }
 # Those that leave the rest of the cluster as it is run side by side: they mostly wait, too.
 export CLUSTER_TESTS = { $(PYTEST_OF) concurrent -- --numprocesses=3 --dist=loadfile -m concurrent $(PYTEST_ARGS) tests/cluster $(OR_NOTHING); } && \
@@ -111,7 +111,7 @@ fuzz: $(VENV)/.ready ## Look for inputs that break a parser: FUZZ_SECONDS for ea
 	$(PYTHON) -m fuzz $(if $(AGAIN),--again $(AGAIN),--seconds $(FUZZ_SECONDS) $(FUZZ))
 
 .PHONY: test-kernel
-test-kernel: deps ## Real kernel, runc and CRIU: root, 8 minutes
+test-kernel: deps ## Real kernel, runc and CRIU: root, 8 to 9 minutes
 	@$(LAB) build native standalone versitygw local-kms node-root runsc crictl containerd architect
 	@$(KERNEL)
 
