@@ -63,9 +63,7 @@ def test_it_comes_as_it_went(server: Server, vaults: Vaults) -> None:
     assert os.stat(vaults.target).st_mode & 0o777 == 0o700
 
 
-def test_what_it_took_is_told_to_who_plans(
-    vaults: Vaults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_it_took_is_told_to_who_plans(vaults: Vaults, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it: an upload of which nobody learns is planned with as if it had never been."""
     monkeypatch.setattr(meters, "WINDOW_BYTES", 1)
     told: dict[Measure, list[tuple[float, int]]] = {}
