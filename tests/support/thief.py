@@ -31,7 +31,7 @@ class Thief:
         pickled = self.directory / "credentials"
         pickled.touch(0o600)
         pickled.write_bytes(pickle.dumps(self.credentials))
-        words = [sys.executable, __file__, pickled, node, address, checkpoint_id, self.target]
+        words = [sys.executable, "-P", __file__, pickled, node, address, checkpoint_id, self.target]
         return [str(word) for word in words]
 
     @property
