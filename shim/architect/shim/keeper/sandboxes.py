@@ -203,8 +203,7 @@ class Sandboxes:
                     hint="bind to the wildcard address",
                 )
             return
-        log.warning("%s: at which addresses its sockets wait is not known: no container can tell",
-                    pod)  # fmt: skip
+        log.warning("%s: no container can tell at which addresses its sockets wait", pod)
 
     def _go_on(self, uid: str) -> Task[Answer]:
         pod = pods.find(uid)
