@@ -17,6 +17,7 @@ import pytest
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.daemon.spot.learning import Measure
+from architect.daemon.vault import meter as meters
 from architect.daemon.vault import received
 from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.store import Store
@@ -62,8 +63,9 @@ def test_it_comes_as_it_went(server: Server, vaults: Vaults) -> None:
     assert os.stat(vaults.target).st_mode & 0o777 == 0o700
 
 
-def test_what_it_took_is_told_to_who_plans(vaults: Vaults) -> None:
+def test_what_it_took_is_told_to_who_plans(vaults: Vaults, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it: an upload of which nobody learns is planned with as if it had never been."""
+    monkeypatch.setattr(meters, "WINDOW_BYTES", 1)
     told: dict[Measure, list[tuple[float, int]]] = {}
 
     def take(measure: Measure, seconds: float, size: int) -> None:
@@ -73,6 +75,9 @@ def test_what_it_took_is_told_to_who_plans(vaults: Vaults) -> None:
     sent = sum(size for _, size in told[Measure.UPLOAD])
     assert 0.9 * vaults.sent < sent <= vaults.sent < found.stored_bytes
     assert all(seconds > 0 for seconds, _ in told[Measure.UPLOAD])
+    for work in (Measure.HASH, Measure.SEAL):
+        assert sum(size for _, size in told[work]) == vaults.manifest.total_bytes
+        assert sum(seconds for seconds, _ in told[work]) > 0
     # The envelope, and shards that became that small.
     assert told[Measure.OBJECT]
     assert all(seconds > 0 and size == 0 for seconds, size in told[Measure.OBJECT])
