@@ -162,6 +162,14 @@ faults: deps ## Whatever is killed or broken, at every step of a container's lif
 soak: build ## 1,000 sleeps and wakes over 20 pods with clients: SOAK_CYCLES=200 makes it short
 	@$(PYTHON) -m faults.soak --nodes $(NODES)
 
+# The cluster is made anew: the API server writes its audit log from its beginning, or not at all.
+.PHONY: rights
+rights: build ## What our accounts may ask of the API server and never did in the cluster tests: hours
+	@$(LAB) down
+	@ARCHITECT_LONG=1 ARCHITECT_LAB_AUDIT=1 $(LAB) run --nodes $(NODES) --logs build/test-logs -- \
+	  $(SHELL) $(.SHELLFLAGS) '$(VENV)/bin/pytest $(PYTEST_ARGS) tests/cluster || \
+	    echo "==> some tests failed: what only they use is named as well"; $(PYTHON) -m bench.rights'
+
 .PHONY: demo
 demo: build ## Applications sleep, wake and are drained in a real cluster
 	@$(PYTHON) -m demo --nodes $(NODES)
