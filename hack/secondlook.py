@@ -70,6 +70,8 @@ def run(name: str, argv: Sequence[str]) -> int:
         return status
     print(f"\nsecondlook: run again, alone: {', '.join(tests)}", flush=True)
     again = ["--last-failed", "--last-failed-no-failures=none"]
+    if any(word.startswith("--numprocesses") for word in argv):
+        again.append("--numprocesses=0")  # one after the other
     status = subprocess.run([*command, *again], check=False).returncode
     if status == 0:
         NOTES.parent.mkdir(exist_ok=True)

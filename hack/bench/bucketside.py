@@ -5,9 +5,10 @@ A program of its own, since it is run in a node's network and its memory is look
     python -m bench.bucketside DIRECTORY ENDPOINT REGION BUCKET MEBIBYTES RUNS
 
 Lines of JSON: the most memory that ours took in a first run, then for each run, ours and plainly by
-turns, seconds of four transfers of the same bytes. *Plainly* is what awscrt makes of one file:
+turns, seconds of five transfers of the same bytes. *Plainly* is what awscrt makes of one file:
 parts of 8 MiB, as many at once as it likes, read and written by its own threads; no compression,
-encryption or hash of content.
+encryption or hash of content. A store may put parts together slowly, which says nothing about us:
+so the same bytes are also put plainly in as many files and objects as ours are.
 """
 
 from __future__ import annotations
@@ -70,11 +71,13 @@ def main(words: list[str]) -> None:
     transfer(0)
     print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
     plain = Plain(settings)
+    cuts = cut(source / PAGES, work / "cuts")
     for number in range(1, int(runs) + 1):
         print(json.dumps(transfer(number)), flush=True)
         with heap.busy():
             seconds = {
                 "plain_up": _timed(lambda: plain.up(source / PAGES)),
+                "plain_up_objects": _timed(lambda: plain.up(*cuts, name="cut")),
                 "plain_down": _timed(lambda: plain.down(work / "plain")),
             }
         (work / "plain").unlink()
@@ -137,7 +140,7 @@ class Ours:
 
 
 class Plain:
-    """One file as one object, by awscrt alone."""
+    """Each file as one object, by awscrt alone."""
 
     def __init__(self, settings: StoreSettings) -> None:
         from awscrt import auth, http, io, s3
@@ -157,14 +160,14 @@ class Plain:
             throughput_target_gbps=10.0,
         )
 
-    def up(self, *paths: Path) -> None:
-        """Put all of them, at once."""
+    def up(self, *paths: Path, name: str = "plain") -> None:
+        """Put all of them, at once, under that name and a number."""
         kind = self._s3.S3RequestType.PUT_OBJECT
         made = []
         for number, path in enumerate(paths):
             length = ("Content-Length", str(path.stat().st_size))
-            name = f"plain-{number}"
-            made.append(self._begin("PUT", name, kind, [length], send_filepath=str(path)))
+            key = f"{name}-{number}"
+            made.append(self._begin("PUT", key, kind, [length], send_filepath=str(path)))
         for one in made:
             one.finished_future.result(LIMIT_SECONDS)
 
@@ -185,6 +188,17 @@ class Plain:
         return self._client.make_request(type=kind, request=request, **more)
 
 
+def cut(path: Path, into: Path) -> list[Path]:
+    """Cut a file as an upload of ours is, into files; return them in order."""
+    into.mkdir()
+    found: list[Path] = []
+    with open(path, "rb") as file:
+        while piece := file.read(envelope.SHARD_BYTES):
+            found.append(into / str(len(found)))
+            found[-1].write_bytes(piece)
+    return found
+
+
 def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
     """Make a checkpoint of random bytes."""
     path = directory / PAGES
@@ -192,6 +206,9 @@ def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
     with open(path, "wb") as file:
         for _ in range(mebibytes):
             file.write(os.urandom(BLOCK_BYTES))
+        # Else the disk is busy with it just as it is copied.
+        file.flush()
+        os.fsync(file.fileno())
     path.chmod(0o600)
     about = About(
         id=id,
@@ -217,6 +234,8 @@ def make(directory: Path, mebibytes: int, *, id: str = "bench") -> Manifest:
 
 
 def _timed(work: Callable[[], None]) -> float:
+    # The disk is the store's, too, which has just written what is fetched next.
+    os.sync()
     started = time.monotonic()
     work()
     return time.monotonic() - started

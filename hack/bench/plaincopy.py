@@ -35,6 +35,9 @@ class PlainCopy:
             with open(self._source, "wb") as target:
                 for _ in range(-(-size // BLOCK_BYTES)):
                     target.write(os.urandom(BLOCK_BYTES))
+                # Else the disk is busy with it just as it is copied.
+                target.flush()
+                os.fsync(target.fileno())
         if self._listener is None:
             self._listener = socket.create_server(("", 0))
             threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()

@@ -1,7 +1,8 @@
 """What our accounts may ask of the API server and never did, from its audit log.
 
-``python -m bench.rights FILE…``: of a cluster that was made with ``ARCHITECT_LAB_AUDIT=1`` and has
-run the cluster tests. What was refused is told as well: a right that is missing.
+``make rights`` runs the cluster tests and asks. ``python -m bench.rights [FILE…]``: of a cluster
+that was made with ``ARCHITECT_LAB_AUDIT=1`` and has run them; without a file, of the one that is
+up. What was refused is told as well: a right that is missing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from architect.kube.rbac import Rule
 from architect.kube.resources import SIGNERS
 from architect.operator import rbac as operator_rbac
 from architect.webhook import rbac as webhook_rbac
+from lab import control_plane
+from lab.settings import Settings
 
 ACCOUNT: Final = "system:serviceaccount:architect:architect-"
 """Before the part's name, where the release is the lab's."""
@@ -83,14 +86,25 @@ def asked(lines: Iterable[str]) -> Iterator[tuple[Right, int]]:
         yield right, int((entry.get("responseStatus") or {}).get("code") or 0)
 
 
+def logs_of_the_lab(settings: Settings) -> list[Path]:
+    """Return the audit logs of the development cluster, those that were put aside included."""
+    directory = settings.machines / control_plane.MACHINE / "log"
+    whole = Path(control_plane.AUDIT_LOG)
+    return sorted(directory.glob(f"{whole.stem}*{whole.suffix}"))
+
+
 def main(words: list[str] | None = None) -> int:
-    """Print what the logs tell; 1 if a right was never used."""
+    """Print what the logs tell; 1 if a right was never used, 2 if there is none to read."""
     parser = argparse.ArgumentParser(prog="bench.rights", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="*")
     options = parser.parse_args(words)
+    files = options.files or logs_of_the_lab(Settings.from_environment())
+    if not files:
+        print("no audit log: make the cluster with ARCHITECT_LAB_AUDIT=1 (or: make rights)")
+        return 2
     used: set[Right] = set()
     refused: set[Right] = set()
-    for file in options.files:
+    for file in files:
         with file.open() as lines:
             for right, code in asked(lines):
                 (refused if code == FORBIDDEN else used).add(right)

@@ -46,7 +46,8 @@ class Scope:
     paths: tuple[str, ...] = ()
     """What the path of a mount has in it (any of them); empty: whatever."""
     socket_paths: tuple[str, ...] = ("/architect/",)
-    """The same of a socket."""
+    """The same of a socket, which is of a process that is looked at or of *below* itself: other
+    nodes in miniature have theirs at the same path, in the same network namespace."""
 
 
 def snapshot(scope: Scope) -> Snapshot:
@@ -59,7 +60,7 @@ def snapshot(scope: Scope) -> Snapshot:
         "network": dict(_network(pids)),
         "rules": dict(_rules()),
         "cgroups": dict(_cgroups(scope)),
-        "sockets": dict(_sockets(scope)),
+        "sockets": dict(_sockets(scope, pids)),
         "files": dict(_files(scope)),
     }
 
@@ -203,10 +204,15 @@ def _cgroups(scope: Scope) -> Counter[str]:
     )
 
 
-def _sockets(scope: Scope) -> Counter[str]:
+def _sockets(scope: Scope, pids: Iterable[int]) -> Counter[str]:
     found: Counter[str] = Counter()
+    theirs: set[str] | None = None
+    if scope.below is not None:
+        theirs = {link for pid in (scope.below, *pids) for link in _links(pid)}
     for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
         words = line.split()
+        if theirs is not None and f"socket:[{words[6]}]" not in theirs:
+            continue
         if len(words) > 7 and any(path in words[7] for path in scope.socket_paths):
             # A keeper's pid is in it until the socket has its name.
             found[re.sub(r"\d+$", "N", words[7])] += 1

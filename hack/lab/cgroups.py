@@ -7,6 +7,7 @@ a cgroup with processes in it (a login session, say) cannot hand controllers to 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -24,6 +25,8 @@ LEAF_INIT = "init"
 LEAF_EXEC = "exec"
 """cgroup v2 forbids processes in a cgroup that hands controllers to its children: the machine's
 services live in one leaf, commands run from outside in the other."""
+
+MAKING_ATTEMPTS = 100
 
 REQUIRED = frozenset({"cpu", "memory", "pids"})
 """v2 controllers without which kubelet does not start."""
@@ -119,7 +122,7 @@ class MachineCgroups:
     def create(self) -> None:
         """Make the directories; those that exist are kept."""
         for directory in self.directories:
-            directory.mkdir(parents=True, exist_ok=True)
+            _make(directory)
             self._inherit_cpuset(directory)
         if self.version == 2:
             (machine,) = self.directories
@@ -223,13 +226,20 @@ def parents(*, state: Path, found: tuple[Hierarchy, ...]) -> tuple[Path, ...]:
 
 def present(*, state: Path, found: tuple[Hierarchy, ...]) -> set[str]:
     """Return the names of the machines of the lab in *state* that have a cgroup somewhere."""
-    return {
-        entry.name
-        for parent in parents(state=state, found=found)
-        if parent.is_dir()
-        for entry in parent.iterdir()
-        if entry.is_dir()
-    }
+    names: set[str] = set()
+    for parent in parents(state=state, found=found):
+        with contextlib.suppress(FileNotFoundError):  # there are none, or the last one has ended
+            names |= {entry.name for entry in parent.iterdir() if entry.is_dir()}
+    return names
+
+
+def _make(directory: Path) -> None:
+    """Make a machine's cgroup, whose parent the end of the last other machine may remove."""
+    for _ in range(MAKING_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):
+            directory.mkdir(parents=True, exist_ok=True)
+            return
+    raise errors.LabError(f"{directory}: its parent is removed again and again")
 
 
 def _thaw(directory: Path) -> None:

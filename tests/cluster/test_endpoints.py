@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
+
 import pytest
 
 from lab import errors
 from lab.cluster import Cluster
+from support import parts
+from support.patience import patient
 from support.workloads import REQUEST_SECONDS
 
 pytestmark = pytest.mark.concurrent
 
 PORTS = {"daemon": ("http", 9464), "operator": ("http", 8081), "webhook": ("https", 9443)}
-PEERS = 9465
+STRANGER = Path(parts.__file__).with_name("stranger.py")
 
 
 def addresses(cluster: Cluster, part: str) -> list[str]:
@@ -61,6 +67,27 @@ def test_checkpoints_are_given_to_nobody_without_a_daemons_certificate(architect
     for address in addresses(architect, "daemon"):
         for scheme in ("https", "http"):
             with pytest.raises(errors.CommandFailed) as caught:
-                curl(architect, "--http2-prior-knowledge", f"{scheme}://{address}:{PEERS}/")
+                curl(
+                    architect, "--http2-prior-knowledge", f"{scheme}://{address}:{parts.PEER_PORT}/"
+                )
             # The connection ends: by an alert, or without a word.
             assert caught.value.status in (16, 18, 35, 52, 55, 56, 92), caught.value
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "no ticket of ours", "GET / HTTP/1.1\r\nhost: x\r\n\r\n", "\0" * 16],
+    ids=["nothing", "noise", "http", "zeros"],
+)
+def test_bytes_are_given_to_nobody_without_a_ticket(architect: Cluster, words: str) -> None:
+    """The port of checkpoints' bytes: whoever shows nothing that was granted is ended, unheard."""
+    found = addresses(architect, "daemon")
+    assert found
+    for address in found:
+        told = architect.in_control_plane(
+            [sys.executable, STRANGER, "say", "plain", address, str(parts.PEER_DATA_PORT)],
+            input=words,
+            timeout_seconds=patient(180.0),
+        )
+        assert json.loads(told) == {"heard": "", "has_ended": True}
+        assert status(architect, f"http://{address}:{parts.DAEMON_PORT}/healthz") == 200

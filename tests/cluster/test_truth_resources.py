@@ -239,6 +239,63 @@ def _working_set(pod: Subject) -> float:
     return _metrics(pod).get(MEMORY, 0.0)
 
 
+SUMMARY: Final = "/api/v1/nodes/{}/proxy/stats/summary?only_cpu_and_memory=true"
+
+
+def _summary(pod: Subject) -> dict[str, Any]:
+    """Return what kubelet's summary has of the pod; empty while it has nothing."""
+    path = SUMMARY.format(pod.pod()["spec"]["nodeName"])
+    told = json.loads(pod.cluster.kubectl("get", "--raw", path))
+    wanted = {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid()}
+    return next((one for one in told["pods"] if one["podRef"] == wanted), {})
+
+
+def _shape(value: Any, path: str = "") -> set[str]:
+    """Return the names of all numbers and words in *value*, whatever they are."""
+    if isinstance(value, dict):
+        return {one for key, below in value.items() for one in _shape(below, f"{path}/{key}")}
+    if isinstance(value, list):
+        return {one for below in value for one in _shape(below, path)}
+    return {path}
+
+
+def _resident(pod: Subject) -> int:
+    """Return how much memory of the application's own its container has; -1 while untold."""
+    containers = _summary(pod).get("containers", [])
+    found = [c["memory"].get("rssBytes", -1) for c in containers if "memory" in c]
+    return int(found[0]) if found else -1
+
+
+@truth.behaviour(
+    "kubelet's summary (`stats/summary`) of processor and memory",
+    slept="the same fields; of the application's memory nothing is left",
+)
+def test_the_summary(pods: dict[str, Trio]) -> None:
+    trio = pods["burstable"]
+    trio.each(
+        lambda pod: eventually(
+            lambda: _resident(pod) > 20 * MIB, what=f"{pod.name} is in the summary"
+        )
+    )
+    trio.sleep()
+    eventually(lambda: 0 <= _resident(trio.slept) < 12 * MIB, what="its memory is given back")
+    # What is told per second is there from the second look of kubelet's own on.
+    shapes: dict[Kind, set[str]] = {}
+
+    def are_alike() -> bool:
+        shapes.update(trio.each(lambda pod: _shape(_summary(pod))))
+        return all(shape == shapes[Kind.RUNC] for shape in shapes.values())
+
+    eventually(are_alike, what="all have the same fields")
+    assert {"/containers/memory/workingSetBytes", "/containers/cpu/usageCoreNanoSeconds"} <= shapes[
+        Kind.SLEPT
+    ]
+    assert trio.slept.is_asleep, "who is only looked at sleeps on"
+    trio.slept.runtime("wake")
+    eventually(lambda: _resident(trio.slept) > 20 * MIB, what="its memory is told of again")
+    truth.check(trio.each(Subject.restarts), 0)
+
+
 # Limits of a namespace
 
 

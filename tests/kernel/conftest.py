@@ -1,4 +1,4 @@
-"""Where the kernel tests find the programs that the images carry."""
+"""Where the kernel tests find the programs that the images carry, and who runs beside whom."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,16 @@ from lab import dockerfiles
 from lab.cache import Cache
 from lab.settings import Settings
 from support import kinds
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist=loadfile`` not only a file stays in one process."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from support import units  # which needs xdist, as nothing else here does
+
+    return units.Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

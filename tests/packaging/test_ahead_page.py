@@ -75,7 +75,7 @@ def test_what_more_objects_at_once_have_brought_is_computed(
     machine = paper.MACHINES[0]
     assert machine.gigabits == 10
     now, with_most = (paperahead.largest_mib(machine, share) for share in (0.0, 0.85))
-    assert f"29 GiB without, and of {with_most / 1024:g} with 85 %" in DECISION
+    assert f"{now / 1024:g} GiB without, and of {with_most / 1024:g} with 85 %" in DECISION
     monkeypatch.setattr(Machine, "as_it_is", Bounds())
     before = paperahead.largest_mib(machine, 0.0)
     assert f"({before / 1024:g} to {now / 1024:g} GiB)" in DECISION

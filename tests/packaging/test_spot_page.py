@@ -53,6 +53,19 @@ def test_the_defaults_are_those_of_the_code() -> None:
     assert {name: float(value) for name, value in rows.items()} == vars(Rates())
 
 
+def test_what_is_learnt_is_measured_by_somebody() -> None:
+    """What nobody measures is its default for ever, and is not to be called learnt."""
+    daemon = CHECKOUT / "daemon" / "architect" / "daemon"
+    sources = [path.read_text() for path in daemon.rglob("*.py") if path.parent.name != "spot"]
+    taken = {name for source in sources for name in re.findall(r"\bMeasure\.([A-Z]\w+)", source)}
+    assert taken == {measure.name for measure in learning.Measure}
+    unlearnt = vars(Rates()).keys() - {measure.value for measure in learning.Measure}
+    assert (unlearnt, "Each rate but the disk's is learnt" in PAGE) == (
+        {"disk_bytes_per_second"},
+        True,
+    )
+
+
 def test_what_is_fixed_stands_there() -> None:
     assert f"less a reserve of {inputs.RESERVE_SECONDS:g}" in PAGE
     assert f"saved by = {schedule.SAFETY} ×" in PAGE
@@ -104,7 +117,7 @@ def test_how_many_objects_at_once_is_computed() -> None:
         return width.objects(rates, cores=cores, memory_bytes=paper.MEMORY_BYTES)
 
     fast = paper.MACHINES[0].rates.upload_bytes_per_second
-    assert objects(2) == objects(16) == objects(2, math.inf)
+    assert objects(2) == objects(16)
     assert (
         f"Before anything was measured that is {objects(16)}; on 16 cores and 10 Gb/s it gets to "
         f"{objects(16, fast)}, on two cores to {objects(2, math.inf)}."

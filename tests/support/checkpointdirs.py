@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 from architect.checkpoint.manifest import About, Container, Manifest
 from architect.daemon.checkpoint import contents
@@ -17,11 +18,13 @@ CONTENTS = {
 }
 
 
-def about(checkpoint_id: str = "web-1234", *, node: str = "node-a") -> About:
-    """Return what a manifest says of a pod ``default/web``."""
+def about(
+    checkpoint_id: str = "web-1234", *, node: str = "node-a", namespace: str = "default"
+) -> About:
+    """Return what a manifest says of a pod ``web``."""
     return About(
         id=checkpoint_id,
-        namespace="default",
+        namespace=namespace,
         pod_name="web",
         pod_uid="uid-web",
         node=node,
@@ -43,12 +46,25 @@ def about(checkpoint_id: str = "web-1234", *, node: str = "node-a") -> About:
     )
 
 
+def successor(node: str = "node-b") -> dict[str, Any]:
+    """Return the pod for which *node* claims it: of the same owner, bound there, on its way."""
+    return {
+        "metadata": {
+            "name": "web", "namespace": "default", "uid": "uid-2",
+            "ownerReferences": [{"uid": "o", "kind": "StatefulSet", "controller": True}],
+        },
+        "spec": {"nodeName": node},
+        "status": {"phase": "Pending"},
+    }  # fmt: skip
+
+
 def fill(
     directory: Path,
     *,
     checkpoint_id: str = "web-1234",
     files: dict[str, bytes] | None = None,
     node: str = "node-a",
+    namespace: str = "default",
 ) -> Manifest:
     """Make a whole checkpoint in *directory*."""
     for name, data in {**CONTENTS, **(files or {})}.items():
@@ -56,6 +72,6 @@ def fill(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         path.chmod(0o600)
-    manifest = contents.build(directory, about(checkpoint_id, node=node))
+    manifest = contents.build(directory, about(checkpoint_id, node=node, namespace=namespace))
     contents.write(directory, manifest)
     return manifest

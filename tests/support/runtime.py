@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from architect.core import wire
+from lab import cgroups
 from support.patience import patient
 from support.unified import Unified
 
@@ -90,13 +92,20 @@ class Host:
         if self._cgroup:
             self._cgroup.hand_down(self._holder.pid)
         self._count = 0
-        self._cgroups_before = set(self._warden_cgroups())
+        self._among_hosts = os.open("/sys/fs/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(self._among_hosts, fcntl.LOCK_SH)
 
-    def _warden_cgroups(self) -> Iterator[Path]:
-        # Not by glob(), which stumbles over cgroups that other tests remove meanwhile.
-        for root, directories, _ in os.walk(self.view / "sys/fs/cgroup"):
-            if "architect" in directories:
-                yield Path(root, "architect")
+    def _remove_warden_cgroups(self) -> None:
+        """Remove the cgroups that wardens have made, which all hosts on this machine share.
+
+        Not while there is another host, of whatever process: its warden may be about to enter one.
+        """
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._among_hosts, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for hierarchy in () if self._cgroup else cgroups.hierarchies():
+                with contextlib.suppress(OSError):  # none was made, or this machine's own is in it
+                    (hierarchy.own / "architect").rmdir()
+        os.close(self._among_hosts)
 
     @property
     def view(self) -> Path:
@@ -169,9 +178,7 @@ class Host:
 
     def close(self) -> None:
         """End the namespace and what is mounted in it."""
-        for cgroup in set(self._warden_cgroups()) - self._cgroups_before:
-            with contextlib.suppress(OSError):  # another test's warden may be in it
-                cgroup.rmdir()
+        self._remove_warden_cgroups()
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait(DEADLINE_SECONDS)

@@ -245,9 +245,16 @@ def python(program: str) -> list[str]:
 
 @contextmanager
 def running(
-    cluster: Cluster, namespace: str, plans: Mapping[str, Plan]
+    cluster: Cluster,
+    namespace: str,
+    plans: Mapping[str, Plan],
+    *,
+    files: Mapping[str, str] | None = None,
 ) -> Iterator[dict[str, Trio]]:
-    """Make all pods of *plans* at once, and wait for them; they end with their namespace."""
+    """Make all pods of *plans* at once, and wait for them; they end with their namespace.
+
+    *files* lie beside the applications' code.
+    """
     made = {
         name: Trio(
             {
@@ -264,7 +271,7 @@ def running(
         for name, plan in plans.items()
         for kind, pod in made[name].pods.items()
     ]
-    listed = {"apiVersion": "v1", "kind": "List", "items": [code(CODE), *pods]}
+    listed = {"apiVersion": "v1", "kind": "List", "items": [code(CODE, **(files or {})), *pods]}
     cluster.kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps(listed))
     try:
         for name, plan in plans.items():

@@ -26,26 +26,6 @@ HEAD: Final = (
 ELSEWHERE: Final = (
     (
         Behaviour(
-            what="`kubectl cp` into a pod and out of it",
-            managed=SAME,
-            slept="the same; it wakes the pod",
-        ),
-        "cluster/test_kubectl.py::test_files_are_copied_into_and_out_of_a_sleeping_pod",
-    ),
-    (
-        Behaviour(what="`kubectl port-forward`", managed=SAME, slept="the same; it wakes the pod"),
-        "cluster/test_kubectl.py::test_a_forwarded_port_wakes_the_pod",
-    ),
-    (
-        Behaviour(
-            what="readiness, liveness and startup probes: HTTP, HTTPS, TCP, gRPC, exec",
-            managed=SAME,
-            slept="answered in the application's name, as it last answered; they do not wake it",
-        ),
-        "cluster/test_probes.py::test_a_pod_with_every_kind_of_probe_sleeps_and_stays_ready",
-    ),
-    (
-        Behaviour(
             what="several containers in a pod, of which some are managed",
             managed=SAME,
             slept="the managed ones sleep and wake as one, the others run on",

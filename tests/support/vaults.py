@@ -12,8 +12,10 @@ from typing import Any
 
 from architect.checkpoint import envelope, keys
 from architect.checkpoint.envelope import SHARD_BYTES, Envelope
-from architect.checkpoint.keys import PrivateKey
+from architect.checkpoint.keys import PrivateKey, PublicKey
 from architect.checkpoint.manifest import Manifest
+from architect.daemon.checkpoint import contents
+from architect.daemon.peer.credentials import Credentials
 from architect.daemon.vault.download import Downloader
 from architect.daemon.vault.store import Store
 from architect.daemon.vault.upload import Recipient, Uploaded, Uploader
@@ -43,17 +45,19 @@ class Vaults:
         *,
         prefix: str = "",
         id: str = ID,
+        namespace: str = "default",
         files: Mapping[str, bytes] = FILES,
     ) -> None:
         self.issuer = issuer
         self.store = store
         self.prefix = prefix
         self.id = id
+        self.namespace = namespace
         self.source = directory / "a" / id
         self.target = directory / "b" / id
         self.target.parent.mkdir(parents=True)
         self.notes = directory / "a" / "uploads" / f"{id}.json"
-        self.manifest = fill(self.source, checkpoint_id=id, files=dict(files))
+        self.manifest = fill(self.source, checkpoint_id=id, namespace=namespace, files=dict(files))
         self.cluster_key: PrivateKey = keys.make_key()
         self.sent = 0
         self.received = 0
@@ -64,7 +68,7 @@ class Vaults:
 
     @property
     def manifest_key(self) -> str:
-        return envelope.manifest_key("default", self.id, below=self.prefix)
+        return envelope.manifest_key(self.namespace, self.id, below=self.prefix)
 
     def upload(self, *, uploader: Uploader | None = None, **more: Any) -> Uploaded:
         """Send it, as a daemon that has just been started would."""
@@ -73,24 +77,34 @@ class Vaults:
 
     def uploader(self, **more: Any) -> Uploader:
         """Return the part of node-a's daemon that sends."""
-        mine = self.issuer.credentials("node-a")
-
-        def sign(value: Envelope) -> bytes:
-            (leaf,) = certificates.read_certificates(mine.certificate)
-            return envelope.seal(value, key=certificates.read_key(mine.key), certificate=leaf)
 
         def count(size: int) -> None:
             self.sent += size
 
-        return Uploader(
+        return _uploader(
             self.store,
+            self.issuer.credentials("node-a"),
+            self.cluster_key.public_key(),
             prefix=self.prefix,
-            recipient=lambda: Recipient(public_key=self.cluster_key.public_key()),
-            sign=sign,
-            verify=self.verify,
             sent=count,
             **more,
         )
+
+    def upload_elsewhere(self, settings: StoreSettings) -> BaseProcess:
+        """Have another process send it, which may be killed."""
+        made = multiprocessing.get_context("spawn").Process(
+            target=_upload,
+            args=(
+                settings,
+                self.issuer.credentials("node-a"),
+                keys.public_to_text(self.cluster_key.public_key()),
+                self.source,
+                self.notes,
+            ),
+            kwargs={"prefix": self.prefix},
+        )
+        made.start()
+        return made
 
     def download(self, found: Uploaded, **more: Any) -> Manifest:
         """Get it, as who was given the key would."""
@@ -127,8 +141,7 @@ class Vaults:
         return keys.unwrap(found.wrapped_key, self.cluster_key, binding)
 
     def verify(self, raw: bytes) -> Envelope:
-        trusted = certificates.read_certificates(self.issuer.credentials("node-b").authorities)
-        return envelope.from_bytes(raw, authorities=trusted)
+        return _verified(raw, self.issuer.credentials("node-b").authorities)
 
 
 def until(is_so: Callable[[], bool], *, seconds: float = 60) -> None:
@@ -149,11 +162,43 @@ def _download(
     prefix: str,
     target: Path,
 ) -> None:
-    trusted = certificates.read_certificates(authorities)
     downloader = Downloader(
-        Store(settings),
-        prefix=prefix,
-        verify=lambda raw: envelope.from_bytes(raw, authorities=trusted),
+        Store(settings), prefix=prefix, verify=lambda raw: _verified(raw, authorities)
     )
     described = downloader.describe(key, sha256=sha256)
     downloader.download(described, data_key, target, timeout_seconds=600)
+
+
+def _upload(
+    settings: StoreSettings,
+    mine: Credentials,
+    cluster_key: str,
+    source: Path,
+    notes: Path,
+    *,
+    prefix: str,
+) -> None:
+    public = keys.public_from_text(cluster_key)
+    uploader = _uploader(Store(settings), mine, public, prefix=prefix)
+    uploader.upload(source, contents.read(source), notes=notes)
+
+
+def _uploader(
+    store: Any, mine: Credentials, cluster_key: PublicKey, *, prefix: str, **more: Any
+) -> Uploader:
+    def sign(value: Envelope) -> bytes:
+        (leaf,) = certificates.read_certificates(mine.certificate)
+        return envelope.seal(value, key=certificates.read_key(mine.key), certificate=leaf)
+
+    return Uploader(
+        store,
+        prefix=prefix,
+        recipient=lambda: Recipient(public_key=cluster_key),
+        sign=sign,
+        verify=lambda raw: _verified(raw, mine.authorities),
+        **more,
+    )
+
+
+def _verified(raw: bytes, authorities: bytes) -> Envelope:
+    return envelope.from_bytes(raw, authorities=certificates.read_certificates(authorities))

@@ -16,6 +16,9 @@ from architect.core.errors import FormatError
 
 PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe")
 
+FINISHED_PHASES: Final = ("Succeeded", "Failed")
+"""Nothing of such a pod runs again; Kubernetes does not leave these phases."""
+
 Object = Mapping[str, Any]
 
 

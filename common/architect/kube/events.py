@@ -45,6 +45,20 @@ class EventType(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Note:
+    """One event to be recorded."""
+
+    reason: str
+    text: str
+    action: str
+    """What was being done, a CamelCase word."""
+    event_type: EventType = EventType.NORMAL
+    is_once: bool = False
+    """It is written once per object, reason and text for as long as the API server keeps events (an
+    hour by default), across restarts of ours."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Series:
     ref: ObjectRef
     count: int
@@ -65,72 +79,33 @@ class Recorder:
         self._series: collections.OrderedDict[str, _Series] = collections.OrderedDict()
 
     def record(
-        self,
-        regarding: ObjectRef,
-        *,
-        reason: str,
-        note: str,
-        action: str,
-        event_type: EventType = EventType.NORMAL,
-        is_once: bool = False,
-        now: datetime.datetime | None = None,
+        self, regarding: ObjectRef, note: Note, *, now: datetime.datetime | None = None
     ) -> bool:
-        """Write an event and return whether it, or a count of it, is stored.
-
-        *action* is what was being done, a CamelCase word. With *is_once* it is written once per
-        object, reason and note for as long as the API server keeps events (an hour by default),
-        across restarts of ours.
-        """
+        """Write an event and return whether it, or a count of it, is stored."""
         try:
-            return self.write(
-                regarding,
-                reason=reason,
-                note=note,
-                action=action,
-                event_type=event_type,
-                is_once=is_once,
-                now=now,
-            )
+            return self.write(regarding, note, now=now)
         except Retryable as error:
-            log.warning("event %s on %s is lost: %s", reason, regarding, error)
+            log.warning("event %s on %s is lost: %s", note.reason, regarding, error)
             return False
 
     def write(
-        self,
-        regarding: ObjectRef,
-        *,
-        reason: str,
-        note: str,
-        action: str,
-        event_type: EventType = EventType.NORMAL,
-        is_once: bool = False,
-        now: datetime.datetime | None = None,
+        self, regarding: ObjectRef, note: Note, *, now: datetime.datetime | None = None
     ) -> bool:
         """As :meth:`record`, for who can wait. Raises Retryable: with the same *now* it may be
         called again, and is one event though the first one was stored.
         """
         at = now or datetime.datetime.now(tz=datetime.UTC)
-        value = build(
-            regarding,
-            reason=reason,
-            note=note,
-            action=action,
-            event_type=event_type,
-            component=self._component,
-            instance=self._instance,
-            at=at,
-            is_once=is_once,
-        )
-        key = _digest(regarding, reason, value["note"], event_type.value)
+        value = build(regarding, note, component=self._component, instance=self._instance, at=at)
+        key = _digest(regarding, note.reason, value["note"], note.event_type.value)
         try:
             with self._lock:
-                if not is_once and self._count(key, at=at):
+                if not note.is_once and self._count(key, at=at):
                     return True
                 self._create(key, value, at=at)
         except AlreadyExists:
             return True
         except Rejected as error:
-            log.warning("event %s on %s is lost: %s", reason, regarding, error)
+            log.warning("event %s on %s is lost: %s", note.reason, regarding, error)
             return False
         return True
 
@@ -164,31 +139,28 @@ class Recorder:
 
 def build(
     regarding: ObjectRef,
+    note: Note,
     *,
-    reason: str,
-    note: str,
-    action: str,
-    event_type: EventType,
     component: str,
     instance: str,
     at: datetime.datetime,
-    is_once: bool = False,
 ) -> dict[str, Any]:
-    """Return the event as JSON; a long note is cut, never refused."""
-    if len(note) > MAX_NOTE_CHARS:
-        note = note[: MAX_NOTE_CHARS - 1] + "…"
+    """Return the event as JSON; a long text is cut, never refused."""
+    text = note.text
+    if len(text) > MAX_NOTE_CHARS:
+        text = text[: MAX_NOTE_CHARS - 1] + "…"
     namespace = regarding.namespace or DEFAULT_NAMESPACE
-    digest = _digest(regarding, reason, note, event_type.value)
-    suffix = digest if is_once else f"{int(at.timestamp() * 1e6):x}{digest[:4]}"
+    digest = _digest(regarding, note.reason, text, note.event_type.value)
+    suffix = digest if note.is_once else f"{int(at.timestamp() * 1e6):x}{digest[:4]}"
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
         "metadata": {"namespace": namespace, "name": f"{regarding.name[:200]}.{suffix}"},
         "eventTime": micro_timestamp(at),
-        "type": event_type.value,
-        "reason": reason,
-        "action": action,
-        "note": note,
+        "type": note.event_type.value,
+        "reason": note.reason,
+        "action": note.action,
+        "note": text,
         "regarding": regarding.to_regarding(),
         "reportingController": f"architect.dev/{component}",
         "reportingInstance": instance[:128],

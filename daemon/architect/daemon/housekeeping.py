@@ -30,7 +30,8 @@ from architect.daemon.store import PodStore
 from architect.kube import patches, resources, uninstall
 from architect.kube.api import Api
 from architect.kube.conditions import Condition, Status
-from architect.kube.events import EventType, Recorder
+from architect.kube.events import EventType, Note, Recorder
+from architect.kube.notes import Tell
 from architect.kube.resources import DAEMON_SETS, NODES, ObjectRef
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Housekeeping:
         registry: Registry,
         metrics: Metrics,
         recorder: Recorder,
+        tell: Tell,
         touch_all: Callable[[], None],
         look_at_moves: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -88,6 +90,7 @@ class Housekeeping:
         self._registry = registry
         self._metrics = metrics
         self._recorder = recorder
+        self._tell = tell
         self._touch_all = touch_all
         self._look_at_moves = look_at_moves
         self._installer = Installer(settings, host=host, layout=layout)
@@ -292,12 +295,14 @@ class Housekeeping:
             )
 
     def _tell_node(self, reason: str, note: str, *, is_warning: bool) -> None:
-        self._recorder.record(
+        self._tell(
             resources.node(self._settings.node_name, uid=self._settings.node_name),
-            reason=reason,
-            note=note,
-            action="Check",
-            event_type=EventType.WARNING if is_warning else EventType.NORMAL,
+            Note(
+                reason=reason,
+                text=note,
+                action="Check",
+                event_type=EventType.WARNING if is_warning else EventType.NORMAL,
+            ),
         )
 
     # Images
@@ -375,13 +380,16 @@ class Housekeeping:
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 continue
             if ref.uid in self._store.known_uids():
+                # Said again at the next look, and stored once.
                 self._recorder.record(
                     ref,
-                    reason=names.EVENT_UNMANAGED,
-                    note=note,
-                    action="Start",
-                    event_type=EventType.WARNING,
-                    is_once=True,
+                    Note(
+                        reason=names.EVENT_UNMANAGED,
+                        text=note,
+                        action="Start",
+                        event_type=EventType.WARNING,
+                        is_once=True,
+                    ),
                 )
 
     # Uninstall

@@ -24,6 +24,7 @@ from architect.daemon.registry import Registry
 from architect.daemon.spot.learning import Measure
 from architect.daemon.spot.rates import Known
 from architect.daemon.store import PodStore
+from architect.kube.events import Note
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Listener:
         departures: Departures,
         arrivals: Arrivals,
         endings: Endings,
-        tell: Callable[[ManagedPod, status.Note], None],
+        tell: Callable[[ManagedPod, Note], None],
         is_gone: Callable[[], None],
         changed: Callable[[str | None], None],
     ) -> None:

@@ -47,7 +47,6 @@ from architect.daemon.moves.turns import Turns
 from architect.daemon.moves.upkeep import Upkeep
 from architect.daemon.node_facts import NodeFacts
 from architect.daemon.node_shutdown import NodeShutdown
-from architect.daemon.notes import Notes
 from architect.daemon.notices import lookout
 from architect.daemon.notices.board import Change
 from architect.daemon.notices.notice import Notice
@@ -72,7 +71,8 @@ from architect.daemon.vault.service import open_vault
 from architect.daemon.writer import Writer
 from architect.kube import resources
 from architect.kube.api import Api
-from architect.kube.events import Recorder
+from architect.kube.events import Note, Recorder
+from architect.kube.notes import Notes
 from architect.kube.resources import PODS
 from architect.kube.watch import Watcher
 
@@ -118,7 +118,7 @@ class Daemon:
             store=self._store,
             registry=self._registry,
             metrics=self._metrics,
-            tell=self._notes.tell,
+            tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
         copies = Copies(layout.requests, floor_bytes=config.free_floor_bytes)
@@ -164,7 +164,7 @@ class Daemon:
                 is_late=lambda: self._shutdown.was_under_way or self._evacuation.is_urgent,
             )
         self._endings = Endings(
-            api, node=config.node_name, depot=depot, latest=latest, tell=self._notes.tell
+            api, node=config.node_name, depot=depot, latest=latest, tell=self._tell
         )
         self._arrivals = Arrivals(
             api,
@@ -188,7 +188,7 @@ class Daemon:
             ),
             endings=self._endings,
             metrics=self._metrics,
-            tell=self._notes.tell,
+            tell=self._tell,
             has_left=lambda uid: depot.has_left(uid) and self._evacuation.is_under_way(),
         )
         room = Room(
@@ -198,7 +198,7 @@ class Daemon:
             metrics=self._metrics,
             quota_bytes=config.checkpoint_quota_bytes,
             is_there=self._is_there,
-            tell=self._notes.tell_of,
+            tell=self._notes.tell,
         )
         captures = Captures(
             node=config.node_name,
@@ -223,7 +223,7 @@ class Daemon:
             pods=self._store,
             rates=self._rates,
             metrics=self._metrics,
-            tell=self._notes.tell,
+            tell=self._tell,
             hand_on=self._arrivals.hand_on,
             is_shutting_down=self._shutdown.is_under_way,
             store=None if self._storing is None else self._storing.begin,
@@ -240,7 +240,7 @@ class Daemon:
                 turns=turns,
                 vault=vault,
                 metrics=self._metrics,
-                tell=self._notes.tell,
+                tell=self._tell,
             )
         upkeep = Upkeep(
             api,
@@ -298,7 +298,7 @@ class Daemon:
             notice=lambda: lookahead.notice_of(config, self._lookout.machine),
             is_paused=self._evacuation.is_under_way,
             settled_seconds=lookahead.settled_seconds(config),
-            tell=self._notes.tell,
+            tell=self._tell,
         )
         self._reach: Reach | None = None
         if vault is not None:
@@ -321,6 +321,7 @@ class Daemon:
             registry=self._registry,
             metrics=self._metrics,
             recorder=recorder,
+            tell=self._notes.tell,
             touch_all=self._writer.touch_all,
             look_at_moves=upkeep.run,
         )
@@ -344,7 +345,7 @@ class Daemon:
             departures=self._departures,
             arrivals=self._arrivals,
             endings=self._endings,
-            tell=self._notes.tell,
+            tell=self._tell,
             is_gone=self._housekeeping.sweep_soon,
             changed=self._keeper_changed,
         )
@@ -436,6 +437,10 @@ class Daemon:
         self._server.stop()
         return not self._failed
 
+    def _tell(self, pod: ManagedPod, note: Note) -> None:
+        """Have *note* written as an event of *pod*."""
+        self._notes.tell(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
+
     def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:
         name = arguments.thread.name if arguments.thread else "?"
         trace: TracebackType | None = arguments.exc_traceback
@@ -496,12 +501,12 @@ class Daemon:
         if said is not None and said.reason == Kind.CANNOT_SLEEP.value:
             found = tuple(f for f in found if f.reason not in said.message)
         if found:
-            self._notes.tell(pod, status.of_findings(found))
+            self._tell(pod, status.of_findings(found))
 
     def _announced(self, change: Change) -> None:
         """Tell what is announced about the machine, and have what follows from it done."""
         node = self._config.node_name
-        self._notes.tell_of(resources.node(node, uid=node), status.of_notice(change))
+        self._notes.tell(resources.node(node, uid=node), status.of_notice(change))
         self._evacuation.announced(change)
 
     def _bounds_at_notice(self) -> Bounds:
@@ -523,7 +528,7 @@ class Daemon:
 
     def _planned(self, notice: Notice, told: Told) -> None:
         node = self._config.node_name
-        self._notes.tell_of(resources.node(node, uid=node), status.of_evacuation(notice, told))
+        self._notes.tell(resources.node(node, uid=node), status.of_evacuation(notice, told))
 
     def _notice_seconds(self) -> float:
         """Return what a plan is made for: what is left of this machine, or else its notice."""

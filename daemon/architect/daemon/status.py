@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
@@ -18,7 +17,7 @@ from architect.daemon.observation import Finding, KeeperPod
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Kind, Reason, first
 from architect.kube.conditions import Condition, Status
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 
 ASLEEP_STATES: Final = frozenset({PodState.ASLEEP, PodState.FAILED})
 SETTLED_STATES: Final = ASLEEP_STATES | {PodState.AWAKE}
@@ -34,16 +33,6 @@ FAILURES: Final = frozenset(
 
 REASON_SLEPT: Final = "Slept"
 REASON_AWAKE: Final = "Awake"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """One event to be recorded."""
-
-    reason: str
-    text: str
-    action: str
-    event_type: EventType = EventType.NORMAL
 
 
 def of_notice(change: Change) -> Note:

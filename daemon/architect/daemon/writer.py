@@ -32,7 +32,7 @@ from architect.kube.api import Api
 from architect.kube.checkpoints import Capture, CheckpointSpec, Owner, Requirements, Trigger
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import AlreadyExists, Conflict, NotFound
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import CHECKPOINTS, LIMIT_RANGES, ObjectRef
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ quota that others have taken meanwhile is free again some time. Nobody tells whe
 ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """``uname -m`` → node label ``kubernetes.io/arch``."""
 
-Tell = Callable[[ManagedPod, status.Note], None]
+Tell = Callable[[ManagedPod, Note], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ class Writer:
             return
         self._metrics.failures.labels("resize", "Rejected").inc()
         what = "its requests stay" if action.is_lowering else "its requests stay lowered"
-        note = status.Note(
+        note = Note(
             reason=names.EVENT_RESIZE_PENDING,
             text=f"{what}: {said}",
             action="Resize",
@@ -275,7 +275,7 @@ class Writer:
             text += f": {pending.message}"
         self._tell(
             pod,
-            status.Note(
+            Note(
                 reason=names.EVENT_RESIZE_PENDING,
                 text=text,
                 action="Resize",

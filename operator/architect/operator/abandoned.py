@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from architect.core.podspec import FINISHED_PHASES
 from architect.kube import checkpoints, conditions
 from architect.kube.checkpoints import Trigger
 from architect.kube.conditions import Condition, Status
 from architect.operator.machines import OUT_OF_SERVICE
-from architect.operator.plan import FINISHED_PHASES
 
 REASON: Final = "ClaimantLost"
 

@@ -23,7 +23,8 @@ from architect.core.errors import ArchitectError, FormatError, Rejected, Retryab
 from architect.kube import checkpoints
 from architect.kube.api import Api
 from architect.kube.errors import AlreadyExists, Conflict, NotFound
-from architect.kube.events import EventType, Recorder
+from architect.kube.events import EventType, Note
+from architect.kube.notes import Tell
 from architect.kube.resources import CHECKPOINTS, NODES, PODS
 from architect.objectstore import errors as store_errors
 from architect.objectstore.control import Fetched
@@ -73,9 +74,9 @@ class Adopter:
     def __init__(
         self,
         api: Api,
-        recorder: Recorder,
         numbers: Metrics,
         *,
+        tell: Tell,
         open_bucket: Callable[[], Bucket],
         bucket: str,
         prefix: str,
@@ -84,7 +85,7 @@ class Adopter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
-        self._recorder = recorder
+        self._tell = tell
         self._metrics = numbers
         self._open_bucket = open_bucket
         self._bucket_name = bucket
@@ -234,24 +235,28 @@ class Adopter:
         node = one.pod["spec"]["nodeName"]
         log.info("%s is made of what node %s left in the object store", decision.ref, node)
         self._metrics.add(metrics.ADOPTIONS, result="adopted")
-        self._recorder.record(
+        self._tell(
             one.ref,
-            reason=names.EVENT_ADOPTED,
-            note=f"saved by node {node}, which could tell nobody: found in the object store",
-            action="Adopt",
+            Note(
+                reason=names.EVENT_ADOPTED,
+                text=f"saved by node {node}, which could tell nobody: found in the object store",
+                action="Adopt",
+            ),
         )
 
     def _refuse(self, one: Stranded, refusal: Refuse) -> None:
         said = f"{refusal.reason}: {refusal.message}"
         log.warning("what lies in the object store of %s is left alone: %s", one.ref, said)
         self._metrics.add(metrics.ADOPTIONS, result=refusal.reason)
-        self._recorder.record(
+        self._tell(
             one.ref,
-            reason=names.EVENT_NOT_ADOPTED,
-            note=f"what lies in the object store in its place is left alone: {said}",
-            action="Adopt",
-            event_type=EventType.WARNING,
-            is_once=True,
+            Note(
+                reason=names.EVENT_NOT_ADOPTED,
+                text=f"what lies in the object store in its place is left alone: {said}",
+                action="Adopt",
+                event_type=EventType.WARNING,
+                is_once=True,
+            ),
         )
 
     def _remember(self, place: Place, mark: str, before: _Seen | None) -> None:

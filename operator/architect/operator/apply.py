@@ -11,7 +11,8 @@ from architect.kube import checkpoints, patches
 from architect.kube.api import Api
 from architect.kube.conditions import Condition, Status
 from architect.kube.errors import Conflict, NotFound
-from architect.kube.events import EventType, Recorder
+from architect.kube.events import EventType, Note, Recorder
+from architect.kube.notes import Tell
 from architect.kube.resources import ObjectRef
 from architect.operator import metrics, plan
 from architect.operator.metrics import Metrics
@@ -34,9 +35,11 @@ class Applier:
     Whatever goes wrong is said and left to the next sweep: no action here is the last chance.
     """
 
-    def __init__(self, api: Api, recorder: Recorder, numbers: Metrics) -> None:
+    def __init__(self, api: Api, recorder: Recorder, numbers: Metrics, *, tell: Tell) -> None:
         self._api = api
         self._recorder = recorder
+        self._tell = tell
+        """Of what happens once: no sweep would say it again."""
         self._metrics = numbers
         self._reported: dict[tuple[str, str, str], None] = {}
 
@@ -68,8 +71,8 @@ class Applier:
                 self._api.delete(ref, resource_version=version)
                 log.info("deleted %s: %s", ref, why)
                 # Of an object that is gone; its namespace keeps it for an hour.
-                self._recorder.record(
-                    ref, reason=names.EVENT_EXPIRED, note=f"removed: {why}", action="Expire"
+                self._tell(
+                    ref, Note(reason=names.EVENT_EXPIRED, text=f"removed: {why}", action="Expire")
                 )
             case plan.Declare(value=value, conditions=said, fields=fields):
                 checkpoints.set_status(self._api, value, *said, fields=fields)
@@ -84,12 +87,14 @@ class Applier:
                 self._disrupt(ref, why)
                 self._api.delete(ref)
                 log.info("deleted %s: %s", ref, why)
-                self._recorder.record(
+                self._tell(
                     ref,
-                    reason=names.EVENT_DISMISSED,
-                    note=f"deleted: {why}",
-                    action="Dismiss",
-                    event_type=EventType.NORMAL if is_saved else EventType.WARNING,
+                    Note(
+                        reason=names.EVENT_DISMISSED,
+                        text=f"deleted: {why}",
+                        action="Dismiss",
+                        event_type=EventType.NORMAL if is_saved else EventType.WARNING,
+                    ),
                 )
         return True
 
@@ -114,23 +119,27 @@ class Applier:
         self._api.patch(action.node, change, resource_version=action.resource_version)
         is_gone = action.boot_id is not None
         log.warning("%s: %s", action.node, action.why)
-        self._recorder.record(
+        self._tell(
             action.node,
-            reason=names.EVENT_MACHINE_GONE if is_gone else names.EVENT_MACHINE_BACK,
-            note=action.why,
-            action="Mark",
-            event_type=EventType.WARNING if is_gone else EventType.NORMAL,
+            Note(
+                reason=names.EVENT_MACHINE_GONE if is_gone else names.EVENT_MACHINE_BACK,
+                text=action.why,
+                action="Mark",
+                event_type=EventType.WARNING if is_gone else EventType.NORMAL,
+            ),
         )
 
     def _report(self, action: plan.Report) -> bool:
         """Record an event unless the API server remembers that it was."""
         is_recorded = self._recorder.record(
             action.regarding,
-            reason=action.reason,
-            note=action.note,
-            action=action.action,
-            event_type=EventType.WARNING,
-            is_once=True,
+            Note(
+                reason=action.reason,
+                text=action.note,
+                action=action.action,
+                event_type=EventType.WARNING,
+                is_once=True,
+            ),
         )
         if is_recorded:
             self._reported[_key(action)] = None

@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from architect.api import names
-from architect.core import interruption
+from architect.core import interruption, podspec
 from architect.core.errors import FormatError
 from architect.core.interruption import Interruption
 from architect.kube import checkpoints, conditions
@@ -227,7 +227,7 @@ def _may_run(pod: JsonObject, node: str) -> bool:
     metadata = pod["metadata"]
     return (
         (pod.get("spec") or {}).get("nodeName") == node
-        and (pod.get("status") or {}).get("phase") not in plan.FINISHED_PHASES
+        and (pod.get("status") or {}).get("phase") not in podspec.FINISHED_PHASES
         and _MIRROR not in (metadata.get("annotations") or {})
         and not plan.is_of_daemon_set(pod)
     )

@@ -27,7 +27,7 @@ from architect.core.errors import FormatError
 from architect.kube import checkpoints, conditions
 from architect.kube.conditions import Condition, Status
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, PODS, ObjectRef
-from architect.operator.plan import FINISHED_PHASES, Declare, Expire
+from architect.operator.plan import Declare, Expire
 
 JsonObject = dict[str, Any]
 
@@ -361,7 +361,7 @@ def _policy_of(pod: Mapping[str, Any]) -> Policy | None:
 
 
 def _has_ended(pod: Mapping[str, Any]) -> bool:
-    return (pod.get("status") or {}).get("phase") in FINISHED_PHASES
+    return (pod.get("status") or {}).get("phase") in podspec.FINISHED_PHASES
 
 
 def _seniority(pod: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from architect.api import names
 from architect.core import pods as admission
 from architect.core.errors import FormatError
+from architect.core.podspec import FINISHED_PHASES
 from architect.kube import checkpoints
 from architect.kube.checkpoints import Trigger
 from architect.kube.conditions import Condition
 from architect.kube.resources import CHECKPOINTS, NODES, PODS, ObjectRef
 
 JsonObject = dict[str, Any]
-
-FINISHED_PHASES: Final = ("Succeeded", "Failed")
-"""Nothing of such a pod runs again; Kubernetes does not leave these phases."""
 
 
 @dataclass(frozen=True, kw_only=True)

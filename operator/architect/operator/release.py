@@ -20,11 +20,11 @@ from typing import Any, TypeAlias
 from architect.checkpoint import keys
 from architect.checkpoint.keys import Binding, Claimant, PublicKey
 from architect.core.errors import ArchitectError, FormatError, Rejected
-from architect.kube import checkpoints, conditions
+from architect.kube import checkpoints, claimants, conditions
 from architect.kube.access import Question
 from architect.kube.conditions import Condition, Status
 from architect.kube.resources import PODS, ObjectRef
-from architect.operator import plan, starts
+from architect.operator import starts
 from architect.operator.keyring import Keyring
 
 
@@ -101,10 +101,11 @@ def decide(
     claim = checkpoint["status"]["claimedBy"]
     public_text = claim["publicKey"]
     is_start = starts.source_of(checkpoint) is not None
-    refused = _what_ended(checkpoint) or _what_of_the_pod(claim, pod)
+    refused = _what_ended(checkpoint) or claimants.what_differs(claim, pod)
     if refused is None and pod is not None:
         if not is_start:
-            refused = _what_of_the_owner(checkpoint, pod)
+            owner = checkpoint["spec"].get("owner") or {}
+            refused = claimants.wrong_owner(pod, owner_uid=owner.get("uid") or "")
         else:
             refused = starts.what_differs(checkpoint, pod=pod, persistent=persistent)
             if refused is None:
@@ -198,35 +199,4 @@ def _what_ended(checkpoint: Mapping[str, Any]) -> tuple[str, str] | None:
         return "BeingDeleted", "the checkpoint is being deleted"
     if conditions.is_true(checkpoint, checkpoints.RESTORED):
         return "AlreadyRestored", "a pod goes on from it already, and it restores one only"
-    return None
-
-
-def _what_of_the_pod(
-    claim: Mapping[str, Any], pod: Mapping[str, Any] | None
-) -> tuple[str, str] | None:
-    """Return what about the pod is not as the claim says."""
-    name, node = claim["name"], claim["node"]
-    if pod is None:
-        return "PodGone", f"pod {name} is not there"
-    if (uid := pod["metadata"].get("uid")) != claim["uid"]:
-        return "PodReplaced", f"pod {name} is another one (uid {uid} instead of {claim['uid']})"
-    if (bound := (pod.get("spec") or {}).get("nodeName")) != node:
-        where = f"on node {bound}" if bound else "on no node"
-        return "WrongNode", f"pod {name} is {where}, and node {node} claims for it"
-    if (phase := (pod.get("status") or {}).get("phase")) in plan.FINISHED_PHASES:
-        return "PodEnded", f"pod {name} has ended ({phase})"
-    return None
-
-
-def _what_of_the_owner(
-    checkpoint: Mapping[str, Any], pod: Mapping[str, Any]
-) -> tuple[str, str] | None:
-    """Return what about the pod's owner is not as the checkpoint says."""
-    name = pod["metadata"].get("name")
-    owner = (checkpoint["spec"].get("owner") or {}).get("uid")
-    controllers = [
-        o.get("uid") for o in pod["metadata"].get("ownerReferences") or () if o.get("controller")
-    ]
-    if not owner or controllers != [owner]:
-        return "WrongOwner", f"pod {name} is not controlled by the owner of the pod that was saved"
     return None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from architect.kube.api import Api
 from architect.kube.connection import Connection
 from architect.kube.errors import NotFound
 from architect.kube.events import Recorder
+from architect.kube.notes import Notes
 from architect.kube.resources import CHECKPOINTS, PERSISTENT_CHECKPOINTS, Resource
 from architect.objectstore.control import Control
 from architect.operator import handlers, metrics, releaser, watchman
@@ -64,6 +66,9 @@ KINDS_TIMEOUT_SECONDS: Final = 60.0
 """How long CRDs that were created together with us may take."""
 
 
+NOTES_SECONDS: Final = 3.0
+"""For events that wait to be written when the process ends."""
+
 STORE_THREADS: Final = 2
 """That work in the object store at the same time, the sweep included."""
 
@@ -84,7 +89,8 @@ class Operator:
         self._metrics = Metrics()
         api = Api(connection, field_manager=FIELD_MANAGER)
         recorder = Recorder(api, component="operator", instance=settings.identity)
-        self._applier = Applier(api, recorder, self._metrics)
+        self._notes = Notes(recorder)
+        self._applier = Applier(api, recorder, self._metrics, tell=self._notes.tell)
         self._unmanaged = UnmanagedPods(
             self._applier, self._metrics, has_gvisor=settings.has_gvisor
         )
@@ -137,8 +143,8 @@ class Operator:
             # without.
             self._adopter = Adopter(
                 api,
-                recorder,
                 self._metrics,
+                tell=self._notes.tell,
                 open_bucket=lambda: Control(store),
                 bucket=store.bucket,
                 prefix=store.prefix,
@@ -190,6 +196,11 @@ class Operator:
             readiness=self._what_is_missing,
         ):
             beat = asyncio.create_task(self._beat())
+            notes_end = threading.Event()
+            writer = threading.Thread(
+                target=self._notes.run, args=(notes_end,), name="notes", daemon=True
+            )
+            writer.start()
             try:
                 self._metrics.set(metrics.LEADER, 0)
                 if await self._wait_for_lease(stopped):
@@ -198,6 +209,10 @@ class Operator:
                 beat.cancel()
                 self._metrics.set(metrics.LEADER, 0)
                 await self._by_lease_thread(self._elector.release)
+                # What was told last is written, unless the API server is what is away.
+                await loop.run_in_executor(None, self._notes.settle, NOTES_SECONDS)
+                notes_end.set()
+                self._notes.poke()
 
     async def _by_lease_thread(self, step: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._lease_thread, step)

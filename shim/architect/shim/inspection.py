@@ -51,6 +51,9 @@ SAVED_ANONYMOUS: Final = frozenset(
 NAMELESS_FILE_SYSTEMS: Final = frozenset({"overlay", "proc", "devpts", "mqueue"})
 """What is watched there CRIU cannot name again: their files cannot be opened by a handle."""
 
+IN_MEMORY: Final = frozenset({"tmpfs", "devtmpfs"})
+"""File systems of which CRIU watches anew what has a name: no handle leads to a removed file."""
+
 DELETED: Final = " (deleted)"
 """How the kernel marks the name of what has none any more."""
 
@@ -154,6 +157,8 @@ class Descriptor:
     block_bytes: int = 0
     watched: frozenset[tuple[int, int]] = frozenset()
     """Devices of the file systems on which it watches files (inotify, fanotify) without a path."""
+    watched_files: frozenset[tuple[tuple[int, int], int]] = frozenset()
+    """All that it watches: device and inode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +392,8 @@ class _Known:
     """Their own, as the host knows them."""
     foreign_sockets: frozenset[int]
     peers: Mapping[int, Peer]
+    watched_files: frozenset[tuple[tuple[int, int], int]]
+    """What any of them watches: device and inode."""
 
     @classmethod
     def of(cls, container: ContainerFacts) -> _Known:
@@ -398,6 +405,7 @@ class _Known:
             pids=frozenset(process.host_pid for process in container.processes),
             foreign_sockets=container.foreign_sockets,
             peers=container.peers,
+            watched_files=frozenset(each for one in descriptors for each in one.watched_files),
         )
 
 
@@ -448,6 +456,7 @@ def _of_descriptor(found: Descriptor, known: _Known) -> Iterator[tuple[str, str]
         yield from _of_anonymous(found, known)
     elif found.kind in ("file", "directory", "pipe") and found.target.startswith("/"):
         yield from _of_file(found, known.mounts)
+        yield from _of_watched_file(found, known)
 
 
 def _of_socket(found: Descriptor, known: _Known) -> Iterator[tuple[str, str]]:
@@ -509,6 +518,15 @@ def _of_file(found: Descriptor, mounts: Mapping[int, Mount]) -> Iterator[tuple[s
         yield "Mount", f"has {where} open, which lies on no mount of the container"
     elif found.target.endswith(DELETED) and found.size_bytes > GHOST_LIMIT_BYTES:
         yield "DeletedFile", _deleted(found.target, found.size_bytes, "open")
+
+
+def _of_watched_file(found: Descriptor, known: _Known) -> Iterator[tuple[str, str]]:
+    mount = known.mounts.get(found.mount)
+    if mount is None or mount.file_system not in IN_MEMORY or not found.target.endswith(DELETED):
+        return
+    if (mount.device, found.inode) in known.watched_files:
+        name = shown(found.target.removesuffix(DELETED))
+        yield "Inotify", f"has {name} open and watches it, which was removed and is in memory"
 
 
 def is_file(target: str) -> bool:

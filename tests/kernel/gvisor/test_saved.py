@@ -326,6 +326,50 @@ def test_what_cannot_be_in_an_image_is_refused_by_name(
     ]
 
 
+WAITS = """
+import socket, sys, time
+kind = socket.SOCK_DGRAM if sys.argv[2] == "udp" else socket.SOCK_STREAM
+waiting = socket.socket(socket.AF_INET, kind)
+waiting.bind((sys.argv[1], 5353))
+if kind == socket.SOCK_STREAM:
+    waiting.listen()
+print("bound", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_socket_that_waits_at_the_pods_own_address_is_refused_by_name(
+    saver: Saver, new_pod: Callable[..., Any], kind: str
+) -> None:
+    """In another pod, which has another address, it would wait where nobody comes."""
+    pod = new_pod(policy=policy("web", "side", start_from=None))
+    pod.start("web", "python3", "-u", "-c", WAITS, pod.address, kind)
+    pod.start("side", "python3", "-u", "-c", WAITS, "127.0.0.1", kind)
+    both = ("web", "side")
+    eventually(lambda: all("bound" in pod.log(name) for name in both), what="both sockets")
+    assert _refusal(saver, pod) == (
+        "OwnAddress",
+        "pod default/POD has sockets that wait at its own address, where no other pod is: "
+        f"{pod.address}:5353",
+    )
+    assert saver.ask("status", pod=pod.name)["status"]["state"] == "awake", "nothing stood still"
+
+
+@pytest.mark.long
+def test_one_that_cannot_tell_where_its_sockets_wait_is_saved(
+    saver: Saver, new_pod: Callable[..., Any]
+) -> None:
+    """As one whose image has no ``cat``: here it is not in its path."""
+    pod = new_pod(policy=policy(start_from=None))
+    words = " ".join(pod.SERVER)
+    nowhere = {"envs": [{"key": "PATH", "value": "/nowhere"}]}
+    pod.start("web", "/bin/sh", "-c", f"PATH=/usr/local/bin:/usr/bin:/bin; {words} 8080", **nowhere)
+    eventually(pod.answers, what="an answer")
+    saver.save(pod)
+    assert pod.answers()
+
+
 def _refusal(saver: Saver, pod: Any) -> tuple[str, str]:
     with pytest.raises(Rejected) as caught:
         saver.ask("copy", pod=pod.name, reason="test")

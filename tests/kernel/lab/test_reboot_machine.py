@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -29,13 +30,16 @@ def test_the_disk_stays_and_nothing_else(machine: Machine) -> None:
     machine.exec(["touch", *ON_DISK, *IN_MEMORY])
     machine.exec(["sh", "-c", "mkdir /mnt/disk && mount -t tmpfs none /mnt/disk"])
     machine.start_service("sleeper", ["/usr/bin/sleep", "1000"])
-    process = machine.popen(["sleep", "1000"])
+    process = machine.popen(["sh", "-c", "echo there; exec sleep 1000"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"there\n"
     before = machine.running_pid
-    network = os.stat(machine.network).st_ino
-    machine.reboot()
-    process.wait(60)
-    assert machine.running_pid != before
-    assert os.stat(machine.network).st_ino != network
+    # Held: the number of one that has ended goes to the next one that anybody makes.
+    with open(machine.network) as network:
+        machine.reboot()
+        process.communicate(timeout=60)
+        assert machine.running_pid != before
+        assert os.stat(machine.network).st_ino != os.fstat(network.fileno()).st_ino
     assert machine.services() == {}
     for path in (*ON_DISK, *IN_MEMORY):
         there = machine.exec(["sh", "-c", '[ -e "$0" ] && echo yes || echo no', path]).strip()

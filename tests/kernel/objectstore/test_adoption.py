@@ -49,8 +49,8 @@ class Cluster:
         self.control = Control(server.settings)
         self.adopter = Adopter(
             api,
-            Recorder(api, component="operator", instance="o"),
             self.numbers,
+            tell=Recorder(api, component="operator", instance="o").record,
             open_bucket=lambda: self.control,
             bucket=s3server.BUCKET,
             prefix="clusters/one",

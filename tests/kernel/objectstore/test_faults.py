@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -15,6 +14,7 @@ from architect.core.errors import Rejected, Retryable, Unavailable
 from architect.daemon.vault import store as stores
 from architect.daemon.vault.store import Store
 from support import s3server
+from support.disks import small_disk
 from support.faultproxy import FaultProxy
 from support.patience import patient
 from support.vaults import until
@@ -208,12 +208,8 @@ def test_closing_frees_those_who_wait_for_a_turn(proxy: FaultProxy, broken: Stor
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 20 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with small_disk(tmp_path / "disk", mebibytes=20) as path:
+        yield path
 
 
 def test_a_server_whose_disk_is_full(tmp_path: Path, disk: Path) -> None:

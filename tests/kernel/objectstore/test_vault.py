@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -17,10 +18,12 @@ import pytest
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected, Unavailable
 from architect.daemon.checkpoint import contents
 from architect.daemon.spot.learning import Measure
+from architect.daemon.vault import meter as meters
 from architect.daemon.vault import received
 from architect.daemon.vault.meter import Meter
 from architect.daemon.vault.store import Store
 from support.checkpointdirs import fill
+from support.disks import fill_up, free, small_disk
 from support.faultproxy import FaultProxy
 from support.issuer import Issuer
 from support.s3server import BUCKET, Server
@@ -62,8 +65,9 @@ def test_it_comes_as_it_went(server: Server, vaults: Vaults) -> None:
     assert os.stat(vaults.target).st_mode & 0o777 == 0o700
 
 
-def test_what_it_took_is_told_to_who_plans(vaults: Vaults) -> None:
+def test_what_it_took_is_told_to_who_plans(vaults: Vaults, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it: an upload of which nobody learns is planned with as if it had never been."""
+    monkeypatch.setattr(meters, "WINDOW_BYTES", 1)
     told: dict[Measure, list[tuple[float, int]]] = {}
 
     def take(measure: Measure, seconds: float, size: int) -> None:
@@ -73,6 +77,9 @@ def test_what_it_took_is_told_to_who_plans(vaults: Vaults) -> None:
     sent = sum(size for _, size in told[Measure.UPLOAD])
     assert 0.9 * vaults.sent < sent <= vaults.sent < found.stored_bytes
     assert all(seconds > 0 for seconds, _ in told[Measure.UPLOAD])
+    for work in (Measure.HASH, Measure.SEAL):
+        assert sum(size for _, size in told[work]) == vaults.manifest.total_bytes
+        assert sum(seconds for seconds, _ in told[work]) > 0
     # The envelope, and shards that became that small.
     assert told[Measure.OBJECT]
     assert all(seconds > 0 and size == 0 for seconds, size in told[Measure.OBJECT])
@@ -316,6 +323,25 @@ def test_a_manifest_that_was_touched_is_refused(server: Server, vaults: Vaults) 
     assert caught.value.reason == "WrongCheckpoint"
 
 
+@pytest.mark.parametrize("namespace", ["default", "shop"])
+def test_another_manifest_in_its_place_is_refused(
+    server: Server, vaults: Vaults, tmp_path: Path, issuer: Issuer, store: Store, namespace: str
+) -> None:
+    """Both were signed by a node of this cluster, and are as they were written."""
+    other = Vaults(tmp_path / "other", issuer, store, id="uid-other", namespace=namespace)
+    mine, his = vaults.upload(), other.upload()
+    _swap(bucket(server) / mine.key, bucket(server) / his.key)
+    for one, found in ((vaults, mine), (other, his)):
+        with pytest.raises(Rejected) as caught:
+            one.download(found)
+        assert caught.value.reason == "WrongCheckpoint"
+    # Nor is it opened by who was told its hash, and has the key of what should be there.
+    told = dataclasses.replace(mine, sha256=his.sha256)
+    with pytest.raises(FormatError):
+        vaults.download(told)
+    assert list(vaults.target.parent.iterdir()) == []
+
+
 def test_the_key_of_another_checkpoint_opens_nothing(server: Server, vaults: Vaults) -> None:
     found = vaults.upload()
     with pytest.raises(FormatError):
@@ -358,17 +384,20 @@ def partial(vaults: Vaults) -> Path:
     return vaults.target.with_name(f"{ID}.partial")
 
 
-def noted(vaults: Vaults) -> list[int]:
-    """Return the shards that have come, as the next daemon reads it."""
-    notes = partial(vaults) / ".notes"
+def arriving(vaults: Vaults) -> Path:
+    return partial(vaults) / ".notes"
+
+
+def noted(notes: Path) -> list[int]:
+    """Return the shards that are done, as the next daemon reads it."""
     raw = notes.read_text() if notes.exists() else ""
     whole, _, _ = raw.rpartition("\n")  # one may be half written
     return [json.loads(line)["n"] for line in whole.splitlines()[1:]]
 
 
 def asked_for(proxy: FaultProxy) -> list[int]:
-    """Return the numbers of the shards that came through, in order."""
-    paths = (line.split()[1].rsplit("/", 1)[1] for line in proxy.requests)
+    """Return the numbers of the shards that were asked for or sent, in order."""
+    paths = (line.split()[1].partition("?")[0].rsplit("/", 1)[1] for line in proxy.requests)
     return sorted(int(name) for name in paths if name.isdecimal())
 
 
@@ -380,10 +409,10 @@ def test_the_daemon_after_one_that_was_killed_gets_what_is_missing(
     through = server.with_endpoint(proxy.endpoint)
     proxy.bytes_per_second = 1 << 17
     daemon = vaults.download_elsewhere(found, through)
-    until(lambda: len(noted(vaults)) >= 2 and len(asked_for(proxy)) == vaults.shards)
+    until(lambda: len(noted(arriving(vaults))) >= 2 and len(asked_for(proxy)) == vaults.shards)
     daemon.kill()
     daemon.join()
-    came = noted(vaults)
+    came = noted(arriving(vaults))
     assert 2 <= len(came) < vaults.shards
     assert not vaults.target.exists()
     proxy.bytes_per_second = 0
@@ -395,6 +424,29 @@ def test_the_daemon_after_one_that_was_killed_gets_what_is_missing(
     assert [p.name for p in vaults.target.parent.iterdir()] == [ID]
 
 
+def test_the_daemon_after_one_that_was_killed_sends_what_is_missing(
+    server: Server, vaults: Vaults, proxy: FaultProxy
+) -> None:
+    """Two shards become small, and others are on their way for longer than the daemon lives."""
+    through = server.with_endpoint(proxy.endpoint)
+    proxy.bytes_per_second = 1 << 17
+    daemon = vaults.upload_elsewhere(through)
+    until(lambda: len(noted(vaults.notes)) >= 2 and len(asked_for(proxy)) == vaults.shards)
+    daemon.kill()
+    daemon.join()
+    sent = noted(vaults.notes)
+    assert 2 <= len(sent) < vaults.shards
+    assert sorted(int(path.name) for path in shard_files(server)) == sorted(sent)
+    assert not (bucket(server) / vaults.manifest_key).exists()
+    proxy.bytes_per_second = 0
+    proxy.requests.clear()
+    with contextlib.closing(Store(through)) as vaults.store:
+        found = vaults.upload()
+        assert asked_for(proxy) == sorted(set(range(vaults.shards)) - set(sent))
+        assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+
+
 @pytest.mark.parametrize("given", [0, 1, 3])
 def test_a_store_that_was_away_for_too_long_is_asked_for_what_is_missing(
     vaults: Vaults, store: Store, given: int
@@ -403,7 +455,7 @@ def test_a_store_that_was_away_for_too_long_is_asked_for_what_is_missing(
     vaults.store = _Failing(store, given=given)
     with pytest.raises(Unavailable, match="is away"):
         vaults.download(found, patience_seconds=0)
-    came = noted(vaults)
+    came = noted(arriving(vaults))
     assert len(came) == given
     vaults.store = _Failing(store, given=vaults.shards - given)
     assert vaults.download(found).sha256 == vaults.manifest.sha256
@@ -458,9 +510,87 @@ def test_what_fails_for_good_leaves_nothing_of_what_has_come(
     assert list(vaults.target.parent.iterdir()) == []
 
 
-def test_a_disk_without_room_is_named(vaults: Vaults) -> None:
+def test_a_disk_without_the_room_that_is_to_stay_free_is_named(vaults: Vaults) -> None:
     found = vaults.upload()
     with pytest.raises(NodeError) as caught:
         vaults.download(found, floor_bytes=1 << 60)
     assert caught.value.reason == "DiskFull"
     assert list(vaults.target.parent.iterdir()) == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path, vaults: Vaults) -> Iterator[Path]:
+    """A disk on which the checkpoint is to arrive, with room for little besides."""
+    with small_disk(tmp_path / "disk", mebibytes=32) as path:
+        vaults.target = path / "b" / ID
+        vaults.target.parent.mkdir()
+        yield path
+
+
+def test_a_disk_that_has_no_room_is_named_at_once(disk: Path, vaults: Vaults) -> None:
+    found = vaults.upload()
+    (disk / "other").write_bytes(bytes(16 << 20))
+    before = free(disk)
+    with pytest.raises(NodeError) as caught:
+        vaults.download(found)
+    assert caught.value.reason == "DiskFull"
+    assert vaults.received == 0
+    assert list(vaults.target.parent.iterdir()) == []
+    assert free(disk) == before
+    (disk / "other").unlink()
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+
+
+class _Elsewhere:
+    """A store, beside which somebody else fills the disk before it gives the first shard."""
+
+    def __init__(self, store: Store, path: Path) -> None:
+        self._store = store
+        self._path = path
+        self._lock = threading.Lock()
+
+    def get(self, key: str, **more: Any) -> bytes:
+        with self._lock:
+            if not key.endswith("manifest.json") and not self._path.exists():
+                fill_up(self._path)
+        return self._store.get(key, **more)
+
+
+def test_a_disk_that_fills_up_while_it_arrives_is_named_and_given_back(
+    disk: Path, vaults: Vaults, store: Store
+) -> None:
+    """The room for its files was taken before. What is missing is that for its manifest."""
+    found, before = vaults.upload(), free(disk)
+    vaults.store = _Elsewhere(store, disk / "other")
+    with pytest.raises(NodeError) as caught:
+        vaults.download(found)
+    assert caught.value.reason == "DiskFull"
+    assert "No space left on device" in str(caught.value)
+    assert list(vaults.target.parent.iterdir()) == []
+    (disk / "other").unlink()
+    assert free(disk) == pytest.approx(before, abs=1 << 16)
+    vaults.store = store
+    assert vaults.download(found).sha256 == vaults.manifest.sha256
+    contents.verify(vaults.target, vaults.manifest)
+
+
+def test_a_disk_that_fills_up_before_its_room_is_taken_is_named(
+    disk: Path, vaults: Vaults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer takes the room after it was looked at: between two statements of ours."""
+    found, real = vaults.upload(), os.statvfs
+
+    def look(path: Any) -> os.statvfs_result:
+        info = real(path)
+        (disk / "other").write_bytes(bytes(16 << 20))
+        return info
+
+    with monkeypatch.context() as patched, pytest.raises(NodeError) as caught:
+        patched.setattr(os, "statvfs", look)
+        vaults.download(found)
+    assert caught.value.reason == "DiskFull"
+    assert "No space left on device" in str(caught.value)
+    assert vaults.received == 0
+    assert list(vaults.target.parent.iterdir()) == []
+    (disk / "other").unlink()
+    assert vaults.download(found).sha256 == vaults.manifest.sha256

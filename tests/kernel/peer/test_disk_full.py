@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from architect.daemon.checkpoint import contents
 from architect.daemon.peer.client import Fetcher
 from architect.daemon.peer.server import PeerServer
 from support.checkpointdirs import fill
+from support.disks import free, small_disk
 from support.issuer import Issuer
 
 ID = "web-1234"
@@ -23,12 +23,8 @@ SIZE = 24 << 20
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with small_disk(tmp_path / "disk", mebibytes=32) as path:
+        yield path
 
 
 @pytest.fixture
@@ -44,11 +40,6 @@ def fetcher(tmp_path: Path) -> Iterator[Fetcher]:
     server.start("127.0.0.1:0", data_address="127.0.0.1:0")
     yield Fetcher(credentials=lambda: mine, address_of=lambda _: f"127.0.0.1:{server.port}")
     server.stop(grace_seconds=0)
-
-
-def free(path: Path) -> int:
-    info = os.statvfs(path)
-    return info.f_bavail * info.f_frsize
 
 
 def test_a_disk_that_has_no_room_is_named_at_once(disk: Path, fetcher: Fetcher) -> None:

@@ -378,6 +378,15 @@ def test_a_watch_on_what_was_removed_and_is_open_comes_back(mover: Mover, volume
     assert mover.state("uid-a") == "awake"
     volumes.write("uid-a", **{"tls.crt": "newer"})
     eventually(lambda: pod.output().count("2 80 ..data.") == 2, what="the watch on the volume")
+    # From the wake on, what was removed is in memory, and nobody watches it any more: it sleeps on.
+    for number in range(3, 5):
+        mover.ask("sleep", pod="uid-a", reason="test")
+        assert pod.exec("true") == 0
+        volumes.write("uid-a", **{"tls.crt": f"newer {number}"})
+        eventually(
+            lambda number=number: pod.output().count("2 80 ..data.") == number,  # type: ignore[misc]
+            what="the watch on the volume",
+        )
 
 
 def test_in_memory_a_watch_on_what_was_removed_and_is_open_is_refused_by_name(
@@ -387,11 +396,25 @@ def test_in_memory_a_watch_on_what_was_removed_and_is_open_is_refused_by_name(
     mount = secrets.write("uid-a", **{"tls.crt": "certificate"})
     pod = mover.pod("uid-a", python(STILL_OPEN), mounts=[mount]).start()
     pod.until("watching")
+    assert mover.ask("check", pod="uid-a")["findings"] == []
     secrets.write("uid-a", **{"tls.crt": "new"})
     pod.until("2 80 ..data.")
+    _is_told_and_refused(mover, pod, secrets, said=1)
+
+
+def _is_told_and_refused(mover: Mover, pod: Container, volumes: Volumes, *, said: int) -> None:
+    """It is told before the sleep, the sleep is refused by name, and the application goes on."""
+    (found,) = mover.ask("check", pod="uid-a")["findings"]
+    assert (found["reason"], found["is_blocking"]) == ("Inotify", True)
+    assert "tls.crt" in found["message"]
     with pytest.raises(NodeError) as refused:
         mover.ask("sleep", pod="uid-a", reason="test")
     assert refused.value.reason == "Inotify"
     assert mover.state("uid-a") == "awake"
-    secrets.write("uid-a", **{"tls.crt": "newer"})
-    eventually(lambda: pod.output().count("2 80 ..data.") == 2, what="the watch goes on")
+    for number in range(2):
+        volumes.write("uid-a", **{"tls.crt": f"even newer {number}"})
+        wanted = said + 1 + number
+        eventually(
+            lambda wanted=wanted: pod.output().count("2 80 ..data.") == wanted,  # type: ignore[misc]
+            what="the watch goes on",
+        )

@@ -33,6 +33,21 @@ def test_all_that_is_granted_and_used_is_no_news(
     assert capsys.readouterr().out == "never used: 0\nasked for and refused: 0\n"
 
 
+def test_without_a_file_it_reads_those_of_the_cluster_that_is_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHITECT_LAB", str(tmp_path))
+    assert rights.main([]) == 2
+    assert "ARCHITECT_LAB_AUDIT=1" in capsys.readouterr().out
+    logs = tmp_path / "machines" / "control-plane" / "log"
+    logs.mkdir(parents=True)
+    granted = sorted(rights.granted())
+    # The API server puts a log aside that has become large.
+    for name, some in (("audit.log", granted[::2]), ("audit-2030-01-01T00.log", granted[1::2])):
+        (logs / name).write_text("\n".join(map(line, some)))
+    assert rights.main([]) == 0
+
+
 def test_what_was_never_used_or_only_refused_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

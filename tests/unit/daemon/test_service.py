@@ -561,7 +561,8 @@ def make_chores(
         store=store,
         registry=Registry(),
         metrics=Metrics(),
-        recorder=Recorder(api, component="daemon", instance="node1"),
+        recorder=(recorder := Recorder(api, component="daemon", instance="node1")),
+        tell=recorder.record,
         touch_all=lambda: None,
     )
 

@@ -36,6 +36,18 @@ def test_files_directories_and_sockets_are_found(tmp_path: Path) -> None:
     assert not any("keeper.log" in each for each in found)
 
 
+def test_sockets_of_who_is_not_below_are_theirs(tmp_path: Path) -> None:
+    """Nodes in miniature beside each other have the same paths in the same network namespace."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            scope = Scope(below=process.pid, socket_paths=(str(tmp_path),))
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(tmp_path / "keeper.sock"))
+                assert snapshot(scope)["sockets"] == {}
+        finally:
+            process.kill()
+
+
 def test_a_process_is_found() -> None:
     scope = Scope(below=os.getpid())
     before = snapshot(scope)

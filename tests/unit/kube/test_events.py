@@ -3,15 +3,15 @@ from __future__ import annotations
 import datetime
 
 from architect.kube import resources
-from architect.kube.events import EventType, Recorder, build
+from architect.kube.events import EventType, Note, Recorder, build
 
 POD = resources.pod("shop", "web-0", uid="u1")
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
-def record(recorder, *, note="slept in 0.1s", later=0.0, **more):
+def record(recorder, *, text="slept in 0.1s", later=0.0, **more):
     at = NOW + datetime.timedelta(seconds=later)
-    return recorder.record(POD, reason="Slept", note=note, action="Sleep", now=at, **more)
+    return recorder.record(POD, Note(reason="Slept", text=text, action="Sleep", **more), now=at)
 
 
 def test_an_event_names_its_object_and_us(server, api, reply):
@@ -59,19 +59,16 @@ def test_once_means_once_also_for_another_process(server, api, reply):
 
 
 def test_another_note_is_another_event():
-    def name(note):
-        value = build(
-            POD, reason="R", note=note, action="A", event_type=EventType.WARNING,
-            component="c", instance="i", at=NOW, is_once=True,
-        )  # fmt: skip
-        return value["metadata"]["name"]
+    def name(text):
+        note = Note(reason="R", text=text, action="A", event_type=EventType.WARNING, is_once=True)
+        return build(POD, note, component="c", instance="i", at=NOW)["metadata"]["name"]
 
     assert name("a") != name("b")
 
 
 def test_a_long_note_is_cut(server, api, reply):
     server.replies.append(reply())
-    assert record(Recorder(api, component="d", instance="i"), note="x" * 5000)
+    assert record(Recorder(api, component="d", instance="i"), text="x" * 5000)
     assert len(server.seen[0].body["note"]) == 1024
 
 
@@ -83,9 +80,7 @@ def test_a_lost_event_is_no_error(server, api, reply):
 
 
 def test_an_event_about_a_node_goes_to_the_default_namespace():
-    value = build(
-        resources.node("n1", uid="n1"), reason="R", note="n", action="A",
-        event_type=EventType.NORMAL, component="c", instance="i", at=NOW,
-    )  # fmt: skip
+    note = Note(reason="R", text="n", action="A")
+    value = build(resources.node("n1", uid="n1"), note, component="c", instance="i", at=NOW)
     assert value["metadata"]["namespace"] == "default"
     assert "namespace" not in value["regarding"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,30 @@ def test_machines_are_found_by_their_cgroups_in_any_hierarchy(tmp_path: Path) ->
     (memory / "cgroup.procs").write_text("")
     assert cgroups.present(state=Path("/lab"), found=found) == {"node1", "node2"}
     assert cgroups.present(state=Path("/other"), found=found) == set()
+
+
+def test_a_machine_is_made_while_the_last_other_one_ends(tmp_path: Path) -> None:
+    """With which their parent goes."""
+    top = cgroups.Hierarchy(version=1, options="cpu", name="cpu", mount=tmp_path, own=tmp_path)
+    (parent,) = cgroups.parents(state=Path("/lab"), found=(top,))
+    stop = threading.Event()
+
+    def end() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        for number in range(100):
+            plan = cgroups.MachineCgroups.plan(f"m{number}", state=Path("/lab"), found=(top,))
+            plan.create()
+            assert f"m{number}" in cgroups.present(state=Path("/lab"), found=(top,))
+            plan.directories[0].rmdir()
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_what_is_frozen_is_thawed_before_it_is_killed(tmp_path: Path) -> None:

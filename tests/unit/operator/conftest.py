@@ -31,7 +31,8 @@ def numbers():
 
 @pytest.fixture
 def applier(api, numbers):
-    return Applier(api, Recorder(api, component="operator", instance="o"), numbers)
+    recorder = Recorder(api, component="operator", instance="o")
+    return Applier(api, recorder, numbers, tell=recorder.record)
 
 
 @pytest.fixture

@@ -70,8 +70,8 @@ class World:
         self.now = 1000.0
         self.adopter = Adopter(
             api,
-            Recorder(api, component="operator", instance="o"),
             numbers,
+            tell=Recorder(api, component="operator", instance="o").record,
             open_bucket=lambda: self.bucket,
             bucket="pods",
             prefix="one",

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import threading
+
 from architect.api import names
 from architect.core.errors import Unavailable
 from architect.kube import checkpoints, resources
 from architect.kube.checkpoints import CheckpointSpec, Trigger
 from architect.kube.events import Recorder
-from architect.kube.resources import CHECKPOINTS, NODES, PERSISTENT_CHECKPOINTS, PODS
-from architect.operator import metrics
+from architect.kube.notes import Notes
+from architect.kube.resources import CHECKPOINTS, NODES, PERSISTENT_CHECKPOINTS, PODS, ObjectRef
+from architect.kube.watch import Backoff
+from architect.operator import metrics, plan
 from architect.operator.apply import Applier
 from architect.operator.metrics import Metrics
 from architect.operator.registrar import Registrar
 from architect.operator.sweep import Sweeper
 from architect.operator.unmanaged import UnmanagedPods
+from support.patience import patient
 
 POD = resources.pod("shop", "web-0", uid="12345678")
 
@@ -157,7 +162,8 @@ def test_an_unmanaged_pod_is_reported_once_and_counted_while_it_is_there(
 def test_another_replica_does_not_repeat_the_report(server, api, sweeper, numbers):
     put_pod(server, annotations={names.IDLE: "60s"})
     sweeper.sweep()
-    other_applier = Applier(api, Recorder(api, component="operator", instance="p"), Metrics())
+    recorder = Recorder(api, component="operator", instance="p")
+    other_applier = Applier(api, recorder, Metrics(), tell=recorder.record)
     other = Sweeper(
         api, other_applier, Metrics(), UnmanagedPods(other_applier, Metrics()),
         Registrar(api, other_applier, Metrics(), has_store=False),
@@ -175,6 +181,36 @@ def test_a_lost_report_is_tried_again(server, sweeper):
     server.fail = lambda _: None
     sweeper.sweep()
     assert len(events(server)) == 1
+
+
+def test_what_happens_once_is_told_when_the_api_server_is_back(server, api, numbers):
+    path = PERSISTENT_CHECKPOINTS.path(namespace="shop", name="warm")
+    value = server.put(path, {"metadata": {"name": "warm", "namespace": "shop"}})
+    left = [Unavailable("away")] * 3
+    server.fail = lambda r: left.pop() if r.method == "POST" and left else None
+    recorder = Recorder(api, component="operator", instance="o")
+    notes = Notes(recorder, backoff=Backoff(first_seconds=0.01, max_seconds=0.02))
+    stop = threading.Event()
+    thread = threading.Thread(target=notes.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        applier = Applier(api, recorder, numbers, tell=notes.tell)
+        expire = plan.Expire(
+            persistent=ObjectRef.of(PERSISTENT_CHECKPOINTS, value),
+            resource_version=value["metadata"]["resourceVersion"],
+            why="nobody came",
+        )
+        assert applier.apply(expire)
+        assert path not in server.objects
+        assert notes.settle(patient(60.0))
+    finally:
+        stop.set()
+        notes.poke()
+        thread.join(patient(60.0))
+    assert left == []
+    assert [(e["reason"], e["note"]) for e in events(server)] == [
+        (names.EVENT_EXPIRED, "removed: nobody came")
+    ]
 
 
 def test_a_label_that_nobody_stands_for_goes_at_the_second_sweep(server, sweeper):

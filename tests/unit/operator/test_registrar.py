@@ -27,7 +27,8 @@ class World:
         self.server = server
         self.numbers = Metrics()
         self.now = NOW
-        applier = Applier(api, Recorder(api, component="operator", instance="o"), self.numbers)
+        recorder = Recorder(api, component="operator", instance="o")
+        applier = Applier(api, recorder, self.numbers, tell=recorder.record)
         self.registrar = Registrar(
             api, applier, self.numbers, has_store=has_store, clock=lambda: self.now
         )

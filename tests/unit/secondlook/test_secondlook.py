@@ -18,6 +18,14 @@ def test_one(number):
     assert number >= {failing} or len(runs.read_text()) > {times}
 """
 
+WHERE = """
+
+@pytest.fixture(autouse=True)
+def where():
+    with open("processes", "a") as stream:
+        stream.write(__import__("os").environ.get("PYTEST_XDIST_WORKER", "alone") + chr(10))
+"""
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -49,6 +57,19 @@ def test_what_passes_alone_is_unstable(capsys: pytest.CaptureFixture[str]) -> No
     capsys.readouterr()
     assert secondlook.main(["--tell"]) == 0
     assert capsys.readouterr().out.count("UNSTABLE: test_it.py::test_one[") == 2
+
+
+def test_what_failed_beside_others_is_looked_at_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # these tests have one, too
+    write(failing=2, times=1)
+    with Path("test_it.py").open("a") as stream:
+        stream.write(WHERE)
+    words = ["-p", "xdist.plugin", "--numprocesses=2", "-q", "test_it.py"]
+    assert secondlook.main(["--of", "a tier", "--", *words]) == 0
+    assert secondlook.unstable() == [f"test_it.py::test_one[{number}]" for number in (0, 1)]
+    first, again = (lines := Path("processes").read_text().split())[:5], lines[5:]
+    assert all(process.startswith("gw") for process in first)
+    assert again == ["alone", "alone"]
 
 
 def test_what_fails_again_has_failed() -> None:

@@ -98,6 +98,27 @@ def test_an_ordinary_descriptor_is_nothing_to_tell(descriptor: Descriptor) -> No
 
 
 @pytest.mark.parametrize(
+    ("file", "is_told"),
+    [
+        (fd("file", "/tmp/x (deleted)", mount=6, inode=9), True),
+        (fd("file", "/tmp/x", mount=6, inode=9), False),
+        (fd("file", "/tmp/x (deleted)", mount=6, inode=8), False),
+        # Of a disk a handle leads to it.
+        (fd("file", "/x (deleted)", mount=ROOT, inode=9), False),
+    ],
+    ids=["removed", "there", "another", "on-a-disk"],
+)
+def test_a_removed_file_in_memory_that_is_watched_and_open_is_named(
+    file: Descriptor, is_told: bool
+) -> None:
+    files = frozenset({((0, 78), 9), (OVERLAY_DEVICE, 9)})
+    watch = fd("anonymous", "anon_inode:inotify", watched_files=files)
+    found = judged(descriptors=(watch, file))
+    assert [each.reason for each in found] == (["Inotify"] if is_told else [])
+    assert all(each.is_blocking and "/tmp/x" in each.message for each in found)
+
+
+@pytest.mark.parametrize(
     ("reason", "fields"),
     [
         ("NestedNamespace", {"other_namespaces": ("mnt", "user")}),

@@ -18,7 +18,7 @@ from architect.api.policy import OnRestoreFailure
 from architect.core import podspec
 from architect.core.errors import ArchitectError, Retryable
 from architect.core.wire import text
-from architect.daemon import claims, images, offers, starts, status
+from architect.daemon import claims, images, offers, starts
 from architect.daemon.checkpoint import contents
 from architect.daemon.claims import Fresh, Newcomer
 from architect.daemon.engine_images import EngineImages
@@ -39,7 +39,7 @@ from architect.daemon.store import PodStore
 from architect.kube import checkpoints, resources
 from architect.kube.api import Api, JsonObject
 from architect.kube.checkpoints import Trigger
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import ObjectRef
 
 log = logging.getLogger(__name__)
@@ -360,7 +360,7 @@ class Arrivals:
             policy = pod.policy.on_restore_failure.value
             self._tell(
                 pod,
-                status.Note(
+                Note(
                     reason=names.EVENT_RESTORE_FAILED,
                     text=f"is not started without what came before: {why.reason}: {why.message}; "
                     f"{names.ON_RESTORE_FAILURE} is {policy}, and label {names.FRESH}=true starts "
@@ -378,7 +378,7 @@ class Arrivals:
         if pod is not None and decided.reason not in EXPECTED:
             self._tell(
                 pod,
-                status.Note(
+                Note(
                     reason=names.EVENT_RESTORE_FAILED,
                     text="starts fresh, without what came before: "
                     f"{decided.reason}: {decided.message}",

@@ -23,7 +23,6 @@ from architect.checkpoint.manifest import Manifest
 from architect.core import volumes
 from architect.core.errors import ArchitectError, Rejected, Retryable
 from architect.core.wire import text
-from architect.daemon import status
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import announcing, objects
@@ -42,7 +41,7 @@ from architect.daemon.store import PodStore
 from architect.kube import resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import CheckpointSpec, Trigger
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import ObjectRef
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ MAX_JOBS: Final = 256
 SMALL_BYTES: Final = 32 * 1024**2
 """What captures of less take, they take whatever their size: dumped and hashed in 0.1 s."""
 
-Tell = Callable[[ManagedPod, status.Note], None]
+Tell = Callable[[ManagedPod, Note], None]
 
 
 class Departures:
@@ -346,7 +345,7 @@ class Departures:
         self._captures.undo(leaver.pod)
         self._tell(
             leaver.pod,
-            status.Note(
+            Note(
                 reason=names.EVENT_CAPTURE_FAILED,
                 text=f"not saved, its successor starts fresh: {error}",
                 action="Capture",
@@ -374,16 +373,16 @@ def _stay_of(leaver: Leaver, *, started_at: float) -> Stay | None:
     )
 
 
-def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> status.Note:
+def _captured_note(took: float, image_bytes: int, trigger: Trigger) -> Note:
     text = (
         f"saved in {took:.2f} s, {image_bytes / 2**20:.1f} MiB, for the pod that replaces it "
         f"({trigger.value})"
     )
-    return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
+    return Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
 
 
-def _refused_note(refused: Outcome) -> status.Note:
-    return status.Note(
+def _refused_note(refused: Outcome) -> Note:
+    return Note(
         reason=names.EVENT_CAPTURE_FAILED,
         text="not saved before its machine ends, its successor starts fresh: "
         f"{refused.reason}: {refused.message}",

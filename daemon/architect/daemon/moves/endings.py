@@ -15,7 +15,6 @@ from typing import Any, Final
 from architect.api import names
 from architect.core import durations
 from architect.core.errors import ArchitectError, Rejected
-from architect.daemon import status
 from architect.daemon.claims import Fresh
 from architect.daemon.moves import objects
 from architect.daemon.moves.depot import Decided, Depot
@@ -23,13 +22,14 @@ from architect.daemon.moves.latest import Latest
 from architect.daemon.pods import ManagedPod
 from architect.kube import checkpoints
 from architect.kube.api import Api
+from architect.kube.events import Note
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
 
 MAX_SAID: Final = 1024
 
-Tell = Callable[[ManagedPod, status.Note], None]
+Tell = Callable[[ManagedPod, Note], None]
 
 
 class Endings:
@@ -74,7 +74,7 @@ class Endings:
         text = f"{verb} the memory of pod {decided.predecessor}"
         if took is not None:
             text += f", {durations.render(took)} after its start"
-        self._tell(pod, status.Note(reason=names.EVENT_RESTORED, text=text, action="Restore"))
+        self._tell(pod, Note(reason=names.EVENT_RESTORED, text=text, action="Restore"))
 
     def waits(self, uid: str, decided: Decided) -> None:
         """Say why the pod does not start, and does not start without what it claimed."""

@@ -23,7 +23,6 @@ from typing import Any, Final
 from architect.api import names
 from architect.core import durations, identity
 from architect.core.errors import ArchitectError, FormatError, Rejected, Retryable
-from architect.daemon import status
 from architect.daemon.checkpoint import contents
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
@@ -38,7 +37,7 @@ from architect.daemon.pods import read as read_pod
 from architect.daemon.vault.service import Vault
 from architect.kube import checkpoints, conditions, resources
 from architect.kube.api import Api, JsonObject
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import PERSISTENT_CHECKPOINTS, ObjectRef
 from architect.kube.watch import Change, ChangeKind, Snapshot, Watcher
 
@@ -317,7 +316,7 @@ class Requests:
             text = f"not copied for PersistentCheckpoint {where.name}: {error}"
             self._tell(
                 pod,
-                status.Note(
+                Note(
                     reason=names.EVENT_CAPTURE_FAILED,
                     text=text,
                     action="Capture",
@@ -427,11 +426,11 @@ def _damage(directory: Path) -> str | None:
     return None
 
 
-def _copied_note(copied: Copied, value: JsonObject) -> status.Note:
+def _copied_note(copied: Copied, value: JsonObject) -> Note:
     frozen = durations.render(copied.frozen_seconds)
     text = (
         f"copied in {copied.seconds:.2f} s, of which it stood still for {frozen}, "
         f"{copied.manifest.total_bytes / 2**20:.1f} MiB, "
         f"for PersistentCheckpoint {value['metadata']['name']}"
     )
-    return status.Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")
+    return Note(reason=names.EVENT_CAPTURED, text=text, action="Capture")

@@ -19,7 +19,6 @@ from architect.api import names
 from architect.core import clocks
 from architect.core.earliest import Earliest
 from architect.core.errors import ArchitectError, FormatError, NodeError
-from architect.daemon import status
 from architect.daemon.checkpoint import contents
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import objects, surplus
@@ -28,12 +27,12 @@ from architect.daemon.moves.surplus import Saved, Standing
 from architect.kube import checkpoints, conditions
 from architect.kube.api import Api, JsonObject
 from architect.kube.errors import Conflict, NotFound
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 
 log = logging.getLogger(__name__)
 
-TellObject = Callable[[ObjectRef, status.Note], None]
+TellObject = Callable[[ObjectRef, Note], None]
 
 OVER_QUOTA: Final = "OverQuota"
 IN_STORE: Final = "InStore"
@@ -146,7 +145,7 @@ class Room:
         self._metrics.saved_removed.labels(reason).inc()
 
     def _note(self, where: ObjectRef, text: str) -> None:
-        note = status.Note(
+        note = Note(
             reason=names.EVENT_EXPIRED,
             text=f"removed: {text}",
             action="Expire",

@@ -62,6 +62,9 @@ OVER: Final = frozenset(
 
 LABELS: Final[Mapping[tuple[str, str], Kind]] = MappingProxyType(
     {
+        # aws-node-termination-handler, pkg/node/node.go: before it drains a node for a restart that
+        # Amazon has scheduled; removed after that.
+        ("aws-node-termination-handler/action", "UncordonAfterReboot"): Kind.MAINTENANCE,
         # GKE, host maintenance of nodes with GPUs and TPUs.
         ("cloud.google.com/active-node-maintenance", "ONGOING"): Kind.MAINTENANCE,
     }

@@ -1,11 +1,18 @@
-"""Which node may read a checkpoint of this one: the one whose daemon has claimed it.
+"""Which node may read a checkpoint of this one: the one that claims it for a pod of its own.
 
 The claim stands in the Checkpoint object, which the manifest on our disk leads to. So it does not
-matter what a caller says about itself or about the checkpoint.
+matter what a caller says about itself or about the checkpoint. Any daemon may write a claim, so the
+pod that it names is compared with what the API has: by the operator's rule for the keys of what
+lies in the object store. Whose pod was saved is taken from our manifest: who makes the object anew
+can name another owner there.
+
+It costs the claimant two reads of the API, one after the other, for each checkpoint and each
+:data:`TRUSTED_SECONDS`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +22,11 @@ from typing import Any, Final
 from architect.checkpoint.manifest import About
 from architect.core.errors import FormatError
 from architect.daemon.checkpoint import contents
-from architect.kube import checkpoints, resources
+from architect.kube import checkpoints, claimants, resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import Trigger
+
+log = logging.getLogger(__name__)
 
 TRUSTED_SECONDS: Final = 10.0
 """How long a claim that was seen is believed: a checkpoint is read in hundreds of calls."""
@@ -65,6 +74,11 @@ class Claims:
         value = self._api.find(checkpoints.ref_of(pod, trigger=Trigger.EVICTION))
         if value is None or not is_claimed(value, about, by=node, source=self._node):
             return False
+        claim = value["status"]["claimedBy"]
+        claimant = self._api.find(resources.pod(about.namespace, claim["name"], uid=""))
+        if refused := why_not(claim, claimant, about):
+            log.warning("node %s claims checkpoint %s: %s: %s", node, checkpoint_id, *refused)
+            return False
         with self._lock:
             self._seen[key] = now
             while len(self._seen) > MAX_REMEMBERED:
@@ -84,3 +98,16 @@ def is_claimed(value: Mapping[str, Any], about: About, *, by: str, source: str) 
         and bool(by)
         and (status.get("claimedBy") or {}).get("node") == by
     )
+
+
+def why_not(
+    claim: Mapping[str, Any], pod: Mapping[str, Any] | None, about: About
+) -> tuple[str, str] | None:
+    """Return why *pod*, which the API has by the claimant's name, may not have it; None: it may.
+
+    As reason and text.
+    """
+    differs = claimants.what_differs(claim, pod)
+    if differs is not None or pod is None:
+        return differs
+    return claimants.wrong_owner(pod, owner_uid=about.owner.uid if about.owner else "")

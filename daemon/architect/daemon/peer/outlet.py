@@ -267,7 +267,7 @@ class Outlet:
 
     def _give(self, connection: socket.socket, offer: _Offer) -> None:
         try:
-            connection.settimeout(STALLED_SECONDS)
+            records.block(connection, STALLED_SECONDS)
             self._send(connection, offer)
         except OSError as error:
             log.info("%s to node %s: %s", offer.directory.name, offer.node, error)

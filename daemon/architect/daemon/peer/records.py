@@ -17,9 +17,12 @@ of 16 KiB and messages that are copied. See decision 25 in ``docs/decisions``.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import errno
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -41,12 +44,28 @@ _KIND_SHIFT: Final = 24
 _TAG_BYTES: Final = 16
 _NONCE_BYTES: Final = 12
 
+_TIMEVAL: Final = struct.Struct("@ll")
+"""Of Linux: seconds and microseconds (socket(7), SO_RCVTIMEO)."""
+
 
 class Kind(enum.IntEnum):
     """What a record holds."""
 
     DATA = 0
     PROBLEM = 1
+
+
+def block(connection: socket.socket, seconds: float) -> None:
+    """Let each call on *connection* wait in the kernel, for *seconds* at most.
+
+    With a time-out of Python's own each call is two, of which the first says that there is
+    something, however little: a record took a dozen calls and turns of the interpreter's lock.
+    What waited in vain fails as on a socket that never waits; here that is a TimeoutError.
+    """
+    value = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+    connection.settimeout(None)
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, value)
 
 
 class _Numbered:
@@ -84,7 +103,8 @@ class Writer(_Numbered):
         head, end = self._buffer[: _HEAD.size], _HEAD.size + len(plain) + _TAG_BYTES
         _HEAD.pack_into(head, 0, kind << _KIND_SHIFT | len(plain))
         self._cipher.encrypt_into(self._nonce(), plain, head, self._buffer[_HEAD.size : end])
-        self._connection.sendall(self._buffer[:end])
+        with _telling("nothing was taken any more"):
+            self._connection.sendall(self._buffer[:end])
 
 
 class Reader(_Numbered):
@@ -122,7 +142,16 @@ class Reader(_Numbered):
 
     def _fill(self, view: memoryview) -> None:
         while view:
-            received = self._connection.recv_into(view)
+            with _telling("nothing came any more"):
+                received = self._connection.recv_into(view, 0, socket.MSG_WAITALL)
             if not received:
                 raise ConnectionResetError("the connection ended before its last byte")
             view = view[received:]
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    try:
+        yield
+    except BlockingIOError:
+        raise TimeoutError(errno.ETIMEDOUT, what) from None

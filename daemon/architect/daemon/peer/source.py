@@ -21,7 +21,7 @@ from architect.core.errors import (
     Retryable,
     Unavailable,
 )
-from architect.daemon.peer import protocol
+from architect.daemon.peer import protocol, records
 from architect.daemon.peer.credentials import Credentials
 from architect.daemon.peer.protocol import Grant
 from architect.daemon.peer.records import Kind, Reader
@@ -180,7 +180,7 @@ class Source:
             for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
                 connection.setsockopt(socket.IPPROTO_TCP, option, int(protocol.KEEPALIVE_SECONDS))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1)
-            connection.settimeout(self._call_seconds(protocol.CALL_SECONDS))
+            records.block(connection, self._call_seconds(protocol.CALL_SECONDS))
             with self._lock:
                 self._connections.add(connection)
             try:

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from architect.api import names
 from architect.core.errors import ArchitectError
-from architect.daemon import status
 from architect.daemon.metrics import Metrics
 from architect.daemon.notices.providers import Machine
 from architect.daemon.pods import ManagedPod
@@ -31,7 +30,7 @@ from architect.daemon.spot.remedies import Remedy, remedies
 from architect.daemon.spot.survey import Survey
 from architect.daemon.store import PodStore
 from architect.kube.api import Api
-from architect.kube.events import EventType
+from architect.kube.events import EventType, Note
 from architect.kube.resources import NODES, ObjectRef
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ WRITE_SECONDS: Final = 60.0
 SETTLED_SECONDS: Final = 120.0
 """How long a metadata service may take to be found before what an earlier daemon wrote goes."""
 
-Tell = Callable[[ManagedPod, status.Note], None]
+Tell = Callable[[ManagedPod, Note], None]
 
 
 def notice_of(config: DaemonSettings, machine: Machine | None) -> float | None:
@@ -228,7 +227,7 @@ class Lookahead:
                 text = _lost_text(found.notice_seconds, outcome.verdict, advice[lost[key]])
                 self._tell(
                     pod,
-                    status.Note(
+                    Note(
                         reason=names.EVENT_WOULD_BE_LOST,
                         text=text,
                         action="LookAhead",

@@ -41,7 +41,7 @@ class Meter:
         self._since = 0.0
         self._busy_seconds = 0.0
         self._sent_bytes = 0
-        self._sealed = (0.0, 0)
+        self._worked: dict[Measure, tuple[float, int]] = {}
 
     @contextlib.contextmanager
     def sending(self, size: int) -> Iterator[None]:
@@ -68,14 +68,21 @@ class Meter:
             self._rate(sample[1] / sample[0])
 
     def sealed(self, core_seconds: float, size: int) -> None:
-        """Count *size* bytes that took one core so long."""
+        """Count *size* bytes that took one core so long to be sealed."""
+        self._has_worked(Measure.SEAL, core_seconds, size)
+
+    def hashed(self, core_seconds: float, size: int) -> None:
+        """Count *size* bytes that took one core so long to be hashed."""
+        self._has_worked(Measure.HASH, core_seconds, size)
+
+    def _has_worked(self, measure: Measure, core_seconds: float, size: int) -> None:
         with self._lock:
-            seconds, total = self._sealed
-            self._sealed = seconds + core_seconds, total + size
-            if self._sealed[1] < WINDOW_BYTES:
+            seconds, total = self._worked.pop(measure, (0.0, 0))
+            sample = seconds + core_seconds, total + size
+            if sample[1] < WINDOW_BYTES:
+                self._worked[measure] = sample
                 return
-            sample, self._sealed = self._sealed, (0.0, 0)
-        self._take(Measure.SEAL, *sample)
+        self._take(measure, *sample)
 
     def _pass(self, change: int) -> None:
         """Let time pass until now, when one more or one less is under way."""

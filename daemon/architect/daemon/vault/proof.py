@@ -21,6 +21,7 @@ Streams begin them in that order, so whose turn it is is always under way.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -51,11 +52,16 @@ class Proof:
         numbers: Sequence[int],
         *,
         streams: Callable[[], int],
+        hashed: Callable[[float, int], None],
     ) -> None:
-        """Prepare; *streams* tells, at once, how many shards are sent at the same time."""
+        """Prepare; *streams* tells, at once, how many shards are sent at the same time.
+
+        *hashed* is told how many seconds one core took for how many bytes.
+        """
         self._directory = directory
         self._stream = stream
         self._streams = streams
+        self._hashed = hashed
         self._turns = {number: turn for turn, number in enumerate(numbers)}
         self._changed = threading.Condition()
         self._turn = 0
@@ -134,6 +140,11 @@ class Proof:
             self._feed(read(self._directory, self._stream, start=self._at, length=length))
 
     def _feed(self, plain: bytearray) -> None:
+        began = time.thread_time()
+        self._hash_on(plain)
+        self._hashed(time.thread_time() - began, len(plain))
+
+    def _hash_on(self, plain: bytearray) -> None:
         view = memoryview(plain)
         while view:
             segment = self._stream.segment(self._at)

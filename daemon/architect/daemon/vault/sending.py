@@ -55,7 +55,13 @@ class Sending:
         numbers = range(envelope.shards_of(self._stream.length))
         self._missing = [n for n in numbers if n not in noted.shards]
         self._streams = streams
-        self._proof = Proof(directory, self._stream, self._missing, streams=lambda: streams.at_once)
+        self._proof = Proof(
+            directory,
+            self._stream,
+            self._missing,
+            streams=lambda: streams.at_once,
+            hashed=meter.hashed,
+        )
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._arrived: dict[int, Shard] = {}

@@ -48,9 +48,9 @@ REQUEST_GBPS: Final = 0.4
 """For each request that there may be: awscrt has a connection for that much of what it is told to
 aim at, and ten at least."""
 
-CORES_PER_EVENT_THREAD: Final = 8
-MOST_EVENT_THREADS: Final = 4
-"""Of awscrt, for sockets and TLS: one core encrypts about as much as a link of 10 Gb/s carries."""
+EVENT_THREADS: Final = min(4, os.cpu_count() or 1)
+"""Of awscrt, for sockets and TLS: one core encrypts about as much as a link of 10 Gb/s carries, and
+one thread is a download's slowest part also without TLS."""
 
 CONNECT_SECONDS: Final = 5.0
 """To a machine that does not answer at all."""
@@ -111,10 +111,7 @@ class Store:
         self._lock = threading.Lock()
         self._requests: set[Any] = set()
         most = max(CONCURRENCY, most_requests)
-        cores = os.cpu_count() or 1
-        threads = crt_io.EventLoopGroup(
-            min(MOST_EVENT_THREADS, max(1, cores // CORES_PER_EVENT_THREAD))
-        )
+        threads = crt_io.EventLoopGroup(EVENT_THREADS)
         bootstrap = crt_io.ClientBootstrap(threads, crt_io.DefaultHostResolver(threads))
         self._credentials = auth.AwsCredentialsProvider.new_default_chain(bootstrap)
         self._client: Any = s3.S3Client(

@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 FIRST_INHERITED: Final = 200
 """Number of the first passed descriptor inside CRIU (see the fork server)."""
 
-WORTH_RESTARTING_SECONDS: Final = 10.0
-"""A server that lived shorter is started by the next request only: it may be unable to live."""
+FIRST_PAUSE_SECONDS: Final = 10.0
+"""Before a server is started anew that lived shorter than this: it may be unable to live. Twice as
+long after the next one, and so on. A request that comes meanwhile starts one at once."""
+MAX_PAUSE_SECONDS: Final = 320.0
 
 _SHARED_OPTIONS: Final = (
     # Our packet queue holds the network; CRIU's own lock would leave drop rules behind.
@@ -277,6 +279,7 @@ class Server:
         self._binary = binary
         self._current: _Connection | None = None
         self._numbers = itertools.count(1)
+        self._pause_seconds = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -328,6 +331,16 @@ class Server:
             self._running()
         except OSError as error:
             log.error("cannot start %s: %s", self._binary, error)
+            self._start_later(after_seconds=0.0)
+
+    def _start_later(self, *, after_seconds: float) -> None:
+        """Start a server anew after one that lived for so long."""
+        if after_seconds > FIRST_PAUSE_SECONDS:
+            self._pause_seconds = 0.0
+        else:
+            longer = max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds)
+            self._pause_seconds = min(longer, MAX_PAUSE_SECONDS)
+        self._loop.call_later(self._pause_seconds, self.prepare)
 
     def _receive(self, server: _Connection) -> None:
         while True:
@@ -391,8 +404,7 @@ class Server:
             return
         self._current = None
         log.error("the CRIU server %d has ended", server.pid)
-        if time.monotonic() - server.started > WORTH_RESTARTING_SECONDS:
-            self._loop.call_soon(self.prepare)
+        self._start_later(after_seconds=time.monotonic() - server.started)
 
 
 def is_working(image: Path) -> bool:

@@ -18,7 +18,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
 from architect.core.errors import NodeError, Rejected
 from architect.core.wire import text
-from architect.shim.gvisor import pods, records, texts
+from architect.shim.gvisor import listeners, pods, records, texts
 from architect.shim.gvisor.pods import NEVER_SLEEPS, Pod
 from architect.shim.keeper import hooks, images, podstate
 from architect.shim.keeper.arguments import Arguments
@@ -32,6 +32,12 @@ log = logging.getLogger(__name__)
 
 RUNSC_SECONDS: Final = 60.0
 """For a sandbox to stand still, or to go on."""
+
+TABLES_SECONDS: Final = 10.0
+"""For a container to say which sockets there are."""
+
+MAX_NAMED: Final = 5
+"""Sockets that a refusal names."""
 
 Answer = dict[str, Any]
 Emit = Callable[[Event, dict[str, Any]], None]
@@ -151,9 +157,10 @@ class Sandboxes:
 
     def _copy(self, pod: Pod, peer: Peer) -> Task[Answer]:
         """Have the sandbox stand still until ``go_on``, or until who asked is gone."""
-        if pod.record.is_paused:
-            raise Rejected(f"{pod} is being copied already", reason="Busy", hint="ask again later")
-        pod.check()
+        _check_copyable(pod)
+        yield from self._check_listeners(pod)
+        pod = pods.find(pod.uid) or pod
+        _check_copyable(pod)  # a program has run in it since
         # First the note: the next keeper has it go on.
         _note_pause(pod.root_id, is_paused=True)
         try:
@@ -172,6 +179,31 @@ class Sandboxes:
         else:
             ended()
         return {"status": self.status(pod)}
+
+    def _check_listeners(self, pod: Pod) -> Task[None]:
+        """Return unless a socket of *pod* waits where no other pod can. Raises Rejected.
+
+        A container tells it, by a program of its own: one without ``cat`` cannot.
+        """
+        for member in pod.members.values():
+            ended = yield from self._programs.run(
+                pod.command(["exec", member.id, *listeners.COMMAND]),
+                limit_seconds=TABLES_SECONDS,
+                reason="SandboxFailed",
+                kept_bytes=listeners.MAX_BYTES,
+            )
+            if not listeners.are_tables(ended.output):
+                continue
+            if own := listeners.own(ended.output):
+                more = f" and {len(own) - MAX_NAMED} more" if len(own) > MAX_NAMED else ""
+                raise Rejected(
+                    f"{pod} has sockets that wait at its own address, where no other pod is: "
+                    f"{', '.join(own[:MAX_NAMED])}{more}",
+                    reason="OwnAddress",
+                    hint="bind to the wildcard address",
+                )
+            return
+        log.warning("%s: no container can tell at which addresses its sockets wait", pod)
 
     def _go_on(self, uid: str) -> Task[Answer]:
         pod = pods.find(uid)
@@ -250,6 +282,13 @@ class Sandboxes:
             policy=policy.value,
         )
         return {"state": PodState.AWAKE.value}
+
+
+def _check_copyable(pod: Pod) -> None:
+    """Return if *pod* can be copied now, as far as its records tell. Raises Rejected."""
+    if pod.record.is_paused:
+        raise Rejected(f"{pod} is being copied already", reason="Busy", hint="ask again later")
+    pod.check()
 
 
 def _note_pause(root_id: str, *, is_paused: bool) -> None:

@@ -254,6 +254,10 @@ class Service:
         pod = self._pod(arguments)
         yield from pod.recovered()
         pod.depart(reason=reason(arguments, "asked"))
+        if not pod.sleeps_to_leave:
+            # On the disk it is one that sleeps, with an image that is whole: after a power cut it
+            # would go on, and its successor may have done so. Of the others no image is there yet.
+            yield pod.save_for_good()
         return {"status": pod.status()}
 
     def _copy_op(self, arguments: Arguments, peer: Peer) -> Task[Answer]:

@@ -292,6 +292,10 @@ def _descriptor(base: Path, name: str, mounts: Mapping[int, Mount]) -> Descripto
             for word in w
             if word.startswith("sdev:")
         ),
+        watched_files=frozenset(
+            ((os.major(one.device), os.minor(one.device)), one.number)
+            for one in (watches.parse("\n".join(lines)) if "notify" in target else ())
+        ),
     )
 
 

@@ -19,7 +19,6 @@ from architect.api.keeper import PodState
 from architect.api.policy import Storage
 from architect.checkpoint.manifest import Manifest
 from architect.core.errors import ArchitectError, Rejected
-from architect.daemon import status
 from architect.daemon.inits import Inits
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves import captures as capturing
@@ -45,6 +44,7 @@ from architect.daemon.vault.upload import Uploaded
 from architect.kube.api import Api
 from architect.kube.checkpoints import Requirements
 from architect.kube.conditions import timestamp
+from architect.kube.events import Note
 from architect.kube.resources import ObjectRef
 from architect.kube.watch import Snapshot
 from support.patience import patient
@@ -379,11 +379,11 @@ class Node:
             raise self.shuts_down
         return self.shuts_down
 
-    def _tell(self, pod: Any, note: status.Note) -> None:
+    def _tell(self, pod: Any, note: Note) -> None:
         self.notes.append((pod.name, note.reason))
         self.said.append(note.text)
 
-    def _tell_object(self, where: ObjectRef, note: status.Note) -> None:
+    def _tell_object(self, where: ObjectRef, note: Note) -> None:
         self.told.append((where.name, note.reason, note.text))
 
     @staticmethod

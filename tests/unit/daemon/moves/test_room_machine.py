@@ -24,10 +24,10 @@ from architect.core.errors import NodeError
 from architect.daemon.checkpoint import contents
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves.room import OVER_QUOTA, Room
-from architect.daemon.status import Note
 from architect.kube import resources
 from architect.kube.api import Api
 from architect.kube.checkpoints import MOVE_SUFFIX, name_of
+from architect.kube.events import Note
 from architect.kube.resources import CHECKPOINTS, ObjectRef
 from support.memoryserver import MemoryServer
 from support.tiers import IS_LONG

@@ -89,9 +89,15 @@ def test_one_key_with_two_effects_is_one_announcement() -> None:
     assert len(nodemarks.announced(node(taint(key), taint(key, effect="NoExecute")))) == 1
 
 
-def test_gkes_label_of_maintenance_is_known() -> None:
-    key = "cloud.google.com/active-node-maintenance"
-    (found,) = nodemarks.announced(node(labels={key: "ONGOING"}))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cloud.google.com/active-node-maintenance", "ONGOING"),
+        ("aws-node-termination-handler/action", "UncordonAfterReboot"),
+    ],
+)
+def test_labels_of_maintenance_are_known_by_their_values(key: str, value: str) -> None:
+    (found,) = nodemarks.announced(node(labels={key: value}))
     assert found.kind is MAINTENANCE
     assert nodemarks.announced(node(labels={key: "PENDING"})) == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from architect.core.errors import ArchitectError, FormatError, Unavailable
 from architect.daemon.peer.addresses import Addresses, choose
-from architect.daemon.peer.claims import TRUSTED_SECONDS, Claims, is_claimed
+from architect.daemon.peer.claims import TRUSTED_SECONDS, Claims, is_claimed, why_not
 from architect.kube.api import Api
-from support.checkpointdirs import about, fill
+from support.checkpointdirs import about, fill, successor
 
 OBJECT = "/apis/architect.dev/v1alpha1/namespaces/default/checkpoints/web-uid-web-move"
 
@@ -35,6 +36,7 @@ def checkpoint(**status: Any) -> dict[str, Any]:
 class World:
     def __init__(self, cluster: Any, api: Api, directory: Path) -> None:
         self.cluster = cluster
+        cluster.put_pod(successor())
         self.now = 1000.0
         self.directory = directory
         fill(directory)
@@ -77,8 +79,15 @@ def test_a_claim_is_believed_for_seconds_and_then_asked_for_again(world: World) 
     assert not world.claims.may_read("node-b", "web-1234")
 
 
-def test_an_api_that_does_not_answer_is_no_permission(world: World) -> None:
-    world.cluster.failures.append(lambda _: Unavailable("away"))
+@pytest.mark.parametrize("what", ["checkpoints", "pods"])
+def test_an_api_that_does_not_answer_is_no_permission(world: World, what: str) -> None:
+    def away(request: Any) -> Any:
+        if f"/{what}/" in request.path:
+            return Unavailable("away")
+        return None
+
+    world.cluster.put(OBJECT, checkpoint())
+    world.cluster.failures.append(away)
     with pytest.raises(ArchitectError):
         world.claims.may_read("node-b", "web-1234")
 
@@ -111,6 +120,56 @@ def test_whatever_differs_in_the_object_is_no_claim(change: Any) -> None:
     assert is_claimed(value, about(), by="node-b", source="node-a")
     change(value)
     assert not is_claimed(value, about(), by="node-b", source="node-a")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: v["metadata"].update(uid="another"), "PodReplaced"),
+        (lambda v: v["spec"].update(nodeName="node-c"), "WrongNode"),
+        (lambda v: v["spec"].pop("nodeName"), "WrongNode"),
+        (lambda v: v["status"].update(phase="Succeeded"), "PodEnded"),
+        (lambda v: v["status"].update(phase="Failed"), "PodEnded"),
+        (lambda v: v["metadata"]["ownerReferences"][0].update(uid="another"), "WrongOwner"),
+        (lambda v: v["metadata"]["ownerReferences"][0].update(controller=False), "WrongOwner"),
+        (lambda v: v["metadata"].pop("ownerReferences"), "WrongOwner"),
+    ],
+)
+def test_a_claim_for_a_pod_that_may_not_have_it_is_none(
+    world: World, change: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any daemon can write a claim; what nobody but the API server says is which pods it has."""
+    world.cluster.put(OBJECT, checkpoint())
+    pod = successor()
+    change(pod)
+    world.cluster.put_pod(pod)
+    assert not world.claims.may_read("node-b", "web-1234")
+    assert f"node node-b claims checkpoint web-1234: {reason}: pod web " in caplog.text
+    world.cluster.put_pod(successor())
+    assert world.claims.may_read("node-b", "web-1234"), "what was refused is asked for again"
+
+
+def test_a_claim_for_a_pod_that_is_not_there_is_none(world: World) -> None:
+    world.cluster.put(OBJECT, checkpoint(claimedBy={"name": "x", "uid": "u", "node": "node-b"}))
+    assert not world.claims.may_read("node-b", "web-1234")
+
+
+def test_whose_pod_was_saved_is_what_our_manifest_says(world: World) -> None:
+    """Somebody who may create Checkpoints can name the owner of a pod that he has."""
+    value = checkpoint()
+    value["spec"]["owner"] = {"uid": "his"}
+    world.cluster.put(OBJECT, value)
+    his = successor()
+    his["metadata"]["ownerReferences"][0]["uid"] = "his"
+    world.cluster.put_pod(his)
+    assert not world.claims.may_read("node-b", "web-1234")
+
+
+def test_what_nobody_replaces_is_nobodys() -> None:
+    claim = checkpoint()["status"]["claimedBy"]
+    assert why_not(claim, successor(), about()) is None
+    differs = why_not(claim, successor(), dataclasses.replace(about(), owner=None))
+    assert differs is not None and differs[0] == "WrongOwner"
 
 
 def pod(name: str, *, node: str = "node-a", **status: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from architect.core.errors import Unavailable
+from architect.daemon.peer import records
 from architect.daemon.peer.records import MAX_RECORD_BYTES, RECORD_BYTES, Kind, Reader, Writer
 
 KEY = secrets.token_bytes(32)
@@ -120,3 +121,39 @@ def test_what_was_changed_on_its_way_is_not_taken(
 def test_a_connection_that_ends_early_is_no_record(length: int) -> None:
     with pytest.raises(ConnectionResetError):
         opened(RECORDS[0][:length], count=1)
+
+
+def test_who_sends_nothing_more_is_waited_for_so_long() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        records.block(other, 0.2)
+        one.sendall(sealed(b"a text")[0][:-1])
+        with pytest.raises(TimeoutError, match="nothing came any more"):
+            Reader(other, KEY).receive()
+
+
+def test_who_takes_nothing_more_is_waited_for_so_long() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        records.block(one, 0.2)
+        writer = Writer(one, KEY)
+        with pytest.raises(TimeoutError, match="nothing was taken any more"):
+            while True:
+                writer.send(Kind.DATA, bytes(RECORD_BYTES))
+
+
+def test_a_record_is_taken_however_slowly_it_comes() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        records.block(other, 20)
+        (raw,) = sealed(b"a text")
+
+        def trickle() -> None:
+            for place in range(len(raw)):
+                one.sendall(raw[place : place + 1])
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        kind, data = Reader(other, KEY).receive()
+        thread.join()
+        assert (kind, bytes(data)) == (Kind.DATA, b"a text")

@@ -22,7 +22,7 @@ from architect.daemon.settings import DaemonSettings
 from architect.operator import metrics as operator_metrics
 from architect.operator.authority_store import AuthorityStore
 from architect.operator.signer import Signer
-from support.checkpointdirs import fill
+from support.checkpointdirs import fill, successor
 from support.loopback import own_host
 from support.signingserver import ACCOUNT, SigningServer
 
@@ -104,6 +104,7 @@ class World:
             },
         }
         self.server.put(OBJECT, value)
+        self.server.put("/api/v1/namespaces/default/pods/web", successor(node))
 
 
 @pytest.fixture

@@ -34,8 +34,9 @@ def test_before_anything_was_measured_the_defaults_hold() -> None:
         assert getattr(found, name) == pytest.approx(getattr(default, name))
 
 
-def test_every_rate_is_learnt() -> None:
-    assert {measure.value for measure in Measure} == vars(Rates()).keys()
+def test_every_rate_but_the_disks_is_learnt() -> None:
+    unlearnt = vars(Rates()).keys() - {measure.value for measure in Measure}
+    assert unlearnt == {"disk_bytes_per_second"}
     for measure in Measure:
         learnt = Learnt()
         for _ in range(KEPT):

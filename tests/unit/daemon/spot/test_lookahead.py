@@ -14,7 +14,6 @@ import pytest
 
 from architect.api import names
 from architect.core.errors import Unavailable
-from architect.daemon import status
 from architect.daemon.metrics import Metrics
 from architect.daemon.notices.providers import Machine
 from architect.daemon.settings import DaemonSettings, LookAhead, SpotProvider
@@ -23,6 +22,7 @@ from architect.daemon.spot.inputs import Request
 from architect.daemon.spot.lookahead import Lookahead, notice_of
 from architect.daemon.spot.planner import Plan
 from architect.kube.api import Api
+from architect.kube.events import Note
 
 MIB = 1 << 20
 NODE = "/api/v1/nodes/node1"
@@ -37,7 +37,7 @@ class Looking:
         self.node, self.cluster = node, cluster
         self.metrics = Metrics()
         self.notice_seconds: float | None = 30.0
-        self.events: list[tuple[str, status.Note]] = []
+        self.events: list[tuple[str, Note]] = []
         self.lookahead = Lookahead(
             api,
             node="node1",

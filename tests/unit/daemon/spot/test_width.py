@@ -20,14 +20,14 @@ FAST = Rates(upload_bytes_per_second=math.inf)
 @pytest.mark.parametrize(
     ("rates", "cores", "memory_bytes", "expected"),
     [
-        (Rates(), 2, 4 * GIB, 6),
-        (Rates(), 16, 4 * GIB, 6),
-        (FAST, 2, 4 * GIB, 6),
-        (FAST, 4, 4 * GIB, 13),
+        (Rates(), 2, 4 * GIB, 5),
+        (Rates(), 16, 4 * GIB, 5),
+        (FAST, 2, 4 * GIB, 7),
+        (FAST, 4, 4 * GIB, 14),
         (FAST, 16, 4 * GIB, 39),
         (FAST, 16, 1 * GIB, 9),
         (FAST, 16, GIB // 8, 3),
-        (FAST, 16, 0, 54),
+        (FAST, 16, 0, 58),
         (FAST, 96, 0, width.MOST),
         (replace(FAST, upload_object_seconds=0.0), 16, 4 * GIB, 16),
         # A slow link: of many objects each would take long.

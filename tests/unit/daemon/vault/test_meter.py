@@ -83,13 +83,18 @@ def test_a_small_object_is_the_stores_answer(metered: Metered) -> None:
     assert metered.of(Measure.UPLOAD) == [(9.25, 8 * MIB + SMALL_BYTES + 1)]
 
 
-def test_sealing_is_told_by_the_core(metered: Metered) -> None:
+@pytest.mark.parametrize("measure", [Measure.SEAL, Measure.HASH])
+def test_work_is_told_by_the_core(metered: Metered, measure: Measure) -> None:
+    work = {Measure.SEAL: metered.meter.sealed, Measure.HASH: metered.meter.hashed}
+    other = next(m for m in work if m is not measure)
     for _ in range(WINDOW_BYTES // (8 * MIB)):
-        assert metered.of(Measure.SEAL) == []
-        metered.meter.sealed(0.03125, 8 * MIB)
-    assert metered.of(Measure.SEAL) == [(0.25, WINDOW_BYTES)]
-    metered.meter.sealed(1.0, 8 * MIB)
-    assert len(metered.of(Measure.SEAL)) == 1
+        assert metered.of(measure) == []
+        work[measure](0.03125, 8 * MIB)
+        work[other](9.0, 0)
+    assert metered.of(measure) == [(0.25, WINDOW_BYTES)]
+    work[measure](1.0, 8 * MIB)
+    assert len(metered.of(measure)) == 1
+    assert metered.of(other) == []
 
 
 def test_the_planner_learns_it() -> None:
@@ -99,6 +104,8 @@ def test_the_planner_learns_it() -> None:
         metered.send(10_000_000, 0.5)
         metered.send(1000, 0.75)
         metered.meter.sealed(1.0, 100_000_000)
+        metered.meter.hashed(0.5, 100_000_000)
     assert known.rates().upload_bytes_per_second == pytest.approx(20e6)
     assert known.rates().upload_object_seconds == 0.75
     assert known.rates().seal_bytes_per_second_per_core == pytest.approx(100e6)
+    assert known.rates().hash_bytes_per_second_per_core == pytest.approx(200e6)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from architect.shim.keeper import cgroups, criu
+from architect.shim.keeper.loop import Loop
+from support.patience import patient
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +93,76 @@ def test_a_killed_criu_says_nothing_about_the_application(tmp_path: Path) -> Non
     (tmp_path / "dump.log").write_text("(00.01) Error (criu/x.c:1): No space left on device\n")
     assert criu.failure(tmp_path, criu.Kind.DUMP, 1).reason == "NoSpace"
     assert criu.failure(tmp_path, criu.Kind.DUMP, 128 + 40).reason == "NoSpace"
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+def program(path: Path, text: str) -> Path:
+    """Write what stands in for the fork server; it is renamed, so that none is half written."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(f"#!/bin/sh\n{text}\n")
+    draft.chmod(0o755)
+    draft.rename(path)
+    return path
+
+
+def until(loop: Loop, condition: Callable[[], object]) -> None:
+    end = time.monotonic() + patient(60.0)
+    while not condition():
+        assert time.monotonic() < end, "the condition did not come true in time"
+        loop.run_once(at_most_seconds=0.1)
+
+
+def kill(server: criu.Server) -> int:
+    """Kill the process of *server*, and return what its pid was."""
+    pid = server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return pid
+
+
+@pytest.mark.parametrize("lived", ["long", "shortly"])
+def test_a_server_that_was_killed_is_started_anew_before_anybody_asks(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lived: str
+) -> None:
+    monkeypatch.setattr(criu, "FIRST_PAUSE_SECONDS", 0.0 if lived == "long" else 0.2)
+    server = criu.Server(loop, program(tmp_path / "server", "exec sleep 1000"))
+    server.prepare()
+    seen: list[int] = []
+    for _ in range(3):
+        seen.append(kill(server))
+        until(loop, lambda: server.pid not in (None, seen[-1]))
+    kill(server)
+    server.close()
+
+
+def test_a_server_that_cannot_live_is_tried_ever_more_rarely(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criu, "MAX_PAUSE_SECONDS", 45.0)
+    waits: list[float] = []
+    monkeypatch.setattr(loop, "call_later", lambda seconds, _: waits.append(seconds))
+    server = criu.Server(loop, tmp_path / "server")  # there is none
+    for _ in range(4):
+        server.prepare()
+    assert waits == [10.0, 20.0, 40.0, 45.0]
+    assert server.pid is None
+
+
+def test_one_that_could_not_be_started_is_started_when_it_can_be(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criu, "FIRST_PAUSE_SECONDS", 0.05)
+    server = criu.Server(loop, tmp_path / "server")
+    server.prepare()
+    assert server.pid is None
+    program(tmp_path / "server", "exec sleep 1000")
+    until(loop, lambda: server.pid is not None)
+    kill(server)
+    server.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from architect.shim.inspection import Descriptor
 from architect.shim.keeper import survey
+
+IN_CREATE = 0x100  # <sys/inotify.h>
 
 
 def of_own(fd: int, file_system: str) -> Descriptor:
@@ -42,3 +45,17 @@ def test_what_is_no_file_is_told_as_ever() -> None:
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def test_what_is_watched_is_told_by_device_and_inode(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_CLOEXEC)
+    try:
+        assert libc.inotify_add_watch(watch, bytes(tmp_path), IN_CREATE) > 0
+        found = of_own(watch, "ext4")
+    finally:
+        os.close(watch)
+    seen = tmp_path.stat()
+    device = os.major(seen.st_dev), os.minor(seen.st_dev)
+    assert found.watched_files == {(device, seen.st_ino)}
+    assert found.watched == {device}

@@ -1,7 +1,7 @@
 """What is told of objects as events: taken at once, written by a thread of its own.
 
 Whoever tells never waits for the API server. Nor is anything lost by an outage of it, but the
-oldest of very many, what nobody could write for :data:`TRY_SECONDS`, and what waits as the daemon
+oldest of very many, what nobody could write for :data:`TRY_SECONDS`, and what waits as the process
 ends: by some of them a loss of memory is said aloud.
 """
 
@@ -12,18 +12,18 @@ import datetime
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from architect.core.errors import Retryable
-from architect.daemon import status
-from architect.daemon.pods import ManagedPod
-from architect.kube import resources
-from architect.kube.events import Recorder
+from architect.kube.events import Note, Recorder
 from architect.kube.resources import ObjectRef
 from architect.kube.watch import Backoff
 
 log = logging.getLogger(__name__)
+
+Tell = Callable[[ObjectRef, Note], object]
 
 MAX_NOTES: Final = 500
 """That wait to be written."""
@@ -39,34 +39,36 @@ MAX_SECONDS: Final = 10.0
 @dataclass(frozen=True, kw_only=True)
 class _Told:
     regarding: ObjectRef
-    note: status.Note
+    note: Note
     at: datetime.datetime
     give_up_at: float
     """On the monotonic clock."""
 
 
 class Notes:
-    """The events of one daemon. Safe to use from several threads."""
+    """The events of one process. Safe to use from several threads."""
 
     def __init__(self, recorder: Recorder, *, backoff: Backoff | None = None) -> None:
         self._recorder = recorder
         self._backoff = backoff or Backoff(first_seconds=FIRST_SECONDS, max_seconds=MAX_SECONDS)
+        self._lock = threading.Lock()
         self._waiting: collections.deque[_Told] = collections.deque(maxlen=MAX_NOTES)
         self._has_some = threading.Event()
+        self._has_none = threading.Event()
+        """Nothing waits, and nothing is being written."""
+        self._has_none.set()
 
-    def tell(self, pod: ManagedPod, note: status.Note) -> None:
-        """Have *note* written as an event of *pod*."""
-        self.tell_of(resources.pod(pod.namespace, pod.name, uid=pod.uid), note)
-
-    def tell_of(self, regarding: ObjectRef, note: status.Note) -> None:
-        """Have *note* written as an event of another object."""
+    def tell(self, regarding: ObjectRef, note: Note) -> None:
+        """Have *note* written as an event of an object."""
         told = _Told(
             regarding=regarding,
             note=note,
             at=datetime.datetime.now(tz=datetime.UTC),
             give_up_at=time.monotonic() + TRY_SECONDS,
         )
-        self._waiting.append(told)
+        with self._lock:
+            self._waiting.append(told)
+            self._has_none.clear()
         self._has_some.set()
 
     def run(self, stop: threading.Event) -> None:
@@ -74,24 +76,28 @@ class Notes:
         while not stop.is_set():
             self._has_some.wait()
             self._has_some.clear()
-            while self._waiting and not stop.is_set():
-                self._write(self._waiting.popleft(), stop)
+            while not stop.is_set() and (told := self._next()) is not None:
+                self._write(told, stop)
 
     def poke(self) -> None:
         """Have :meth:`run` look whether it is to stop."""
         self._has_some.set()
 
+    def settle(self, seconds: float) -> bool:
+        """Wait until all are written, and for so long at the most; return whether they are."""
+        return self._has_none.wait(seconds)
+
+    def _next(self) -> _Told | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._has_none.set()
+            return None
+
     def _write(self, told: _Told, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                self._recorder.write(
-                    told.regarding,
-                    reason=told.note.reason,
-                    note=told.note.text,
-                    action=told.note.action,
-                    event_type=told.note.event_type,
-                    now=told.at,
-                )
+                self._recorder.write(told.regarding, told.note, now=told.at)
             except Retryable as error:
                 if time.monotonic() > told.give_up_at:
                     log.warning(
