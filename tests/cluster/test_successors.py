@@ -224,9 +224,9 @@ def test_what_a_drain_moves_listens_at_the_new_pods_address_and_is_that_pod(
         gone = min(condition_at(app, old, "Restored"), begun + STAY_SECONDS)
         for callers in (of_its_address, of_its_service):
             print(callers)
-            assert callers.kinds(begun, gone) <= {ANSWERED, REFUSED, RESET}, callers
-        assert REFUSED in of_its_address.kinds(begun, gone), of_its_address
-        assert of_its_service.kinds(served, math.inf) <= {ANSWERED, UNHEARD}, of_its_service
+            assert callers.kinds(begun, gone) <= {ANSWERED, REFUSED, RESET}, str(callers)
+        assert REFUSED in of_its_address.kinds(begun, served), str(of_its_address)
+        assert of_its_service.kinds(served, math.inf) <= {ANSWERED, UNHEARD}, str(of_its_service)
 
         after = moves.answer(app, new)
         assert after["identity"] == before["identity"]
