@@ -1,6 +1,6 @@
 """The shell blocks of README, examples and three pages, as a reader would type them.
 
-Run as they stand, apart from four kinds: ``make`` goals must exist (CI runs the two that matter),
+Run as they stand, apart from four kinds: ``make`` goals must exist (CI runs ``make test``),
 the chart is installed already, so ``helm install``, ``upgrade`` and ``uninstall`` are dry runs
 (``test_zz_chart`` does them), ``docker`` needs an engine, so its build context must be one that
 :mod:`demo.pictures` builds, and a ``--watch`` is ended when it has shown a sleeping pod. What a

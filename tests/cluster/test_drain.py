@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from architect.api import names
+from architect.core import durations
 from lab import errors
 from lab.cluster import Cluster
 from lab.dockerfiles import version
@@ -139,6 +140,30 @@ def test_a_drained_pod_goes_on_on_another_node_with_its_memory(
         )
         (said,) = eventually(lambda: app.events(names.EVENT_RESTORED), what="event Restored")
         assert old["metadata"]["name"] in said
+        tells_its_story(app, old, new)
+
+
+def tells_its_story(app: Workload, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """See that `kubectl describe` says where, how long, how large, by whom, and when."""
+    checkpoint = moved(app, old)
+    assert checkpoint is not None
+    said = app.kubectl("describe", "checkpoint", checkpoint["metadata"]["name"])
+    status, (here, there) = checkpoint["status"], (pod["spec"]["nodeName"] for pod in (old, new))
+    took = status["durations"]["capture"]
+    assert durations.parse(took) > 0
+    told = {c["type"]: c for c in status["conditions"]}
+    # As its keeper told it, with the time, or as upkeep found it a moment before.
+    assert re.fullmatch(
+        rf"on node {there}(, [\dms.]+ after its start)?", told["Restored"]["message"]
+    )
+    for text in (
+        f"the pod was saved on node {here}",
+        f"pod {new['metadata']['name']} on node {there} goes on from it",
+        told["Restored"]["message"],
+        *(status["capturedAt"], took, status["size"]),
+        *(told[kind]["lastTransitionTime"] for kind in ("Captured", "Claimed", "Restored")),
+    ):
+        assert text in said, text
 
 
 def test_a_sleeping_pod_is_drained_without_waking_and_wakes_where_it_went(
@@ -228,35 +253,51 @@ def test_a_deleted_pod_goes_on_in_its_replacement_and_its_hook_knows_the_new_one
 
 
 def test_files_move_with_the_memory(architect: Cluster, namespace: str) -> None:
-    write = (
-        "set -e; echo layer >/root/layer; ln -s layer /root/link; ln /root/layer /root/hard; "
-        "rm -r /usr/share/common-licenses; mkfifo /root/fifo; "
-        "echo empty >/data/file; echo shm >/dev/shm/file"
-    )
-    read = (
-        "set -e; cat /root/layer /root/link /root/hard /data/file /dev/shm/file; "
-        "[ ! -e /usr/share/common-licenses ]; [ -p /root/fifo ]; "
-        "stat -c %h /root/hard; readlink /root/link"
-    )
-    mounts = [{"name": "code", "mountPath": "/app"}, {"name": "data", "mountPath": "/data"}]
-    volumes = [
-        {"name": "code", "configMap": {"name": "files"}},
-        {"name": "data", "emptyDir": {}},
-    ]
+    """Of every kind, with whose they are and since when: in the layer and in volumes."""
+    empty = {"data": {}, "memory": {"medium": "Memory"}}
+    mounts = [{"name": name, "mountPath": f"/{name}"} for name in empty]
+    volumes = [{"name": name, "emptyDir": empty_dir} for name, empty_dir in empty.items()]
+    where = ("/dev/shm", "/data", "/memory")
     with workload(
         architect,
         namespace,
         "files",
-        container={"volumeMounts": mounts},
-        spec={"volumes": volumes},
+        container={"volumeMounts": [{"name": "code", "mountPath": "/app"}, *mounts]},
+        spec={"volumes": [{"name": "code", "configMap": {"name": "files"}}, *volumes]},
     ) as app:
-        before = app.get()
-        app.kubectl("exec", app.pod_name(), "--", "sh", "-c", write)
+        identity = app.get()["identity"]
+
+        def files(pod: dict[str, Any], verb: str) -> str:
+            words = ("python3", "/app/files.py", verb, *where)
+            return app.kubectl("exec", pod["metadata"]["name"], "--", *words)
+
+        pod = app.pod()
+        files(pod, "write")
+        before = json.loads(files(pod, "tell"))
+        assert_they_are_of_every_kind(before)
         with drained(app) as old:
             new = successor(app, old)
-        said = app.kubectl("exec", new["metadata"]["name"], "--", "sh", "-c", read)
-        assert said.split() == ["layer", "layer", "layer", "empty", "shm", "2", "layer"]
-        assert answer(app)["identity"] == before["identity"]
+        assert json.loads(files(new, "tell")) == before
+        assert answer(app)["identity"] == identity
+
+
+def assert_they_are_of_every_kind(told: dict[str, Any]) -> None:
+    """Fail where what is to be moved is not what it was meant to be."""
+    assert told["/usr/share/common-licenses"] is False
+    layer, sparse = told["/root/layer"], told["/root/sparse"]
+    assert (layer["mode"], layer["owner"], layer["links"]) == ("-rwsr-x--x", [1001, 1002], 2)
+    assert layer["xattrs"] == {"user.note": "kept"}
+    assert told["/root/hard"] == layer
+    assert (told["/root/link"]["target"], told["/root/link"]["owner"]) == ("layer", [1003, 1004])
+    assert told["/root/directory"]["mode"] == "drwxr-s--x"
+    assert told["/root/fifo"]["mode"].startswith("p")
+    assert (told["/root/null"]["mode"], told["/root/null"]["device"]) == ("crw--w----", [1, 3])
+    assert (sparse["size"], sparse["is_sparse"]) == (1 << 30, True)
+    assert sparse["text"] == "x" * (8 << 10)
+    for path in ("/dev/shm/file", "/data/file", "/memory/file"):
+        assert (told[path]["text"], told[path]["owner"]) == (path, [1001, 1002])
+    for path in told.keys() - {"/usr/share/common-licenses"}:
+        assert told[path]["modified"] % 10**9 == 500_000_000, path
 
 
 @pytest.mark.long

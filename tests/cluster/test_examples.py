@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from demo import drain, stage
+from demo import drain, stage, warm
 from demo.stage import EXAMPLES, Example
 from lab.cluster import Cluster
 from support.tiers import sized
@@ -48,3 +48,6 @@ def test_drained_examples_go_on_with_memory_and_files(stocked: Cluster, namespac
     for name in ("counter", "counters-0", "counters-1", "valkey", "postgresql"):
         assert f"{name}: drained awake, first answer" in found
     assert "counter: drained asleep, first answer" in found
+    # As `make demo` goes on.
+    warmed = [result.name for result in warm.show(stocked, namespace=namespace)]
+    assert warmed == ["warm start: saved", f"warm start: from 1 to {warm.REPLICAS} replicas"]

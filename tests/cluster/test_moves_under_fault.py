@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from architect.api import names
-from lab import errors, links, release
+from lab import errors, links
 from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, nodefiles, parts
 from support.moves import Pod
 from support.tiers import sized
-from support.workloads import DEADLINE_SECONDS, Workload, ask, eventually, workload
+from support.workloads import Workload, ask, eventually, workload
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -74,25 +76,52 @@ def test_pods_that_are_drained_at_once_all_go_on(
         moves.nothing_left(app, old)
 
 
-@pytest.mark.long
+@pytest.mark.parametrize("when", sized(["it goes on"], ["it waits", "it goes on"]))
 def test_a_pod_that_is_drained_twice_in_ten_seconds_goes_on(
-    architect: Cluster, namespace: str
+    architect: Cluster, namespace: str, when: str
 ) -> None:
-    with workload(architect, namespace, "twice", mebibytes=64) as app:
+    """Its replacement is driven away, too: as soon as it goes on, or before it has begun."""
+    with workload(architect, namespace, "twice", mebibytes=64, spec=PATIENT) as app:
         old, identity = _one(app)
-        first = old["spec"]["nodeName"]
-        second = _other(app, first).name
-        with moves.draining(app, first):
-            newer: list[Pod] = eventually(
-                lambda: [p for p in moves.pods(app) if p["spec"].get("nodeName") == second],
-                what="the replacement is on the other node",
-            )
-            app.kubectl("uncordon", first)
-            with moves.draining(app, second):
-                pass
-        (new,) = moves.ready(app, apart_from=[old, *newer])
-        assert moves.answer(app, new)["identity"] == identity
-        moves.nothing_left(app, [old, *newer])
+        before = moves.answer(app, old)["count"]
+        first = architect.node(old["spec"]["nodeName"])
+        second = _other(app, first.name)
+        with contextlib.ExitStack() as drains, contextlib.ExitStack() as held:
+            if when == "it waits":
+                held.enter_context(moves.held(first, parts.keeper_pid(first)))
+            begun = time.monotonic()
+            drains.enter_context(moves.draining(app, first.name))
+            if when == "it waits":
+                parts.until_logged(
+                    second, f" waits for the capture of pod {old['metadata']['name']} "
+                )
+            else:
+                assert moves.ended(app, old)["Restored"] == ("True", "Restored")
+            (between,) = moves.pods(app)
+            assert between["spec"]["nodeName"] == second.name
+            app.kubectl("uncordon", first.name)
+            print(f"drained again after {time.monotonic() - begun:.1f} s, when {when}")
+            drains.enter_context(moves.draining(app, second.name))
+            if when == "it waits":
+                eventually(
+                    lambda: _uid(between) not in map(_uid, moves.pods(app)),
+                    what="the one that waits is driven away",
+                )
+                held.close()
+        (new,) = moves.ready(app, apart_from=[old, between])
+        assert new["spec"]["nodeName"] == first.name
+        after = moves.answer(app, new)
+        assert after["identity"] == identity
+        assert after["count"] > before
+        moved = [old] if when == "it waits" else [old, between]
+        for pod, to in itertools.pairwise([*moved, new]):
+            assert moves.ended(app, pod)["Restored"] == ("True", "Restored")
+            found = moves.checkpoint(app, pod)
+            assert found is not None
+            assert found["status"]["claimedBy"]["uid"] == _uid(to)
+        if when == "it waits":
+            assert moves.checkpoint(app, between) is None, "it has never run"
+        moves.nothing_left(app, [old, between])
 
 
 @pytest.mark.long
@@ -164,9 +193,9 @@ def _replaced_while_held(app: Workload, old: Pod, who: str) -> tuple[Pod, Pod, d
         with moves.draining(app, source.name):
             if who == "daemon":
                 # That is a Checkpoint which is not there. Nothing but this before it goes on.
-                _until_logged(target, f" waits for a Checkpoint of pod {name},")
+                parts.until_logged(target, f" waits for a Checkpoint of pod {name},")
             else:
-                _until_logged(target, f" waits for the capture of pod {name} ")
+                parts.until_logged(target, f" waits for the capture of pod {name} ")
                 seen = moves.conditions(app, old)
                 assert seen == {"Captured": ("Unknown", "Capturing")}
             held.close()
@@ -175,13 +204,6 @@ def _replaced_while_held(app: Workload, old: Pod, who: str) -> tuple[Pod, Pod, d
             )
     (new,) = moves.ready(app, apart_from=[old])
     return new, waiting, seen
-
-
-def _until_logged(node: Node, text: str) -> None:
-    """Return as soon as the daemon of *node* has said *text*, by the log on its disk."""
-    logs = f"/var/log/pods/{release.NAMESPACE}_{release.NAME}-daemon-*/*/*.log"
-    wait = f'until grep -qsF "$0" {logs}; do sleep 0.02; done'
-    node.exec(["sh", "-c", wait, text], timeout_seconds=DEADLINE_SECONDS)
 
 
 @pytest.mark.long
@@ -260,11 +282,23 @@ def test_what_cannot_be_saved_gets_its_signal_and_its_whole_grace_period(
             lambda: moves.events(app, old, names.EVENT_CAPTURE_FAILED), what="event CaptureFailed"
         )
         assert "its successor starts fresh" in told
+        found = moves.checkpoint(app, old)
+        assert found is not None
+        described = app.kubectl("describe", "checkpoint", found["metadata"]["name"])
+        for text in ("CaptureFailed", seen["Captured"][1], *_messages(found, "Captured")):
+            assert text in described, "kubectl describe says why not"
         (heard,) = eventually(
             lambda: moves.events(app, new, names.EVENT_RESTORE_FAILED), what="event on the new pod"
         )
         assert "CheckpointFailed" in heard
         moves.nothing_left(app, [old])
+
+
+def _messages(checkpoint: dict[str, Any], kind: str) -> list[str]:
+    """Return what a condition says, as `kubectl describe` shows it: line for line."""
+    (found,) = [c for c in checkpoint["status"]["conditions"] if c["type"] == kind]
+    assert found["message"]
+    return [line.strip() for line in found["message"].splitlines()]
 
 
 # Processes that are killed

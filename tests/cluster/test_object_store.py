@@ -15,7 +15,7 @@ from architect.checkpoint import envelope
 from lab import release
 from lab.cluster import Cluster
 from lab.node import Node
-from support import moves
+from support import chart, moves
 from support.moves import Pod
 from support.objectstore import in_store, stored_bytes
 from support.storing import leave, lose_copy
@@ -131,3 +131,24 @@ def test_a_pod_that_stays_with_nodes_is_not_uploaded(architect: Cluster, namespa
         (new,) = moves.ready(app, apart_from=[old])
         assert moves.answer(app, new)["identity"] == identity
         assert in_store(architect, old["metadata"]["uid"]) == []
+
+
+@pytest.mark.long
+def test_the_chart_says_who_is_uploaded_that_does_not_say_it(
+    architect: Cluster, namespace: str
+) -> None:
+    asks = {names.IDLE: "1h", names.STORAGE: Storage.OBJECT_STORE.value}
+    with (
+        chart.changed(architect, f"objectStore.default={Storage.NODE.value}"),
+        workload(architect, namespace, "plain", mebibytes=MIB) as plain,
+        workload(architect, namespace, "asks", mebibytes=MIB, annotations=asks) as other,
+    ):
+        with _left_and_stored(plain, stored="False") as (old, _, _):
+            assert moves.conditions(plain, old)["Stored"] == ("False", "StaysOnNode")
+            assert in_store(architect, old["metadata"]["uid"]) == []
+            with _left_and_stored(other) as (stored, identity, _):
+                assert {"peer", "s3"} <= set(_location(other, stored))
+                assert in_store(architect, stored["metadata"]["uid"])
+        moves.ready(plain, apart_from=[old])
+        (new,) = moves.ready(other, apart_from=[stored])
+        assert moves.answer(other, new)["identity"] == identity

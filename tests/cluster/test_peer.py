@@ -32,6 +32,9 @@ from support.workloads import eventually
 
 pytestmark = pytest.mark.concurrent
 
+CLUSTER_KEY = "architect-checkpoint-key"
+"""The Secret with the private keys of sealed checkpoints."""
+
 
 @pytest.fixture(scope="module")
 def api(architect: Cluster) -> Api:
@@ -136,31 +139,44 @@ def test_a_daemon_can_sign_and_approve_nothing(
     for sub, value in (("approval", {"conditions": []}), ("status", {"certificate": "eA=="})):
         with pytest.raises(Forbidden):
             daemon.patch(ref, {"status": value}, subresource=sub)
-    for secret in ("architect-daemon-ca", "architect-webhook-tls"):
+    for secret in ("architect-daemon-ca", "architect-webhook-tls", CLUSTER_KEY):
+        assert api.get(SECRETS, secret, namespace=NAMESPACE)["data"], "it is there"
         with pytest.raises(Forbidden):
             daemon.get(SECRETS, secret, namespace=NAMESPACE)
 
 
+def test_nobody_but_the_operator_reads_the_clusters_key(architect: Cluster) -> None:
+    which = {"resource": "secrets", "namespace": NAMESPACE}
+    own = {**which, "name": CLUSTER_KEY}
+    assert _may(architect, "operator", verb="get", **own)
+    for account in ("daemon", "webhook"):
+        for verb in ("get", "list", "watch", "update", "patch", "delete"):
+            assert not _may(architect, account, verb=verb, **own), (account, verb)
+        for verb in ("list", "watch"):
+            assert not _may(architect, account, verb=verb, **which), (account, verb)
+
+
 def test_the_operator_signs_for_no_other_signer(architect: Cluster) -> None:
-    operator = f"system:serviceaccount:{NAMESPACE}:architect-operator"
     for verb in ("approve", "sign"):
         for signer, wanted in (
             (names.DAEMON_SIGNER, "yes"),
             ("kubernetes.io/kube-apiserver-client", "no"),
             ("kubernetes.io/kubelet-serving", "no"),
         ):
-            review = {
-                "apiVersion": "authorization.k8s.io/v1",
-                "kind": "SubjectAccessReview",
-                "spec": {
-                    "user": operator,
-                    "resourceAttributes": {
-                        "group": "certificates.k8s.io",
-                        "resource": "signers",
-                        "name": signer,
-                        "verb": verb,
-                    },
-                },
-            }
-            answer = architect.kubectl("create", "-f", "-", "-o", "json", input=json.dumps(review))
-            assert json.loads(answer)["status"]["allowed"] is (wanted == "yes"), (verb, signer)
+            which = {"group": "certificates.k8s.io", "resource": "signers", "name": signer}
+            is_allowed = _may(architect, "operator", verb=verb, **which)
+            assert is_allowed is (wanted == "yes"), (verb, signer)
+
+
+def _may(architect: Cluster, account: str, **attributes: str) -> bool:
+    """Whether the API server lets one of our accounts do what *attributes* say."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": f"system:serviceaccount:{NAMESPACE}:architect-{account}",
+            "resourceAttributes": attributes,
+        },
+    }
+    answer = architect.kubectl("create", "-f", "-", "-o", "json", input=json.dumps(review))
+    return bool(json.loads(answer)["status"]["allowed"])

@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -36,8 +37,15 @@ pytestmark = pytest.mark.timeout(900)
 POLICIES = ("fresh", "retry", "fail")
 REFUSED = ("CreateContainerError", "RunContainerError", "CrashLoopBackOff")
 ENGINE_SAYS = "is not started without what its pod had before"
+FAILURES = "architect_failures_total"
+REASON = re.compile(r"(?:without what came before|its image is kept): (\w+): ")
+"""In the words of an event."""
 TREE = "pstree.img"
 """Of CRIU's image: without it nothing is restored."""
+
+
+Spoil = Callable[[Cluster, Pod], Callable[[], None]]
+"""Spoils something of a pod that was saved; returns what puts it right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +59,8 @@ class Drained:
     new: Pod
     source: Node
     target: Node
-    failures: float
-    """How many the target's daemon had counted before."""
+    before: parts.Numbers
+    """What the target's daemon had counted before."""
     damaged: str = TREE
     """A file of its image."""
     kept: bytes = b""
@@ -66,6 +74,18 @@ class Drained:
 
     def conditions(self) -> dict[str, tuple[str, str]]:
         return moves.conditions(self.app, self.old)
+
+    def message(self, kind: str) -> str:
+        """Return what a condition of the Checkpoint says."""
+        found = moves.checkpoint(self.app, self.old) or {}
+        listed = found.get("status", {}).get("conditions", [])
+        return next((str(c["message"]) for c in listed if c["type"] == kind), "")
+
+    def counts(self, operation: str, reason: str) -> bool:
+        """Whether the target's daemon has counted one more failure for this very reason."""
+        which = {"operation": operation, "reason": reason}
+        now = parts.daemon_numbers(self.app.cluster, self.target.name)
+        return now.value(FAILURES, **which) > self.before.value(FAILURES, **which)
 
     def events(self) -> list[str]:
         return moves.events(self.app, self.new, names.EVENT_RESTORE_FAILED)
@@ -102,11 +122,6 @@ def _app(cluster: Cluster, namespace: str, policy: str) -> Iterator[Workload]:
 
 def _other(app: Workload, node: Node) -> Node:
     return next(n for n in app.cluster.nodes if n.name != node.name)
-
-
-def _failures(app: Workload, node: Node, operation: str) -> float:
-    numbers = parts.daemon_numbers(app.cluster, node.name)
-    return numbers.value("architect_failures_total", operation=operation)
 
 
 def _read(node: Node, file: Path) -> bytes:
@@ -148,7 +163,7 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
         app.sleep()
         old, source = app.pod(), app.node()
         target = _other(app, source)
-        failures = _failures(app, target, "wake")
+        counted = parts.daemon_numbers(cluster, target.name)
         image = nodefiles.image(str(old["metadata"]["uid"]))
         damaged = next(n for n in nodefiles.listing(source, image) if n.startswith("mm-"))
         kept = _cut(source, image / damaged)
@@ -161,7 +176,7 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
             new=new,
             source=source,
             target=target,
-            failures=failures,
+            before=counted,
             damaged=damaged,
             kept=kept,
         )
@@ -171,11 +186,26 @@ def _refused_by_criu(cluster: Cluster, namespace: str, policy: str) -> Iterator[
 def _damaged(
     cluster: Cluster, namespace: str, where: str, *, policies: Sequence[str] = POLICIES
 ) -> Iterator[dict[str, Drained]]:
+    """As :func:`_spoiled`: what was saved is damaged, *where* alone it lies."""
+    is_stored = where == "in the store"
+    damage = _damage_in_the_store if is_stored else _damage_on_its_node
+    with _spoiled(cluster, namespace, damage, is_stored=is_stored, policies=policies) as drained:
+        yield drained
+
+
+@contextlib.contextmanager
+def _spoiled(
+    cluster: Cluster,
+    namespace: str,
+    spoil: Spoil,
+    *,
+    is_stored: bool = False,
+    policies: Sequence[str] = POLICIES,
+) -> Iterator[dict[str, Drained]]:
     """Have a pod of each policy come to another node than the one before it.
 
-    What was saved of that one was damaged meanwhile, *where* alone it lies.
+    Of what was saved of that one something is spoiled meanwhile.
     """
-    is_stored = where == "in the store"
     more = {} if is_stored else {names.STORAGE: Storage.NODE.value}
     squads = [
         Squad(
@@ -198,9 +228,8 @@ def _damaged(
             what=f"all are saved: {kind}",
             seconds=STORED_SECONDS,
         )
-        damage = _damage_in_the_store if is_stored else _damage_on_its_node
-        mends = [damage(cluster, known.pod) for known in before]
-        failures = _failures(fleet.any_app, target, "restore")
+        mends = [spoil(cluster, known.pod) for known in before]
+        counted = parts.daemon_numbers(cluster, target.name)
         cluster.kubectl("uncordon", target.name)
         yield {
             policy: Drained(
@@ -210,7 +239,7 @@ def _damaged(
                 new=_arrived(fleet.app(squad), known.pod, target),
                 source=source,
                 target=target,
-                failures=failures,
+                before=counted,
                 mend=mend,
             )
             for policy, squad, known, mend in zip(policies, squads, before, mends, strict=True)
@@ -235,15 +264,26 @@ def _damage_in_the_store(cluster: Cluster, old: Pod) -> Callable[[], None]:
     return functools.partial(flip, cluster, shard)
 
 
-def _is_told(drained: Drained, operation: str, text: str) -> str:
-    """See that event and metric tell the failure; return the event."""
+def _is_told(drained: Drained, operation: str, text: str, *, kind: str) -> tuple[str, str]:
+    """See that event, metric and condition *kind* tell the failure, all for the same reason.
+
+    Returns the event, and the reason.
+    """
     said: list[str] = eventually(drained.events, what="event RestoreFailed")
     assert text in said[0]
+    (reason,) = REASON.findall(said[0])
     eventually(
-        lambda: _failures(drained.app, drained.target, operation) > drained.failures,
-        what=f"the metric counts a failed {operation}",
+        lambda: drained.counts(operation, reason),
+        what=f"the metric counts a failed {operation}: {reason}",
     )
-    return said[0]
+    eventually(
+        lambda: (
+            f"{reason}: " in drained.message(kind)
+            or drained.conditions().get(kind, ("", ""))[1] == reason
+        ),
+        what=f"condition {kind} says {reason}",
+    )
+    return said[0], reason
 
 
 def _waits_in_its_checkpoint(drained: Drained, reason: str) -> None:
@@ -283,7 +323,7 @@ def test_fresh_starts_the_application_where_criu_refuses_what_came(
     architect: Cluster, namespace: str
 ) -> None:
     with _refused_by_criu(architect, namespace, "fresh") as drained:
-        _is_told(drained, "wake", "on-restore-failure is fresh")
+        _is_told(drained, "wake", "on-restore-failure is fresh", kind="Failed")
         _begins_anew(drained)
         kept = nodefiles.image(drained.uid).parent / "failed-1"
         assert _read(drained.target, kept / drained.damaged) == drained.kept[:12]
@@ -300,7 +340,7 @@ def test_retry_and_fail_wait_with_what_criu_refuses(
 ) -> None:
     with _refused_by_criu(architect, namespace, policy) as drained:
         app, image = drained.app, nodefiles.image(drained.uid)
-        _is_told(drained, "wake", f"on-restore-failure is {policy}")
+        _is_told(drained, "wake", f"on-restore-failure is {policy}", kind="Restored")
         eventually(
             lambda: app.asleep_reason()[:2] == ("True", "RestoreFailed"),
             what="condition: asleep, RestoreFailed",
@@ -335,15 +375,18 @@ def test_what_is_damaged_goes_as_each_policy_says(
 ) -> None:
     with _damaged(architect, namespace, where) as drained:
         fresh, retry, fail = (drained[policy] for policy in POLICIES)
-        said = _is_told(fresh, "restore", "starts fresh, without what came before: ")
+        text = "starts fresh, without what came before: "
+        said, _ = _is_told(fresh, "restore", text, kind="Failed")
         assert DAMAGES[where] in said
+        assert DAMAGES[where] in fresh.message("Failed")
         _begins_anew(fresh)
         assert _is_kept(fresh, where)
         for policy in ("retry", "fail"):
-            said = _is_told(drained[policy], "restore", "is not started without what came before: ")
+            text = "is not started without what came before: "
+            said, reason = _is_told(drained[policy], "restore", text, kind="Restored")
             assert DAMAGES[where] in said
+            assert DAMAGES[where] in drained[policy].message("Restored")
             assert f"on-restore-failure is {policy}" in said
-            (reason,) = re.findall(r"what came before: (\w+): ", said)
             _waits_in_its_checkpoint(drained[policy], reason)
             eventually(drained[policy].is_refused, what="kubelet says why there is no container")
             drained[policy].mend()
@@ -369,7 +412,8 @@ def test_fail_does_not_try_again_by_itself_and_starts_fresh_when_its_user_says_s
 ) -> None:
     with _damaged(architect, namespace, "on its node", policies=["fail"]) as drained:
         fail = drained["fail"]
-        _is_told(fail, "restore", "is not started without what came before")
+        text = "is not started without what came before"
+        _is_told(fail, "restore", text, kind="Restored")
         fail.mend()
         tries = fail.tries()
         eventually(lambda: fail.tries() > tries, what="kubelet has tried again, in vain")
@@ -379,3 +423,76 @@ def test_fail_does_not_try_again_by_itself_and_starts_fresh_when_its_user_says_s
         _begins(fail)
         state = ask_runtime(fail.target, "status", f"{fail.app.namespace}/{name}")["state"]
         assert state == "awake"
+
+
+# What was saved is not for this node
+
+MISFITS: Final[dict[str, dict[str, Any]]] = {
+    "CpuFeatures": {"cpuFeatures": ["no-such-feature"]},
+    "Architecture": {"architecture": "riscv64"},
+}
+"""Reason → what is said to be needed that no node here has."""
+NEEDED: Final = {"CpuFeatures": "lacks no-such-feature", "Architecture": "it is of riscv64"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("reason", MISFITS)
+def test_what_is_for_another_processor_goes_as_each_policy_says(
+    architect: Cluster, namespace: str, reason: str
+) -> None:
+    """Nothing of it is damaged: on another node it would fit, and it is said to be there."""
+    spoil = functools.partial(_ask_for_more, MISFITS[reason])
+    with _spoiled(architect, namespace, spoil) as drained:
+        fresh, retry, fail = (drained[policy] for policy in POLICIES)
+        for policy, verb in (("fresh", "starts fresh"), ("retry", "is not started"), ("fail", "")):
+            one = drained[policy]
+            said = eventually(one.events, what="event RestoreFailed")[0]
+            assert verb in said
+            assert f"{reason}: checkpoint {one.old['metadata']['name']}" in said
+            assert NEEDED[reason] in said
+            eventually(
+                lambda one=one: one.conditions().get("Claimed") == ("False", reason),  # type: ignore[misc]
+                what="the Checkpoint names what does not fit",
+            )
+            assert NEEDED[reason] in one.message("Claimed")
+            found = moves.checkpoint(one.app, one.old)
+            assert found is not None
+            assert "claimedBy" not in found["status"]
+            assert one.conditions()["Available"][0] == "True"
+            assert "Failed" not in one.conditions()
+        (new,) = moves.ready(fresh.app, apart_from=[fresh.old])
+        assert new["metadata"]["uid"] == fresh.uid
+        assert moves.answer(fresh.app, new)["identity"] != fresh.identity
+        assert fresh.is_same(), "without a restart"
+        for one in (retry, fail):
+            eventually(one.is_refused, what="kubelet says why there is no container")
+            one.mend()
+        _goes_on(retry)
+        # The other one waits for its user, who may have the next one try.
+        assert not moves.is_ready(fail.pod())
+        fail.app.kubectl("delete", "pod", fail.new["metadata"]["name"], "--wait=false")
+        (new,) = moves.ready(fail.app, apart_from=[fail.old, fail.new])
+        assert moves.answer(fail.app, new)["identity"] == fail.identity
+        assert moves.ended(fail.app, fail.old)["Restored"] == ("True", "Restored")
+
+
+def _ask_for_more(more: dict[str, Any], cluster: Cluster, old: Pod) -> Callable[[], None]:
+    """Have what was saved of *old* say that it needs *more*, as if another processor ran it."""
+    app = Workload(cluster=cluster, namespace=old["metadata"]["namespace"], name="")
+    found = moves.checkpoint(app, old)
+    assert found is not None
+    needs = found["status"]["requirements"]
+    needed = {
+        key: [*needs[key], *value] if isinstance(value, list) else value
+        for key, value in more.items()
+    }
+
+    def say(value: dict[str, Any]) -> None:
+        patch = json.dumps({"status": {"requirements": value}})
+        app.kubectl(
+            *("patch", "checkpoint", found["metadata"]["name"], "--subresource=status"),
+            *("--type=merge", "-p", patch),
+        )
+
+    say(needed)
+    return lambda: say({key: needs[key] for key in needed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import math
 import socket
 import threading
 import time
@@ -16,11 +17,13 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from architect.daemon.moves.lingering import STAY_SECONDS
 from architect.shim.packets.netns import Netns
 from lab import release
 from lab.cluster import Cluster
 from lab.node import Node
 from support import moves, parts
+from support.callers import ANSWERED, REFUSED, RESET, UNHEARD, Callers
 from support.moves import Pod
 from support.patience import patient
 from support.workloads import (
@@ -36,6 +39,7 @@ from support.workloads import (
 )
 
 PORT: Final = 8080
+GRACE_SECONDS: Final = 60
 SILENCE_SECONDS: Final = patient(90.0)
 """In which a peer is to learn its connection's end. TCP itself would take 15 minutes to give one up
 that has something to say, and ever for one that has not."""
@@ -165,7 +169,9 @@ def test_what_a_drain_moves_listens_at_the_new_pods_address_and_is_that_pod(
         "command": ["python3", "-u", "/app/bound.py"],
         "env": [{"name": "POD_IPS", "valueFrom": addresses}],
     }
-    with workload(architect, namespace, "itself", container=container) as app:
+    # Until kubelet ends a pod that is saved, and whose successor has not begun.
+    spec = {"terminationGracePeriodSeconds": GRACE_SECONDS}
+    with workload(architect, namespace, "itself", container=container, spec=spec) as app:
         (old,) = moves.pods(app)
         (elsewhere,) = [n for n in architect.nodes if n.name != old["spec"]["nodeName"]]
         ip = old["status"]["podIP"]
@@ -186,14 +192,23 @@ def test_what_a_drain_moves_listens_at_the_new_pods_address_and_is_that_pod(
         before = moves.answer(app, old)
         with (
             connected(elsewhere, ip, app.service_ip(), ip, app.service_ip()) as peers,
+            Callers(elsewhere, ip) as of_its_address,
+            Callers(elsewhere, app.service_ip()) as of_its_service,
             ThreadPoolExecutor() as pool,
             lateness() as late,
         ):
             ends: list[Future[End]] = [
                 pool.submit(ended, peer, talks=number < 2) for number, peer in enumerate(peers)
             ]
+            begun = time.time()
             with moves.draining(app, old["spec"]["nodeName"]):
                 (new,) = moves.ready(app, apart_from=[old])
+            wait_for_service(elsewhere.machine, app.service_ip())
+            served = time.time()
+            eventually(
+                lambda: ANSWERED in of_its_service.kinds(served, math.inf),
+                what="who calls the Service anew is answered",
+            )
             of_peers = [end.result() for end in ends]
         assert moves.ended(app, old)["Restored"] == ("True", "Restored")
 
@@ -205,6 +220,13 @@ def test_what_a_drain_moves_listens_at_the_new_pods_address_and_is_that_pod(
         for end in of_peers[:2]:
             assert end.silence < SILENCE_SECONDS
         assert new["spec"]["nodeName"] == elsewhere.name
+        # It stays, and refuses, until its successor runs: nobody has to wait for a time-out.
+        gone = min(condition_at(app, old, "Restored"), begun + STAY_SECONDS)
+        for callers in (of_its_address, of_its_service):
+            print(callers)
+            assert callers.kinds(begun, gone) <= {ANSWERED, REFUSED, RESET}, str(callers)
+        assert REFUSED in of_its_address.kinds(begun, served), str(of_its_address)
+        assert of_its_service.kinds(served, math.inf) <= {ANSWERED, UNHEARD}, str(of_its_service)
 
         after = moves.answer(app, new)
         assert after["identity"] == before["identity"]

@@ -14,7 +14,7 @@ from lab import errors, release
 from lab.cluster import Cluster
 from lab.node import Node
 from support.patience import patient
-from support.workloads import REQUEST_SECONDS, eventually
+from support.workloads import DEADLINE_SECONDS, REQUEST_SECONDS, eventually
 
 END_SECONDS: Final = 240.0
 """For one of our own pods to end; a daemon has two minutes by itself."""
@@ -77,6 +77,13 @@ def daemon_log(cluster: Cluster, node: str, *, seconds: int = 60) -> str:
     """Return what the daemon of *node* has logged within the last *seconds*."""
     name = daemon_pod(cluster, node)["metadata"]["name"]
     return cluster.kubectl("-n", release.NAMESPACE, "logs", name, f"--since={seconds}s")
+
+
+def until_logged(node: Node, text: str) -> None:
+    """Return as soon as the daemon of *node* has said *text*, by the log on its disk."""
+    logs = f"/var/log/pods/{release.NAMESPACE}_{release.NAME}-daemon-*/*/*.log"
+    wait = f'until grep -qsF "$0" {logs}; do sleep 0.02; done'
+    node.exec(["sh", "-c", wait, text], timeout_seconds=DEADLINE_SECONDS)
 
 
 class Numbers:

@@ -56,10 +56,10 @@ def condition(value: dict[str, Any], kind: str) -> dict[str, str]:
     return next((c for c in listed if c["type"] == kind), nothing)
 
 
-def allow(app: Workload) -> None:
-    """Let the workload's pods start from what was saved in their namespace."""
+def allow(app: Workload, name: str = "restores") -> None:
+    """Let the pods of the workload's namespace start from what was saved there."""
     app.kubectl(
-        *("create", "rolebinding", "restores", "--clusterrole=architect-restorer"),
+        *("create", "rolebinding", name, "--clusterrole=architect-restorer"),
         f"--serviceaccount={app.namespace}:default",
     )
 

@@ -163,12 +163,16 @@ def _is_replaced(pod: Object, others: Sequence[Object], *, short: int) -> bool:
     Each pod that left accounts for at most one that came no earlier than it left (in whole seconds,
     which is what the API keeps). The disrupted ones come first: whom somebody evicted was not
     scaled down. A pod that came and left within one second is passed over, so that it does not
-    count as its own replacement.
+    count as its own replacement. Another one's it may have been, as where a node is drained to
+    which the pods of one came that was drained just before.
     """
     left_at = deletion_time(pod)
     # A pod that is not deleted yet is the last of those that leave.
     own: float = math.inf if left_at is None else left_at
     came: list[float] = [math.inf] * short
+    mine = podspec.fields(pod.get("metadata"), "metadata")
+    if (begun := unix_seconds(mine.get("creationTimestamp")) or 0) < own:
+        came.append(begun)
     rivals: list[tuple[tuple[bool, float, str], float]] = []
     for other in others:
         metadata = podspec.fields(other.get("metadata"), "metadata")
@@ -180,9 +184,9 @@ def _is_replaced(pod: Object, others: Sequence[Object], *, short: int) -> bool:
         if gone is not None and gone >= own - RECENT_SECONDS:
             rivals.append((_precedence(other, gone), gone))
     served: list[float] = []
-    mine = _precedence(pod, own)
+    turn = _precedence(pod, own)
     for precedence, rival in sorted(rivals):
-        if precedence < mine and _suffice(came, [*served, rival]):
+        if precedence < turn and _suffice(came, [*served, rival]):
             served.append(rival)
     return _suffice(came, [*served, own])
 

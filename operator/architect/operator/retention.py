@@ -39,7 +39,9 @@ class _Kept:
     size: int
     asked: str
     """What its spec asks for, the same for those that save the same pods."""
-    captured: str
+    captured: tuple[str, str, int]
+    """When, in whole seconds; of those of one second the one is newer that was made or written
+    later."""
     used: str
     """Times, as the API writes them, which sort by themselves."""
     is_pinned: bool
@@ -125,7 +127,13 @@ def _read(value: Mapping[str, Any]) -> _Kept | None:
         namespace=metadata["namespace"],
         size=int(status.get("bytes") or 0),
         asked=str(asked),
-        captured=captured,
+        captured=(captured, str(metadata.get("creationTimestamp") or ""), _version(metadata)),
         used=max(captured, str(status.get("lastUsedAt") or "")),
         is_pinned=(metadata.get("annotations") or {}).get(names.PIN) == "true",
     )
+
+
+def _version(metadata: Mapping[str, Any]) -> int:
+    """Return the object's version as a number, which grows; 0 for one that is none."""
+    text = str(metadata.get("resourceVersion") or "")
+    return int(text) if text.isdecimal() else 0

@@ -81,6 +81,17 @@ def test_the_replacement_of_a_replacement():
     assert reason(second, owner(replicas=1), first, third) == EXPECTED
 
 
+def test_the_replacement_of_a_pod_that_is_still_there_is_replaced_itself():
+    """Drained twice within ten seconds: what was saved stays until its successor runs."""
+    first, second = pod("a", created=-100, deleted=0), pod("b", created=1, deleted=3)
+    for third in ((), (pod("c", created=3),)):
+        assert reason(second, owner(replicas=1), first, *third) == EXPECTED
+        assert reason(first, owner(replicas=1), second, *third) == EXPECTED
+    # But not where it was scaled down: nobody came for it, and nobody will.
+    other = pod("d", created=-100)
+    assert reason(second, owner(replicas=1), first, other) == "ScaledDown"
+
+
 def test_a_replacement_that_came_and_left_within_a_second_is_passed_over():
     first, second, third = pod("a", deleted=4), pod("b", created=4, deleted=4), pod("c", created=4)
     assert reason(first, owner(replicas=1), second, third) == EXPECTED

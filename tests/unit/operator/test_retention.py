@@ -78,6 +78,16 @@ def test_the_last_good_one_stays() -> None:
     assert gone(THREE, count=1, size=1) == ["a", "b"]
 
 
+def test_of_those_of_one_second_the_last_one_stays() -> None:
+    """The API lists them by name."""
+    for older, newer in ((("1", 8), ("2", 9)), (("2", 9), ("2", 10))):
+        values = [warm("a-newer", captured=1), warm("b-older", captured=1)]
+        for value, (second, version) in zip(values, (newer, older), strict=True):
+            value["metadata"]["creationTimestamp"] = f"2030-01-01T00:00:0{second}Z"
+            value["metadata"]["resourceVersion"] = str(version)
+        assert gone(values, namespace_count=1) == ["b-older"]
+
+
 def test_what_is_pinned_stays() -> None:
     values = [warm("a", captured=1, is_pinned=True), *THREE[1:]]
     assert gone(values, count=1) == ["b"]

@@ -270,7 +270,8 @@ class Arrivals:
                 return Outcome(is_restored=False, reason="PodGone")
             known = known or read_pod(value)
             newcomer = claims.newcomer_of(value, has_started=False)
-            if views.has_run(value, containers=newcomer.containers):
+            # Of one that is held kubelet tells only what it has tried in vain.
+            if not is_held and views.has_run(value, containers=newcomer.containers):
                 newcomer = replace(newcomer, has_started=True)
             source = starts.source_of(value)
             # One that names its source does not move: that is no wish to start without it.

@@ -779,6 +779,25 @@ def test_an_image_that_differs_goes_as_the_policy_says(node: Any, policy: OnRest
     assert node.arriving("new")["restore"] is (policy is OnRestoreFailure.RETRY)
 
 
+def test_what_kubelet_tells_of_tries_in_vain_is_no_run_of_a_pod_that_is_held(node: Any) -> None:
+    node.saved()
+    right = node.images.digests["app:1"]
+    node.images.digests["app:1"] = f"sha256:{'b' * 64}"
+    wanting(node, OnRestoreFailure.RETRY)
+    assert node.arriving("new")["hold"] is True
+    value = node.cluster.pod("new")
+    refused = {"exitCode": 128, "reason": "StartError"}
+    value["status"]["containerStatuses"] = [
+        {"name": "app", "restartCount": 1, "state": {"terminated": refused}}
+    ]
+    node.cluster.put_pod(value)
+    node.restart()
+    answer = node.arriving("new")
+    assert (answer["hold"], answer["reason"]) == (True, "ImageDiffers")
+    node.images.digests["app:1"] = right
+    assert node.arriving("new")["restore"] is True
+
+
 def test_who_has_no_predecessor_starts_whatever_the_policy_says(node: Any) -> None:
     wanting(node, OnRestoreFailure.FAIL)
     answer = node.arriving("new")
