@@ -53,9 +53,12 @@ class Saved:
         return str(self.old["spec"]["nodeName"])
 
     def claim(self, pod: dict[str, str] | None) -> None:
-        """Write as the other node's daemon for which pod it claims."""
-        claim = None if pod is None else {**pod, "node": self.other}
-        self.daemon.patch(self.ref, {"status": {"claimedBy": claim}}, subresource="status")
+        """Write as the other node's daemon for which pod it claims.
+
+        An earlier claim is given up first: the API takes none over another pod's.
+        """
+        for claim in (None, pod and {**pod, "node": self.other}):
+            self.daemon.patch(self.ref, {"status": {"claimedBy": claim}}, subresource="status")
 
     def refusal(self, pod: dict[str, str], reason: str) -> None:
         """Claim for *pod*, ask, and return once it was refused for *reason*.
