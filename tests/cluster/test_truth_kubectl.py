@@ -89,33 +89,26 @@ def test_files_are_copied_into_a_pod_and_out_of_it(pods: dict[str, Trio], tmp_pa
     assert _identities(trio) == before
 
 
-@truth.behaviour("`kubectl cp` of what is not there: the same error", slept=WAKES)
-def test_a_copy_of_what_is_not_there_fails_in_the_same_words(
-    pods: dict[str, Trio], tmp_path: Path
-) -> None:
+@truth.behaviour("`kubectl cp` of what is not there: brings nothing", slept=WAKES)
+def test_a_copy_of_what_is_not_there_brings_nothing(pods: dict[str, Trio], tmp_path: Path) -> None:
     trio = pods["served"]
     trio.sleep()
 
-    def tried(pod: Subject) -> tuple[int, bool, bool]:
-        done = subprocess.run(
+    def tried(pod: Subject) -> bool:
+        subprocess.run(
             [
                 *(pod.cluster.kubectl_program, "-n", pod.namespace, "cp", "-c", "app"),
                 *(f"{pod.name}:/nowhere", str(tmp_path / pod.name)),
             ],
             env=pod.cluster.client_environment(),
             capture_output=True,
-            text=True,
             timeout=SECONDS,
             check=False,
         )
-        said = done.stdout + done.stderr
-        is_said = "nowhere: Cannot stat: No such file or directory" in said
-        return done.returncode, is_said, (tmp_path / pod.name).exists()
+        return (tmp_path / pod.name).exists()
 
-    # kubectl says what tar said, and ends as if nothing had been wrong.
-    _, is_said, is_there = truth.alike(trio.each(tried))
-    assert is_said
-    assert not is_there
+    # kubectl passes on what tar says of it, or not, by chance: under runc as well.
+    assert not truth.alike(trio.each(tried))
     assert trio.slept.state() == "awake"
 
 
