@@ -122,7 +122,7 @@ test-cluster: build ## The chart from this checkout in a real cluster, which sta
 
 # The quickest first, so that a mistake shows before 25 minutes of building.
 .PHONY: test
-test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (35 to 45 minutes once all is built)
+test: lint deps ## Everything: lint, unit, packaging, kernel and cluster tests (about 30 minutes once all is built)
 	@$(PYTHON) -m secondlook --forget
 	@$(LAB) build helm
 	$(UNIT) $(PYTEST_ARGS) tests/unit tests/packaging tests/fuzz $(OR_NOTHING)
