@@ -8,8 +8,7 @@ memory may go on elsewhere by then, never gets it back.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from architect.core.errors import FormatError
 from architect.daemon.checkpoint import contents
 from architect.daemon.moves.depot import Depot
 from architect.shim.keeper import images
+from bench import pagecache
 from faults import pod as pods
 from faults.node import Node
 from faults.pod import Pod
@@ -55,26 +55,12 @@ def save(pod: Pod) -> Manifest:
     return made
 
 
-def files_of(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file())
-
-
-def write(paths: list[Path]) -> None:
-    """Have files on the disk, with the names that lead to them."""
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def only_the_manifest(directory: Path) -> None:
-    write([directory / manifests.NAME])
+    pagecache.settle([directory / manifests.NAME])
 
 
 def every_other_file(directory: Path) -> None:
-    write(list(files_of(directory))[::2])
+    pagecache.settle(pagecache.files_below(directory)[::2])
 
 
 MOMENTS: Final[dict[str, Callable[[Path], None]]] = {
@@ -115,7 +101,10 @@ def test_what_was_saved_is_whole_or_its_loss_is_noticed(
         made = save(pod)
         directory = depot_of(pod.node).departure(pod.uid)
         assert directory is not None
-        before = {path.relative_to(directory): path.read_bytes() for path in files_of(directory)}
+        before = {
+            path.relative_to(directory): path.read_bytes()
+            for path in pagecache.files_below(directory)
+        }
         MOMENTS[moment](directory)
         node = pod.node
         node.disk.copy(node.directory / "after.img")
@@ -127,7 +116,9 @@ def test_what_was_saved_is_whole_or_its_loss_is_noticed(
         if taken:
             found = depot_of(pod.node).departure(pod.uid)
             assert found is not None
-            after = {path.relative_to(found): path.read_bytes() for path in files_of(found)}
+            after = {
+                path.relative_to(found): path.read_bytes() for path in pagecache.files_below(found)
+            }
             assert after == before
         # Its successor may go on with that memory elsewhere.
         assert not pod.returns()

@@ -26,7 +26,7 @@ from typing import Final
 from architect.core.errors import NodeError
 from architect.shim import criu_errors
 from architect.shim.keeper import images, initfiles, processes
-from architect.shim.keeper.loop import Future, Loop
+from architect.shim.keeper.loop import Future, Loop, Timer
 
 log = logging.getLogger(__name__)
 
@@ -280,6 +280,7 @@ class Server:
         self._current: _Connection | None = None
         self._numbers = itertools.count(1)
         self._pause_seconds = 0.0
+        self._restart: Timer | None = None
 
     @property
     def pid(self) -> int | None:
@@ -334,13 +335,22 @@ class Server:
             self._start_later(after_seconds=0.0)
 
     def _start_later(self, *, after_seconds: float) -> None:
-        """Start a server anew after one that lived for so long."""
+        """Start a server anew after one that lived for so long.
+
+        There is one such promise, however many servers requests have started meanwhile.
+        """
         if after_seconds > FIRST_PAUSE_SECONDS:
             self._pause_seconds = 0.0
         else:
             longer = max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds)
             self._pause_seconds = min(longer, MAX_PAUSE_SECONDS)
-        self._loop.call_later(self._pause_seconds, self.prepare)
+        self._forget_restart()
+        self._restart = self._loop.call_later(self._pause_seconds, self.prepare)
+
+    def _forget_restart(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
 
     def _receive(self, server: _Connection) -> None:
         while True:
@@ -386,7 +396,8 @@ class Server:
             future.set_error(NodeError("the CRIU server ended", reason="CriuUnavailable"))
 
     def close(self) -> None:
-        """Let the server end once its runs have; nobody hears of them."""
+        """Let the server end once its runs have; nobody hears of them, and none is started."""
+        self._forget_restart()
         if self._current is not None:
             self._loop.unwatch(self._current.socket.fileno())
             self._current.socket.close()

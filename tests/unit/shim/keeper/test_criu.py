@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from architect.shim.keeper import cgroups, criu
-from architect.shim.keeper.loop import Loop
+from architect.shim.keeper.loop import Loop, Timer
 from support.patience import patient
 
 
@@ -166,3 +166,22 @@ def test_one_that_could_not_be_started_is_started_when_it_can_be(
     until(loop, lambda: server.pid is not None)
     kill(server)
     server.close()
+
+
+def test_however_many_servers_ended_one_start_is_promised(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promised: list[Timer] = []
+    later = loop.call_later
+
+    def call_later(seconds: float, callback: Callable[[], None]) -> Timer:
+        promised.append(later(seconds, callback))
+        return promised[-1]
+
+    monkeypatch.setattr(loop, "call_later", call_later)
+    server = criu.Server(loop, tmp_path / "server")  # there is none
+    for _ in range(4):
+        server.prepare()
+    assert [timer.callback is not None for timer in promised] == [False, False, False, True]
+    server.close()
+    assert promised[-1].callback is None
