@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 import urllib.request
@@ -13,6 +12,7 @@ import pytest
 
 from architect.api import names
 from lab.cluster import Cluster
+from support.forwarding import forwarded
 from support.workloads import Workload, eventually, workload
 
 pytestmark = pytest.mark.concurrent
@@ -65,23 +65,11 @@ def test_files_are_copied_into_and_out_of_a_sleeping_pod(app: Workload, tmp_path
 def test_a_forwarded_port_wakes_the_pod(app: Workload) -> None:
     identity = app.get()["identity"]
     app.sleep()
-    words = ["-n", app.namespace, "port-forward", f"pod/{app.pod_name()}", ":8080"]
-    with subprocess.Popen(
-        [app.cluster.kubectl_program, *words],
-        env=app.cluster.client_environment(),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as forward:
-        try:
-            assert forward.stdout is not None
-            said = forward.stdout.readline()
-            port = re.search(r"127\.0\.0\.1:(\d+)", said)
-            assert port is not None, said
-            url = f"http://127.0.0.1:{port[1]}/"
-            with urllib.request.urlopen(url, timeout=60) as answer:
-                assert identity in answer.read().decode()
-        finally:
-            forward.kill()
+    with (
+        forwarded(app.cluster, app.namespace, app.pod_name(), 8080) as url,
+        urllib.request.urlopen(f"{url}/", timeout=60) as answer,
+    ):
+        assert identity in answer.read().decode()
     assert app.state() == "awake"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,35 +12,15 @@ from architect.api import names
 from lab.cluster import Cluster
 from support import selfsigned
 from support.patience import patient
+from support.probed import containers
 from support.tiers import sized
 from support.watches import Watch, watch
-from support.workloads import BarePod, bare_pod, eventually, memory_server
+from support.workloads import BarePod, bare_pod, eventually
 
 pytestmark = pytest.mark.concurrent
 
 ASLEEP_SECONDS = round(patient(sized(20, 120)))
-PERIOD_SECONDS = round(patient(2))
-TIMEOUT_SECONDS = round(patient(30))
-"""A probe that is answered wrongly fails at once; one whose node stands still has time."""
-STARTS = round(patient(90))
 REQUEST_SECONDS = patient(30)
-
-
-def _probed(name: str, ports: dict[str, int], **probes: Any) -> dict[str, Any]:
-    """Return a container that is probed often and given up at the first failure."""
-    strict = {
-        "periodSeconds": PERIOD_SECONDS,
-        "failureThreshold": 1,
-        "timeoutSeconds": TIMEOUT_SECONDS,
-    }
-    first = next(iter(ports.values()))
-    words = [f"{kind}={port}" for kind, port in ports.items()]
-    return memory_server(
-        name,
-        command=["python3", "-u", "/app/probed.py", *words],
-        ports=[{"containerPort": port} for port in ports.values()],
-        startupProbe={"tcpSocket": {"port": first}, "periodSeconds": 1, "failureThreshold": STARTS},
-    ) | {key: {**probe, **strict} for key, probe in probes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +28,8 @@ def probed(
     architect: Cluster, theme: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[BarePod]:
     pem: Path = selfsigned.write(tmp_path_factory.mktemp("tls") / "tls.pem")
-    containers = [
-        _probed(
-            "web",
-            {"http": 8080, "https": 8443},
-            readinessProbe={"httpGet": {"port": 8080, "path": "/ready"}},
-            livenessProbe={"httpGet": {"port": 8443, "path": "/alive", "scheme": "HTTPS"}},
-        ),
-        _probed(
-            "rpc",
-            {"grpc": 9090, "tcp": 9091},
-            readinessProbe={"grpc": {"port": 9090}},
-            livenessProbe={"tcpSocket": {"port": 9091}},
-        ),
-        _probed(
-            "job",
-            {"tcp": 9092},
-            readinessProbe={"exec": {"command": ["test", "-f", "/app/probed.py"]}},
-            livenessProbe={"exec": {"command": ["sh", "-c", "kill -0 1"]}},
-        ),
-    ]
     with bare_pod(
-        architect, theme, "probed", containers=containers, files={"tls_pem": pem.read_text()}
+        architect, theme, "probed", containers=containers(), files={"tls_pem": pem.read_text()}
     ) as made:
         yield made
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +15,7 @@ import pytest
 
 from lab.cluster import Cluster
 from support import truth
+from support.forwarding import forwarded
 from support.patience import patient
 from support.truth import Kind, Plan, Subject, Trio
 from support.workloads import memory_server
@@ -112,29 +111,6 @@ def test_a_copy_of_what_is_not_there_brings_nothing(pods: dict[str, Trio], tmp_p
     assert trio.slept.state() == "awake"
 
 
-@contextmanager
-def _forwarded(pod: Subject) -> Iterator[str]:
-    """Forward a free port to the pod; give the address under which it answers."""
-    with subprocess.Popen(
-        [
-            *(pod.cluster.kubectl_program, "-n", pod.namespace),
-            *("port-forward", f"pod/{pod.name}", ":8080"),
-        ],
-        env=pod.cluster.client_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as forward:
-        try:
-            assert forward.stdout is not None
-            said = forward.stdout.readline()
-            port = re.search(r"127\.0\.0\.1:(\d+)", said)
-            assert port is not None, said
-            yield f"http://127.0.0.1:{port[1]}"
-        finally:
-            forward.kill()
-
-
 def _ask(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=SECONDS) as answer:
         found: dict[str, Any] = {
@@ -157,7 +133,10 @@ def test_a_forwarded_port_leads_to_the_application(pods: dict[str, Trio]) -> Non
     expected = (200, "application/json", True)
     trio.sleep()
     with contextlib.ExitStack() as stack:
-        urls = {kind: stack.enter_context(_forwarded(pod)) for kind, pod in trio.pods.items()}
+        urls = {
+            kind: stack.enter_context(forwarded(pod.cluster, pod.namespace, pod.name, 8080))
+            for kind, pod in trio.pods.items()
+        }
         for _ in range(2):
             assert trio.slept.is_asleep, "who only forwards wakes nobody"
             truth.check(trio.each(lambda pod: ask(pod, urls[pod.kind])), expected)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from lab.cluster import Cluster
-from support import selfsigned, truth
+from support import probed, selfsigned, truth
 from support.patience import patient
 from support.tiers import sized
 from support.truth import Kind, Plan, Subject, Trio
@@ -20,14 +20,6 @@ from support.workloads import eventually, memory_server
 pytestmark = pytest.mark.concurrent
 
 LOOKED_AT_SECONDS: Final = round(patient(sized(15, 120)))
-STRICT: Final = {
-    "periodSeconds": round(patient(2)),
-    "failureThreshold": 1,
-    "timeoutSeconds": round(patient(30)),
-}
-"""One that is answered wrongly fails at once; one whose node stands still has time."""
-STARTS: Final = round(patient(120))
-
 MOUNTS: Final = [{"name": "code", "mountPath": "/app"}, {"name": "go", "mountPath": "/go"}]
 UNREADY: Final = "/go/unready"
 DEAD: Final = "/go/dead"
@@ -51,56 +43,20 @@ Server(('::', 8080), Page).serve_forever()
 DECIDED: Final = "answered in the application's name, as it last answered; they do not wake it"
 
 
-def _probed(name: str, ports: dict[str, int], **probes: Any) -> dict[str, Any]:
-    """Return a container that is probed often and given up at the first failure."""
-    words = [f"{kind}={port}" for kind, port in ports.items()]
-    first = next(iter(ports.values()))
-    fields: dict[str, Any] = {key: {**probe, **STRICT} for key, probe in probes.items()}
-    return memory_server(
-        name,
-        command=["python3", "-u", "/app/probed.py", *words],
-        ports=[{"containerPort": port} for port in ports.values()],
-        startupProbe={"tcpSocket": {"port": first}, "periodSeconds": 1, "failureThreshold": STARTS},
-        volumeMounts=MOUNTS,
-        **fields,
-    )
-
-
 PLANS: Final = {
-    "well": Plan(
-        containers=[
-            _probed(
-                "web",
-                {"http": 8080, "https": 8443},
-                readinessProbe={"httpGet": {"port": 8080, "path": "/ready"}},
-                livenessProbe={"httpGet": {"port": 8443, "path": "/alive", "scheme": "HTTPS"}},
-            ),
-            _probed(
-                "rpc",
-                {"grpc": 9090, "tcp": 9091},
-                readinessProbe={"grpc": {"port": 9090}},
-                livenessProbe={"tcpSocket": {"port": 9091}},
-            ),
-            _probed(
-                "job",
-                {"tcp": 9092},
-                readinessProbe={"exec": {"command": ["test", "-f", "/app/probed.py"]}},
-                livenessProbe={"exec": {"command": ["sh", "-c", "kill -0 1"]}},
-            ),
-        ]
-    ),
+    "well": Plan(containers=probed.containers(volumeMounts=MOUNTS)),
     "moody": Plan(
         containers=[
             memory_server(
                 "app",
                 command=truth.python(MOODY),
                 volumeMounts=MOUNTS,
-                readinessProbe={"httpGet": {"port": 8080, "path": "/ready"}, **STRICT},
-                livenessProbe={"httpGet": {"port": 8080, "path": "/alive"}, **STRICT},
+                readinessProbe={"httpGet": {"port": 8080, "path": "/ready"}, **probed.STRICT},
+                livenessProbe={"httpGet": {"port": 8080, "path": "/alive"}, **probed.STRICT},
                 startupProbe={
                     "tcpSocket": {"port": 8080},
                     "periodSeconds": 1,
-                    "failureThreshold": STARTS,
+                    "failureThreshold": probed.STARTS,
                 },
             )
         ]
@@ -148,7 +104,7 @@ def test_a_pod_with_every_kind_of_probe_stays_ready(
         assert trio.slept.is_asleep
         assert trio.slept.status()["since"] == since, "it woke in between"
         trio.slept.runtime("wake")
-        _let_pass(trio.slept, 2 * STRICT["periodSeconds"])
+        _let_pass(trio.slept, 2 * probed.STRICT["periodSeconds"])
 
     def found(seen: Watch, pod: Subject) -> tuple[set[str], int, list[str]]:
         return set(seen.conditions("Ready")), seen.restarts(), _of_the_application(pod)
