@@ -5,10 +5,14 @@ A program of its own, since it is run in a node's network and its memory is look
     python -m bench.bucketside DIRECTORY ENDPOINT REGION BUCKET MEBIBYTES RUNS
 
 Lines of JSON: the most memory that ours took in a first run, then for each run, ours and plainly by
-turns, seconds of five transfers of the same bytes. *Plainly* is what awscrt makes of one file:
+turns, seconds of six transfers of the same bytes. *Plainly* is what awscrt makes of one file:
 parts of 8 MiB, as many at once as it likes, read and written by its own threads; no compression,
 encryption or hash of content. A store may put parts together slowly, which says nothing about us:
-so the same bytes are also put plainly in as many files and objects as ours are.
+so the same bytes are also put and got plainly in as many files and objects as ours are.
+
+Store and node have one memory. What a transfer has written, here and there, is removed before the
+next one, and ours and the plain ones take turns in who is first: so each writes into memory that
+was in use a moment ago, and none into what a virtual machine has yet to get from its host.
 """
 
 from __future__ import annotations
@@ -36,8 +40,10 @@ from architect.daemon.vault.store import CONCURRENCY, Store
 from architect.daemon.vault.streams import Streams
 from architect.daemon.vault.upload import Recipient, Uploader
 from architect.kube.checkpoints import FORMAT_VERSION, Requirements
+from architect.objectstore.control import Control
 from architect.objectstore.settings import StoreSettings
 from architect.pki import certificates, node_identity
+from bench.errors import BenchError
 
 BLOCK_BYTES: Final = 1 << 20
 LIMIT_SECONDS: Final = 300.0
@@ -55,7 +61,9 @@ def main(words: list[str]) -> None:
     before = _peak_bytes()
     heap = Heap()
     heap.prepare()
-    ours = Ours(settings)
+    control = Control(settings)
+    ours, plain = Ours(settings), Plain(settings)
+    cuts = cut(source / PAGES, work / "cuts")
 
     def transfer(number: int) -> dict[str, float]:
         with heap.busy():
@@ -65,22 +73,36 @@ def main(words: list[str]) -> None:
             }
         contents.verify(work / "target", manifest)
         shutil.rmtree(work / "target")
+        remove(control, settings)
+        return seconds
+
+    def transfer_plainly() -> dict[str, float]:
+        with heap.busy():
+            seconds = {
+                "plain_up": _timed(lambda: plain.up(source / PAGES)),
+                "plain_down": _timed(lambda: plain.down(work / "plain")),
+            }
+            shutil.rmtree(work / "plain")
+            remove(control, settings)
+            seconds |= {
+                "plain_up_objects": _timed(lambda: plain.up(*cuts, name="cut")),
+                "plain_down_objects": _timed(
+                    lambda: plain.down(work / "plain", name="cut", count=len(cuts))
+                ),
+            }
+        shutil.rmtree(work / "plain")
+        remove(control, settings)
         return seconds
 
     # Not counted, as it is the first: but for its memory, before there is any that is not ours.
     transfer(0)
     print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
-    plain = Plain(settings)
-    cuts = cut(source / PAGES, work / "cuts")
+    transfer_plainly()
     for number in range(1, int(runs) + 1):
-        print(json.dumps(transfer(number)), flush=True)
-        with heap.busy():
-            seconds = {
-                "plain_up": _timed(lambda: plain.up(source / PAGES)),
-                "plain_up_objects": _timed(lambda: plain.up(*cuts, name="cut")),
-                "plain_down": _timed(lambda: plain.down(work / "plain")),
-            }
-        (work / "plain").unlink()
+        if number % 2:
+            seconds = transfer(number) | transfer_plainly()
+        else:
+            seconds = transfer_plainly() | transfer(number)
         print(json.dumps(seconds), flush=True)
     ours.store.close()
 
@@ -171,11 +193,16 @@ class Plain:
         for one in made:
             one.finished_future.result(LIMIT_SECONDS)
 
-    def down(self, path: Path) -> None:
-        """Get the first of what :meth:`up` has put."""
+    def down(self, into: Path, *, name: str = "plain", count: int = 1) -> None:
+        """Get the first *count* of what :meth:`up` has put, at once, as files in a new folder."""
+        into.mkdir()
         kind = self._s3.S3RequestType.GET_OBJECT
-        one = self._begin("GET", "plain-0", kind, [], recv_filepath=str(path))
-        one.finished_future.result(LIMIT_SECONDS)
+        made = [
+            self._begin("GET", f"{name}-{number}", kind, [], recv_filepath=str(into / str(number)))
+            for number in range(count)
+        ]
+        for one in made:
+            one.finished_future.result(LIMIT_SECONDS)
 
     def _begin(
         self, method: str, name: str, kind: Any, headers: list[tuple[str, str]], **more: Any
@@ -186,6 +213,12 @@ class Plain:
             self._http.HttpHeaders([("Host", self._settings.host), *headers]),
         )
         return self._client.make_request(type=kind, request=request, **more)
+
+
+def remove(control: Control, settings: StoreSettings) -> None:
+    """Remove all that lies in the store below the prefix. Raises BenchError if something stays."""
+    if left := control.delete(listed.key for listed in control.list(f"{settings.prefix}/")):
+        raise BenchError(f"{left[0].key} stays in the store: {left[0].error}")
 
 
 def cut(path: Path, into: Path) -> list[Path]:

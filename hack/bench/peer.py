@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from bench.errors import BenchError
 from bench.figures import Result, Spread
 from bench.plan import PeerScenario
 from bench.stage import Stage
-from lab import commands
+from lab import commands, links
 from lab.node import Node
 
 LIMIT_SECONDS: Final = 1800.0
@@ -34,10 +36,22 @@ def measure(stage: Stage, scenario: PeerScenario, clock: Clock) -> list[Result]:
     runs = max(1, min(scenario.runs, int(clock.left_seconds / RUN_SECONDS)))
     work = Path(tempfile.mkdtemp(prefix="bench-peer-", dir=stage.cluster.settings.state))
     try:
-        said = _transfer(stage.node, others[0], work, scenario.mebibytes, runs)
+        with _wire(stage.node, others[0], scenario.wire_gbps):
+            said = _transfer(stage.node, others[0], work, scenario.mebibytes, runs)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return results(said, stage, scenario, load)
+
+
+@contextmanager
+def _wire(source: Node, target: Node, gbps: float | None) -> Iterator[None]:
+    """Let no more go from *source* to *target* than a wire of *gbps* carries."""
+    if gbps is None:
+        yield
+        return
+    match = links.to(target.addresses.v4)
+    with links.limited(source.machine, gbps * 1e9 / 8, match):
+        yield
 
 
 def _transfer(source: Node, target: Node, work: Path, mebibytes: int, runs: int) -> str:
@@ -87,6 +101,9 @@ def results(said: str, stage: Stage, scenario: PeerScenario, load: conditions.Lo
                 notes=(
                     f"{scenario.mebibytes} MiB of random bytes between the networks of two nodes "
                     "of one host, from the page cache into it, by turns",
+                    "no wire between them: both sides' cores and one memory are the bound"
+                    if scenario.wire_gbps is None
+                    else f"{scenario.wire_gbps:g} Gb/s between them (tc htb), as by a wire",
                     "plain copy: sendfile over one connection, no encryption, no hash",
                 ),
             ),

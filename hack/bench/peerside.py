@@ -7,8 +7,9 @@ Programs of their own, since each is run in its node's network::
 
 The first one makes a checkpoint of random bytes and gives it, to us and plainly, until its standard
 input ends; what the second one needs to know lies in DIRECTORY then, and a line says so. The second
-one prints lines of JSON: for each run, ours and plainly by turns, the seconds of both. Each uses
-the daemon's own classes, with certificates that were made here.
+one prints lines of JSON: for each run, ours and plainly by turns, each first in every other run,
+the seconds of both, without the removal of what has come. Each uses the daemon's own classes, with
+certificates that were made here.
 """
 
 from __future__ import annotations
@@ -102,14 +103,20 @@ def get(work: Path, address: str, runs: int) -> None:
         with heap.busy():
             fetcher.fetch(GIVES, ID, target, is_durable=False)
 
-    def plainly() -> None:
-        plain.fetch(address, known["plain_port"], manifest.total_bytes)
-
-    for number in range(runs + 1):
-        seconds = {"ours": _timed(ours)}
+    def ours_removed() -> float:
+        seconds = _timed(ours)
         contents.verify(target, manifest)
         shutil.rmtree(target)
-        seconds["plain"] = _timed(plainly)
+        return seconds
+
+    def plainly() -> float:
+        return float(plain.fetch(address, known["plain_port"], manifest.total_bytes)["seconds"])
+
+    for number in range(runs + 1):
+        if number % 2:
+            seconds = {"ours": ours_removed(), "plain": plainly()}
+        else:
+            seconds = {"plain": plainly(), "ours": ours_removed()}
         if number:  # the first one is not counted
             print(json.dumps(seconds), flush=True)
 

@@ -72,6 +72,8 @@ class PeerScenario(Scenario):
     """A checkpoint goes from one node to another."""
 
     mebibytes: int
+    wire_gbps: float | None = None
+    """What a wire between them would carry; None: there is none, and memory is the bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +190,17 @@ PEER: Final = PeerScenario(
     name="transfer.peer",
     quantities=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
     runs=20,
-    weight=1.5,
+    weight=1,
     mebibytes=1024,
+)
+
+PEER_BY_WIRE: Final = PeerScenario(
+    name="transfer.peer.10Gbps",
+    quantities=(Quantity(name="transfer.peer.ratio.10Gbps", unit="", at_least={"p50": 0.7}),),
+    runs=20,
+    weight=1,
+    mebibytes=1024,
+    wire_gbps=10,
 )
 
 STORE: Final = StoreScenario(
@@ -263,6 +274,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         more=(Quantity(name="daemon.memory.2048MB", unit="MB", goal={"p50": 200}),),
     ),
     PEER,
+    PEER_BY_WIRE,
     STORE,
     SPOT,
     _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),

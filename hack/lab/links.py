@@ -11,9 +11,10 @@ from lab.machine import Machine
 TCP = "match ip protocol 6 0xff"
 
 
-def to(address: str, port: int) -> str:
-    """Return the match of what goes by TCP to *address* at *port*."""
-    return f"match ip dst {address}/32 {TCP} match ip dport {port} 0xffff"
+def to(address: str, port: int | None = None) -> str:
+    """Return the match of what goes by TCP to *address*, at *port* or any."""
+    found = f"match ip dst {address}/32 {TCP}"
+    return found if port is None else f"{found} match ip dport {port} 0xffff"
 
 
 def from_port(port: int) -> str:

@@ -25,6 +25,15 @@ def test_each_of_our_transfers_is_compared_with_its_neighbour() -> None:
     assert found.baseline["ours, MB/s"].p50 == pytest.approx(1073.74, rel=0.01)
 
 
+def test_a_wire_is_told() -> None:
+    said = '{"ours": 1.0, "plain": 0.9}\n'
+    (wired,) = peer.results(said, STAGE, plan.PEER_BY_WIRE, conditions.Load())
+    (bare,) = peer.results(said, STAGE, plan.PEER, conditions.Load())
+    assert wired.name == "transfer.peer.ratio.10Gbps"
+    assert "10 Gb/s between them" in wired.conditions
+    assert "no wire between them" in bare.conditions
+
+
 def test_no_line_is_no_measure() -> None:
     with pytest.raises(BenchError):
         peer.results("", STAGE, plan.PEER, conditions.Load())

@@ -26,6 +26,7 @@ PROMISED = {
     "migration.first_reply.1024MB",
     "migration.freeze.64MB",
     "transfer.peer.ratio",
+    "transfer.peer.ratio.10Gbps",
     "drain.20pods",
     "transfer.s3.up.ratio",
     "transfer.s3.down.ratio",
