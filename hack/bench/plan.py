@@ -190,7 +190,7 @@ PEER: Final = PeerScenario(
     name="transfer.peer",
     quantities=(Quantity(name="transfer.peer.ratio", unit="", at_least={"p50": 0.7}),),
     runs=20,
-    weight=1,
+    weight=1.5,
     mebibytes=1024,
 )
 
@@ -198,7 +198,7 @@ PEER_BY_WIRE: Final = PeerScenario(
     name="transfer.peer.10Gbps",
     quantities=(Quantity(name="transfer.peer.ratio.10Gbps", unit="", at_least={"p50": 0.7}),),
     runs=20,
-    weight=1,
+    weight=1.5,
     mebibytes=1024,
     wire_gbps=10,
 )
@@ -277,8 +277,8 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     PEER_BY_WIRE,
     STORE,
     SPOT,
-    _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=7),
-    _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=7),
+    _wake(1024, is_cold=False, pods=4, baseline_every=4, weight=6),
+    _wake(1024, is_cold=True, pods=4, baseline_every=4, weight=6.5),
 )
 """Those with a goal first: what the time does not suffice for comes last."""
 

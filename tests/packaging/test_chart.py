@@ -629,6 +629,7 @@ def test_the_webhook_never_keeps_the_cluster_from_starting(render):
         assert rule["values"] == ["kube-system", "critical", NAMESPACE]
         (rule,) = webhook["objectSelector"]["matchExpressions"]
         assert rule["operator"] == "NotIn"
+        assert (rule["key"], rule["values"]) == (names.WEBHOOK_LABEL, [names.WEBHOOK_IGNORE])
 
 
 def test_the_mutating_webhook_is_asked_about_pods_of_ours_only(render):

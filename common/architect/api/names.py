@@ -70,6 +70,11 @@ PIN: Final = "architect.dev/pin"
 OWNER_LABEL: Final = "architect.dev/owner"
 """Label of a Checkpoint that is for a successor: the uid of the pods' owner, to list few."""
 
+WEBHOOK_LABEL: Final = "architect.dev/webhook"
+WEBHOOK_IGNORE: Final = "ignore"
+"""Of an object that our webhooks are not to look at. The chart has both, as ``matchExpressions``:
+``templates/_helpers.tpl``, ``architect.objects``."""
+
 NODE_READY_LABEL: Final = "architect.dev/node"
 """Node label, ``true`` where the daemon has installed the runtime and its pre-flight passed."""
 NODE_CONDITION: Final = "ArchitectReady"
@@ -116,7 +121,6 @@ EVENT_RESTORED: Final = "Restored"
 EVENT_HOOK_RAN: Final = "HookRan"
 EVENT_HOOK_FAILED: Final = "HookFailed"
 EVENT_RESIZE_PENDING: Final = "ResizePending"
-EVENT_EXPIRED: Final = "Expired"
 EVENT_DISMISSED: Final = "Dismissed"
 EVENT_ADOPTED: Final = "Adopted"
 EVENT_NOT_ADOPTED: Final = "NotAdopted"
@@ -124,6 +128,9 @@ EVENT_UNMANAGED: Final = "Unmanaged"
 EVENT_POLICY_DRIFTED: Final = "PolicyDrifted"
 EVENT_WOULD_BE_LOST: Final = "WouldBeLost"
 """Were the machine taken back, the pod would start anew."""
+
+# Reasons of events on checkpoints.
+EVENT_EXPIRED: Final = "Expired"
 
 # Reasons of events on nodes.
 EVENT_NODE_UNSERVED: Final = "NodeUnserved"

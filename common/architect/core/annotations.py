@@ -36,7 +36,7 @@ WRITTEN_BY_US: Final = frozenset({names.POLICY, names.ORIGINAL_REQUESTS})
 OPT_IN: Final = (names.IDLE, names.MIGRATE, names.START_FROM)
 """Any of these (``migrate: "false"`` excepted) makes the pod a managed one."""
 
-LABELS_ONLY: Final = frozenset({names.FRESH, *names.NODE_LABELS})
+LABELS_ONLY: Final = frozenset({names.FRESH, names.WEBHOOK_LABEL, *names.NODE_LABELS})
 """Keys that mean something as a label and nothing as an annotation."""
 
 QUICK_SECONDS: Final = 1.0

@@ -161,12 +161,16 @@ def check_admitted(pod: Object, *, has_gvisor: bool = True) -> Unmanaged | Drift
     if judgement.obstacles:
         return Unmanaged(obstacles=judgement.obstacles)
     wanted_class = judgement.reading.runtime_class
+    is_ignored = podspec.labels_of(pod).get(names.WEBHOOK_LABEL) == names.WEBHOOK_IGNORE
+    if is_ignored and written is None:
+        return Fine(policy=None)
     if written is None or podspec.runtime_class(pod) != wanted_class:
         return Unmanaged(
             obstacles=(
                 Obstacle(
                     NOT_ADMITTED,
-                    "the pod was created while the webhook was away: it lacks its policy or "
+                    "the pod was created while the webhook was away, or in a namespace that it "
+                    "does not look at (webhook.excludedNamespaces): it lacks its policy or "
                     f"runtime class {wanted_class}; delete it, so that its owner creates it anew",
                 ),
             )

@@ -440,8 +440,8 @@ class Housekeeping:
                 self._tell_node(
                     names.EVENT_RUNTIME_KEPT,
                     f"{left} containers or pods of ours run here; the runtime stays on the host "
-                    "for them. Remove it later with `architect-daemon uninstall`, or by hand as "
-                    "docs/operations.md says",
+                    "for them. Remove it by hand once they have ended, as docs/operations.md says "
+                    "(Uninstall)",
                     is_warning=True,
                 )
         patches.set_metadata(

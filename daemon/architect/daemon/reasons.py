@@ -19,7 +19,6 @@ class Kind(enum.Enum):
     GVISOR = "Gvisor"
     NEVER = "NeverByItself"
     UNINSTALLING = "Uninstalling"
-    NODE_NOT_READY = "NodeNotReady"
     NOT_READY = "NotReady"
     DEBUG = "DebugContainer"
     EXEC = "ExecSession"

@@ -185,7 +185,7 @@ class DaemonSettings(StoreOptions):
     spot_look_ahead: LookAhead = LookAhead.AUTO
 
     spot_upload_streams: int = 0
-    """The same while the machine's end is announced, never fewer than otherwise.
+    """Objects of 8 MiB at once while the machine's end is announced, never fewer than otherwise.
 
     0: what :mod:`architect.daemon.spot.width` says.
     """
@@ -241,7 +241,7 @@ _HELP: Final = {
     "spot_endpoint": "URL of the metadata service (empty: where the cloud has it)",
     "spot_notice_seconds": "from notice to end where it is not said (Google's preemptions)",
     "spot_look_ahead": "report what a notice would save: auto (on spot machines), always or never",
-    "spot_upload_streams": "the same while the machine's end is announced (0: found out)",
+    "spot_upload_streams": "objects at once while the machine's end is announced (0: found out)",
     "key_config_map": "name of the ConfigMap with the operator's public key",
     "cpu_threshold": "cores a container may use and still be idle",
     "sample_min_seconds": "shortest time between two looks at a pod",

@@ -1,6 +1,7 @@
 """``architect-runtime``: what a node's administrator asks the keeper, on the node.
 
-POD is a uid or ``namespace/name``; of a stand-alone container its id. Exit codes are those of
+POD is a uid, ``namespace/name`` or a name that one managed pod of the node has; of a stand-alone
+container its id, or at least 12 first characters of it. Exit codes are those of
 :mod:`architect.core.errors`: 0 done, 2 refused and nothing changed, 3 failed, 4 nobody answers.
 """
 
@@ -216,7 +217,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("-o", "--output", choices=("table", "json"), default="table")
     pod = argparse.ArgumentParser(add_help=False)
-    pod.add_argument("pod", metavar="POD", help="uid, namespace/name, or a container's id")
+    pod.add_argument("pod", metavar="POD", help="uid, namespace/name, name, or a container's id")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, run: Any, text: str, *, needs_pod: bool = True) -> argparse.ArgumentParser:

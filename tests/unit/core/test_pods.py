@@ -325,6 +325,14 @@ def test_a_pod_created_while_the_webhook_was_away_is_unmanaged() -> None:
     assert verdict.obstacles[0].reason == pods.NOT_ADMITTED
 
 
+def test_a_pod_that_the_webhook_is_told_to_ignore_is_as_it_should_be() -> None:
+    value = pod()
+    value["metadata"]["labels"] = {names.WEBHOOK_LABEL: names.WEBHOOK_IGNORE}
+    assert pods.check_admitted(value) == Fine(policy=None)
+    value["metadata"]["labels"] = {names.WEBHOOK_LABEL: "else"}
+    assert isinstance(pods.check_admitted(value), Unmanaged)
+
+
 def test_a_pod_that_lost_its_runtime_class_is_unmanaged() -> None:
     value = admitted(pod())
     del value["spec"]["runtimeClassName"]
