@@ -45,6 +45,7 @@ BUILDS = (
     "containerd",
     "csi",
     "csi-attacher",
+    "metrics-server",
 )
 
 

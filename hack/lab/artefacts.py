@@ -77,3 +77,8 @@ def versitygw(cache: Cache) -> Path:
 def local_kms(cache: Cache) -> Path:
     """Return the path of the key management service for tests."""
     return gomodules.tool(cache, gomodules.LOCAL_KMS)
+
+
+def metrics_server(cache: Cache) -> Path:
+    """Return the path of what `kubectl top` and autoscalers ask."""
+    return gomodules.tool(cache, gomodules.METRICS_SERVER)

@@ -19,6 +19,15 @@ PKI = "/etc/kubernetes/pki"
 
 MACHINE = "control-plane"
 
+FRONT_PROXY: Final = "front-proxy"
+"""Directory of another authority, of nothing but who passes on for whom it asks: the API server,
+which tells the servers behind it of its clients. Also the subject of its certificate there."""
+
+METRICS_SERVER: Final = "metrics-server"
+METRICS_SERVER_USER: Final = f"system:{METRICS_SERVER}"
+METRICS_SERVER_HOST: Final = f"{METRICS_SERVER}.kube-system.svc"
+"""The name of the pair for the metrics server, its subject, and the Service it answers for."""
+
 NODE_SILENCE_SECONDS = 50.0
 """Kubernetes' own: how long a node may say nothing before it counts as lost."""
 
@@ -115,6 +124,15 @@ class ControlPlane:
         for name in ("kube-controller-manager", "kube-scheduler", "kube-proxy"):
             pair = authority.issue(name, subject=f"system:{name}")
             authority.kubeconfig(authority.directory / f"{name}.conf", server=server, user=pair)
+        # Started by who needs it (metrics_server.py).
+        pair = authority.issue(
+            METRICS_SERVER,
+            subject=METRICS_SERVER_USER,
+            hosts=(METRICS_SERVER_HOST, addresses.CONTROL_PLANE_V4),
+        )
+        path = authority.directory / f"{METRICS_SERVER}.conf"
+        authority.kubeconfig(path, server=server, user=pair)
+        Authority(authority.directory / FRONT_PROXY).issue("client", subject=FRONT_PROXY)
 
 
 def netns_record(machine: Machine) -> Path:
@@ -170,6 +188,14 @@ def api_services(*, has_audit: bool = False) -> dict[str, list[str]]:
             "--allow-privileged=true",
             # Webhooks are called at the pod's own address, before any kube-proxy runs.
             "--enable-aggregator-routing=true",
+            # How the servers of other APIs, behind this one, are told who asks.
+            f"--proxy-client-cert-file={PKI}/{FRONT_PROXY}/client.crt",
+            f"--proxy-client-key-file={PKI}/{FRONT_PROXY}/client.key",
+            f"--requestheader-client-ca-file={PKI}/{FRONT_PROXY}/ca.crt",
+            f"--requestheader-allowed-names={FRONT_PROXY}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             *(audit if has_audit else ()),
         ],
     }

@@ -115,7 +115,17 @@ CSI_ATTACHER = Tool(
     version=versions.CSI_ATTACHER,
     version_variable="main.version",
 )
-TOOLS = (HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL, CONTAINERD, CSI_ATTACHER)
+METRICS_SERVER = Tool(
+    name="metrics-server",
+    module="sigs.k8s.io/metrics-server",
+    package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+    version=versions.METRICS_SERVER,
+    version_variable="k8s.io/client-go/pkg/version.gitVersion",
+)
+TOOLS = (
+    *(HELM, COREDNS, VERSITYGW, LOCAL_KMS, RUNSC, CRICTL, CONTAINERD, CSI_ATTACHER),
+    METRICS_SERVER,
+)
 CSI_DRIVER = Path(__file__).parent / "csidriver"
 """A module of our own."""
 
