@@ -27,6 +27,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,9 +62,7 @@ def main(words: list[str]) -> None:
     before = _peak_bytes()
     heap = Heap()
     heap.prepare()
-    control = Control(settings)
-    ours, plain = Ours(settings), Plain(settings)
-    cuts = cut(source / PAGES, work / "cuts")
+    ours = Ours(settings)
 
     def transfer(number: int) -> dict[str, float]:
         with heap.busy():
@@ -73,8 +72,13 @@ def main(words: list[str]) -> None:
             }
         contents.verify(work / "target", manifest)
         shutil.rmtree(work / "target")
-        remove(control, settings)
         return seconds
+
+    # Not counted, as it is the first: but for its memory, before there is any that is not ours.
+    transfer(0)
+    print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
+    control, plain = Control(settings), Plain(settings)
+    cuts = cut(source / PAGES, work / "cuts")
 
     def transfer_plainly() -> dict[str, float]:
         with heap.busy():
@@ -91,18 +95,16 @@ def main(words: list[str]) -> None:
                 ),
             }
         shutil.rmtree(work / "plain")
-        remove(control, settings)
         return seconds
 
-    # Not counted, as it is the first: but for its memory, before there is any that is not ours.
-    transfer(0)
-    print(json.dumps({"before_bytes": before, "peak_bytes": _peak_bytes()}), flush=True)
+    remove(control, settings)
     transfer_plainly()
     for number in range(1, int(runs) + 1):
-        if number % 2:
-            seconds = transfer(number) | transfer_plainly()
-        else:
-            seconds = transfer_plainly() | transfer(number)
+        both: list[Callable[[], dict[str, float]]] = [partial(transfer, number), transfer_plainly]
+        seconds: dict[str, float] = {}
+        for one in both if number % 2 else reversed(both):
+            remove(control, settings)
+            seconds |= one()
         print(json.dumps(seconds), flush=True)
     ours.store.close()
 

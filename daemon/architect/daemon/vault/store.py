@@ -50,8 +50,8 @@ aim at, and ten at least."""
 
 EVENT_THREADS: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Of awscrt, for sockets and TLS: one core encrypts about as much as a link of 10 Gb/s carries, and
-the node's others have what comes to decrypt and to write. On two cores a second thread made
-downloads a tenth faster, and took 40 MB and, at worst, 130 MB more."""
+the node's others have what comes to decrypt and to write. On two cores a second thread was worth
+less than the noise of ten runs, beside the plain copy, and took 30 to 90 MB more."""
 
 CONNECT_SECONDS: Final = 5.0
 """To a machine that does not answer at all."""
