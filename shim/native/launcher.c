@@ -9,7 +9,9 @@
 //   exec                      managed: an argument is the id of a container with a record, and the
 //                             keeper does not say at once that its pod is awake
 //   start                     managed: the container was created to be restored
-//   kill, delete              managed: an argument is the id of a container with a record
+//   kill                      managed: the same, and the signal is another one than SIGKILL
+//   delete                    managed: an argument is the id of a container with a record; the
+//                             interpreter comes only where the rest of it is not done at once
 //   anything else             the lower runtime's
 //
 // The lower runtime is the line `runc=PATH` of runtime.conf beside the version directories
@@ -23,6 +25,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +36,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "bundle.h"
@@ -58,6 +63,18 @@ static int is_valued(const char *option) {
   for (size_t i = 0; i < sizeof VALUED / sizeof *VALUED; i++)
     if (!strcmp(option, VALUED[i])) return 1;
   return 0;
+}
+
+// The value of --root; NULL if there is none.
+static const char *root_of(char **argv, int command) {
+  const char *root = NULL;
+  for (int i = 1; i < command; i += is_valued(argv[i]) ? 2 : 1) {
+    const char *name = argv[i];
+    while (*name == '-') name++;
+    if (!strncmp(name, "root=", 5)) root = name + 5;
+    if (!strcmp(name, "root") && i + 1 < command) root = argv[i + 1];
+  }
+  return root;
 }
 
 static int command_index(int argc, char **argv) {
@@ -110,15 +127,25 @@ static int has_record(const char *directory, const char *id) {
   return access(path, F_OK) == 0;
 }
 
-// Whether the container was created without its application, which is restored when it is started.
-static int is_hollow(const char *id) {
+// Whether the container's record has *text*, as records.write() writes it. No name of a pod or a
+// path can hold a quote.
+static int record_says(const char *id, const char *wanted) {
   char path[PATH_MAX];
   size_t length;
   if (!has_record(RECORDS, id)) return 0;
   snprintf(path, sizeof path, "%s/%s.json", RECORDS, id);
   const char *text = text_of(path, &length);
-  // As records.write() writes it; no name of a pod or a path can hold a quote.
-  return text && contains(text, length, "\"hollow\": true");
+  return text && contains(text, length, wanted);
+}
+
+// Whether the container was created without its application, which is restored when it is started.
+static int is_hollow(const char *id) { return record_says(id, "\"hollow\": true"); }
+
+// Whether it is the one of that id below *root*, written as in the record.
+static int is_below_root(const char *id, const char *root) {
+  char wanted[PATH_MAX];
+  int length = snprintf(wanted, sizeof wanted, "\"runc_root\": \"%s\"", root);
+  return length < (int)sizeof wanted && !strpbrk(root, "\"\\") && record_says(id, wanted);
 }
 
 // Sends one request to the keeper and reads the beginning of its answer; 0 if there is none in time.
@@ -145,15 +172,23 @@ static size_t ask_keeper(const char *body, char *answer, size_t size) {
   return got;
 }
 
-// An exec probe of an awake pod comes every few seconds and need not cost an interpreter.
-static int is_awake(const char *id) {
+// Whether the keeper does *op* for a container with success; its answer must have *wanted*.
+static int keeper_says(const char *op, const char *id, const char *wanted) {
   static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-";
   char body[320], answer[512];
   if (id[strspn(id, safe)]) return 0;
-  snprintf(body, sizeof body, "{\"v\":1,\"op\":\"awake\",\"container\":\"%s\"}", id);
+  snprintf(body, sizeof body, "{\"v\":1,\"op\":\"%s\",\"container\":\"%s\"}", op, id);
   size_t length = ask_keeper(body, answer, sizeof answer);
-  return length && contains(answer, length, "\"ok\":true") &&
-         contains(answer, length, "\"state\":\"awake\"");
+  return length && contains(answer, length, "\"ok\":true") && contains(answer, length, wanted);
+}
+
+// An exec probe of an awake pod comes every few seconds and need not cost an interpreter.
+static int is_awake(const char *id) { return keeper_says("awake", id, "\"state\":\"awake\""); }
+
+// SIGKILL needs no application to arrive, so nobody is woken or saved for it.
+static int is_kill_nine(const char *signal) {
+  return signal && (!strcmp(signal, "9") || !strcasecmp(signal, "KILL") ||
+                    !strcasecmp(signal, "SIGKILL"));
 }
 
 static int is_ours(int argc, char **argv) {
@@ -164,11 +199,12 @@ static int is_ours(int argc, char **argv) {
     return wants_management(bundle_of(argc, argv, at));
   int is_delete = !strcmp(command, "delete"), is_start = !strcmp(command, "start");
   // A signal may be the end of a pod that is to be saved for its successor, awake or not.
-  int always = is_delete || !strcmp(command, "kill");
+  int is_kill = !strcmp(command, "kill"), always = is_delete || is_kill;
   if (!always && !is_start && strcmp(command, "exec")) return 0;
   for (int i = at + 1; i < argc; i++) {
     if (is_start && is_hollow(argv[i])) return 1;
     if (is_start) continue;
+    if (is_kill && has_record(RECORDS, argv[i]) && is_kill_nine(argv[i + 1])) return 0;
     // Also a word of the command may be some container's id: all must be awake.
     if (has_record(RECORDS, argv[i]) && (always || !is_awake(argv[i]))) return 1;
     if (is_delete && has_record(UNMANAGED, argv[i])) return 1;
@@ -222,6 +258,55 @@ static int lower_runtime(char *path, size_t size, const char *root, const char *
          (other && searched(path, size, root, other));
 }
 
+// Runs the lower runtime and returns its exit status as a shell says it; -1 if it cannot be run.
+static int run_lower(const char *lower, char **argv) {
+  char *name = argv[0];
+  pid_t pid;
+  int status;
+  argv[0] = (char *)lower;
+  signal(SIGCHLD, SIG_DFL);  // an engine may ignore it: then nobody could be waited for
+  int failed = posix_spawn(&pid, lower, NULL, NULL, argv, environ);
+  argv[0] = name;
+  if (failed) return -1;
+  while (waitpid(pid, &status, 0) < 0)
+    if (errno != EINTR) return -1;
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void forget(const char *directory, const char *id) {
+  char path[PATH_MAX];
+  snprintf(path, sizeof path, "%s/%s.json", directory, id);
+  unlink(path);
+}
+
+// `delete` of a managed container, as architect.shim.commands.delete() does it, which is what is
+// left if this is not as usual. Returns the exit status; -1 if nothing was done.
+static int delete_managed(int argc, char **argv, const struct bundle *bundle, const char *lower) {
+  int at = command_index(argc, argv);
+  const char *root = root_of(argv, at), *id = NULL;
+  if (at >= argc || strcmp(argv[at], "delete") || !root || *root != '/') return -1;
+  for (int i = at + 1; i < argc; i++) {
+    if (*argv[i] == '-') continue;
+    if (id) return -1;
+    id = argv[i];
+  }
+  if (!id || !is_below_root(id, root)) return -1;
+  char state[PATH_MAX];
+  if (snprintf(state, sizeof state, "%s/%s", root, id) >= (int)sizeof state) return -1;
+  int status = run_lower(lower, argv);
+  if (status < 0) return -1;
+  if (!access(state, F_OK)) return status;  // refused: the container is still there
+  if (keeper_says("removed", id, "")) {
+    forget(RECORDS, id);
+    forget(UNMANAGED, id);
+    return status;
+  }
+  char code[128];
+  snprintf(code, sizeof code, "from architect.shim.__main__ import forget;forget(%d)", status);
+  run_python(bundle, code, argv + 1);
+  return status;
+}
+
 static int gvisor(int argc, char **argv, const char *name, const struct bundle *bundle) {
   static const char *const ours[] = {"create", "start", "kill", "delete"};
   int at = command_index(argc, argv);
@@ -260,6 +345,8 @@ int main(int argc, char **argv) {
   char lower[PATH_MAX];
   int has_lower = lower_runtime(lower, sizeof lower, bundle.root, "runc", "crun");
   if (is_ours(argc, argv)) {
+    int status = has_lower ? delete_managed(argc, argv, &bundle, lower) : -1;
+    if (status >= 0) return status;
     run_python(&bundle, "from architect.shim.__main__ import main;main()", argv + 1);
     // Broken installation: the container still runs, as under the lower runtime.
     fprintf(stderr, "%s: cannot run %s: %s\n", name, bundle.python, strerror(errno));

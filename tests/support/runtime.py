@@ -432,6 +432,8 @@ class SocketDouble:
     def __init__(self, directory: Path, name: str) -> None:
         self.answers: dict[str, dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]] = {}
         self.calls: list[dict[str, Any]] = []
+        self.programs: list[str] = []
+        """Whose calls they were, by the names of their executables."""
         directory.mkdir(mode=0o700, exist_ok=True)
         self._path = directory / name
         self._listen()
@@ -459,6 +461,7 @@ class SocketDouble:
     def _serve(self) -> None:
         while True:
             connection, _ = self._socket.accept()
+            program = _program_of(connection)
             # A client may leave before it has read its answer.
             with connection, contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 decoder = wire.Decoder()
@@ -467,6 +470,7 @@ class SocketDouble:
                         if message["op"] == "stop-the-double":
                             return
                         self.calls.append(message)
+                        self.programs.append(program)
                         answer = self.answers.get(message["op"], {})
                         found = answer(message) if callable(answer) else answer
                         connection.sendall(wire.encode({"ok": True, **found}))
@@ -478,6 +482,15 @@ class SocketDouble:
             self._thread.join(DEADLINE_SECONDS)
         self._socket.close()
         self._path.unlink(missing_ok=True)
+
+
+def _program_of(connection: socket.socket) -> str:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid, _, _ = struct.unpack("3i", credentials)
+    try:
+        return os.readlink(f"/proc/{pid}/exe").rpartition("/")[2]
+    except OSError:
+        return ""  # it has left already
 
 
 class KeeperDouble(SocketDouble):

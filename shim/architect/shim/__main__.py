@@ -8,7 +8,7 @@ came: a container that cannot be managed is still a container.
 from __future__ import annotations
 
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from architect.core.errors import ArchitectError
 from architect.shim import cli, engine_log, installation
@@ -39,6 +39,14 @@ def main() -> None:
     except (ArchitectError, OSError) as error:
         engine_log.error(call, str(error))
         sys.exit(1)
+
+
+def forget(status: int) -> NoReturn:
+    """End with *status* once what ``sys.argv`` has deleted is forgotten; the launcher's to call."""
+    from architect.shim import commands
+
+    commands.forget(cli.parse(sys.argv[1:], default_root=installation.default_root()))
+    sys.exit(status)
 
 
 def _carry_out(call: cli.Call) -> int:

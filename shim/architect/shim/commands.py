@@ -108,13 +108,21 @@ def _is_being_saved(pod: str) -> bool:
 
 
 def delete(call: Call) -> int:
-    """``delete``: the lower runtime first; what it has deleted is forgotten. Return its status."""
+    """``delete``: the lower runtime first; what it has deleted is forgotten. Return its status.
+
+    Of most containers the launcher does the same without an interpreter.
+    """
     runtime = str(installation.lower_runtime())
     pid = os.posix_spawn(runtime, [runtime, *call.words], os.environ)
     _, wait_status = os.waitpid(pid, 0)
     status = os.waitstatus_to_exitcode(wait_status)
-    if (Path(call.root) / call.container).exists():
-        return _shell_status(status)  # refused: the container is still there
+    if not (Path(call.root) / call.container).exists():  # else it was refused
+        forget(call)
+    return _shell_status(status)
+
+
+def forget(call: Call) -> None:
+    """Let go of what is known of a container that the lower runtime has deleted."""
     if record_files.path(call.container).exists():
         try:
             keeper_client.ask("removed", timeout_seconds=REMOVED_SECONDS, container=call.container)
@@ -124,7 +132,6 @@ def delete(call: Call) -> int:
         record_files.remove(call.container)
     except OSError as error:
         engine_log.warning(call, f"cannot remove the record of {call.container}: {error}")
-    return _shell_status(status)
 
 
 def is_of(call: Call) -> bool:

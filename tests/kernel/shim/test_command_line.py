@@ -84,6 +84,61 @@ def test_delete_forgets_the_container(make: Make, host: Host, keeper: KeeperDoub
     assert list((host.run_directory / "containers").iterdir()) == []
 
 
+def test_delete_needs_no_interpreter(make: Make, host: Host, keeper: KeeperDouble) -> None:
+    container = make(spec(["true"], annotations=IDLE))
+    assert container.run() == 0
+    container.call("delete", "--force", container.id)
+    assert keeper.programs[keeper.ops().index("removed")] == "runc-architect"
+    assert not (host.run_directory / "containers" / f"{container.id}.json").exists()
+
+
+def test_delete_forgets_the_container_also_where_the_keeper_does_not_answer_as_usual(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["true"], annotations=IDLE))
+    assert container.run() == 0
+    keeper.answers["removed"] = {"ok": False, "error": {"code": 3, "message": "no", "hint": ""}}
+    log = container.bundle / "log"
+    container.call("--log", str(log), "--log-format", "json", "delete", container.id)
+    assert keeper.ops().count("removed") == 2, "the launcher, then the interpreter"
+    assert list((host.run_directory / "containers").iterdir()) == []
+    assert json.loads(log.read_text())["msg"].startswith(f"container {container.id} is deleted")
+
+
+def test_delete_has_the_status_of_the_lower_runtime_once_all_is_forgotten(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    """An engine deletes twice; what is not there any more is the lower runtime's to judge."""
+    container = make(spec(["true"], annotations=IDLE))
+    assert container.run() == 0
+    plainly = ("/usr/sbin/runc", "--root", "/run/test", "delete", container.id)
+    host.call(*plainly)
+    again = container.call("delete", container.id, check=False)
+    plain = host.call(*plainly, check=False)
+    assert again.returncode == plain.returncode == 1
+    assert list((host.run_directory / "containers").iterdir()) == []
+
+
+def test_a_container_of_that_id_below_another_root_keeps_its_record(
+    make: Make, host: Host, keeper: KeeperDouble
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    runtime = host.bundle / "bin/runc-architect"
+    for words in (("delete", "--force"), ("delete",)):
+        host.call(runtime, "--root", "/run/other", *words, container.id, check=False)
+    assert record(host, container)["id"] == container.id
+    assert "removed" not in keeper.ops()
+
+
+@pytest.mark.parametrize("signal", ["9", "KILL", "SIGKILL", "sigkill"])
+def test_nobody_is_told_of_sigkill(
+    make: Make, host: Host, keeper: KeeperDouble, signal: str
+) -> None:
+    container = make(spec(["sleep", "1000"], annotations=IDLE)).start()
+    container.call("kill", container.id, signal)
+    assert keeper.ops() == ["register"]
+
+
 def test_delete_of_a_running_container_fails_as_under_runc_and_forgets_nothing(
     make: Make, host: Host
 ) -> None:
