@@ -113,7 +113,7 @@ def running(
         thread.join(patient(60))
         threading.excepthook = before
     assert not thread.is_alive()
-    assert not daemon._failed
+    assert not daemon._threads.have_failed
 
 
 @pytest.mark.parametrize("fields", [{"store_bucket": "checkpoints"}], indirect=True)
