@@ -2,7 +2,7 @@
 
 :mod:`.matrix` says what is tried and what may come of it; :mod:`.stage` and the modules below it
 try it with the real keeper, runc and CRIU and with packets through real network namespaces;
-:mod:`.clusterstage` tries what only a cluster has. :mod:`.leaks` compares what there was before
+:mod:`.cluster` tries what only a cluster has. :mod:`.leaks` compares what there was before
 with what there is after. ``make soak`` is :mod:`.soak`.
 
 Both stages use what the tests use (``tests/support``), from the same checkout.

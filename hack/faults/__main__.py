@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from faults import CHECKOUT, clusterstage, matrix, results, stage
+from faults import CHECKOUT, matrix, results, stage
+from faults.cluster import place as places
+from faults.cluster import stage as cluster_stage
 from faults.conditions import conditions, in_cluster
 from faults.errors import FaultError
 from faults.matrix import CLUSTER_FAULTS, FAULTS, Pair
@@ -112,9 +114,9 @@ def _on_cluster(pairs: Sequence[Pair], options: argparse.Namespace) -> Iterator[
         with cluster.progress.step(f"cluster of {options.nodes} nodes with Architect"):
             cluster.up(options.nodes)
             release.install(cluster)
-    with clusterstage.opened(cluster, cluster.nodes[-1]) as place:
+    with places.opened(cluster, cluster.nodes[-1]) as place:
         for _, group in itertools.groupby(pairs, key=lambda pair: pair.fault.name):
-            yield from clusterstage.run(place, list(group), tell=cluster.progress.say)
+            yield from cluster_stage.run(place, list(group), tell=cluster.progress.say)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from faults import clusterstage, matrix, soak
-from faults.clusterstage import Place
+from faults import matrix, soak
+from faults.cluster import place as places
+from faults.cluster import stage
+from faults.cluster.place import Place
 from faults.matrix import CLUSTER_FAULTS
 from lab.cluster import Cluster
 from support.tiers import sized
@@ -28,7 +30,7 @@ WHOLE = {fault.name: [fault.name] for fault in CLUSTER_FAULTS}
 
 @pytest.fixture(scope="module")
 def place(architect: Cluster) -> Iterator[Place]:
-    with clusterstage.opened(architect, architect.nodes[-1]) as made:
+    with places.opened(architect, architect.nodes[-1]) as made:
         yield made
 
 
@@ -36,7 +38,7 @@ def place(architect: Cluster) -> Iterator[Place]:
 @pytest.mark.parametrize("fault", sized(sorted(SAMPLE), sorted(WHOLE)))
 def test_it_is_survived(place: Place, fault: str) -> None:
     pairs = matrix.tried(sized(SAMPLE, WHOLE)[fault], faults=CLUSTER_FAULTS)
-    results = list(clusterstage.run(place, pairs, tell=print))
+    results = list(stage.run(place, pairs, tell=print))
     assert [str(result) for result in results if not result.has_survived] == []
 
 

@@ -71,7 +71,7 @@ def test_every_heading_that_is_linked_exists() -> None:
 
 
 def test_what_a_daemon_may_write_is_named() -> None:
-    """As ``test_chart.py`` has it of the policies."""
+    """As ``test_chart_rights.py`` has it of the policies."""
     (node,) = re.findall(r"^\| of its own Node \|.*?(?=\n\n)", PAGE, re.MULTILINE | re.DOTALL)
     (pod,) = re.findall(r"^\| of a pod that is bound.*?(?=\n\n)", PAGE, re.MULTILINE | re.DOTALL)
     assert set(re.findall(r"`([^`]*)`", node)) == {

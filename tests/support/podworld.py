@@ -28,7 +28,8 @@ from architect.api.policy import ContainerPolicy, OnRestoreFailure, Policy
 from architect.core.errors import FormatError, NodeError
 from architect.shim import record_files
 from architect.shim.keeper import cpuquota, criu, images, podstate, processes, resuming, watches
-from architect.shim.keeper.container import Container, TreeLost
+from architect.shim.keeper.container import Container
+from architect.shim.keeper.dumping import TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task, Timer
 from architect.shim.keeper.moving import MovingPod
 from architect.shim.keeper.network import PodNetwork

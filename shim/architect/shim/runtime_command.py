@@ -95,14 +95,14 @@ def _why(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     if options.pod is None:
         return _check_node(options)
-    from architect.shim import inspection
+    from architect.shim.inspection import findings
 
     notes = [
         note
         for note in records.unmanaged()
         if options.pod in (note.pod, note.id, f"{note.namespace}/{note.pod_name}")
     ]
-    found = [vars(inspection.of_unmanaged(note)) for note in notes]
+    found = [vars(findings.of_unmanaged(note)) for note in notes]
     state = ""
     try:
         answer = keeper_client.ask("check", timeout_seconds=CHECK_SECONDS, pod=options.pod)
@@ -121,14 +121,14 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from architect.shim import inspection
+    from architect.shim.inspection import containers
     from architect.shim.keeper import survey
 
     os.nice(NICENESS)  # a pod that is looked at, and all others, come first
     found = [
         vars(finding)
         for container in survey.of_pod(options.pod)
-        for finding in inspection.of_container(container)
+        for finding in containers.of_container(container)
     ]
     if options.output == "json":
         print(json.dumps({"findings": found}))  # one line, for the keeper

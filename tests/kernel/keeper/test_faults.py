@@ -12,8 +12,7 @@ import pytest
 
 from architect.api.keeper import PodState
 from architect.core.errors import NodeError
-from architect.shim.keeper import container as containers
-from architect.shim.keeper import criu, images, processes, recovery
+from architect.shim.keeper import criu, dumping, images, processes, recovery, restoring
 from architect.shim.keeper.loop import Future
 from architect.shim.keeper.recovery import Recovery
 from support import runtime
@@ -148,7 +147,7 @@ def test_a_dump_killed_anywhere_leaves_the_truth(make: Make, keeper: Keeper, tur
         os.kill(pid, signal.SIGKILL)
     try:
         keeper.until(work)
-    except containers.TreeLost:
+    except dumping.TreeLost:
         # Killed while the application ran CRIU's code: it ends, and its container with it.
         assert sleeper.real.wait() != 0
     except NodeError as error:
@@ -166,7 +165,7 @@ def test_a_dump_killed_anywhere_leaves_the_truth(make: Make, keeper: Keeper, tur
 def test_a_dump_that_takes_too_long_is_ended(
     make: Make, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "DUMP_LIMIT_SECONDS", 3.0)
+    monkeypatch.setattr(dumping, "DUMP_LIMIT_SECONDS", 3.0)
     sleeper = make(mebibytes=256)
     work, _, _ = half_a_dump(keeper, sleeper, when=sleeper.has_written_pages)
     with pytest.raises(NodeError) as raised:
@@ -204,7 +203,7 @@ def test_a_tree_without_an_image_ends_its_container_and_is_called_lost(
         work = begin_dump(keeper, sleeper)
         keeper.turn_until(lambda: criu.is_working(sleeper.image), what="the request")
         os.kill(sleeper.tree()[0], signal.SIGKILL)
-    with pytest.raises(containers.TreeLost) as raised:
+    with pytest.raises(dumping.TreeLost) as raised:
         keeper.until(work)
     assert raised.value.reason == "ImageLost"
     assert raised.value.container == sleeper.container.name
@@ -270,7 +269,7 @@ def test_a_restore_that_takes_too_long_leaves_no_half_tree(
     sleeper = make(mebibytes=16)
     dump(keeper, sleeper)
     with monkeypatch.context() as patch:
-        patch.setattr(containers, "RESTORE_LIMIT_SECONDS", 3.0)
+        patch.setattr(restoring, "RESTORE_LIMIT_SECONDS", 3.0)
         work, _, _ = half_a_tree(keeper, sleeper)
         with pytest.raises(NodeError) as raised:
             keeper.until(work)

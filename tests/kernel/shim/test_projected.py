@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from architect.core.errors import NodeError, Rejected
-from architect.shim.inspection import REMOVED_LIMIT_BYTES
+from architect.shim.inspection.files import REMOVED_LIMIT_BYTES
 from support.mover import COUNTING, Mover, numbers
 from support.runtime import Container, Host, eventually, python
 

@@ -22,12 +22,14 @@ from architect.api.policy import ContainerPolicy, Policy
 from architect.core import wire
 from architect.core.errors import ArchitectError
 from architect.daemon import pods
+from architect.daemon.install import Layout
 from architect.daemon.observation import ContainerUsage, Observation
 from architect.daemon.pods import ManagedPod
 from architect.kube import errors
 from architect.kube.api import Api, PatchKind
 from architect.kube.conditions import timestamp
 from architect.kube.connection import Request, Stream
+from support.daemons import DAEMON_SET, NODE
 from support.patience import patient
 
 
@@ -433,6 +435,26 @@ def cluster() -> FakeCluster:
 @pytest.fixture
 def api(cluster: FakeCluster) -> Api:
     return Api(cluster, field_manager="architect-daemon")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    (tmp_path / "pods").mkdir()
+    return Layout(
+        install=tmp_path / "opt",
+        run=tmp_path,
+        pods=tmp_path / "pods",
+        checkpoints=tmp_path / "checkpoints",
+        arrivals=tmp_path / "arrivals",
+        requests=tmp_path / "requests",
+    )
+
+
+@pytest.fixture
+def nodes(cluster: FakeCluster) -> None:
+    """The daemon's objects in the API server: its node, and what it is one of."""
+    cluster.put(NODE, {"kind": "Node", "metadata": {"name": "node1", "uid": "n"}, "status": {}})
+    cluster.put(DAEMON_SET, {"metadata": {"name": "architect-daemon", "uid": "d"}})
 
 
 @pytest.fixture(scope="session")

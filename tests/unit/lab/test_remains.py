@@ -72,6 +72,18 @@ def test_settings_of_the_kernel_are_recorded_completely_or_not_at_all(tmp_path: 
     assert not record.exists()
 
 
+def test_what_is_left_of_a_cluster_without_machines_is_removed(
+    settings: Settings, hierarchy: cgroups.Hierarchy
+) -> None:
+    for name in ("pki", "node-pki", "shared", "trial-1"):
+        (settings.state / name).mkdir(parents=True)
+    for name in ("kubeconfig", "cluster.json", "relay.json", "relay.log"):
+        (settings.state / name).touch()
+    for _ in range(2):
+        Cluster(settings=settings).down()
+        assert [entry.name for entry in settings.state.iterdir()] == ["lock"]
+
+
 def test_logs_of_the_last_failures_are_kept(settings: Settings) -> None:
     directory = settings.state / "failed-logs"
     for number in range(8):

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from architect.shim import inspection
-from architect.shim.inspection import (
-    About,
+from architect.shim.inspection import containers, findings
+from architect.shim.inspection.facts import (
     ContainerFacts,
     Descriptor,
     Mount,
@@ -15,6 +14,7 @@ from architect.shim.inspection import (
     Removed,
     Segment,
 )
+from architect.shim.inspection.findings import About, Finding
 
 ROOT, OVERLAY_DEVICE = 5, (0, 77)
 MOUNTS = {
@@ -23,11 +23,11 @@ MOUNTS = {
 }
 
 
-def judged(descriptor: Descriptor | None = None, **fields: Any) -> list[inspection.Finding]:
+def judged(descriptor: Descriptor | None = None, **fields: Any) -> list[Finding]:
     if descriptor is not None:
         fields["descriptors"] = (descriptor,)
     process = ProcessFacts(pid=7, host_pid=70, command="web", **fields)
-    return inspection.of_container(ContainerFacts(name="app", processes=(process,), mounts=MOUNTS))
+    return containers.of_container(ContainerFacts(name="app", processes=(process,), mounts=MOUNTS))
 
 
 def fd(kind: str, target: str, **fields: Any) -> Descriptor:
@@ -147,7 +147,7 @@ def test_a_unix_socket_of_another_network_namespace_was_made_outside() -> None:
     here = fd("socket", "socket:[1]", protocol="UNIX-STREAM", inode=1)
     process = ProcessFacts(pid=7, command="web", descriptors=(here,))
     facts = ContainerFacts(name="app", processes=(process,), foreign_sockets=frozenset({1}))
-    (found,) = inspection.of_container(facts)
+    (found,) = containers.of_container(facts)
     assert found.reason == "ExternalSocket"
 
 
@@ -169,7 +169,7 @@ def test_what_many_descriptors_have_in_common_is_told_once() -> None:
 
 
 def test_shared_memory_of_others_and_joined_processes_block_and_sessions_do_not() -> None:
-    found = inspection.of_container(
+    found = containers.of_container(
         ContainerFacts(
             name="app",
             segments=(
@@ -188,14 +188,14 @@ def test_shared_memory_of_others_and_joined_processes_block_and_sessions_do_not(
 
 
 def test_a_container_without_application_says_why() -> None:
-    (found,) = inspection.of_container(ContainerFacts(name="app", trouble="no living init"))
+    (found,) = containers.of_container(ContainerFacts(name="app", trouble="no living init"))
     assert (found.reason, found.message) == ("NotRunning", "no living init")
     assert found.about is About.CONTAINER
 
 
-def with_peers(*descriptors: Descriptor, peers: dict[int, Peer]) -> list[inspection.Finding]:
+def with_peers(*descriptors: Descriptor, peers: dict[int, Peer]) -> list[Finding]:
     process = ProcessFacts(pid=7, command="web", descriptors=descriptors)
-    return inspection.of_container(ContainerFacts(name="app", processes=(process,), peers=peers))
+    return containers.of_container(ContainerFacts(name="app", processes=(process,), peers=peers))
 
 
 def test_a_unix_socket_is_saved_with_both_its_ends_only() -> None:
@@ -215,9 +215,9 @@ def test_what_is_mapped_and_deleted_is_saved_up_to_a_size() -> None:
     assert judged(deleted=deleted) == []
 
 
-def removed(*sizes: int | None, room_bytes: int = 64 << 20) -> list[inspection.Finding]:
+def removed(*sizes: int | None, room_bytes: int = 64 << 20) -> list[Finding]:
     files = tuple(Removed(path=f"/config/{n}", size_bytes=size) for n, size in enumerate(sizes))
-    return inspection.of_container(
+    return containers.of_container(
         ContainerFacts(name="app", removed=files, removed_room_bytes=room_bytes)
     )
 
@@ -246,7 +246,7 @@ def test_a_name_is_no_more_than_a_text() -> None:
         descriptors=(fd("char", "/dev/" + "x" * 4000, device=(10, 229), mount=ROOT),),
     )
     facts = ContainerFacts(name="app", processes=(process,), mounts=MOUNTS)
-    (found,) = inspection.of_container(facts)
+    (found,) = containers.of_container(facts)
     assert found.message.startswith("process 7 (evil??[2Jname?) has the device /dev/xxx")
     assert found.message.isprintable()
     assert len(found.message) < 200
@@ -255,14 +255,14 @@ def test_a_name_is_no_more_than_a_text() -> None:
 def test_what_is_told_has_a_limit() -> None:
     many = tuple(ProcessFacts(pid=n, command="web", is_traced=True) for n in range(5000))
     facts = ContainerFacts(name="app", processes=many, is_partial=True)
-    assert len(inspection.of_container(facts)) == inspection.MAX_FINDINGS
+    assert len(containers.of_container(facts)) == containers.MAX_FINDINGS
     facts = ContainerFacts(name="app", is_partial=True)
-    (found,) = inspection.of_container(facts)
+    (found,) = containers.of_container(facts)
     assert (found.reason, found.is_blocking) == ("Partial", False)
 
 
 def test_a_pod_lacks_space_or_was_refused() -> None:
     refused = {"reason": "Mptcp", "message": "said CRIU", "hint": ""}
-    found = inspection.of_pod(refused=refused, needed_bytes=2 << 20, free_bytes=1 << 20)
+    found = findings.of_pod(refused=refused, needed_bytes=2 << 20, free_bytes=1 << 20)
     assert [one.reason for one in found] == ["Mptcp", "NoSpace"]
-    assert inspection.of_pod(refused=None, needed_bytes=1, free_bytes=1) == []
+    assert findings.of_pod(refused=None, needed_bytes=1, free_bytes=1) == []

@@ -6,7 +6,8 @@ killed at any time and picks up every pod.
 
 ``lifecycle`` says what a pod may do next, ``failures`` what follows if it cannot and ``recovery``
 what to do after a restart (all pure); ``falling``, ``waking`` and ``resuming`` do it with a ``pod``
-of the ``registry``; ``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
+of the ``registry``, and ``dumping``, ``restoring`` and ``adopting`` with each ``container`` of it;
+``criu``, ``processes``, ``initpage`` and ``images`` are the edges.
 
 It lives as long as its node, so what it imports counts as the memory that every node pays.
 """

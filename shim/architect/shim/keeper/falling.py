@@ -14,7 +14,8 @@ from architect.api.keeper import Event, PodState
 from architect.core.durations import render
 from architect.core.errors import ArchitectError, Rejected
 from architect.shim.keeper import failures, images, lifecycle
-from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
+from architect.shim.keeper.container import FRESH_STATUS, Container
+from architect.shim.keeper.dumping import TreeLost
 from architect.shim.keeper.failures import Refusal
 from architect.shim.keeper.lifecycle import Patience, Step
 from architect.shim.keeper.loop import Task

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Final
 
 from architect.core.errors import Rejected
-from architect.shim import inspection
-from architect.shim.inspection import DELETED, Removed
+from architect.shim.inspection import files, findings
+from architect.shim.inspection.facts import Removed
+from architect.shim.inspection.files import DELETED
 from architect.shim.keeper import claims
 from architect.shim.keeper.loop import Loop, Task
 from architect.shim.layers import beneath, places
@@ -55,8 +56,8 @@ def refuse(loop: Loop, init_pid: int, tree: Sequence[int]) -> Task[None]:
         if time.monotonic() - turn > TURN_SECONDS:
             yield loop.sleep(0)
             turn = time.monotonic()
-    if why := inspection.of_removed(tuple(found.values()), room_bytes=room(init_pid)):
-        raise Rejected(why, reason="DeletedFile", hint=inspection.HINTS["DeletedFile"])
+    if why := files.of_removed(tuple(found.values()), room_bytes=room(init_pid)):
+        raise Rejected(why, reason="DeletedFile", hint=findings.HINTS["DeletedFile"])
 
 
 def find_all(init_pid: int, tree: Sequence[int]) -> tuple[Removed, ...]:
@@ -105,7 +106,7 @@ def _search(
 
 def _is_lost(target: str, table: Sequence[places.Mounted]) -> bool:
     """Whether what a link says is a file that was removed and cannot be made again there."""
-    if not target.startswith("/") or not target.endswith(DELETED) or not inspection.is_file(target):
+    if not target.startswith("/") or not target.endswith(DELETED) or not files.is_file(target):
         return False
     return _is_unwritable(target.removesuffix(DELETED), table)
 
@@ -113,7 +114,7 @@ def _is_lost(target: str, table: Sequence[places.Mounted]) -> bool:
 def _may_hang(name: str, table: Sequence[places.Mounted]) -> bool:
     """Whether the server of a file, or of its directory, may be away: it is not asked."""
     mounts = (places.mount_of(path, table) for path in (name, os.path.dirname(name)))
-    return any(m is not None and m.kind.startswith(inspection.SLOW_FILE_SYSTEMS) for m in mounts)
+    return any(m is not None and m.kind.startswith(files.SLOW_FILE_SYSTEMS) for m in mounts)
 
 
 def _links(pid: int) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from architect.core.errors import FormatError, NodeError, Rejected
 from architect.shim import installation
-from architect.shim.inspection import About, Finding
+from architect.shim.inspection.findings import About, Finding
 from architect.shim.keeper.loop import Task
 from architect.shim.keeper.programs import Ended, Programs
 

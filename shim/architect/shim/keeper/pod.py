@@ -17,7 +17,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import Policy
 from architect.core import clocks
 from architect.core.errors import ArchitectError, Rejected
-from architect.shim.inspection import Finding
+from architect.shim.inspection.findings import Finding
 from architect.shim.keeper import criu, failures, falling, images, lifecycle, podstate, waking
 from architect.shim.keeper.admission import Admission
 from architect.shim.keeper.container import Container

@@ -13,8 +13,8 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import ProbeKind
 from architect.core.errors import Rejected
 from architect.core.wire import text
-from architect.shim import inspection
-from architect.shim.inspection import About
+from architect.shim.inspection import findings
+from architect.shim.inspection.findings import About
 from architect.shim.keeper import cpuquota, criu, images, lifecycle, observe
 from architect.shim.keeper.arguments import Arguments, commands, patience, reason
 from architect.shim.keeper.control import Peer
@@ -225,7 +225,7 @@ class Service:
             return {"status": pod.status(), "findings": []}
         is_running = not any(one.about is About.CONTAINER for one in found)
         pod.found = [one for one in found if one.is_blocking and one.about is About.PROCESSES]
-        of_pod = inspection.of_pod(
+        of_pod = findings.of_pod(
             refused=pod.refused.as_dict() if pod.refused else None,
             needed_bytes=pod.admission.needed_bytes() if is_running else 0,
             free_bytes=images.free_bytes(),

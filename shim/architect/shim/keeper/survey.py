@@ -21,8 +21,7 @@ from typing import Final
 from architect.api.policy import Policy, PolicyError
 from architect.core.errors import ArchitectError, FormatError, NodeError, Rejected
 from architect.shim import procfs, records
-from architect.shim.inspection import (
-    SLOW_FILE_SYSTEMS,
+from architect.shim.inspection.facts import (
     ContainerFacts,
     Descriptor,
     Mount,
@@ -30,6 +29,7 @@ from architect.shim.inspection import (
     ProcessFacts,
     Segment,
 )
+from architect.shim.inspection.files import SLOW_FILE_SYSTEMS
 from architect.shim.keeper import epolls, ghosts, processes, sysvshm, tracers, watches
 from architect.shim.keeper.container import Container
 from architect.shim.packets import unixdiag

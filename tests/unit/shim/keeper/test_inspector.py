@@ -10,7 +10,7 @@ import pytest
 
 from architect.core.errors import NodeError, Rejected
 from architect.shim import installation
-from architect.shim.inspection import About, Finding
+from architect.shim.inspection.findings import About, Finding
 from architect.shim.keeper import inspector
 from architect.shim.keeper.inspector import Inspector
 from architect.shim.keeper.loop import Task

@@ -17,7 +17,8 @@ from architect.core.errors import NodeError, Rejected
 from architect.shim import record_files
 from architect.shim.keeper import criu, images, podstate, watches
 from architect.shim.keeper import pod as pods
-from architect.shim.keeper.container import FRESH_STATUS, Container, TreeLost
+from architect.shim.keeper.container import FRESH_STATUS, Container
+from architect.shim.keeper.dumping import TreeLost
 from architect.shim.keeper.loop import Future, Loop, Task
 from architect.shim.keeper.network import PodNetwork
 from architect.shim.keeper.pod import Pod

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from architect.shim.inspection import Descriptor
+from architect.shim.inspection.facts import Descriptor
 from architect.shim.keeper import survey
 
 IN_CREATE = 0x100  # <sys/inotify.h>
