@@ -16,6 +16,7 @@ from architect.api import names
 from architect.core.errors import ArchitectError
 from architect.daemon import metrics as metric_server
 from architect.daemon import settings, status
+from architect.daemon.counting import Counting
 from architect.daemon.engine_images import EngineImages
 from architect.daemon.evacuation.course import Told
 from architect.daemon.evacuation.evacuation import Evacuation
@@ -112,12 +113,14 @@ class Daemon:
             transition_timeout_seconds=config.transition_timeout_seconds,
             path=layout.run / names.KEEPER_SOCKET.name,
         )
+        counting = Counting(api, metrics=self._metrics)
         self._writer = Writer(
             api,
             node=config.node_name,
             store=self._store,
             registry=self._registry,
             metrics=self._metrics,
+            counting=counting,
             tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
@@ -342,6 +345,7 @@ class Daemon:
             registry=self._registry,
             metrics=self._metrics,
             rates=self._rates,
+            counted=counting.known,
             departures=self._departures,
             arrivals=self._arrivals,
             endings=self._endings,

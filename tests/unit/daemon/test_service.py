@@ -19,6 +19,7 @@ from architect.checkpoint import keys
 from architect.core.errors import Rejected, Unavailable
 from architect.daemon import foresight, gvisor, housekeeping, install, keeper_link, preflight
 from architect.daemon import writer as writer_module
+from architect.daemon.counting import Counting
 from architect.daemon.host import Host
 from architect.daemon.install import Layout
 from architect.daemon.installer import Installer
@@ -577,6 +578,7 @@ def make_writer(api: Api, store: PodStore, registry: Registry, told: list[Any]) 
         store=store,
         registry=registry,
         metrics=Metrics(),
+        counting=Counting(api, metrics=Metrics()),
         tell=lambda _, note: told.append(note),
         condition_interval_seconds=30,
     )
