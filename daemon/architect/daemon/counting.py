@@ -2,8 +2,8 @@
 
 One list of all autoscalers, from the API server's memory, serves all pods of the node. A watch
 would be told of each of their statuses, which change every 15 s: on every node, twice what the list
-has in the same time. Owners are read only where an autoscaler of the
-pod's namespace divides by requests, and once for all pods of one owner.
+has in the same time. Owners are read only where an autoscaler of the pod's namespace divides by
+requests, and once for all pods of one owner.
 
 What is not known is no reason to wait, or to fail: requests stay as they are then.
 """
