@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import pytest
 
+from architect.api import names
 from architect.core import quantity
 from lab import errors, metrics_server
 from lab.cluster import Cluster
-from support import truth
-from support.truth import Plan, Subject, Trio, container
+from support import autoscaled, parts, truth
+from support.patience import patient
+from support.truth import Kind, Plan, Subject, Trio, container
 from support.workloads import REQUEST_SECONDS, eventually
 
 pytestmark = pytest.mark.concurrent
@@ -31,6 +34,11 @@ PLANS: Final = {
         containers=[container("app", BUSY), container("beside", ["sleep", "1000000"])],
     ),
 }
+
+ASKS: Final = {"cpu": "200m", "memory": "96Mi"}
+"""More than it ever uses: Python's start has its share of a processor, too."""
+LOW: Final = {"cpu": "1m", "memory": "1Ki"}
+SCALED: Final = Plan(containers=[container("app", BUSY, resources={"requests": ASKS})])
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +192,71 @@ def test_what_an_autoscaler_reads(pods: dict[str, Trio]) -> None:
     assert trio.slept.is_asleep
     trio.slept.runtime("wake")
     eventually(lambda: _is_busy(_top(trio.slept)), what="what it uses is told of again")
+
+
+def _counted(cluster: Cluster) -> float:
+    """Return how many pods the daemons know to be counted by autoscalers."""
+    numbers = [parts.daemon_numbers(cluster, node.name) for node in cluster.nodes]
+    return sum(each.value("architect_kept_requests", reason="Autoscaler") for each in numbers)
+
+
+@truth.behaviour(
+    "a HorizontalPodAutoscaler by `Utilization` of processor and memory, at most three pods",
+    slept="it makes no pods: requests stay while the pod sleeps, and the event `Slept` names the "
+    "autoscaler",
+)
+def test_an_autoscaler_by_utilization(metered: Cluster, theme: str) -> None:
+    with autoscaled.running(metered, theme, "scaled", SCALED, most=3) as pods:
+        trio, slept = Trio(pods), pods[Kind.SLEPT]
+        truth.parallel(*(each.until_measured for each in pods.values()))
+        managed = sum(kind is not Kind.RUNC for kind in pods)
+        eventually(lambda: _counted(metered) == managed, what="daemons know of the autoscalers")
+        trio.sleep()
+
+        def is_measured_asleep() -> bool:
+            use = slept.measured()
+            return bool(use) and use["cpu"].percent == 0 and use["memory"].mean < 12 * MIB
+
+        eventually(is_measured_asleep, what="the autoscaler has measured a pod that sleeps")
+        truth.check({kind: each.replicas() for kind, each in pods.items()}, 1)
+        truth.check({kind: each.asked_for() for kind, each in pods.items()}, ASKS)
+        assert slept.is_asleep
+        (said,) = eventually(lambda: slept.events(names.EVENT_SLEPT), what="event Slept")
+        assert said.endswith(f"HorizontalPodAutoscaler {slept.name}"), said
+        slept.runtime("wake")
+
+        def is_measured_awake() -> bool:
+            use = slept.measured()
+            return bool(use) and use["memory"].mean > 20 * MIB
+
+        eventually(is_measured_awake, what="the autoscaler has measured the pod awake")
+        truth.check({kind: each.replicas() for kind, each in pods.items()}, 1)
+        truth.check({kind: each.restarts() for kind, each in pods.items()}, 0)
+
+
+@truth.behaviour(
+    "an autoscaler that is made, and removed, while pods sleep",
+    slept="requests come back while the pod sleeps, with the event `RequestsKept`, and are lowered "
+    "again, each within a minute",
+)
+def test_an_autoscaler_that_comes_late(metered: Cluster, theme: str) -> None:
+    with autoscaled.running(metered, theme, "late", SCALED) as pods:
+        slept = pods[Kind.SLEPT]
+        Trio(pods).sleep()
+        eventually(lambda: slept.asked_for() == LOW, what="requests are lowered")
+        truth.parallel(*(functools.partial(each.scale, most=1) for each in pods.values()))
+        _within_a_minute(lambda: slept.asked_for() == ASKS, what="requests are back")
+        said = eventually(lambda: slept.events(names.EVENT_REQUESTS_KEPT), what="RequestsKept")
+        assert said[-1].endswith(f"HorizontalPodAutoscaler {slept.name}"), said
+        truth.parallel(*(each.until_measured for each in pods.values()))
+        truth.check({kind: each.asked_for() for kind, each in pods.items()}, ASKS)
+        truth.parallel(*(each.unscale for each in pods.values()))
+        _within_a_minute(lambda: slept.asked_for() == LOW, what="requests are lowered again")
+        assert slept.is_asleep
+        slept.runtime("wake")
+        eventually(lambda: slept.asked_for() == ASKS, what="requests are back after the wake")
+        truth.check({kind: each.restarts() for kind, each in pods.items()}, 0)
+
+
+def _within_a_minute(condition: Callable[[], bool], *, what: str) -> None:
+    eventually(condition, what=what, seconds=patient(60.0))

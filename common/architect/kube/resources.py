@@ -56,6 +56,12 @@ STATEFUL_SETS: Final = Resource(
 REPLICATION_CONTROLLERS: Final = Resource(
     group="", version="v1", plural="replicationcontrollers", kind="ReplicationController"
 )
+AUTOSCALERS: Final = Resource(
+    group="autoscaling",
+    version="v2",
+    plural="horizontalpodautoscalers",
+    kind="HorizontalPodAutoscaler",
+)
 JOBS: Final = Resource(group="batch", version="v1", plural="jobs", kind="Job")
 EVENTS: Final = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 LEASES: Final = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")

@@ -14,6 +14,7 @@ from architect.api.keeper import Event, PodState
 from architect.api.policy import OnRestoreFailure
 from architect.core.errors import ArchitectError, FormatError, Rejected
 from architect.daemon import activity, planner, status
+from architect.daemon.autoscalers import Counted
 from architect.daemon.keeper_link import KeeperLink
 from architect.daemon.metrics import Metrics
 from architect.daemon.moves.arrivals import Arrivals
@@ -43,6 +44,7 @@ class Listener:
         registry: Registry,
         metrics: Metrics,
         rates: Known,
+        counted: Callable[[str], Counted],
         departures: Departures,
         arrivals: Arrivals,
         endings: Endings,
@@ -52,14 +54,15 @@ class Listener:
     ) -> None:
         """Prepare.
 
-        *is_gone*: a pod has left the keeper. *changed*: something of a pod is another now, by its
-        uid, or of any (None).
+        *counted*: what is known already of the autoscalers that count a pod. *is_gone*: a pod has
+        left the keeper. *changed*: something of a pod is another now, by its uid, or of any (None).
         """
         self._keeper = keeper
         self._store = store
         self._registry = registry
         self._metrics = metrics
         self._rates = rates
+        self._counted = counted
         self._departures = departures
         self._arrivals = arrivals
         self._endings = endings
@@ -129,6 +132,7 @@ class Listener:
             pod=pod,
             is_refused=keeper is not None and keeper.refused is not None,
             is_leaving=self._departures.is_working(uid),
+            counted=self._counted(uid),
         )
         if note is not None:
             self._tell(pod, note)

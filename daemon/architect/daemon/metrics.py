@@ -61,6 +61,13 @@ class Metrics:
         self.awake_reasons = Gauge(
             "architect_awake_pods", "Awake pods by what keeps them awake", ["reason"], registry=r
         )
+        self.kept_requests = Gauge(
+            "architect_kept_requests",
+            "Pods whose requests stay while they sleep since an autoscaler divides by them, or "
+            "since it is not known whether one does",
+            ["reason"],
+            registry=r,
+        )
         self.node_ready = Gauge(
             "architect_node_ready", "1 if the node can run managed pods", registry=r
         )

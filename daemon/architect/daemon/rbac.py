@@ -6,6 +6,7 @@ from typing import Final
 
 from architect.kube.rbac import Rule
 from architect.kube.resources import (
+    AUTOSCALERS,
     CHECKPOINTS,
     CONFIG_MAPS,
     DAEMON_SETS,
@@ -29,6 +30,8 @@ RULES: Final = (
     Rule(resource=NODES, verbs=("get", "list", "watch", "patch")),
     Rule(resource=NODES, verbs=("patch",), subresource="status"),
     Rule(resource=LIMIT_RANGES, verbs=("list",)),
+    # Whether one divides what a sleeping pod uses by its requests.
+    Rule(resource=AUTOSCALERS, verbs=("list",)),
     Rule(resource=EVENTS, verbs=("create", "patch")),
     Rule(resource=CHECKPOINTS, verbs=("get", "list", "create", "delete")),
     Rule(resource=CHECKPOINTS, verbs=("patch",), subresource="status"),

@@ -4,6 +4,9 @@ Pure. Limits stay as they are: a lowered memory limit would make waking depend o
 The QoS class must not change (Kubernetes forbids it, and the cgroup's place hangs on it), so a
 Guaranteed pod keeps its requests, and a BestEffort one has none. The originals go into an
 annotation before anything is lowered, and the annotation goes after they are back.
+
+Requests by which an autoscaler divides stay, or come back while the pod sleeps
+(:mod:`architect.daemon.autoscalers`).
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from architect.core import quantity
+from architect.daemon import autoscalers
+from architect.daemon.autoscalers import NOBODY, Counted
 from architect.daemon.pods import RESOURCES, ManagedPod, PodContainer
 
 LEAST: Final = {"cpu": Fraction(1, 1000), "memory": Fraction(1024)}
@@ -35,15 +40,17 @@ class Skip(enum.Enum):
     BEST_EFFORT = "BestEffort"
     RESTART_POLICY = "ResizePolicy"
     POD_RESOURCES = "PodLevelResources"
+    AUTOSCALER = "Autoscaler"
+    UNKNOWN_AUTOSCALERS = "UnknownAutoscalers"
 
 
 SKIP_TEXT: Final = {
     Skip.GUARANTEED: "the pod is Guaranteed, whose requests equal its limits; its memory is free,"
     " its requests stay reserved",
-    Skip.BEST_EFFORT: "the pod has no requests",
     Skip.RESTART_POLICY: "resizePolicy RestartContainer would restart it; its requests stay",
     Skip.POD_RESOURCES: "requests are set for the pod as a whole; they stay reserved",
 }
+"""What is said of each: nothing where there are no requests, and of autoscalers their names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,17 +68,26 @@ class ResizePlan:
 
     requests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Container to the requests that it shall have."""
+    returned: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    """Container to the requests that it gets back though it sleeps. Their note stays."""
     original: Mapping[str, Mapping[str, str]] | None = None
     """What the annotation must hold before; None: leave it."""
     is_annotation_to_be_removed: bool = False
     """After the requests are back."""
     skipped: Mapping[str, Skip] = field(default_factory=lambda: MappingProxyType({}))
-    """Container to why it keeps its requests."""
+    """Container to why it keeps its requests, or one of them."""
+    kept: tuple[str, ...] = ()
+    """Why the requests stay, for people, each reason once."""
 
     @property
     def is_empty(self) -> bool:
         """Whether everything is as it should be."""
-        return not self.requests and self.original is None and not self.is_annotation_to_be_removed
+        return (
+            not self.requests
+            and not self.returned
+            and self.original is None
+            and not self.is_annotation_to_be_removed
+        )
 
 
 def bounds_of(limit_ranges: Iterable[Mapping[str, Any]]) -> Bounds:
@@ -92,28 +108,53 @@ def bounds_of(limit_ranges: Iterable[Mapping[str, Any]]) -> Bounds:
     return Bounds(least=least, ratios=ratios)
 
 
-def lower(pod: ManagedPod, *, bounds: Bounds) -> ResizePlan:
-    """Return what to do for a sleeping *pod*; repeated after it was done, nothing."""
+def may_be_lowered(pod: ManagedPod) -> bool:
+    """Whether requests of *pod* are lowered while it sleeps, if nobody divides by them."""
+    return _skip_of_pod(pod) is None
+
+
+def lower(pod: ManagedPod, *, bounds: Bounds, counted: Counted = NOBODY) -> ResizePlan:
+    """Return what to do for a sleeping *pod*; repeated after it was done, nothing.
+
+    Requests by which is divided (*counted*) come back, if they were lowered before that was known.
+    Where it is not known they stay as they are.
+    """
     whole = _skip_of_pod(pod)
     requests: dict[str, Mapping[str, str]] = {}
+    returned: dict[str, Mapping[str, str]] = {}
     skipped: dict[str, Skip] = {}
+    divided: dict[str, set[str]] = {}
     for name in pod.managed:
         container = pod.containers[name]
         if whole is not None:
             skipped[name] = whole
             continue
         wanted: dict[str, str] = {}
+        back: dict[str, str] = {}
+        lowered_from = _to_be_restored(pod, container) if counted.by else {}
         for resource, now in container.requests.items():
             if resource in container.restarts_on_resize:
-                skipped[name] = Skip.RESTART_POLICY
+                skipped.setdefault(name, Skip.RESTART_POLICY)
+                continue
+            if counted.unknown:
+                skipped[name] = Skip.UNKNOWN_AUTOSCALERS
+                continue
+            if dividing := counted.names(name, resource):
+                skipped[name] = Skip.AUTOSCALER
+                divided.setdefault(resource, set()).update(dividing)
+                if resource in lowered_from:
+                    back[resource] = lowered_from[resource]
                 continue
             target = _target(container, resource, bounds=bounds)
             if quantity.parse(now) > quantity.parse(target):
                 wanted[resource] = target
         if wanted:
             requests[name] = wanted
+        if back:
+            returned[name] = back
+    kept = _why_kept(skipped, divided=divided, unknown=counted.unknown)
     if not requests:
-        return ResizePlan(skipped=skipped)
+        return ResizePlan(returned=returned, skipped=skipped, kept=kept)
     known = pod.original_requests or {}
     noted: dict[str, Mapping[str, str]] = dict(known)
     for name, to in requests.items():
@@ -131,9 +172,26 @@ def lower(pod: ManagedPod, *, bounds: Bounds) -> ResizePlan:
             noted[name + LOWERED] = dict(lowered) | by_bounds
     return ResizePlan(
         requests=requests,
+        returned=returned,
         original=None if noted == known else noted,
         skipped=skipped,
+        kept=kept,
     )
+
+
+def _why_kept(
+    skipped: Mapping[str, Skip], *, divided: Mapping[str, Iterable[str]], unknown: str
+) -> tuple[str, ...]:
+    texts = {SKIP_TEXT[skip] for skip in skipped.values() if skip in SKIP_TEXT}
+    if divided:
+        names = sorted({name for each in divided.values() for name in each})
+        texts.add(
+            f"its requests for {' and '.join(sorted(divided))} stay, since what it uses is divided"
+            f" by them: {autoscalers.KIND} {', '.join(names)}"
+        )
+    if Skip.UNKNOWN_AUTOSCALERS in skipped.values():
+        texts.add(f"its requests stay: which {autoscalers.KIND} counts it is not known: {unknown}")
+    return tuple(sorted(texts))
 
 
 def _original(now: str, *, noted: str | None, lowered: str) -> str:
@@ -154,22 +212,26 @@ def restore(pod: ManagedPod) -> ResizePlan:
     """
     if pod.original_requests is None:
         return ResizePlan()
-    requests: dict[str, Mapping[str, str]] = {}
-    for name, original in pod.original_requests.items():
-        container = pod.containers.get(name)
-        if container is None:
-            continue
-        lowered = pod.original_requests.get(name + LOWERED, {})
-        wanted = {
-            resource: value
-            for resource, value in original.items()
-            if (now := container.requests.get(resource)) is not None
-            and _is_below(now, value)
-            and _is_lowered(resource, now, noted=lowered.get(resource))
-        }
-        if wanted:
-            requests[name] = wanted
+    requests = {
+        name: wanted
+        for name in pod.original_requests
+        if (container := pod.containers.get(name)) is not None
+        and (wanted := _to_be_restored(pod, container))
+    }
     return ResizePlan(requests=requests, is_annotation_to_be_removed=True)
+
+
+def _to_be_restored(pod: ManagedPod, container: PodContainer) -> dict[str, str]:
+    """Return those requests of *container* that are lowered, as they were before."""
+    noted = pod.original_requests or {}
+    lowered = noted.get(container.name + LOWERED, {})
+    return {
+        resource: value
+        for resource, value in noted.get(container.name, {}).items()
+        if (now := container.requests.get(resource)) is not None
+        and _is_below(now, value)
+        and _is_lowered(resource, now, noted=lowered.get(resource))
+    }
 
 
 def annotation(original: Mapping[str, Mapping[str, str]]) -> str:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from architect.api import names
 from architect.daemon import resize, status
+from architect.daemon.autoscalers import NOBODY, Counted
 from architect.daemon.observation import KeeperPod
 from architect.daemon.pods import ManagedPod
 from architect.daemon.reasons import Reason
@@ -67,8 +68,12 @@ class PodFacts:
     has_checkpoint: bool = False
     may_update_reason: bool = True
     bounds: resize.Bounds = field(default_factory=resize.Bounds)
-    is_resize_refused: bool = False
-    """The API refused the resize of this pod in this state; it is not asked again."""
+    counted: Counted = NOBODY
+    """By which of its requests autoscalers divide."""
+    is_lowering_refused: bool = False
+    """The API refused to lower requests of this pod; it is not asked again while it sleeps."""
+    is_raising_refused: bool = False
+    """The API refused to raise them; it is not asked again for a while."""
 
 
 def plan(facts: PodFacts) -> tuple[Action, ...]:
@@ -97,21 +102,23 @@ def plan(facts: PodFacts) -> tuple[Action, ...]:
 
 
 def _asleep(facts: PodFacts) -> list[Action]:
-    """Originals are noted before anything is lowered, in the same request as the labels."""
-    resizing = (
-        resize.ResizePlan()
-        if facts.is_resize_refused
-        else resize.lower(facts.pod, bounds=facts.bounds)
-    )
+    """Originals are noted before anything is lowered, in the same request as the labels.
+
+    What comes back though the pod sleeps is first: an autoscaler looks every 15 s.
+    """
+    resizing = resize.lower(facts.pod, bounds=facts.bounds, counted=facts.counted)
+    lowered = {} if facts.is_lowering_refused else resizing.requests
     annotations: dict[str, str | None] = {}
-    if resizing.original is not None:
+    if resizing.original is not None and lowered:
         annotations[names.ORIGINAL_REQUESTS] = resize.annotation(resizing.original)
     actions: list[Action] = []
     labels = status.labels(facts.pod, is_asleep=True)
     if labels or annotations:
         actions.append(SetMetadata(labels=labels, annotations=annotations))
-    if resizing.requests:
-        actions.append(Resize(requests=resizing.requests, is_lowering=True))
+    if resizing.returned and not facts.is_raising_refused:
+        actions.append(Resize(requests=resizing.returned, is_lowering=False))
+    if lowered:
+        actions.append(Resize(requests=lowered, is_lowering=True))
     return actions
 
 
@@ -123,9 +130,11 @@ def _awake(facts: PodFacts) -> list[Action]:
     resizing = resize.restore(facts.pod)
     annotations: dict[str, str | None] = {}
     actions: list[Action] = []
-    if resizing.requests and not facts.is_resize_refused:
+    if resizing.requests and not facts.is_raising_refused:
         actions.append(Resize(requests=resizing.requests, is_lowering=False))
-    if resizing.is_annotation_to_be_removed and not (resizing.requests and facts.is_resize_refused):
+    if resizing.is_annotation_to_be_removed and not (
+        resizing.requests and facts.is_raising_refused
+    ):
         annotations[names.ORIGINAL_REQUESTS] = None
     labels = status.labels(facts.pod, is_asleep=False)
     if labels or annotations:

@@ -14,6 +14,7 @@ from architect.api import names
 from architect.core.errors import ArchitectError
 from architect.daemon import metrics as metric_server
 from architect.daemon import settings, status
+from architect.daemon.counting import Counting
 from architect.daemon.host import Host
 from architect.daemon.housekeeping import Housekeeping
 from architect.daemon.install import Layout
@@ -71,12 +72,14 @@ class Daemon:
             transition_timeout_seconds=config.transition_timeout_seconds,
             path=layout.run / names.KEEPER_SOCKET.name,
         )
+        counting = Counting(api, metrics=self._metrics)
         self._writer = Writer(
             api,
             node=config.node_name,
             store=self._store,
             registry=self._registry,
             metrics=self._metrics,
+            counting=counting,
             tell=self._tell,
             condition_interval_seconds=config.condition_interval_seconds,
         )
@@ -156,6 +159,7 @@ class Daemon:
             registry=self._registry,
             metrics=self._metrics,
             rates=self._rates,
+            counted=counting.known,
             departures=moves.departures,
             arrivals=moves.arrivals,
             endings=moves.endings,

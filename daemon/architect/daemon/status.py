@@ -10,6 +10,7 @@ from architect.api import names
 from architect.api.keeper import REASON_ARRIVED, Event, PodState
 from architect.core import durations
 from architect.daemon import resize
+from architect.daemon.autoscalers import NOBODY, Counted
 from architect.daemon.evacuation.course import Told
 from architect.daemon.notices.board import Change, ChangeKind
 from architect.daemon.notices.notice import Notice
@@ -147,6 +148,7 @@ def note_of(
     pod: ManagedPod | None,
     is_refused: bool,
     is_leaving: bool = False,
+    counted: Counted = NOBODY,
 ) -> Note | None:
     """Return the Kubernetes event for one event of the keeper, or None if it is not worth one.
 
@@ -164,7 +166,8 @@ def note_of(
         return None
     if event is Event.SLEPT:
         text = f"asleep after {took}{because}, {_mib(int(message.get('image_bytes') or 0))} on disk"
-        return Note(reason=names.EVENT_SLEPT, text=text + _kept_requests(pod), action="Sleep")
+        text += _kept_requests(pod, counted)
+        return Note(reason=names.EVENT_SLEPT, text=text[:MAX_NOTE_CHARS], action="Sleep")
     if event is Event.WOKE:
         held = int(message.get("held_packets") or 0)
         text = f"awake after {took}{because}, {held} packets held meanwhile"
@@ -265,12 +268,19 @@ def wake_kind(reason: str) -> str:
     return "command"
 
 
-def _kept_requests(pod: ManagedPod | None) -> str:
+def of_returned_requests(pod: ManagedPod, counted: Counted) -> Note:
+    """Return what is said of a pod whose requests are back though it sleeps on."""
+    return Note(
+        reason=names.EVENT_REQUESTS_KEPT,
+        text=f"asleep{_kept_requests(pod, counted)}"[:MAX_NOTE_CHARS],
+        action="Resize",
+    )
+
+
+def _kept_requests(pod: ManagedPod | None, counted: Counted) -> str:
     if pod is None:
         return ""
-    skips = set(resize.lower(pod, bounds=resize.Bounds()).skipped.values())
-    skips.discard(resize.Skip.BEST_EFFORT)
-    texts = sorted(resize.SKIP_TEXT[s] for s in skips)
+    texts = resize.lower(pod, bounds=resize.Bounds(), counted=counted).kept
     return f"; {'; '.join(texts)}" if texts else ""
 
 

@@ -14,12 +14,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from architect.api import names
 from architect.core.errors import Rejected, Retryable
 from architect.daemon import activity, resize, resync, status
+from architect.daemon.autoscalers import NOBODY
+from architect.daemon.counting import Counting
 from architect.daemon.metrics import Metrics
 from architect.daemon.observation import KeeperPod
 from architect.daemon.pods import ManagedPod
@@ -52,15 +53,6 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 Tell = Callable[[ManagedPod, Note], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Refused:
-    """A resize that the API server does not do."""
-
-    is_lowering: bool
-    again_at: float
-    """On the monotonic clock; never, for one that only would have made room."""
-
-
 class Writer:
     """The only writer of pods and Checkpoint objects."""
 
@@ -72,6 +64,7 @@ class Writer:
         store: PodStore,
         registry: Registry,
         metrics: Metrics,
+        counting: Counting,
         tell: Tell,
         condition_interval_seconds: float,
     ) -> None:
@@ -80,12 +73,14 @@ class Writer:
         self._store = store
         self._registry = registry
         self._metrics = metrics
+        self._counting = counting
         self._tell = tell
         self._condition_interval_seconds = condition_interval_seconds
         self._queue = WorkQueue()
         self._checkpoints: set[str] | None = None
         self._without_checkpoint: set[str] = set()
-        self._refused_resizes: dict[str, _Refused] = {}
+        self._refused_resizes: dict[tuple[str, bool], float] = {}
+        """Pod, and whether it was to lower requests → when it is tried again (monotonic clock)."""
         self._reported_resizes: dict[str, str] = {}
         self._conditions_at: dict[str, float] = {}
         self._limits: dict[str, tuple[float, resize.Bounds]] = {}
@@ -107,6 +102,26 @@ class Writer:
             uid = self._queue.take(timeout_seconds=IDLE_SECONDS)
             if uid is not None:
                 self.reconcile(uid)
+            self.look_at_autoscalers()
+
+    def look_at_autoscalers(self) -> None:
+        """Have those pods looked at of which autoscalers make another use now, if it is time.
+
+        Also of pods that are awake: why requests stay is told as soon as one sleeps.
+        """
+        if self._registry.is_known:
+            for uid in self._counting.changed(filter(self._may_be_low, self._store.all())):
+                self._queue.add(uid)
+
+    def _may_be_low(self, pod: ManagedPod) -> bool:
+        """Whether *pod* sleeps, or may soon, and its requests are lowered then if they may be."""
+        if pod.is_terminating or pod.is_terminal or not resize.may_be_lowered(pod):
+            return False
+        return activity.wants_sleep(pod) or self._is_asleep(pod)
+
+    def _is_asleep(self, pod: ManagedPod) -> bool:
+        keeper = self._registry.keeper_pod(pod.uid)
+        return keeper is not None and keeper.state in status.ASLEEP_STATES
 
     def close(self) -> None:
         """End the wait for work."""
@@ -129,9 +144,9 @@ class Writer:
                     break  # what comes after it counts on it: the note of the requests would go
             if not facts.may_update_reason:
                 self._queue.add(uid, delay_seconds=self._condition_interval_seconds)
-            refused = self._refused_resizes.get(uid)
-            if refused is not None and not refused.is_lowering:
-                self._queue.add(uid, delay_seconds=max(0.0, refused.again_at - time.monotonic()))
+            again_at = self._refused_resizes.get((uid, False))
+            if again_at is not None:
+                self._queue.add(uid, delay_seconds=max(0.0, again_at - time.monotonic()))
             self._report_resize(pod)
         except NotFound as error:
             # The watch tells soon what became of it.
@@ -152,7 +167,8 @@ class Writer:
 
     def _forget(self, uid: str) -> None:
         self._registry.forget(uid)
-        self._refused_resizes.pop(uid, None)
+        for is_lowering in (True, False):
+            self._refused_resizes.pop((uid, is_lowering), None)
         self._reported_resizes.pop(uid, None)
         self._conditions_at.pop(uid, None)
         self._without_checkpoint.discard(uid)
@@ -164,10 +180,12 @@ class Writer:
     def _facts(self, pod: ManagedPod) -> PodFacts:
         keeper = self._registry.keeper_pod(pod.uid)
         is_asleep = keeper is not None and keeper.state in status.ASLEEP_STATES
-        refused = self._refused_resizes.get(pod.uid)
-        if refused is not None and refused.is_lowering is not is_asleep:
-            del self._refused_resizes[pod.uid]  # refused in the other direction: try this one
-            refused = None
+        counted = self._counting.of(pod) if self._may_be_low(pod) else NOBODY
+        # What was refused counts only as long as it is wanted.
+        if not is_asleep:
+            self._refused_resizes.pop((pod.uid, True), None)
+        elif counted == NOBODY:
+            self._refused_resizes.pop((pod.uid, False), None)
         reasons = self._registry.verdict(pod.uid)
         if reasons is None:
             reasons = tuple(activity.pod_reasons(pod))
@@ -181,8 +199,13 @@ class Writer:
             may_update_reason=written is None
             or time.monotonic() - written > self._condition_interval_seconds * 0.99,
             bounds=self._bounds(pod.namespace) if is_asleep else resize.Bounds(),
-            is_resize_refused=refused is not None and time.monotonic() < refused.again_at,
+            counted=counted,
+            is_lowering_refused=self._is_refused(pod, is_lowering=True),
+            is_raising_refused=self._is_refused(pod, is_lowering=False),
         )
+
+    def _is_refused(self, pod: ManagedPod, *, is_lowering: bool) -> bool:
+        return time.monotonic() < self._refused_resizes.get((pod.uid, is_lowering), 0.0)
 
     def _apply(self, pod: ManagedPod, action: Action) -> bool:
         """Carry out *action*; False if it was refused, and the pod is looked at once more."""
@@ -228,7 +251,7 @@ class Writer:
         version = str(latest.resource_version or "")
         try:
             self._take(patches.resize(self._api, ref, action.requests, resource_version=version))
-            self._refused_resizes.pop(pod.uid, None)
+            self._refused_resizes.pop((pod.uid, action.is_lowering), None)
         except NotFound as error:
             if self._api.find(ref) is None:
                 return True
@@ -238,12 +261,16 @@ class Writer:
         except Rejected as error:
             self._refuse_resize(pod, action, str(error))
             return False
+        if not action.is_lowering and self._is_asleep(pod):
+            self._tell(pod, status.of_returned_requests(pod, self._counting.known(pod.uid)))
         return True
 
     def _refuse_resize(self, pod: ManagedPod, action: resync.Resize, said: str) -> None:
-        is_known = pod.uid in self._refused_resizes
+        refused = (pod.uid, action.is_lowering)
+        is_known = refused in self._refused_resizes
+        # Never, for one that only would have made room.
         again_at = math.inf if action.is_lowering else time.monotonic() + RAISE_AGAIN_SECONDS
-        self._refused_resizes[pod.uid] = _Refused(is_lowering=action.is_lowering, again_at=again_at)
+        self._refused_resizes[refused] = again_at
         # What the plan has besides is made anew.
         self._queue.add(pod.uid)
         if is_known:

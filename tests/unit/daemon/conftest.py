@@ -341,7 +341,10 @@ class FakeCluster:
             return self.objects[path]
         if request.method == "GET":
             plural = path.rsplit("/", 1)[-1]
-            if plural in ("pods", "limitranges", "checkpoints", "persistentcheckpoints"):
+            if plural in (
+                *("pods", "limitranges", "checkpoints", "persistentcheckpoints"),
+                "horizontalpodautoscalers",
+            ):
                 found = [
                     o
                     for p, o in self.objects.items()

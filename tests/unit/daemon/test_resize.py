@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from architect.api import names
 from architect.core import quantity
 from architect.daemon import resize
+from architect.daemon.autoscalers import Counted, Share
 from architect.daemon.resize import Bounds, Skip
 
 
@@ -185,3 +186,67 @@ def test_sleep_and_wake_leave_the_requests_as_they_were(make: Any, cpu: int, mem
     up = resize.restore(make.pod(containers=asleep, annotations=noted))
     after = asleep[0]["resources"]["requests"] | dict(up.requests.get("app", {}))  # type: ignore[index]
     assert after == before
+
+
+DIVIDES_MEMORY = Counted(by=frozenset({(Share("memory"), "scaler")}))
+DIVIDES_BOTH = Counted(by=frozenset({(Share("memory"), "scaler"), (Share("cpu", "app"), "other")}))
+
+
+def test_a_request_by_which_an_autoscaler_divides_stays_and_the_others_go(make: Any) -> None:
+    plan = resize.lower(make.pod(), bounds=Bounds(), counted=DIVIDES_MEMORY)
+    assert plan.requests == {"app": {"cpu": "1m"}}
+    assert plan.original == {"app": {"cpu": "100m"}}
+    assert plan.skipped == {"app": Skip.AUTOSCALER}
+    assert plan.kept == (
+        "its requests for memory stay, since what it uses is divided by them: "
+        "HorizontalPodAutoscaler scaler",
+    )
+    both = resize.lower(make.pod(), bounds=Bounds(), counted=DIVIDES_BOTH)
+    assert both.is_empty
+    (text,) = both.kept
+    assert "for cpu and memory" in text
+    assert text.endswith("HorizontalPodAutoscaler other, scaler")
+
+
+def test_what_was_lowered_before_an_autoscaler_came_is_given_back_and_lowered_again(
+    make: Any,
+) -> None:
+    original = {"app": {"cpu": "100m", "memory": "64Mi"}}
+    pod = _resized(make, {"cpu": "1m", "memory": "1Ki"}, original)
+    plan = resize.lower(pod, bounds=Bounds(), counted=DIVIDES_MEMORY)
+    assert plan.returned == {"app": {"memory": "64Mi"}}
+    assert plan.requests == {}
+    assert plan.original is None
+    back = _resized(make, {"cpu": "1m", "memory": "64Mi"}, original)
+    assert resize.lower(back, bounds=Bounds(), counted=DIVIDES_MEMORY).is_empty
+    gone = resize.lower(back, bounds=Bounds())
+    assert gone.requests == {"app": {"memory": "1Ki"}}
+    assert gone.original is None
+    assert resize.restore(back).requests == {"app": {"cpu": "100m"}}
+
+
+def test_what_its_owner_sets_while_an_autoscaler_counts_it_stays(make: Any) -> None:
+    pod = _resized(make, {"cpu": "50m", "memory": "1Gi"}, {"app": {"cpu": "100m"}})
+    assert resize.lower(pod, bounds=Bounds(), counted=DIVIDES_BOTH).is_empty
+
+
+def test_where_no_autoscaler_is_known_requests_stay_as_they_are(make: Any) -> None:
+    unknown = Counted(unknown="the API server is away")
+    plan = resize.lower(make.pod(), bounds=Bounds(), counted=unknown)
+    assert plan.is_empty
+    assert plan.kept == (
+        "its requests stay: which HorizontalPodAutoscaler counts it is not known: "
+        "the API server is away",
+    )
+    low = _resized(make, {"cpu": "1m", "memory": "1Ki"}, {"app": {"cpu": "100m"}})
+    assert resize.lower(low, bounds=Bounds(), counted=unknown).is_empty
+
+
+@pytest.mark.parametrize("qos", ["Guaranteed", "BestEffort"])
+def test_a_pod_that_keeps_its_requests_anyway_needs_no_autoscaler_for_it(
+    make: Any, qos: str
+) -> None:
+    pod = make.pod(status={"qosClass": qos})
+    plan = resize.lower(pod, bounds=Bounds(), counted=DIVIDES_BOTH)
+    assert plan == resize.lower(pod, bounds=Bounds())
+    assert not resize.may_be_lowered(pod)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from architect.api import names
 from architect.api.keeper import REASON_ARRIVED, Event, PodState
 from architect.daemon import resync, status
+from architect.daemon.autoscalers import NOBODY, Counted, Share
 from architect.daemon.observation import KeeperPod, Refusal
 from architect.daemon.reasons import Kind, Reason
 from architect.daemon.resync import PodFacts
@@ -19,6 +20,8 @@ LOW = [{"name": "app", "resources": {"requests": {"cpu": "1m", "memory": "1Ki"}}
 NOTED = {names.ORIGINAL_REQUESTS: json.dumps({"app": {"cpu": "100m", "memory": "64Mi"}})}
 RUNNING = {"status.architect.dev/app": "RUNNING"}
 DOWN = {"status.architect.dev/app": "SCALED_DOWN"}
+DIVIDED = Counted(by=frozenset({(Share("memory"), "scaler")}))
+COUNTED = (NOBODY, DIVIDED, Counted(by=frozenset({(Share("cpu"), "a")})), Counted(unknown="away"))
 BUSY = (Reason(kind=Kind.PACKETS, text="3 packets 2s ago", container="app"),)
 
 
@@ -117,8 +120,39 @@ def test_a_failure_is_written_at_once(make: Any) -> None:
 
 def test_a_refused_increase_keeps_the_note_of_the_originals(make: Any) -> None:
     pod = make.pod(containers=LOW, annotations=NOTED, labels=DOWN)
-    facts = PodFacts(pod=pod, keeper=keeper(PodState.AWAKE), reasons=BUSY, is_resize_refused=True)
+    facts = PodFacts(pod=pod, keeper=keeper(PodState.AWAKE), reasons=BUSY, is_raising_refused=True)
     (metadata, _) = resync.plan(facts)
+    assert isinstance(metadata, resync.SetMetadata)
+    assert metadata.annotations == {}
+
+
+def test_requests_come_back_to_a_pod_that_sleeps_and_others_go(make: Any) -> None:
+    """The note is written before anything is lowered, and stays."""
+    half = [{"name": "app", "resources": {"requests": {"cpu": "100m", "memory": "1Ki"}}}]
+    pod = make.pod(containers=half, annotations=NOTED, labels=DOWN)
+    facts = PodFacts(pod=pod, keeper=keeper(PodState.ASLEEP), has_checkpoint=True, counted=DIVIDED)
+    up, down, _ = resync.plan(facts)
+    assert up == resync.Resize(requests={"app": {"memory": "64Mi"}}, is_lowering=False)
+    assert down == resync.Resize(requests={"app": {"cpu": "1m"}}, is_lowering=True)
+
+
+@pytest.mark.parametrize("refused", ["lowering", "raising"])
+def test_what_is_refused_in_one_direction_is_done_in_the_other(make: Any, refused: str) -> None:
+    half = [{"name": "app", "resources": {"requests": {"cpu": "100m", "memory": "1Ki"}}}]
+    facts = PodFacts(
+        pod=make.pod(containers=half, annotations=NOTED, labels=DOWN),
+        keeper=keeper(PodState.ASLEEP),
+        counted=DIVIDED,
+        is_lowering_refused=refused == "lowering",
+        is_raising_refused=refused == "raising",
+    )
+    (resizing,) = (a for a in resync.plan(facts) if isinstance(a, resync.Resize))
+    assert resizing.is_lowering is (refused == "raising")
+
+
+def test_a_refused_lowering_is_not_noted(make: Any) -> None:
+    facts = PodFacts(pod=make.pod(), keeper=keeper(PodState.ASLEEP), is_lowering_refused=True)
+    metadata = resync.plan(facts)[0]
     assert isinstance(metadata, resync.SetMetadata)
     assert metadata.annotations == {}
 
@@ -156,29 +190,36 @@ def apply(pod: dict[str, Any], plan: tuple[resync.Action, ...]) -> None:
     states=st.lists(st.sampled_from(list(PodState)), min_size=1, max_size=8),
     cuts=st.lists(st.integers(min_value=0, max_value=6), min_size=8, max_size=8),
     cpu=st.sampled_from(["100m", "2", "1m"]),
+    counted=st.lists(st.sampled_from(COUNTED), min_size=9, max_size=9),
 )
 def test_whatever_was_interrupted_the_end_is_true_and_stable(
-    make: Any, states: list[PodState], cuts: list[int], cpu: str
+    make: Any, states: list[PodState], cuts: list[int], cpu: str, counted: list[Counted]
 ) -> None:
-    """Plans cut off anywhere, then one whole plan: nothing is left to do and no request is lost."""
+    """Plans cut off anywhere, then one whole plan: nothing is left to do and no request is lost.
+
+    Whatever autoscalers come and go meanwhile.
+    """
     from architect.daemon import pods
 
     before = {"cpu": cpu, "memory": "64Mi"}
     value = make.pod_json(containers=[{"name": "app", "resources": {"requests": dict(before)}}])
     checkpoint = False
 
-    def facts(state: PodState) -> PodFacts:
+    def facts(state: PodState, who: Counted) -> PodFacts:
         pod = pods.read(value)
         assert pod is not None
-        return PodFacts(pod=pod, keeper=keeper(state), reasons=BUSY, has_checkpoint=checkpoint)
+        return PodFacts(
+            pod=pod, keeper=keeper(state), reasons=BUSY, has_checkpoint=checkpoint, counted=who
+        )
 
-    for state, cut in zip([*states, PodState.AWAKE], [*cuts[: len(states)], 9], strict=True):
-        plan = resync.plan(facts(state))[:cut]
+    steps = zip([*states, PodState.AWAKE], [*cuts[: len(states)], 9], counted, strict=False)
+    for state, cut, who in steps:
+        plan = resync.plan(facts(state, who))[:cut]
         apply(value, plan)
         for action in plan:
             if isinstance(action, (resync.EnsureCheckpoint, resync.DropCheckpoint)):
                 checkpoint = isinstance(action, resync.EnsureCheckpoint)
-    assert resync.plan(facts(PodState.AWAKE)) == ()
+    assert resync.plan(facts(PodState.AWAKE, NOBODY)) == ()
     assert value["spec"]["containers"][0]["resources"]["requests"] == before
     assert value["metadata"]["labels"] == RUNNING
     assert names.ORIGINAL_REQUESTS not in value["metadata"]["annotations"]
@@ -192,6 +233,19 @@ def test_events_tell_durations_reasons_and_what_stays_reserved(make: Any) -> Non
     assert note is not None
     assert note.reason == "Slept"
     assert note.text.startswith("asleep after 123ms (idle for 60 s), 64.0 MiB on disk; the pod is")
+    note = status.note_of(Event.SLEPT, slept, pod=make.pod(), is_refused=False, counted=DIVIDED)
+    assert note is not None
+    assert note.text.endswith(
+        "on disk; its requests for memory stay, since what it uses is divided"
+        " by them: HorizontalPodAutoscaler scaler"
+    )
+    back = status.of_returned_requests(make.pod(), DIVIDED)
+    assert back.reason == "RequestsKept"
+    assert back.text.endswith("HorizontalPodAutoscaler scaler")
+    away = Counted(unknown="x" * 2000)
+    note = status.note_of(Event.SLEPT, slept, pod=make.pod(), is_refused=False, counted=away)
+    assert note is not None
+    assert len(note.text) == status.MAX_NOTE_CHARS
     blocked = {"needed_bytes": 3 << 30, "available_bytes": 1 << 30}
     note = status.note_of(Event.WAKE_BLOCKED, blocked, pod=None, is_refused=False)
     assert note is not None

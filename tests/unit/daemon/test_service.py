@@ -141,6 +141,32 @@ def test_an_idle_pod_falls_asleep_and_the_api_says_so_and_back(
     eventually(lambda: [call["containers"] for call in keeper.ops("ready")[:1]] == [{"app": True}])
 
 
+def test_requests_by_which_an_autoscaler_divides_stay_and_the_event_says_so(
+    running: Daemon, make: Any, keeper: Any, cluster: Any, eventually: Eventually
+) -> None:
+    target = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web"}
+    scaler = {
+        "metadata": {"namespace": "default", "name": "scaler"},
+        "spec": {"scaleTargetRef": target},
+    }
+    cluster.put("/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/scaler", scaler)
+    keeper.observations["uid-web"] = BUSY
+    keeper.add("uid-web")
+    keeper.emit({"event": "registered", "pod": "uid-web"})
+    owner = {**target, "uid": "s", "controller": True}
+    cluster.put_pod(quick(make, ownerReferences=[owner]))
+    eventually(lambda: label(cluster) == "RUNNING")
+    keeper.observations["uid-web"] = {}
+    eventually(lambda: "status" in cluster.objects.get(CHECKPOINT, {}))
+    eventually(lambda: "Slept" in cluster.events())
+    assert requests_of(cluster) == {"cpu": "100m", "memory": "1Ki"}
+    (slept,) = (o for p, o in cluster.objects.items() if "/events/" in p and o["reason"] == "Slept")
+    assert slept["note"].endswith(
+        "requests for cpu stay, since what it uses is divided by them: "
+        "HorizontalPodAutoscaler scaler"
+    )
+
+
 def test_the_image_of_a_deleted_pod_goes_soon(
     running: Daemon,
     make: Any,

@@ -10,6 +10,7 @@ import pytest
 from architect.api import names
 from architect.core.errors import Rejected
 from architect.daemon import writer as writer_module
+from architect.daemon.counting import Counting
 from architect.daemon.metrics import Metrics
 from architect.daemon.observation import read_pod
 from architect.daemon.registry import Registry
@@ -27,6 +28,7 @@ def make_writer(api: Api, store: PodStore, registry: Registry, told: list[Any]) 
         store=store,
         registry=registry,
         metrics=Metrics(),
+        counting=Counting(api, metrics=Metrics()),
         tell=lambda _, note: told.append(note),
         condition_interval_seconds=30,
     )
