@@ -7,7 +7,8 @@ object store.
 
 Captured
     The pod's processes are gone for good, whatever becomes of the node: it is to be replaced. Its
-    node is not to lose it before it lies in the object store, or is known never to.
+    node is not to lose it before it lies in the object store, or is known never to. Where another
+    pod of its owner was faster and goes on with it, nothing is to be kept any more.
 Not captured
     It runs on, and is best told so (SIGTERM) while there is time. Not if the notice was withdrawn.
 
@@ -103,6 +104,12 @@ def _why_now(checkpoint: JsonObject, *, is_interrupted: bool) -> str | None:
     if conditions.is_false(checkpoint, checkpoints.STORED):
         said = _words(conditions.said(checkpoint, checkpoints.STORED))
         return f"and will not lie in the object store: {said}"
+    if conditions.is_true(checkpoint, checkpoints.RESTORED):
+        # By the replacement of another pod of its owner: its own does not come while it is there.
+        return "and another pod goes on with it"
+    if conditions.is_true(checkpoint, checkpoints.FAILED):
+        said = _words(conditions.said(checkpoint, checkpoints.FAILED))
+        return f"and nobody can go on with it any more: {said}"
     if checkpoints.storage_of(checkpoint) is Storage.NODE:
         return "and stays with nodes"
     if not is_interrupted:

@@ -67,6 +67,10 @@ ENDS, STAYS, GONE = node(), node(is_ending=False), None
         (checkpoint(**SAVED, Stored="False"), ENDS, True),
         (checkpoint(Captured="True", Stored="True", Restored="True"), ENDS, True),
         (checkpoint(**SAVED, storage="Node"), ENDS, True),
+        # It is not, and does not matter any more: another pod of its owner had it from the node.
+        (checkpoint(Captured="True", Available="False", Restored="True"), ENDS, True),
+        (checkpoint(Captured="True", Stored="Unknown", Restored="True"), ENDS, True),
+        (checkpoint(Captured="True", Failed="True", Restored="False"), ENDS, True),
         # It is not, and the node does not end: it serves what it has.
         (checkpoint(**SAVED), STAYS, True),
         (checkpoint(**SAVED, Stored="Unknown"), STAYS, True),
@@ -91,6 +95,10 @@ def test_who_need_not_wait_goes(value: Object, where: Object | None, is_saved: b
         (checkpoint(**SAVED), ENDS),
         (checkpoint(**SAVED, storage="ObjectStore"), ENDS),
         (checkpoint(**SAVED, Stored="Unknown"), ENDS),
+        # Somebody else's claim of it may fail, or be given back.
+        (checkpoint(**SAVED, Claimed="True"), ENDS),
+        (checkpoint(**SAVED, Claimed="True", Restored="Unknown"), ENDS),
+        (checkpoint(**SAVED, Claimed="False", Restored="False"), ENDS),
         # The notice was withdrawn, and the pod runs.
         (checkpoint(Captured="False"), STAYS),
         (checkpoint(Captured="False"), GONE),
