@@ -279,8 +279,9 @@ static void forget(const char *directory, const char *id) {
   unlink(path);
 }
 
-// `delete` of a managed container, as architect.shim.commands.delete() does it, which is what is
-// left if this is not as usual. Returns the exit status; -1 if nothing was done.
+// `delete` of a managed container, in the order of architect.shim.commands.delete(): the lower
+// runtime, then the keeper, then the record. If the keeper does not answer as usual, the
+// interpreter does the rest, as commands.forget(). Returns the exit status; -1 if nothing was done.
 static int delete_managed(int argc, char **argv, const struct bundle *bundle, const char *lower) {
   int at = command_index(argc, argv);
   const char *root = root_of(argv, at), *id = NULL;
